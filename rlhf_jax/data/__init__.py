@@ -1,0 +1,68 @@
+"""From files and data sets to batches of numpy arrays.
+
+Names load on first use: reading TFDS needs tensorflow-datasets and grain, and tokenizing needs tokenizers, but packing
+and JSONL need neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "atomic": ("atomic_text",),
+    "errors": ("DataError",),
+    "encode": (
+        "encode_prompts",
+        "encode_rows",
+        "rated_groups",
+    ),
+    "human_sentiment": (
+        "demonstrations",
+        "HumanSentiment",
+        "PROMPTS",
+        "load",
+    ),
+    "hutto": ("Sentence",),
+    "jsonl": (
+        "read_jsonl",
+        "write_jsonl",
+    ),
+    "order": ("epoch_order",),
+    "packing": (
+        "Example",
+        "pack",
+        "pad",
+        "plan",
+    ),
+    "rows": (
+        "Comparison",
+        "Demonstration",
+        "PromptRow",
+        "RatedResponse",
+        "parse_comparison",
+        "parse_demonstration",
+        "parse_prompt",
+        "parse_rated",
+    ),
+    "tfds": ("read_tfds",),
+    "tokenizer": (
+        "Tokenizer",
+        "train_tokenizer",
+    ),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*_HOME, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"rlhf_jax.data.{_HOME[name]}"), name)
+    if name in _NAMES:
+        return importlib.import_module(f"rlhf_jax.data.{name}")
+    raise AttributeError(f"module 'rlhf_jax.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

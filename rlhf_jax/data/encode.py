@@ -1,0 +1,159 @@
+"""Rows of text to groups of token sequences, with a check of their length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.jsonl import OnBadRow
+from rlhf_jax.data.order import epoch_order
+from rlhf_jax.data.packing import Example
+from rlhf_jax.data.rows import Comparison, Demonstration, PromptRow
+from rlhf_jax.data.tokenizer import Tokenizer
+
+
+def encode(row: Demonstration | Comparison, tokenizer: Tokenizer) -> Example:
+    """Encodes one row as one group; its targets are the response and the end-of-sequence token.
+
+    Args:
+      row: one response, or several responses with votes.
+      tokenizer: what makes tokens of it.
+
+    Returns:
+      The group: K sequences ``[bos] prompt response [eos]``.
+    """
+    if isinstance(row, Comparison):
+        responses, votes = row.responses, row.votes
+    else:
+        responses, votes = (row.response,), None
+    prompt = tokenizer.encode_prompt(row.prompt)
+    tokens = tuple(np.concatenate([prompt, tokenizer.encode_response(response)]) for response in responses)
+    return Example(tokens, (len(prompt),) * len(tokens), votes)
+
+
+def encode_rows(
+    rows: Sequence[Demonstration] | Sequence[Comparison],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    on_bad_row: OnBadRow = "error",
+) -> tuple[list[Example], list[str]]:
+    """Encodes rows and finds those that are too long.
+
+    Args:
+      rows: demonstrations or comparisons.
+      tokenizer: what makes tokens of them.
+      length: the most tokens a sequence may have, prompt and special tokens included.
+      on_bad_row: what becomes of a row that is longer: "error" stops at it, "skip" leaves it out and lists it.
+
+    Returns:
+      The groups, and for every row left out where it stands and how long it is.
+
+    Raises:
+      DataError: at the first row that is too long, unless it is to be skipped.
+    """
+    examples: list[Example] = []
+    bad: list[str] = []
+    for row in rows:
+        example = encode(row, tokenizer)
+        longest = max(map(len, example.tokens))
+        if longest <= length:
+            examples.append(example)
+        else:
+            _too_long(row.where, longest, length, on_bad_row, bad)
+    return examples, bad
+
+
+def encode_prompts(
+    rows: Sequence[PromptRow], tokenizer: Tokenizer, *, length: int, on_bad_row: OnBadRow = "error"
+) -> tuple[list[np.ndarray], list[int], list[str]]:
+    """Encodes prompts to be answered and finds those that are too long.
+
+    Args:
+      rows: the prompts.
+      tokenizer: what makes tokens of them.
+      length: the most tokens a prompt may have, the beginning-of-sequence token included.
+      on_bad_row: what becomes of a prompt that is longer: "error" stops at it, "skip" leaves it out and lists it.
+
+    Returns:
+      The prompts, each int32 [n_tokens]; the index in ``rows`` of each; and for every prompt left out where it stands
+      and how long it is.
+
+    Raises:
+      DataError: at the first prompt that is too long, unless it is to be skipped.
+    """
+    prompts: list[np.ndarray] = []
+    kept: list[int] = []
+    bad: list[str] = []
+    for index, row in enumerate(rows):
+        prompt = tokenizer.encode_prompt(row.prompt)
+        if len(prompt) <= length:
+            prompts.append(prompt)
+            kept.append(index)
+        else:
+            _too_long(row.where, len(prompt), length, on_bad_row, bad)
+    return prompts, kept, bad
+
+
+def _too_long(where: str, found: int, length: int, on_bad_row: OnBadRow, bad: list[str]) -> None:
+    text = (
+        f"{where}: expected at most {length} tokens, found {found}; shorten the row, raise the length or pass "
+        "--on-bad-row skip"
+    )
+    if on_bad_row == "error":
+        raise DataError(text)
+    bad.append(text)
+
+
+def rated_groups(
+    sentences: Sequence[Example],
+    domains: Sequence[str],
+    histograms: np.ndarray,
+    *,
+    group_size: int,
+    votes: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    epoch: int,
+) -> list[Example]:
+    """Groups rated sentences for one epoch: shuffled within their domain (their prompt) and cut into groups of K.
+
+    Every sentence is in at most one group of an epoch and meets others in the next; of each domain the last few that do
+    not fill a group wait for the next epoch.
+
+    Args:
+      sentences: n groups of one sequence each.
+      domains: [n], the domain of each.
+      histograms: [n, n_levels], each sentence's ratings counted by level.
+      group_size: K, at least 2.
+      votes: makes votes [G, K, K] of histograms [G, K, n_levels], such as ``feedback.votes_from_histograms``.
+      seed: of the run.
+      epoch: which pass over the data.
+
+    Returns:
+      The groups with their votes, domain by domain; shuffle them before use.
+
+    Raises:
+      ValueError: if ``group_size`` is less than 2.
+    """
+    if group_size < 2:
+        raise ValueError(f"group_size={group_size}: expected at least 2, since a comparison needs two responses")
+    names = np.asarray(domains)
+    order = epoch_order(len(sentences), seed, epoch)
+    cuts = []
+    for name in np.unique(names):
+        members = order[names[order] == name]
+        cuts.append(members[: len(members) // group_size * group_size].reshape(-1, group_size))
+    groups = np.concatenate(cuts) if cuts else np.zeros((0, group_size), np.int64)
+    if not len(groups):
+        return []
+    table = votes(np.asarray(histograms)[groups])
+    return [
+        Example(
+            tuple(sentences[i].tokens[0] for i in members),
+            tuple(sentences[i].starts[0] for i in members),
+            table[number],
+        )
+        for number, members in enumerate(groups.tolist())
+    ]

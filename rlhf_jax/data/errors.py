@@ -1,0 +1,14 @@
+"""The one error that this package raises about data, so that callers can catch it by name."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the text says where it is, what was found and what to do.
+
+    Example:
+        >>> raise DataError("pairs.jsonl:12: field 'chosen': expected non-empty text, found 3 (int)")
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.data.errors.DataError: pairs.jsonl:12: field 'chosen': expected non-empty text, found 3 (int)
+    """

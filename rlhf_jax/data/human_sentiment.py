@@ -1,0 +1,145 @@
+"""The data set ``human_sentiment``: 23,703 sentences of four domains, each with every single rating people gave it.
+
+A TFDS builder (``tfds.builder("human_sentiment")`` works once this module is imported) and ``load``, which stages use.
+Files are array_record and nothing here needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rlhf_jax.data import hutto
+from rlhf_jax.data.hutto import Sentence
+from rlhf_jax.data.rows import Demonstration
+
+PROMPTS = {
+    "movie": "Write a movie review sentence.",
+    "amazon": "Write a product review sentence.",
+    "tweets": "Write a tweet.",
+    "nyt": "Write a newspaper editorial sentence.",
+}
+SPLITS = ("train", "validation", "test")
+
+
+class HumanSentiment(tfds.core.GeneratorBasedBuilder):
+    """Sentences of movie reviews, product reviews, tweets and editorials, rated from -4 to 4 by 15 to 99 people."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "23,703 sentences, 536,520 ratings; splits by the hash of the id."}  # noqa: RUF012
+
+    def __init__(self, **kwargs: Any) -> None:
+        # TFDS constructs builders with its own keywords (data_dir, config, version, ...); only the format is ours.
+        super().__init__(**{"file_format": "array_record", **kwargs})
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Sentences of four domains with the sentiment ratings of every single rater.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "domain": tfds.features.ClassLabel(names=list(PROMPTS)),
+                    "text": tfds.features.Text(),
+                    "ratings": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                }
+            ),
+            homepage="https://github.com/cjhutto/vaderSentiment",
+            license="MIT",
+            citation="Hutto & Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media "
+            "Text, ICWSM 2014",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, dict]]]:
+        sdist = hutto.obtain(dl_manager.download_dir, sha256=hutto.SDIST_SHA256)
+        sentences = list(hutto.read_sentences(sdist, counts=hutto.COUNTS))
+        return {split: self._generate_examples(sentences, split) for split in SPLITS}
+
+    def _generate_examples(self, sentences: list[Sentence], split: str) -> Iterator[tuple[str, dict]]:
+        for sentence in sentences:
+            if hutto.split_of(sentence.id) == split:
+                yield sentence.id, sentence._asdict()
+
+
+def prepare(data_dir: str | os.PathLike[str] | None = None) -> HumanSentiment:
+    """Prepares the data set where it is not prepared yet; interrupted or run twice, it leaves nothing half-done.
+
+    Args:
+      data_dir: the TFDS data directory; TFDS's own default if None.
+
+    Returns:
+      The builder, ready to be read.
+
+    Raises:
+      DataError: if the source cannot be obtained or read; the text says which file to put where.
+    """
+    builder = HumanSentiment(data_dir=data_dir)
+    if _is_prepared(builder):
+        return builder
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it does; stdout belongs to the command's result
+            builder.download_and_prepare()
+    except OSError:
+        # TFDS writes beside the final folder and renames at the end. The rename fails where another process was first,
+        # and then that process's data set, which is complete, is the one to use.
+        builder = HumanSentiment(data_dir=data_dir)
+        if not _is_prepared(builder):
+            raise
+    return builder
+
+
+def _is_prepared(builder: HumanSentiment) -> bool:
+    # not builder.is_prepared(), which logs a warning where the answer is no
+    return (builder.data_path / tfds.core.constants.DATASET_INFO_FILENAME).exists()
+
+
+def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Sentence]:
+    """Loads one split, prepared on first use, sorted by id.
+
+    Args:
+      split: "train", "validation" or "test".
+      data_dir: the TFDS data directory; TFDS's own default if None.
+
+    Returns:
+      The sentences with their ratings.
+
+    Raises:
+      ValueError: for an unknown split.
+      DataError: if the data set is not prepared and its source cannot be obtained.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    domains = list(PROMPTS)
+
+    def sentence(record: dict[str, Any]) -> Sentence:
+        domain = domains[int(record["domain"])]
+        return Sentence(_text(record["id"]), domain, _text(record["text"]), np.asarray(record["ratings"], np.int32))
+
+    rows = grain.MapDataset.source(prepare(data_dir).as_data_source(split)).map(sentence)
+    # By index: iterating would start a pool of threads, which takes five times as long for rows as small as these.
+    return sorted((rows[i] for i in range(len(rows))), key=lambda row: row.id)
+
+
+def demonstrations(sentences: Sequence[Sentence]) -> list[Demonstration]:
+    """Makes each sentence the response to its domain's prompt.
+
+    Args:
+      sentences: what ``load`` gives.
+
+    Returns:
+      One demonstration a sentence, in the same order; ``where`` is the id.
+    """
+    return [Demonstration(PROMPTS[s.domain], s.text, s.id) for s in sentences]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else value

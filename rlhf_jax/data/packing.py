@@ -1,0 +1,202 @@
+"""Laying sequences of different lengths into arrays of one shape: several to a row (``pack``) or one (``pad``).
+
+Segments are numbered from 1 and positions restart in each, so attention and the objective see every sequence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.types import Packing, SequenceBatch
+
+
+class Example(NamedTuple):
+    """One group: K token sequences, where the targets of each begin, and what people preferred among them."""
+
+    tokens: tuple[np.ndarray, ...]  # K times int32 [n_tokens], prompt and response
+    starts: tuple[int, ...]  # per sequence the index of the first target token, that is the length of its prompt
+    votes: np.ndarray | None = None  # float32 [K, K]
+
+
+def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int) -> list[np.ndarray]:
+    """Cuts an epoch into batches: groups are taken in the given order until the next one does not fit.
+
+    A group's sequences may lie in different rows. Which groups share a batch depends only on the arguments.
+
+    Args:
+      lengths: int [G, K], tokens of every sequence of every group.
+      order: int [n], the groups to use, in order (a permutation of G, or a part of one).
+      rows: rows a batch has.
+      row_length: tokens a row has.
+      max_groups: groups a batch may have.
+
+    Returns:
+      The batches, each int [at most max_groups]: indices of groups.
+
+    Raises:
+      ValueError: if a group alone does not fit.
+
+    Example:
+        >>> batches = plan(np.array([[4], [3], [5], [2]]), np.arange(4), rows=1, row_length=7, max_groups=8)
+        >>> [batch.tolist() for batch in batches]
+        [[0, 1], [2, 3]]
+    """
+    sizes: list[list[int]] = np.asarray(lengths).tolist()
+    waiting: list[int] = np.asarray(order).tolist()
+    capacity = rows * row_length
+    batches: list[np.ndarray] = []
+    begin = 0
+    while begin < len(waiting):
+        # As many as there are tokens for, then fewer until they fit: the rows fill up well, so this takes a few steps.
+        end, used = begin, 0
+        while end < min(len(waiting), begin + max_groups) and used + sum(sizes[waiting[end]]) <= capacity:
+            used += sum(sizes[waiting[end]])
+            end += 1
+        while end > begin and not _fits([n for group in waiting[begin:end] for n in sizes[group]], rows, row_length):
+            end -= 1
+        if end == begin:
+            group = waiting[begin]
+            raise ValueError(
+                f"group {group} with lengths {sizes[group]} does not fit in {rows} rows of {row_length} tokens"
+            )
+        batches.append(np.asarray(waiting[begin:end], np.int64))
+        begin = end
+    return batches
+
+
+def _fits(lengths: Sequence[int], rows: int, row_length: int) -> bool:
+    return _first_fit_decreasing(lengths, rows, row_length) is not None
+
+
+def _first_fit_decreasing(lengths: Sequence[int], rows: int, row_length: int) -> list[tuple[int, int]] | None:
+    """(row, column) of every sequence: longest first, each into the first row with room; None if one has no room."""
+    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
+    filled = [0] * rows
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable, so ties keep their order
+        length = lengths[index]
+        row = next((r for r in range(rows) if filled[r] + length <= row_length), None)
+        if row is None:
+            return None
+        places[index] = (row, filled[row])
+        filled[row] += length
+    return places
+
+
+def pack(
+    examples: Sequence[Example], *, rows: int, row_length: int, groups: int, responses: int, length: int, pad_id: int
+) -> SequenceBatch:
+    """Packs groups into ``rows`` rows; every batch of an epoch has the same shapes, so one program serves them all.
+
+    Args:
+      examples: at most ``groups`` of them, each with ``responses`` sequences of at most ``length`` tokens. A batch made
+        by ``plan`` with the same ``rows`` and ``row_length`` fits.
+      rows: N, rows of the forward pass.
+      row_length: L, tokens of a row.
+      groups: B, groups of the logical batch; what examples do not fill is empty (mask False, segment 0).
+      responses: K.
+      length: S, tokens of the logical batch.
+      pad_id: what fills empty places.
+
+    Returns:
+      A batch of numpy arrays [B, K, S] with ``packing`` set; ``votes`` is set if any example has votes.
+
+    Raises:
+      ValueError: if something does not fit.
+
+    Example:
+        >>> example = Example((np.array([1, 5, 6, 2], np.int32),), (2,))
+        >>> batch = pack([example] * 2, rows=1, row_length=8, groups=2, responses=1, length=4, pad_id=0)
+        >>> batch.packing.segment_ids.tolist(), batch.packing.index[1, 0].tolist()
+        ([[1, 1, 1, 1, 2, 2, 2, 2]], [4, 5, 6, 7])
+    """
+    batch = pad(examples, length=length, pad_id=pad_id, groups=groups, responses=responses)
+    lengths = [len(tokens) for example in examples for tokens in example.tokens]
+    places = _first_fit_decreasing(lengths, rows, row_length)
+    if places is None:
+        raise ValueError(f"{len(lengths)} sequences of {sum(lengths)} tokens do not fit in {rows} rows of {row_length}")
+    tokens = np.full(rows * row_length, pad_id, np.int32)
+    segment_ids = np.zeros(rows * row_length, np.int32)
+    positions = np.zeros(rows * row_length, np.int32)
+    index = np.zeros((groups * responses, length), np.int32)
+    segments = [0] * rows
+    count = np.arange(max(length, 1), dtype=np.int32)
+    flat = (sequence for example in examples for sequence in example.tokens)
+    for number, (sequence, (row, column)) in enumerate(zip(flat, places, strict=True)):
+        size, start = len(sequence), row * row_length + column
+        segments[row] += 1
+        tokens[start : start + size] = sequence
+        segment_ids[start : start + size] = segments[row]
+        positions[start : start + size] = count[:size]
+        index[number, :size] = start + count[:size]
+    shape = (rows, row_length)
+    packing = Packing(  # numpy here, arrays of jax once the batch is put on devices
+        tokens=tokens.reshape(shape),  # type: ignore[arg-type]
+        segment_ids=segment_ids.reshape(shape),  # type: ignore[arg-type]
+        positions=positions.reshape(shape),  # type: ignore[arg-type]
+        index=index.reshape(groups, responses, length),  # type: ignore[arg-type]
+    )
+    return batch._replace(packing=packing)
+
+
+def pad(
+    examples: Sequence[Example],
+    *,
+    length: int,
+    pad_id: int,
+    side: str = "right",
+    groups: int | None = None,
+    responses: int | None = None,
+) -> SequenceBatch:
+    """Pads every sequence to ``length``: one sequence a row, no packing.
+
+    Args:
+      examples: groups with the same number K of sequences.
+      length: S, tokens of the batch.
+      pad_id: what fills empty places.
+      side: where the padding goes, "right" or "left".
+      groups: B; as many as there are examples if None. What examples do not fill is empty (mask False, segment 0).
+      responses: K; that of the first example if None.
+
+    Returns:
+      A batch of numpy arrays [B, K, S]; ``votes`` is set if any example has votes.
+
+    Raises:
+      ValueError: if a sequence, a group or the number of groups is too large.
+
+    Example:
+        >>> batch = pad([Example((np.array([1, 5, 6, 2], np.int32),), (2,))], length=5, pad_id=0)
+        >>> batch.tokens.tolist(), batch.mask.tolist()
+        ([[[1, 5, 6, 2, 0]]], [[[False, False, True, True, False]]])
+    """
+    if side not in ("right", "left"):
+        raise ValueError(f"side={side!r}: expected 'right' or 'left'")
+    groups = len(examples) if groups is None else groups
+    if responses is None:
+        responses = len(examples[0].tokens) if examples else 1
+    if len(examples) > groups:
+        raise ValueError(f"{len(examples)} examples do not fit in {groups} groups")
+    shape = (groups, responses, length)
+    tokens = np.full(shape, pad_id, np.int32)
+    mask = np.zeros(shape, bool)
+    segment_ids = np.zeros(shape, np.int32)
+    positions = np.zeros(shape, np.int32)
+    votes = np.zeros((groups, responses, responses), np.float32) if any(e.votes is not None for e in examples) else None
+    count = np.arange(length, dtype=np.int32)
+    for b, example in enumerate(examples):
+        if len(example.tokens) != responses:
+            raise ValueError(f"example {b} has {len(example.tokens)} sequences, expected {responses}")
+        for k, (sequence, first) in enumerate(zip(example.tokens, example.starts, strict=True)):
+            size = len(sequence)
+            if size > length:
+                raise ValueError(f"example {b}, sequence {k} has {size} tokens, expected at most {length}")
+            start = 0 if side == "right" else length - size
+            tokens[b, k, start : start + size] = sequence
+            mask[b, k, start + first : start + size] = True
+            segment_ids[b, k, start : start + size] = 1
+            positions[b, k, start : start + size] = count[:size]
+        if votes is not None and example.votes is not None:
+            votes[b] = example.votes
+    return SequenceBatch(tokens=tokens, mask=mask, segment_ids=segment_ids, positions=positions, votes=votes)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Any TFDS data set as the same validated rows that a JSONL file gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+import tensorflow_datasets
+
+import rlhf_jax.data.human_sentiment  # noqa: F401  (TFDS then knows the name)
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.jsonl import OnBadRow, collect
+
+Row = TypeVar("Row")
+
+
+def read_tfds(
+    name: str,
+    split: str,
+    parse: Callable[[Mapping[str, Any], str], Row],
+    on_bad_row: OnBadRow = "error",
+    *,
+    fields: Mapping[str, str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[list[Row], list[str]]:
+    """Reads a split of a TFDS data set; TFDS prepares it first where it is not prepared yet.
+
+    Args:
+      name: any TFDS name, such as ``"human_sentiment"`` or ``"my_dataset/config:1.0.0"``.
+      split: a TFDS split, such as ``"train"`` or ``"train[:10%]"``.
+      parse: one of the parse functions of ``rlhf_jax.data.rows``, or any function of a row and where it stands.
+      on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+      fields: what the data set calls our fields, such as ``{"prompt": "document", "response": "summary"}``; a field
+        that is not named keeps its name.
+      data_dir: the TFDS data directory; TFDS's own default if None.
+
+    Returns:
+      The good rows in the data set's order, and for every bad one what is wrong with it. Text comes as ``str``, arrays
+      as lists.
+
+    Raises:
+      DataError: at the first bad row unless it is to be skipped, for a name that TFDS does not know, and for a data set
+        whose files are not array_record, which cannot be read without TensorFlow.
+    """
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
+    except tensorflow_datasets.core.DatasetNotFoundError as error:
+        raise DataError(
+            f"{name}: TFDS knows no data set of this name; check the spelling, or import its module"
+        ) from error
+    builder.download_and_prepare()
+    found = builder.info.file_format
+    if found != tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
+        raise DataError(
+            f"{builder.data_dir}: expected array_record files, found {found and found.value}; prepare it again with "
+            "tfds.builder(name, file_format='array_record') in another data_dir"
+        )
+    return collect(_rows(builder.as_data_source(split), f"{name}[{split}]", fields or {}), parse, on_bad_row)
+
+
+def _rows(source: Any, name: str, fields: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
+    rows = grain.MapDataset.source(source)
+    taken = set(fields.values())
+    for i in range(len(rows)):
+        where = f"{name} row {i}"
+        try:
+            theirs = _plain(rows[i])
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{error.object[error.start]:02x}"
+            yield where, DataError(f"{where}: expected UTF-8, found {found}; pass --on-bad-row skip")
+            continue
+        ours = {key: value for key, value in theirs.items() if key not in taken}
+        ours |= {mine: theirs[key] for mine, key in fields.items() if key in theirs}
+        yield where, ours
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it: text for bytes, lists for arrays, numbers for numpy scalars, at any depth."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

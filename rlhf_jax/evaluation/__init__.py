@@ -1,0 +1,42 @@
+"""How good a reward model or a policy is, in figures with intervals; numpy on the host, nothing here is traced."""
+
+from __future__ import annotations
+
+from rlhf_jax.evaluation.alarms import (
+    Alarm,
+    alarms,
+    high_kl,
+    logprob_gap,
+    mode_collapse,
+    negative_kl,
+    reward_hacking,
+    skipped_updates,
+)
+from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
+from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
+from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
+from rlhf_jax.evaluation.yardsticks import fit_ridge, vader
+
+__all__ = [
+    "Alarm",
+    "alarms",
+    "bootstrap_mean",
+    "bootstrap_pairs",
+    "describe_responses",
+    "distinct_n",
+    "fit_ridge",
+    "high_kl",
+    "logprob_gap",
+    "mode_collapse",
+    "most_common_share",
+    "negative_kl",
+    "pair_accuracy",
+    "reliability",
+    "reward_hacking",
+    "reward_quality",
+    "skipped_updates",
+    "unique_tokens",
+    "vader",
+    "wilson",
+    "win_rate",
+]

@@ -1,0 +1,234 @@
+"""Whether a reward model ranks held-out pairs as people do, how sure it is, and whether it failed in a known way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_jax.evaluation.intervals import bootstrap_pairs
+
+# People are divided on a pair when between one and four fifths of their votes go to either side.
+DECIDED = 0.8
+# Shares come from float32 vote counts: equal up to this is equal.
+EVEN = 1e-6
+LOW_ACCURACY, HIGH_ACCURACY = 0.65, 0.90
+# A pair is saturated when the model gives it odds beyond 99:1, collapsed when the odds hardly leave 1:1.
+SATURATED, COLLAPSED_STD = 0.99, 0.05
+SKEW = 0.1
+
+
+def pair_accuracy(scores: ArrayLike, pairs: ArrayLike, share: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs have a majority, and whether the scores agree with it.
+
+    Args:
+        scores: [n], one a sentence.
+        pairs: int [m, 2].
+        share: [m], the share of votes for the first of the pair.
+
+    Returns:
+        (counted, correct): bool [m], True where the votes are not exactly even; float64 [m], 1 where the scores
+        order the pair as the majority does, 0 where not, 1/2 where the scores tie.
+
+    Example:
+        >>> counted, correct = pair_accuracy([2.0, 1.0], [[0, 1], [1, 0], [0, 1]], [0.9, 0.9, 0.5])
+        >>> counted.tolist(), correct[:2].tolist()
+        ([True, True, False], [1.0, 0.0])
+    """
+    values, ij, votes = _checked(scores, pairs, share)
+    gap = values[ij[:, 0]] - values[ij[:, 1]]
+    counted = np.abs(votes - 0.5) > EVEN
+    return counted, np.where(gap == 0, 0.5, (gap > 0) == (votes > 0.5)).astype(np.float64)
+
+
+def reliability(gap: ArrayLike, share: ArrayLike, *, bins: int = 10) -> tuple[float, list[dict[str, float]]]:
+    r"""Calibration of sigmoid(score difference) against vote shares.
+
+    Each pair is turned so that the model prefers its first, which makes the figure independent of the order in which
+    pairs were written down. ECE = sum_b (n_b / n) |mean confidence_b - mean vote share_b|, bins of equal width over
+    [0.5, 1].
+
+    Args:
+        gap: [m], score of the first minus score of the second.
+        share: [m], the share of votes for the first.
+        bins: how many bins.
+
+    Returns:
+        (ece, rows): a row for each bin that holds a pair, with ``low``, ``high``, ``confidence``, ``observed`` and
+        ``pairs``.
+
+    Raises:
+        ValueError: if the shapes disagree or there is no pair.
+
+    Example:
+        >>> ece, rows = reliability([4.0, -4.0], [1.0, 0.0])
+        >>> round(ece, 3), rows[0]["pairs"]
+        (0.018, 2)
+
+    Source: Guo et al. (2017), On calibration of modern neural networks, section 2.
+    """
+    d, votes = np.asarray(gap, np.float64), np.asarray(share, np.float64)
+    if d.ndim != 1 or d.shape != votes.shape or d.size == 0:
+        raise ValueError(f"expected gap [m] and share [m] with m > 0, found {d.shape} and {votes.shape}")
+    confidence = _sigmoid(np.abs(d))
+    # A tied pair has no preferred side: its share counts as even, as both orders of it together would say.
+    observed = np.where(d == 0, 0.5, np.where(d > 0, votes, 1 - votes))
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    which = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    rows: list[dict[str, float]] = []
+    ece = 0.0
+    for b in np.unique(which):
+        inside = which == b
+        mean_confidence, mean_observed = float(confidence[inside].mean()), float(observed[inside].mean())
+        ece += inside.mean() * abs(mean_confidence - mean_observed)
+        row = {"low": float(edges[b]), "high": float(edges[b + 1]), "confidence": mean_confidence}
+        rows.append(row | {"observed": mean_observed, "pairs": int(inside.sum())})
+    return float(ece), rows
+
+
+def reward_quality(
+    scores: ArrayLike,
+    pairs: ArrayLike,
+    share: ArrayLike,
+    domains: Sequence[str],
+    lengths: ArrayLike,
+    *,
+    golden: ArrayLike | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything the report says about a scorer on held-out pairs, as JSON values.
+
+    Intervals resample sentences, not pairs (see ``bootstrap_pairs``). Pairs with exactly even votes have no right
+    answer and count in the calibration only.
+
+    Args:
+        scores: [n], one a sentence.
+        pairs: int [m, 2]; both sentences of a pair are of one domain.
+        share: [m], the share of votes for the first of the pair.
+        domains: [n].
+        lengths: [n], in tokens or characters.
+        golden: indices of the sentences on which people agree most; None leaves the golden figures out.
+        seed: of the intervals.
+
+    Returns:
+        ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
+        ``accuracy_by_domain`` ({domain: {"accuracy", "ci", "pairs"}}), ``ece``, ``reliability``, ``reward_mean``,
+        ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``, ``longer_wins_people``,
+        ``warnings``. A figure that no pair speaks to is None.
+
+    Raises:
+        ValueError: if shapes disagree, an index is out of range, a share is outside [0, 1] or a score is not finite.
+
+    Example:
+        >>> found = reward_quality([2.0, 1.0, 0.0], [[0, 1], [1, 2]], [0.9, 0.6], ["a", "a", "a"], [3, 4, 5])
+        >>> found["accuracy"], found["longer_wins"]
+        (1.0, 0.0)
+    """
+    values, ij, votes = _checked(scores, pairs, share)
+    names, sizes = np.asarray(domains), np.asarray(lengths, np.float64)
+    if names.shape != values.shape or sizes.shape != values.shape:
+        raise ValueError(f"expected domains and lengths for {values.size} scores, found {names.shape}, {sizes.shape}")
+    counted, correct = pair_accuracy(values, ij, votes)
+    gap = values[ij[:, 0]] - values[ij[:, 1]]
+    pair_domain = names[ij[:, 0]]
+
+    def over(chosen: np.ndarray) -> tuple[float | None, list[float] | None, int]:
+        chosen = chosen & counted
+        if not chosen.any():
+            return None, None, 0
+        low, high = bootstrap_pairs(correct[chosen], ij[chosen], seed=seed)
+        return float(correct[chosen].mean()), [low, high], int(chosen.sum())
+
+    accuracy, accuracy_ci, n_pairs = over(np.ones_like(counted))
+    decided, decided_ci, _ = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
+    by_domain = {}
+    for domain in dict.fromkeys(pair_domain.tolist()):
+        mean, ci, count = over(pair_domain == domain)
+        by_domain[domain] = {"accuracy": mean, "ci": ci, "pairs": count}
+    golden_accuracy, golden_ci = None, None
+    if golden is not None:
+        golden_accuracy, golden_ci, _ = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
+    ece, rows = reliability(gap, votes)
+    model_longer, people_longer = _longer_wins(gap, votes, sizes[ij[:, 0]] - sizes[ij[:, 1]])
+    return {
+        "accuracy": accuracy,
+        "accuracy_ci": accuracy_ci,
+        "pairs": n_pairs,
+        "accuracy_decided": decided,
+        "accuracy_decided_ci": decided_ci,
+        "accuracy_by_domain": by_domain,
+        "ece": ece,
+        "reliability": rows,
+        "reward_mean": float(values.mean()),
+        "reward_std": float(values.std()),
+        "golden_accuracy": golden_accuracy,
+        "golden_accuracy_ci": golden_ci,
+        "longer_wins": model_longer,
+        "longer_wins_people": people_longer,
+        "warnings": _warnings(accuracy, values, gap, votes),
+    }
+
+
+def _longer_wins(gap: np.ndarray, votes: np.ndarray, longer: np.ndarray) -> tuple[float | None, float | None]:
+    """Share of the pairs of unequal length in which the model, and the people's majority, prefer the longer."""
+    uneven = longer != 0
+    if not uneven.any():
+        return None, None
+    side = np.sign(longer[uneven])
+    model = (1 + np.sign(gap[uneven]) * side) / 2
+    people = (1 + np.sign(votes[uneven] - 0.5) * side) / 2
+    return float(model.mean()), float(people.mean())
+
+
+def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray, votes: np.ndarray) -> list[str]:
+    found = []
+    if accuracy is not None and accuracy < LOW_ACCURACY:
+        found.append(
+            f"Accuracy is {accuracy:.1%}, below {LOW_ACCURACY:.0%}: a policy trained on this reward learns mostly "
+            "noise. More comparisons or a longer supervised stage may help."
+        )
+    if accuracy is not None and accuracy > HIGH_ACCURACY:
+        found.append(
+            f"Accuracy is {accuracy:.1%}, above {HIGH_ACCURACY:.0%}, more than people reach on each other's votes: "
+            "look for training sentences among the held-out ones, or for a surface cue."
+        )
+    saturated = float((_sigmoid(np.abs(gap)) > SATURATED).mean())
+    if saturated > 0.5:
+        found.append(
+            f"Rewards are saturated: {saturated:.0%} of the pairs get odds beyond 99 to 1. "
+            "The loss has no gradient there; fewer passes or the centring term may help."
+        )
+    spread = float(scores.std())
+    if spread < COLLAPSED_STD:
+        found.append(
+            f"Rewards have collapsed: their standard deviation is {spread:.3g}, so the policy sees nearly one constant."
+        )
+    first = float(votes.mean())
+    if abs(first - 0.5) > SKEW:
+        found.append(
+            f"Labels are skewed: the first response of a pair gets {first:.0%} of the votes. "
+            "Shuffle the order within pairs, or a model that learns the order looks accurate."
+        )
+    return found
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+
+
+def _checked(scores: ArrayLike, pairs: ArrayLike, share: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values, ij, votes = np.asarray(scores, np.float64), np.asarray(pairs), np.asarray(share, np.float64)
+    if values.ndim != 1 or ij.ndim != 2 or ij.shape[1:] != (2,) or votes.shape != ij.shape[:1] or not len(ij):
+        raise ValueError(
+            "expected scores [n], pairs [m, 2] and share [m] with m > 0, "
+            f"found {values.shape}, {ij.shape} and {votes.shape}"
+        )
+    if ij.min() < 0 or ij.max() >= values.size:
+        raise ValueError(f"pairs must index the {values.size} scores, found {ij.min()} to {ij.max()}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {values.size} scores are not finite")
+    if not ((votes >= -EVEN) & (votes <= 1 + EVEN)).all():
+        raise ValueError(f"share must lie in [0, 1], found {votes.min()} to {votes.max()}")
+    return values, ij, np.clip(votes, 0.0, 1.0)

@@ -1,0 +1,19 @@
+"""Heads beside the language-model head: a scalar a token, for reward models and critics."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class ScalarHead(nnx.Module):
+    """A linear map from a hidden state to one float32 number; starts at zero, so the first scores are all 0."""
+
+    def __init__(self, d_model: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jnp.zeros((d_model, 1), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((1,), jnp.float32))
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """``hidden [..., D]`` -> float32 ``[...]``."""
+        return (hidden.astype(jnp.float32) @ self.kernel[...])[..., 0] + self.bias[0]

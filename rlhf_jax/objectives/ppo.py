@@ -1,0 +1,124 @@
+"""PPO: improve the policy on its own samples, but never far from the policy that drew them; train the critic beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import losses
+from rlhf_jax.losses.arrays import check_range
+from rlhf_jax.objectives.fields import required
+from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
+
+
+def ppo(
+    outputs: Outputs,
+    batch: SequenceBatch,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    value_clip: float = 0.2,
+    value_coef: float = 0.1,
+    entropy_coef: float = 0.0,
+) -> Loss:
+    """The clipped surrogate, the clipped value loss and an entropy bonus, summed per token.
+
+    ``L_t = surrogate_t + value_coef value_t - entropy_coef H_t``
+
+    The KL to the reference is not here but in the reward (``losses.kl_penalised_rewards``), hence in the advantages.
+
+    Args:
+        outputs: ``logprobs``, ``entropy`` (the policy's) and ``values`` (the critic's), each [B, K, S].
+        batch: ``mask``, ``old_logprobs``, ``advantages``, ``returns`` and ``old_values``, each [B, K, S]. No gradient
+            flows into them.
+        clip_low: room of the probability ratio below 1; usually 0.2 (Schulman et al. 2017).
+        clip_high: room above 1; usually 0.2, or 0.28 to keep exploring (Yu et al. 2025).
+        dual_clip: bound for tokens with negative advantage and an exploding ratio; None, or 3 (Ye et al. 2020).
+        value_clip: how far a value may move from the old one, in units of reward; usually 0.2; inf switches it off.
+        value_coef: weight of the value loss; usually 0.1 (Ziegler et al. 2019) to 1.
+        entropy_coef: weight of the entropy bonus; usually 0, up to 0.01.
+
+    Returns:
+        Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``,
+        ``ratio``, ``clip_fraction`` (tokens whose ratio left the range), ``approx_kl`` (k3, from the sampling policy to
+        this one), and ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for
+        ``explained_variance``.
+
+    Raises:
+        ValueError: if a field is missing, a clip is not above 0 (``dual_clip``: 1), or a weight is negative.
+
+    Example:
+        >>> x = jnp.zeros((1, 1, 2))
+        >>> batch = SequenceBatch(x.astype(int), x == 0, x.astype(int) + 1, jnp.array([[[0, 1]]]),
+        ...                       old_logprobs=x, advantages=x + 2.0, returns=x + 1.0, old_values=x + 1.0)
+        >>> loss = ppo(Outputs(logprobs=x, entropy=x, values=x + 1.0), batch)  # ratio 1, values right
+        >>> print(loss.values)
+        [[[-2. -2.]]]
+
+    Source: Schulman et al. 2017, eqs. 7 and 9 (arXiv:1707.06347); Ouyang et al. 2022, eq. 2 (arXiv:2203.02155).
+    """
+    check_range("value_coef", value_coef, at_least=0)
+    check_range("entropy_coef", entropy_coef, at_least=0)
+
+    def learned(value: Array | None, name: str) -> Array:
+        return losses.masked_fill(required(value, name), batch.mask)  # [B, K, S]
+
+    def fixed(value: Array | None, name: str) -> Array:
+        return jax.lax.stop_gradient(learned(value, name))
+
+    logprobs = learned(outputs.logprobs, "outputs.logprobs")
+    entropy = learned(outputs.entropy, "outputs.entropy")
+    values = learned(outputs.values, "outputs.values")
+    old_logprobs = fixed(batch.old_logprobs, "batch.old_logprobs")
+    old_values = fixed(batch.old_values, "batch.old_values")
+    advantages = fixed(batch.advantages, "batch.advantages")
+    returns = fixed(batch.returns, "batch.returns")
+
+    policy_loss = losses.clipped_surrogate(
+        logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    value_loss = losses.clipped_value(values, old_values, returns, clip=value_clip)
+    per_token = policy_loss + value_coef * value_loss - entropy_coef * entropy
+
+    ratio = jnp.exp(logprobs - old_logprobs)
+    error = returns - values
+    logged = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "ratio": ratio,
+        "clip_fraction": (ratio < 1 - clip_low) | (ratio > 1 + clip_high),
+        "approx_kl": losses.k3(old_logprobs, logprobs),
+        "returns": returns,
+        "returns_square": jnp.square(returns),
+        "value_error": error,
+        "value_error_square": jnp.square(error),
+    }
+    metrics = {name: (value, batch.mask) for name, value in logged.items()}
+    return Loss(per_token, batch.mask, losses.token_mean, metrics)
+
+
+def explained_variance(metrics: Mapping[str, float]) -> float:
+    """Share of the returns' variance that the critic accounts for, from the logged means of ``ppo``.
+
+    ``1 - Var[R - V] / Var[R]``: 1 is a perfect critic, 0 one that says the same of every token, below 0 is worse.
+
+    Args:
+        metrics: the means ``returns``, ``returns_square``, ``value_error`` and ``value_error_square``.
+
+    Returns:
+        The share; 0 where the returns do not vary, as there is nothing to explain.
+
+    Raises:
+        KeyError: if one of the four is missing.
+
+    Example:
+        >>> explained_variance({"returns": 0.0, "returns_square": 4.0, "value_error": 0.0, "value_error_square": 1.0})
+        0.75
+    """
+    variance = metrics["returns_square"] - metrics["returns"] ** 2
+    unexplained = metrics["value_error_square"] - metrics["value_error"] ** 2
+    return 1 - unexplained / variance if variance > 0 else 0.0

@@ -1,0 +1,25 @@
+"""Where arrays live: the device mesh, and rules from a parameter's path to its place on the mesh."""
+
+from rlhf_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from rlhf_jax.parallel.partition import (
+    PARAM_RULES,
+    Rules,
+    batch_shardings,
+    param_shardings,
+    path_name,
+    put,
+    replicated,
+)
+
+__all__ = [
+    "AXES",
+    "PARAM_RULES",
+    "MeshConfig",
+    "Rules",
+    "batch_shardings",
+    "make_mesh",
+    "param_shardings",
+    "path_name",
+    "put",
+    "replicated",
+]

@@ -1,0 +1,93 @@
+"""The device mesh: three axes, always the same, so that a script for one device is a script for a pod."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices lie along each axis of the mesh.
+
+    Args:
+      data: copies of the model, each on its own share of the batch; -1 takes all the devices that are left.
+      fsdp: devices that share one copy of the parameters (split along the embedding) and split the batch as well.
+      tensor: devices that share the heads, the MLP and the vocabulary.
+
+    Example:
+      >>> MeshConfig(fsdp=2).sizes(8)
+      (4, 2, 1)
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def sizes(self, devices: int) -> tuple[int, int, int]:
+        """The size of each axis on so many devices.
+
+        Args:
+          devices: number of devices that the mesh must use up.
+
+        Returns:
+          Sizes of data, fsdp and tensor; their product is ``devices``.
+
+        Raises:
+          ValueError: a size is not a positive number (or -1, once), or the sizes do not multiply to ``devices``.
+
+        Example:
+          >>> MeshConfig(data=2, fsdp=-1, tensor=2).sizes(8)
+          (2, 2, 2)
+          >>> MeshConfig(fsdp=3).sizes(8)
+          Traceback (most recent call last):
+          ...
+          ValueError: mesh data=-1, fsdp=3, tensor=1 does not fit 8 devices: 3 does not divide 8; ...
+        """
+        given = {name: getattr(self, name) for name in AXES}
+        said = ", ".join(f"{name}={size}" for name, size in given.items())
+        free = [name for name, size in given.items() if size == -1]
+        if len(free) > 1 or any(size < 1 for size in given.values() if size != -1):
+            raise ValueError(
+                f"mesh {said}: every size must be at least 1, and at most one may be -1 (all that is left)"
+            )
+        fixed = math.prod(size for size in given.values() if size != -1)
+        if devices % fixed or (not free and devices != fixed):
+            why = f"{fixed} does not divide {devices}" if free else f"the sizes multiply to {fixed}"
+            raise ValueError(
+                f"mesh {said} does not fit {devices} devices: {why}; "
+                "change a size, or leave data=-1 to take what is left"
+            )
+        if free:
+            given[free[0]] = devices // fixed
+        return given["data"], given["fsdp"], given["tensor"]
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh ``data x fsdp x tensor`` over the devices.
+
+    Args:
+      config: sizes of the axes.
+      devices: which devices; all of them when not given.
+
+    Returns:
+      A mesh whose axes are of type Auto: the compiler places what lies between the given shardings.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+
+    Example:
+      >>> import jax
+      >>> make_mesh(MeshConfig(), jax.devices()[:1]).shape_tuple
+      (('data', 1), ('fsdp', 1), ('tensor', 1))
+    """
+    chosen = tuple(jax.devices() if devices is None else devices)
+    # Auto is said because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a vocabulary-sharded
+    # embedding raise.
+    return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)

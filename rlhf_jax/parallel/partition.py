@@ -1,0 +1,176 @@
+"""Path rules: a regular expression on a leaf's path says how its dimensions lie on the mesh.
+
+One list of rules serves parameters and optimiser states alike, since the path of an Adam moment ends with the path of
+its parameter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+# The embedding dimension goes to fsdp; heads, MLP and vocabulary go to tensor. The first axis of a block's weights is
+# the layer, over which the model scans, so it stays whole. Norms and biases are too small to be worth a gather.
+PARAM_RULES: Rules = (
+    (r"(^|/)embedding$", PartitionSpec("tensor", "fsdp")),
+    (r"(^|/)unembedding$", PartitionSpec("fsdp", "tensor")),
+    (r"(^|/)attention/(query|key|value)$", PartitionSpec(None, "fsdp", "tensor")),
+    (r"(^|/)attention/out$", PartitionSpec(None, "tensor", "fsdp")),
+    (r"(^|/)mlp/(gate|up)$", PartitionSpec(None, "fsdp", "tensor")),
+    (r"(^|/)mlp/down$", PartitionSpec(None, "tensor", "fsdp")),
+    (r"(^|/)head/kernel$", PartitionSpec("fsdp", None)),
+    (r"norm$", PartitionSpec()),
+    (r"bias$", PartitionSpec()),
+)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's path as text: keys joined by slashes.
+
+    Args:
+      path: key path as ``jax.tree_util.tree_flatten_with_path`` gives it.
+
+    Returns:
+      For example ``policy/blocks/mlp/up``.
+
+    Example:
+      >>> import jax
+      >>> [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path({"policy": [3, 4]})[0]]
+      ['policy/0', 'policy/1']
+    """
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def _axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+    names = (axis,) if isinstance(axis, str) else (axis or ())
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    if not shape:
+        return PartitionSpec()
+    for pattern, spec in rules:
+        if not re.search(pattern, name):
+            continue
+        if len(spec) > len(shape):
+            raise ValueError(
+                f"rule {pattern!r} names {len(spec)} dimensions, but {name} has shape {shape}; fix the rule"
+            )
+        return PartitionSpec(
+            *(axis if size % _axis_size(mesh, axis) == 0 else None for size, axis in zip(shape, spec, strict=False))
+        )
+    raise ValueError(f"no partition rule matches {name} of shape {shape}; add (pattern, PartitionSpec) to the rules")
+
+
+def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """The place of every leaf of a tree of parameters, or of a training state with its optimiser's.
+
+    Args:
+      tree: arrays, or their shapes from ``jax.eval_shape``.
+      mesh: the device mesh.
+      rules: pairs (regular expression searched in the leaf's path, PartitionSpec); the first that matches is taken.
+
+    Returns:
+      The same tree with a ``NamedSharding`` for each leaf. Scalars are replicated, and a dimension that its mesh axis
+      does not divide is left whole.
+
+    Raises:
+      ValueError: no rule matches a leaf, or a rule names more dimensions than the leaf has.
+
+    Example:
+      >>> import jax
+      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+      >>> shapes = {"policy": {"embedding": jax.ShapeDtypeStruct((32, 8), "float32")}}
+      >>> tuple(param_shardings(shapes, mesh)["policy"]["embedding"].spec)
+      ('tensor', 'fsdp')
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(path_name(path), tuple(leaf.shape), mesh, rules)), tree
+    )
+
+
+def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:
+    """The place of a batch: its batch axis lies over data and fsdp together, everything else is whole.
+
+    Args:
+      batch: arrays or shapes ``[B, ...]``; with ``batch_axis=1``, micro-batches ``[A, B, ...]``.
+      mesh: the device mesh.
+      batch_axis: which axis counts the groups (or the rows of a packed batch).
+
+    Returns:
+      The same tree with a ``NamedSharding`` for each leaf. A leaf whose batch axis the devices do not divide is
+      replicated: right, but every device then does the whole work on it.
+
+    Example:
+      >>> import jax
+      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+      >>> tuple(batch_shardings({"tokens": jax.ShapeDtypeStruct((4, 1, 16), "int32")}, mesh)["tokens"].spec)
+      (('data', 'fsdp'),)
+    """
+    axis = ("data", "fsdp")
+
+    def place(leaf: Any) -> NamedSharding:
+        shape = tuple(leaf.shape)
+        if len(shape) <= batch_axis or shape[batch_axis] % _axis_size(mesh, axis):
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, axis))
+
+    return jax.tree.map(place, batch)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device of the mesh.
+
+    Args:
+      mesh: the device mesh.
+
+    Returns:
+      A sharding that fits any shape, and any tree as a prefix.
+
+    Example:
+      >>> import jax
+      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+      >>> replicated(make_mesh(MeshConfig(), jax.devices()[:1])).is_fully_replicated
+      True
+    """
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """The tree on the devices. In a job of several processes each holds the same host arrays and keeps its own part.
+
+    Args:
+      tree: numpy or jax arrays.
+      shardings: one sharding for all, or a tree of them.
+
+    Returns:
+      The same tree of jax arrays.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+      >>> put({"x": np.arange(3)}, replicated(mesh))["x"].sharding.mesh.axis_names
+      ('data', 'fsdp', 'tensor')
+    """
+    if isinstance(shardings, jax.sharding.Sharding):
+        one = shardings
+        shardings = jax.tree.map(lambda _: one, tree)
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable or isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree, shardings)

@@ -1,0 +1,9 @@
+"""One self-contained HTML page about a run folder: figures with intervals, curves, tables, samples."""
+
+from __future__ import annotations
+
+from rlhf_jax.report.page import write_report
+from rlhf_jax.report.run_folder import ReportError, RunFolder, read_run
+from rlhf_jax.report.verdicts import Verdict, verdicts
+
+__all__ = ["ReportError", "RunFolder", "Verdict", "read_run", "verdicts", "write_report"]

@@ -1,0 +1,259 @@
+"""The figures of the report, each a ``data:`` address of an SVG drawing, so that the page needs no other file.
+
+Figures are drawn with matplotlib's objects, never with pyplot, which keeps state and may want a display.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Points = Sequence[tuple[float, float]]
+
+# The colours of Okabe & Ito (2008), which stay apart for colour-blind readers.
+BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#767676", "#CC79A7"
+_SCORERS = {"reward model": (BLUE, "o"), "ridge": (ORANGE, "s"), "VADER": (GREEN, "^"), "one person": (GREY, "D")}
+# A longer curve is averaged down to this many points: more cannot be seen and makes the page heavy.
+_MOST_POINTS = 400
+# A curve of more points than this that goes up and down more than this many times its range is noise around a trend:
+# it is drawn pale, with its running mean on top. A smooth curve (a schedule) is not, as the mean would bend it.
+_NOISY_POINTS, _NOISY_TURNS = 60, 4.0
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.grid": True,
+    "grid.color": "#ececec",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "rlhf_jax",
+    # names come from people's data: a dollar sign in one is no formula
+    "text.parse_math": False,
+    "axes.formatter.useoffset": False,
+}
+
+
+class Line(NamedTuple):
+    """One curve: its label and its (step, value) points. Few points are drawn with markers."""
+
+    label: str
+    points: Points
+
+
+class Panel(NamedTuple):
+    """One small diagram of curves over steps."""
+
+    title: str
+    lines: Sequence[Line]
+    limits: tuple[float, float] | None = None  # a band to mark: the range the figure should stay in
+
+
+def curves(panels: Sequence[Panel], *, columns: int = 3) -> str:
+    """Small diagrams side by side, the same width each, steps below.
+
+    Args:
+        panels: at least one; a panel none of whose lines has a point is left out.
+        columns: diagrams in a row.
+
+    Returns:
+        The address of the drawing; "" when no panel has a point.
+
+    Example:
+        >>> curves([Panel("loss", [Line("training", [(0, 2.0), (1, 1.0)])])])[:26]
+        'data:image/svg+xml;base64,'
+    """
+    shown = [panel for panel in panels if any(len(line.points) for line in panel.lines)]
+    if not shown:
+        return ""
+    rows = -(-len(shown) // columns)
+    with _style():
+        figure = _figure(10.2, 2.35 * rows)
+        figure.get_layout_engine().set(hspace=0.06)
+        for place, panel in enumerate(shown, 1):
+            axes = figure.add_subplot(rows, columns, place)
+            _draw_panel(axes, panel)
+            if place > len(shown) - columns:
+                axes.set_xlabel("step")
+        return _address(figure)
+
+
+def reliability_diagram(rows: Sequence[Mapping[str, float]]) -> str:
+    """How often people agree with the reward model's preference, against how sure it is; the diagonal is perfect.
+
+    Args:
+        rows: bins as ``evaluation.reliability`` gives them.
+
+    Returns:
+        The address of the drawing.
+
+    Example:
+        >>> bins = [{"low": 0.5, "high": 0.6, "confidence": 0.55, "observed": 0.5, "pairs": 10}]
+        >>> reliability_diagram(bins).startswith("data:image/svg+xml")
+        True
+    """
+    with _style():
+        figure = _figure(4.6, 4.0)
+        axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        axes.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
+        sizes = np.array([row["pairs"] for row in rows], float)
+        axes.plot(
+            [row["confidence"] for row in rows],
+            [row["observed"] for row in rows],
+            color=BLUE,
+            marker="o",
+            label="reward model",
+        )
+        axes.set_ylabel("share of votes with it")
+        axes.legend(loc="upper left")
+        widths = [row["high"] - row["low"] for row in rows]
+        counts.bar([row["low"] for row in rows], sizes, width=widths, align="edge", color=BLUE, alpha=0.35)
+        counts.set_ylabel("pairs")
+        counts.set_xlabel("predicted probability of the preferred response")
+        counts.set_xlim(0.5, 1)
+        return _address(figure)
+
+
+def accuracy_by_domain(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Pair accuracy of each scorer in each domain, with its interval where there is one.
+
+    Args:
+        found: {scorer: {domain: {"accuracy": a, "ci": [low, high] or None}}}; the scorers are named as in the page.
+
+    Returns:
+        The address of the drawing.
+
+    Example:
+        >>> found = {"ridge": {"movie": {"accuracy": 0.75, "ci": [0.7, 0.8]}}}
+        >>> accuracy_by_domain(found).startswith("data:image/svg+xml")
+        True
+    """
+    domains = list(dict.fromkeys(domain for by_domain in found.values() for domain in by_domain))
+    with _style():
+        figure = _figure(5.4, 0.62 * len(domains) + 1.4)
+        axes = figure.add_subplot()
+        gap = 0.8 / max(len(found), 1)
+        for place, (scorer, by_domain) in enumerate(found.items()):
+            colour, marker = _SCORERS.get(scorer, (PURPLE, "v"))
+            for row, domain in enumerate(domains):
+                cell = by_domain.get(domain)
+                if cell is None or cell["accuracy"] is None:
+                    continue
+                y = row + (place - (len(found) - 1) / 2) * gap
+                if cell["ci"]:
+                    axes.plot(np.array(cell["ci"]) * 100, [y, y], color=colour, linewidth=1.6, alpha=0.55)
+                axes.plot(100 * cell["accuracy"], y, marker, color=colour, markersize=5)
+            axes.plot([], [], marker, color=colour, label=scorer)
+        axes.axvline(50, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(domains)), domains)
+        axes.set_ylim(len(domains) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("held-out pairs ranked as the majority does, % (dashed: chance)")
+        figure.legend(loc="outside upper center", ncols=len(found))
+        return _address(figure)
+
+
+def over_optimisation(points: Sequence[tuple[float, float, float]]) -> str:
+    """Proxy and gold reward against sqrt(KL), and against one another, on held-out prompts.
+
+    Args:
+        points: (KL in nats a response, proxy, gold), one an evaluation, in the order of their steps.
+
+    Returns:
+        The address of the drawing.
+
+    Example:
+        >>> over_optimisation([(0.0, 0.1, 0.0), (4.0, 1.0, 0.3)]).startswith("data:image/svg+xml")
+        True
+    """
+    kl, proxy, gold = (np.array(column, float) for column in zip(*points, strict=True))
+    # The estimate of a KL near zero may come out below it.
+    distance = np.sqrt(np.maximum(kl, 0.0))
+    with _style():
+        figure = _figure(10.2, 2.9)
+        left, middle, right = figure.subplots(1, 3)
+        for axes, values, title, colour in (
+            (left, proxy, "proxy (the reward model)", BLUE),
+            (middle, gold, "gold (a judge never trained on)", GREEN),
+        ):
+            axes.plot(distance, values, color=colour, linewidth=1, alpha=0.5)
+            axes.scatter(distance, values, color=colour, s=18)
+            axes.set_title(title)
+            axes.set_xlabel("√KL to the SFT policy, √nats")
+        right.plot(proxy, gold, color=GREY, linewidth=1, alpha=0.6)
+        right.scatter(proxy, gold, c=np.arange(len(proxy)), cmap="viridis", s=22, zorder=3)
+        right.set_title("gold against proxy (dark to light: first to last)")
+        right.set_xlabel("proxy")
+        right.set_ylabel("gold")
+        return _address(figure)
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if panel.limits is not None:
+        axes.axhspan(*panel.limits, color=GREEN, alpha=0.08, linewidth=0)
+    drawn = [line for line in panel.lines if len(line.points)]
+    for line, colour in zip(drawn, (BLUE, ORANGE, GREEN, GREY, PURPLE), strict=False):
+        x, y = _thinned(line.points)
+        if _noisy(y):
+            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
+            # the mean of the very first and last points is of too few to be drawn as a trend
+            ends = len(y) // 60
+            x, y = x[ends:-ends], _running_mean(y, len(y) // 30)[ends:-ends]
+        marker = "o" if len(x) <= 30 else None
+        axes.plot(x, y, color=colour, linewidth=1.3, marker=marker, markersize=3, label=line.label)
+    axes.set_title(panel.title)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if len(drawn) > 1:
+        axes.legend()
+
+
+def _thinned(points: Points) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.array(column, float) for column in zip(*points, strict=True))
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    # Equal parts (but the last): a mean over more points is less noisy, and unequal parts would look like a change.
+    starts = np.arange(0, len(x), -(-len(x) // _MOST_POINTS))
+    counts = np.diff([*starts, len(x)])
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def _noisy(values: np.ndarray) -> bool:
+    return len(values) > _NOISY_POINTS and bool(np.abs(np.diff(values)).sum() > _NOISY_TURNS * np.ptp(values))
+
+
+def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
+    """The mean of ``reach`` values to either side; fewer near the ends, as many on both sides."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    sides = np.minimum(reach, np.minimum(at, at[::-1]))
+    return (sums[at + sides + 1] - sums[at - sides]) / (2 * sides + 1)
+
+
+def _style() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _address(figure: Any) -> str:
+    drawing = io.BytesIO()
+    # Without a date the same figures give the same bytes.
+    figure.savefig(drawing, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(drawing.getvalue()).decode("ascii")

@@ -1,0 +1,193 @@
+"""The sampling engine: prefill once, then windows of decode steps, the host looking only between windows.
+
+Prompts are left-padded to a bucket, so every response starts at the same column. One program is compiled for each
+(prompt bucket, live window): attention reads the power-of-two bucket of the longest live column, not the whole cache.
+The K samples of a prompt share its prefill.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.rollout.sampling import SamplingConfig, response_keys, sample_token
+from rlhf_jax.types import Array, Model, Params, Rollout
+
+
+class _State(NamedTuple):
+    """What a decode window hands to the next; donated from one to the other."""
+
+    tokens: Array  # int32 [N, R], pad where nothing was written
+    logprobs: Array  # float32 [N, R]
+    counted: Array  # bool [N, R]
+    done: Array  # bool [N]
+    finished: Array  # bool [N]
+    cache: object
+    last: Array  # int32 [N], the newest token
+    next_position: Array  # int32 [N]
+    step: Array  # int32 [], tokens written so far
+
+
+class Engine:
+    """Samples from one model; holds the compiled programs so that repeated calls reuse them.
+
+    Args:
+        model: the policy as pure functions.
+        config: how to draw.
+        pad_id: written after a response has ended; never looked at.
+        eos_id: ends a response and counts as its last token.
+
+    Example:
+        >>> from rlhf_jax import models
+        >>> config = models.ModelConfig(vocab_size=16, d_model=8, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=4, d_ff=16)
+        >>> model = models.build(config)
+        >>> engine = Engine(model, SamplingConfig(max_new_tokens=4, window=2), pad_id=0, eos_id=2)
+        >>> rollout = engine(model.init(jax.random.key(0)), [[1, 5], [1, 5, 6]], key=jax.random.key(1))
+        >>> rollout.tokens.shape[:2]
+        (2, 1)
+    """
+
+    def __init__(self, model: Model, config: SamplingConfig, *, pad_id: int, eos_id: int):
+        self.config = config
+        self.pad_id = pad_id
+        draw = functools.partial(
+            sample_token, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
+        )
+        steps = config.max_new_tokens
+
+        def write(state: _State, token: Array, logprob: Array) -> _State:
+            """Put one drawn token into the state, unless its row has ended."""
+            alive = ~state.done
+            token = jnp.where(alive, token, pad_id)
+            at = (jnp.int32(0), state.step)
+            is_last = token == eos_id
+            return state._replace(
+                tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], at),
+                logprobs=jax.lax.dynamic_update_slice(state.logprobs, jnp.where(alive, logprob, 0.0)[:, None], at),
+                counted=jax.lax.dynamic_update_slice(state.counted, alive[:, None], at),
+                finished=state.finished | (alive & is_last),
+                done=state.done | is_last | (state.step + 1 >= steps),
+                last=token,
+                step=state.step + 1,
+            )
+
+        def start(params: Params, prompts: Array, real: Array, keys: Array, samples: int, columns: int) -> _State:
+            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            cache = model.cache(prompts.shape[0], columns)
+            hidden, cache = model.prefill(params, prompts, positions, real.astype(jnp.int32), cache)
+            repeat = functools.partial(jnp.repeat, repeats=samples)
+            # Keys and values carry the batch on axis 1, the mask of real columns on axis 0.
+            cache = type(cache)(*(repeat(x, axis=1 if x.ndim > 2 else 0) for x in cache))
+            logits = repeat(model.logits(params, hidden[:, -1]), axis=0)
+            n = logits.shape[0]
+            state = _State(
+                tokens=jnp.full((n, steps), pad_id, jnp.int32),
+                logprobs=jnp.zeros((n, steps), jnp.float32),
+                counted=jnp.zeros((n, steps), bool),
+                done=jnp.zeros((n,), bool),
+                finished=jnp.zeros((n,), bool),
+                cache=cache,
+                last=jnp.zeros((n,), jnp.int32),
+                next_position=repeat(jnp.sum(real, axis=-1), axis=0),
+                step=jnp.int32(0),
+            )
+            return write(state, *draw(keys, logits, state.step))
+
+        def window(params: Params, state: _State, keys: Array, count: Array, live: int) -> _State:
+            def body(_: Array, s: _State) -> _State:
+                column = live_start(s) + s.step - 1
+                hidden, cache = model.decode(params, s.last, s.next_position, s.cache, column, live)
+                s = s._replace(cache=cache, next_position=s.next_position + 1)
+                return write(s, *draw(keys, model.logits(params, hidden), s.step))
+
+            return jax.lax.fori_loop(0, count, body, state)
+
+        def live_start(state: _State) -> int:
+            """The column where responses start: what the cache holds beside the response."""
+            return state.cache.valid.shape[1] - steps  # type: ignore[attr-defined]
+
+        self._start = jax.jit(start, static_argnames=("samples", "columns"))
+        self._window = jax.jit(window, static_argnames=("live",), donate_argnames=("state",))
+
+    def __call__(
+        self,
+        params: Params,
+        prompts: list[np.ndarray] | list[list[int]],
+        *,
+        key: Array,
+        step: int = 0,
+        prompt_ids: np.ndarray | None = None,
+        samples: int = 1,
+        bucket: int = 8,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> Rollout:
+        """Sample ``samples`` responses to each prompt.
+
+        Args:
+            params: the policy's.
+            prompts: B lists of token ids, each at least one long.
+            key: the run's sampling key.
+            step: folded into the key, so that the same prompt is sampled anew at another step.
+            prompt_ids: int32 [B], what names a prompt in its key; its index in the list by default.
+            samples: K.
+            bucket: prompts are padded to a multiple of this many columns.
+            sharding: where rows go; their number must be a multiple of its devices.
+
+        Returns:
+            ``Rollout`` of B prompts with K responses.
+
+        Raises:
+            ValueError: on an empty list or an empty prompt.
+        """
+        if not prompts or any(len(p) == 0 for p in prompts):
+            raise ValueError("every prompt needs at least one token (the begin-of-sequence token, say)")
+        ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+        width = -(-max(len(p) for p in prompts) // bucket) * bucket
+        tokens, real = _left_pad(prompts, width, self.pad_id)
+        keys = response_keys(
+            key, step, jnp.asarray(np.repeat(ids, samples), jnp.int32), jnp.asarray(np.tile(np.arange(samples), len(ids)))
+        )
+        if sharding is not None:
+            tokens, real, keys = (jax.device_put(x, sharding) for x in (tokens, real, keys))
+        length = self.config.max_new_tokens
+        state = self._start(params, tokens, real, keys, samples=samples, columns=width + length)
+        written = 1
+        while written < length and not bool(jnp.all(state.done)):
+            count = min(self.config.window, length - written)
+            live = min(_power_of_two(width + written + count), width + length)
+            state = self._window(params, state, keys, count=count, live=live)
+            written += count
+        return _rollout(jnp.asarray(tokens), jnp.asarray(real), state, samples)
+
+
+def _left_pad(prompts: list[np.ndarray] | list[list[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.full((len(prompts), width), pad_id, np.int32)
+    real = np.zeros((len(prompts), width), bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = prompt
+        real[row, width - len(prompt) :] = True
+    return tokens, real
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames=("samples",))
+def _rollout(prompts: Array, real: Array, state: _State, samples: int) -> Rollout:
+    """Join prompts [B, P] and responses [B*K, R] into groups [B, K, P + R]."""
+    prompts, real = (jnp.repeat(x, samples, axis=0) for x in (prompts, real))
+    group = lambda x: x.reshape(-1, samples, *x.shape[1:])  # noqa: E731
+    segment = jnp.concatenate([real, state.counted], axis=-1)
+    return Rollout(
+        tokens=group(jnp.concatenate([prompts, state.tokens], axis=-1)),
+        mask=group(jnp.concatenate([jnp.zeros_like(real), state.counted], axis=-1)),
+        segment_ids=group(segment.astype(jnp.int32)),
+        positions=group(jnp.maximum(jnp.cumsum(segment, axis=-1) - 1, 0)),
+        logprobs=group(jnp.concatenate([jnp.zeros(real.shape, jnp.float32), state.logprobs], axis=-1)),
+        finished=group(state.finished),
+    )

@@ -1,0 +1,132 @@
+"""From logits to the next token: temperature, top-k, top-p, and keys that make a sample its own.
+
+The key of a token is folded from (seed, step, prompt id, sample index, position), so a prompt gets the same sample on
+any mesh, in any batch and after any resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.losses import token_logprobs
+from rlhf_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How responses are drawn.
+
+    Training wants the policy itself: temperature 1, no truncation. With any other setting the log-probabilities that
+    are kept are still the policy's own (temperature 1), so that they can be compared with the trainer's.
+
+    Raises:
+        ValueError: when a value is out of range.
+    """
+
+    max_new_tokens: int = 32
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
+    window: int = 16
+    """Decode steps between two looks of the host at who has finished."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.window < 1:
+            raise ValueError("max_new_tokens and window must be at least 1")
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature must be >= 0, top_k >= 0 and 0 < top_p <= 1; found temperature {self.temperature}, "
+                f"top_k {self.top_k}, top_p {self.top_p}"
+            )
+
+
+def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index: Array) -> Array:
+    """One key a response, folded from what names it.
+
+    Args:
+        key: the run's sampling key.
+        step: the training step; the same prompt is sampled anew at every step.
+        prompt_ids: int32 [N].
+        sample_index: int32 [N], 0 ... K-1 among the samples of one prompt.
+
+    Returns:
+        keys [N].
+
+    Example:
+        >>> keys = response_keys(jax.random.key(0), 3, jnp.array([7, 7]), jnp.array([0, 1]))
+        >>> keys.shape
+        (2,)
+    """
+    at_step = jax.random.fold_in(key, step)
+
+    def one(prompt: Array, sample: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(at_step, prompt), sample)
+
+    return jax.vmap(one)(prompt_ids, sample_index)
+
+
+def truncate(logits: Array, *, temperature: float, top_k: int, top_p: float) -> Array:
+    """Logits to sample from: scaled by the temperature, -inf outside the top-k and top-p sets.
+
+    Args:
+        logits: float32 [N, V].
+        temperature: > 0.
+        top_k: 0 keeps all.
+        top_p: nucleus probability (Holtzman et al. 2020); 1 keeps all. The likeliest token always stays.
+
+    Returns:
+        float32 [N, V].
+
+    Example:
+        >>> truncate(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), temperature=1.0, top_k=2, top_p=1.0)[0, 2]
+        Array(-inf, dtype=float32)
+    """
+    scaled = logits / temperature
+    if top_k and top_k < logits.shape[-1]:
+        threshold = jax.lax.top_k(scaled, top_k)[0][:, -1:]
+        scaled = jnp.where(scaled < threshold, -jnp.inf, scaled)
+    if top_p < 1:
+        ranked = jnp.sort(scaled, axis=-1, descending=True)
+        before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
+        threshold = jnp.min(jnp.where(before < top_p, ranked, jnp.inf), axis=-1, keepdims=True)
+        scaled = jnp.where(scaled < threshold, -jnp.inf, scaled)
+    return scaled
+
+
+def sample_token(
+    keys: Array, logits: Array, position: Array, *, temperature: float, top_k: int, top_p: float
+) -> tuple[Array, Array]:
+    """Draw one token a row.
+
+    Args:
+        keys: [N], one a response.
+        logits: float32 [N, V].
+        position: int32 [], how many tokens of the response come before this one.
+        temperature: 0 takes the likeliest token.
+        top_k: see ``truncate``.
+        top_p: see ``truncate``.
+
+    Returns:
+        tokens int32 [N] and their log-probability under the untruncated policy, float32 [N], nats.
+
+    Example:
+        >>> keys = response_keys(jax.random.key(0), 0, jnp.array([1]), jnp.array([0]))
+        >>> token, logprob = sample_token(keys, jnp.array([[0.0, 9.0]]), jnp.int32(0), temperature=0.0, top_k=0, top_p=1.0)
+        >>> int(token[0]), round(float(logprob[0]), 4)
+        (1, -0.0001)
+    """
+    if temperature == 0:
+        token = jnp.argmax(logits, axis=-1)
+    else:
+        allowed = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        at_position = jax.vmap(lambda k: jax.random.fold_in(k, position))(keys)
+        token = jax.vmap(jax.random.categorical)(at_position, allowed)
+    token = token.astype(jnp.int32)
+    return token, token_logprobs(logits, token)

@@ -1,0 +1,67 @@
+"""From examples to training batches: epochs of packed rows whose order is a function of the step alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlhf_jax.data import Example, pack, plan
+from rlhf_jax.types import SequenceBatch
+
+
+class PackedEpochs:
+    """All batches of a run by step: ``batches[step]``, the same on any machine, mesh and after any resume.
+
+    Every batch has the same shapes, those that the fullest batch needs, so one compiled program serves all.
+
+    Args:
+        epoch: ``(number) -> examples`` in the order they are to be seen; a pure function.
+        epochs: how many.
+        rows: physical rows of a batch.
+        row_length: tokens of a row.
+        pad_id: what fills empty places.
+
+    Raises:
+        ValueError: when there are no examples.
+    """
+
+    def __init__(
+        self, epoch: Callable[[int], Sequence[Example]], *, epochs: int, rows: int, row_length: int, pad_id: int
+    ):
+        self._epoch = functools.lru_cache(maxsize=1)(epoch)
+        self._rows, self._row_length, self._pad_id = rows, row_length, pad_id
+        self._plan: list[tuple[int, np.ndarray]] = []
+        self._length, self._responses, self.examples = 1, 1, 0
+        for number in range(epochs):
+            examples = self._epoch(number)
+            if not examples:
+                raise ValueError("there is nothing to train on: the data has no usable row")
+            lengths = np.array([[len(t) for t in e.tokens] for e in examples])
+            self.examples += len(examples)
+            self._length, self._responses = max(self._length, int(lengths.max())), lengths.shape[1]
+            order = np.arange(len(examples))
+            batches = plan(lengths, order, rows=rows, row_length=row_length, max_groups=rows * row_length)
+            self._plan += [(number, chosen) for chosen in batches]
+        self._groups = max(len(chosen) for _, chosen in self._plan)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def count(self, step: int) -> int:
+        """Groups that a batch really holds; the rest is filler."""
+        return len(self._plan[step][1])
+
+    def __getitem__(self, step: int) -> SequenceBatch:
+        number, chosen = self._plan[step]
+        examples = self._epoch(number)
+        return pack(
+            [examples[i] for i in chosen],
+            rows=self._rows,
+            row_length=self._row_length,
+            groups=self._groups,
+            responses=self._responses,
+            length=self._length,
+            pad_id=self._pad_id,
+        )

@@ -1,0 +1,137 @@
+"""Using what a run made: sample from its policy, score text with its reward model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax import models, rollout
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.data.packing import Example, pad
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages.lift import forward
+from rlhf_jax.stages.ppo_iteration import response_tokens
+from rlhf_jax.stages.run import RunError, load_stage
+from rlhf_jax.types import Params
+
+POLICY_STAGES = ("ppo", "sft")
+BATCH = 64
+BUCKET = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A trained policy that answers prompts."""
+
+    config: models.ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    stage: str
+
+    @classmethod
+    def load(cls, run: Path | str, stage: str | None = None) -> Policy:
+        """The policy of a run folder: PPO's where there is one, else the SFT policy.
+
+        Raises:
+            RunError: when the folder holds no finished policy.
+        """
+        if stage is not None and stage not in POLICY_STAGES:
+            raise RunError(f"stage {stage!r} has no policy: choose one of {', '.join(POLICY_STAGES)}")
+        there = [name for name in POLICY_STAGES if (Path(run) / "params" / name).exists()]
+        name = stage or (there[0] if there else POLICY_STAGES[-1])
+        params, config, tokenizer = load_stage(run, name)
+        return cls(config, params["policy"], tokenizer, name)
+
+    def sample(
+        self, prompts: Sequence[str], *, n: int = 1, sampling: SamplingConfig | None = None, seed: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Sample ``n`` responses to each prompt.
+
+        Args:
+            prompts: texts.
+            n: responses to each.
+            sampling: temperature 1 and 32 tokens by default.
+            seed: the same seed and prompt list give the same responses.
+
+        Yields:
+            A row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
+            the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy).
+        """
+        engine = rollout.Engine(
+            models.build(self.config),
+            sampling or SamplingConfig(),
+            pad_id=self.tokenizer.pad_id,
+            eos_id=self.tokenizer.eos_id,
+        )
+        for start in range(0, len(prompts), BATCH):
+            texts = list(prompts[start : start + BATCH])
+            # The last batch is filled up, so that one compiled program serves all.
+            filled = texts + [texts[-1]] * (BATCH - len(texts)) if len(prompts) > BATCH else texts
+            sampled = engine(
+                self.params,
+                [self.tokenizer.encode_prompt(t) for t in filled],
+                key=jax.random.key(seed),
+                prompt_ids=np.arange(start, start + len(filled)),
+                samples=n,
+                bucket=16,
+            )
+            logprobs = np.asarray(sampled.logprobs).sum(-1).reshape(-1)
+            rows = zip(response_tokens(sampled), logprobs, strict=True)
+            for i, (tokens, logprob) in enumerate(rows):
+                if i // n >= len(texts):
+                    break
+                yield {
+                    "prompt": texts[i // n],
+                    "response": self.tokenizer.decode_response(tokens),
+                    "tokens": tokens.tolist(),
+                    "logprob": float(logprob),
+                }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A trained reward model that scores responses."""
+
+    config: models.ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, run: Path | str) -> Scorer:
+        """The reward model of a run folder.
+
+        Raises:
+            RunError: when the folder holds no finished reward model.
+        """
+        params, config, tokenizer = load_stage(run, "reward")
+        return cls(config, params, tokenizer)
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Scores of texts, float32 [n]: this makes a reward model a reward like any other callable."""
+        pairs = zip(prompts, responses, strict=True)
+        return self.score_tokens([encode_pair(self.tokenizer, p, r) for p, r in pairs])
+
+    def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
+        roles = {"reward": models.build(self.config)}
+        run = jax.jit(lambda params, batch: forward(roles, params, batch).scores)
+        scores = np.zeros(len(sequences), np.float32)
+        # Sorted by length, sequences of a batch are alike and a few shapes serve all.
+        order = np.argsort([len(s) for s in sequences], kind="stable")
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
+            examples = [Example((sequences[i],), (1,)) for i in rows]
+            batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
+            scores[rows] = np.asarray(run(self.params, batch))[: len(rows), 0]
+        return scores
+
+
+def encode_pair(tokenizer: Tokenizer, prompt: str, response: str) -> np.ndarray:
+    """A prompt and its response as one token sequence."""
+    return np.concatenate([tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)])

@@ -1,0 +1,108 @@
+"""From an objective to a loss function: the forward passes, the shift by one, packing, and the declared reduction.
+
+This is the only place where targets are shifted. The model reads token ``t - 1`` and predicts token ``t``; what comes
+out is stored at ``t``, so that log-probabilities, values, masks and advantages all share the tokens' own index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from rlhf_jax import losses
+from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params, SequenceBatch
+
+ROLES = ("policy", "critic", "reward")
+
+
+def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch) -> Outputs:
+    """Run the models of a batch.
+
+    Args:
+        models: by role: ``policy`` gives log-probabilities and entropy, ``critic`` values, ``reward`` scores.
+        params: by the same roles.
+        batch: [B, K, S], packed or not.
+
+    Returns:
+        ``Outputs`` [B, K, S] (scores [B, K]), aligned with ``batch.tokens`` and 0 where a token has no predecessor.
+
+    Raises:
+        ValueError: on a role that is not one of ``ROLES``.
+    """
+    unknown = sorted(set(models) - set(ROLES))
+    if unknown:
+        raise ValueError(f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
+    tokens, positions, segment_ids = _physical(batch)
+    follows = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
+
+    def aligned(x: Array) -> Array:
+        """Store what was computed at ``t - 1`` (first axis rows, second tokens) at ``t``, in the logical layout."""
+        return _logical(jnp.pad(jnp.where(follows, x, 0.0), ((0, 0), (1, 0))), batch)
+
+    out = Outputs()
+    if "policy" in models:
+        hidden = models["policy"].apply(params["policy"], tokens, positions, segment_ids)
+        logprobs, entropy = models["policy"].token_stats(params["policy"], hidden[:, :-1], tokens[:, 1:])
+        out = out._replace(logprobs=aligned(logprobs), entropy=aligned(entropy))
+    if "critic" in models:
+        hidden = models["critic"].apply(params["critic"], tokens, positions, segment_ids)
+        out = out._replace(values=aligned(models["critic"].values(params["critic"], hidden[:, :-1])))
+    if "reward" in models:
+        hidden = models["reward"].apply(params["reward"], tokens, positions, segment_ids)
+        scores = models["reward"].values(params["reward"], _last(hidden, batch))
+        out = out._replace(scores=scores.reshape(batch.tokens.shape[:2]))
+    return out
+
+
+def lift(objective: Objective, models: Mapping[str, Model]) -> LossFn:
+    """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
+
+    The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;
+    ``training.make_train_step`` does that, so no mean of means can arise.
+
+    Args:
+        objective: ``(outputs, batch) -> Loss``; bind hyperparameters with ``functools.partial``.
+        models: by role, as for ``forward``.
+
+    Returns:
+        A pure function; ``key`` is unused, since nothing in these models is random.
+    """
+
+    def loss_fn(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
+        del key
+        loss = objective(forward(models, params, batch), batch)
+        numerator, weight = loss.reduction(loss.values, loss.mask)
+        metrics = {
+            name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))
+            for name, (values, mask) in loss.metrics.items()
+        }
+        return numerator, Aux(weight, metrics)
+
+    return loss_fn
+
+
+def _physical(batch: SequenceBatch) -> tuple[Array, Array, Array]:
+    """Rows as the forward pass sees them: packed rows, or one row a response."""
+    if batch.packing is not None:
+        return batch.packing.tokens, batch.packing.positions, batch.packing.segment_ids
+    length = batch.tokens.shape[-1]
+    return tuple(x.reshape(-1, length) for x in (batch.tokens, batch.positions, batch.segment_ids))  # type: ignore[return-value]
+
+
+def _logical(x: Array, batch: SequenceBatch) -> Array:
+    """Per-token values of physical rows, in the objective's layout [B, K, S]."""
+    if batch.packing is None:
+        return x.reshape(batch.tokens.shape)
+    return jnp.where(batch.segment_ids > 0, x.reshape(-1)[batch.packing.index], 0.0)
+
+
+def _last(hidden: Array, batch: SequenceBatch) -> Array:
+    """Hidden states [B * K, D] at each response's last real token, whichever side the padding is on."""
+    shape = batch.tokens.shape
+    last = shape[-1] - 1 - jnp.argmax((batch.segment_ids > 0)[..., ::-1], axis=-1)
+    if batch.packing is None:
+        flat = jnp.arange(shape[0] * shape[1]) * shape[-1] + last.reshape(-1)
+    else:
+        flat = jnp.take_along_axis(batch.packing.index, last[..., None], axis=-1).reshape(-1)
+    return hidden.reshape(-1, hidden.shape[-1])[flat]

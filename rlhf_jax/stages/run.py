@@ -1,0 +1,189 @@
+"""A run folder and what a stage leaves in it.
+
+    RUN/config.json           every field of every stage that ran here
+    RUN/tokenizer.json        the tokenizer all stages of the folder share
+    RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
+    RUN/events/<stage>/       the same for TensorBoard
+    RUN/checkpoints/<stage>/  to continue an interrupted stage
+    RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
+    RUN/samples.jsonl         responses before and after PPO
+    RUN/summary.json          the results
+    RUN/report.html           the same to look at
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlhf_jax import checkpoint, models
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.training import read_metrics
+from rlhf_jax.types import Model, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a stage returns.
+
+    ``params`` are by role, ``{"policy": ...}`` or ``{"reward": ...}``; ``metrics`` are the rows that were logged and
+    ``summary`` the stage's results, as in ``summary.json``.
+    """
+
+    params: Params
+    model: Model
+    tokenizer: Tokenizer
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    directory: Path
+    config: Any
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used for what was asked; the message says what to do."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or an empty one when there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def update_json(path: Path, values: dict[str, Any]) -> None:
+    """Merge top-level keys into a JSON file; nested objects are merged one level deep."""
+    merged = read_json(path)
+    for key, value in values.items():
+        old = merged.get(key)
+        merged[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
+    write_json(path, merged)
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON, without the fields that say only where things lie."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
+
+
+def start(directory: Path, stage: str, config: Any) -> None:
+    """Note what is about to run."""
+    update_json(directory / "config.json", {stage: config_dict(config)})
+
+
+def finish(
+    directory: Path,
+    stage: str,
+    config: Any,
+    *,
+    params: Params,
+    model_config: models.ModelConfig,
+    tokenizer: Tokenizer,
+    metrics: list[dict[str, Any]],
+    summary: dict[str, Any],
+    seconds: float,
+) -> RunResult:
+    """Write a stage's results, and its final parameters last of all: from then on the stage is complete."""
+    params = jax.device_get(params)
+    update_json(
+        directory / "summary.json",
+        {
+            stage: summary,
+            "seconds": {stage: seconds},
+            "params_sha256": {stage: checkpoint.tree_sha256(params)},
+            "seed": config.seed,
+            "peak_rss_mib": peak_rss_mib(),
+            "versions": versions(),
+        },
+    )
+    metadata = {"model": dataclasses.asdict(model_config), "config": config_dict(config)}
+    checkpoint.save_params(directory / "params" / stage, params, metadata)
+    return RunResult(params, models.build(model_config), tokenizer, metrics, summary, directory, config)
+
+
+def load_result(directory: Path, stage: str, config: Any) -> RunResult:
+    """The result of a stage that was completed before."""
+    params, model_config, tokenizer = load_stage(directory, stage)
+    metrics = read_metrics(directory / "metrics.jsonl", stage)
+    summary = read_json(directory / "summary.json")[stage]
+    return RunResult(params, models.build(model_config), tokenizer, metrics, summary, directory, config)
+
+
+def finished(directory: Path, stage: str, config: Any) -> bool:
+    """Whether this folder holds the complete stage, made with this config.
+
+    Raises:
+        RunError: when it holds the stage, but made with another config; the message names the fields that differ.
+    """
+    path = directory / "params" / stage
+    if not path.exists():
+        return False
+    was = checkpoint.load_metadata(path)["config"]
+    differ = differences(was, json.loads(json.dumps(config_dict(config))))
+    if differ:
+        raise RunError(
+            f"{directory} holds a finished {stage} stage of another config ({'; '.join(differ[:3])}). "
+            "Name another folder with --out, or delete this one."
+        )
+    return True
+
+
+def differences(was: Any, now: Any, path: str = "") -> list[str]:
+    """The fields in which two JSON values differ, as ``path: old -> new``.
+
+    Example:
+        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b: 1 -> 3']
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = sorted(set(was) | set(now))
+        return [d for k in keys for d in differences(was.get(k), now.get(k), f"{path}.{k}" if path else k)]
+    return [] if was == now else [f"{path}: {was!r} -> {now!r}"]
+
+
+def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelConfig, Tokenizer]:
+    """Parameters, model config and tokenizer of a finished stage.
+
+    Raises:
+        RunError: when the folder, the stage or the tokenizer is missing; the message lists what is there.
+    """
+    directory = Path(directory)
+    path = directory / "params" / stage
+    if not path.exists():
+        parent = directory / "params"
+        there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+        found = f"it holds {', '.join(there)}" if there else "it holds no finished stage"
+        raise RunError(f"no finished {stage} stage in {directory}: {found}")
+    params, metadata = checkpoint.load_params(path)
+    return params, models.ModelConfig(**metadata["model"]), Tokenizer.load(directory / "tokenizer.json")
+
+
+def share_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Put the tokenizer of an earlier stage into a later stage's folder, so that the folder stands alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "tokenizer.json").exists():
+        tokenizer.save(directory / "tokenizer.json")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    names = ("rlhf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def peak_rss_mib() -> float:
+    """The most memory this process has held, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if platform.system() == "Darwin" else 2**10), 1)

@@ -1,0 +1,132 @@
+"""Stage 1: supervised fine-tuning of a decoder-only transformer, from scratch, on demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rlhf_jax import models, objectives, parallel, training
+from rlhf_jax.data import Example, epoch_order
+from rlhf_jax.stages import run, sources
+from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.config import DataConfig, StageConfig
+from rlhf_jax.stages.lift import lift
+from rlhf_jax.stages.run import RunResult
+from rlhf_jax.stages.train import Stopwatch, train
+from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.types import Objective, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTConfig(StageConfig):
+    """Supervised fine-tuning: next-token prediction of responses, prompts masked out."""
+
+    out: str = "runs/sft"
+    data: DataConfig = DataConfig()
+    """Demonstrations: rows of `prompt` and `response`."""
+    vocab_size: int = 4096
+    """Tokens of the byte-level BPE that is trained on the training rows; the model's vocabulary."""
+    model: models.ModelConfig = models.ModelConfig()
+    """Sizes of the transformer; its `vocab_size` is set from the tokenizer."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
+    """1e-3 or more for a million parameters from scratch; 1e-5 for fine-tuning billions (Ouyang et al. 2022)."""
+    epochs: int = 3
+    """Passes over the training rows."""
+    rows: int = 16
+    """Packed rows of a batch; a multiple of the devices that share it."""
+    row_length: int = 128
+    """Tokens of a packed row."""
+    eval_every: int = 100
+    """Steps between two evaluations of the held-out loss."""
+    patience: int = 5
+    """Evaluations without improvement before training stops early; 0 never stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "rows", "row_length", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.row_length < self.data.max_length:
+            raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")
+
+
+def sft(
+    config: SFTConfig | None = None, *, objective: Objective = objectives.sft, mesh: Mesh | None = None
+) -> RunResult:
+    """Train a policy on demonstrations; continues or returns what the run folder already holds.
+
+    Args:
+        config: the quickstart's task by default.
+        objective: any objective of ``outputs.logprobs``.
+        mesh: devices; ``config.mesh`` over all of them by default.
+
+    Returns:
+        ``RunResult`` with ``params["policy"]`` of the best held-out loss.
+
+    Raises:
+        DataError: on a bad row.
+        RunError: when the folder holds a run of another config.
+        Interrupted: when a signal stopped it; the same call continues.
+
+    Example:
+        >>> result = sft(SFTConfig(out="runs/demo", epochs=1))  # doctest: +SKIP
+        >>> result.summary["heldout_loss"]  # doctest: +SKIP
+    """
+    config = SFTConfig() if config is None else config
+    directory = Path(config.out)
+    if run.finished(directory, "sft", config):
+        return run.load_result(directory, "sft", config)
+    watch = Stopwatch()
+    rows = sources.demonstrations(config.data)
+    tokenizer = sources.tokenizer(directory, rows.train, config.vocab_size)
+    training_set, heldout = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
+    model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    model = models.build(model_config)
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    run.start(directory, "sft", config)
+
+    def epoch(number: int) -> list[Example]:
+        return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
+
+    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    loss_fn = lift(objective, {"policy": model})
+    heldout_batches = PackedEpochs(lambda _: heldout, epochs=1, **shape)
+    loss = jax.jit(loss_fn)
+
+    def evaluate(params: Params) -> Mapping[str, Any]:
+        sums = [loss(params, heldout_batches[i], jax.random.key(0)) for i in range(len(heldout_batches))]
+        weight = sum(float(aux.weight) for _, aux in sums)
+        return {"heldout_loss": sum(float(n) for n, _ in sums) / weight}
+
+    fitted = train(
+        stage="sft",
+        config=config,
+        loss_fn=loss_fn,
+        params={"policy": model.init(jax.random.key(config.seed))},
+        optimizer=config.optimizer,
+        batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
+        evaluate=evaluate,
+        eval_every=config.eval_every,
+        patience=config.patience,
+        mesh=mesh,
+        watch=watch,
+        show=("loss", "heldout_loss"),
+    )
+    summary = {
+        "heldout_loss": fitted.best_value,
+        "best_step": fitted.best_step,
+        "steps": int(fitted.state.step),
+        "stopped_early": fitted.stopped_early,
+        "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
+        "training_rows": len(training_set),
+        "skipped_updates": int(fitted.state.skipped),
+    }
+    return run.finish(
+        directory, "sft", config, params=fitted.best_params, model_config=model_config, tokenizer=tokenizer,
+        metrics=fitted.history, summary=summary, seconds=watch.lap(),
+    )

@@ -1,0 +1,242 @@
+"""From a ``DataConfig`` to what a stage trains on and what it holds out.
+
+Every stage takes its rows from ``human_sentiment``, from a .jsonl file, or from any TFDS data set. Ratings by several
+people become comparisons here: responses to one prompt are drawn into groups, anew in every epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax import data, feedback
+from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer
+from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax.stages.config import DataConfig
+
+HUMAN_SENTIMENT = "human_sentiment"
+
+
+class Split(NamedTuple):
+    """Training rows and held-out rows."""
+
+    train: list[Any]
+    heldout: list[Any]
+
+
+class HeldOutPairs(NamedTuple):
+    """Responses that were not trained on, and which of them people preferred."""
+
+    sequences: list[np.ndarray]  # n token sequences, prompt and response
+    texts: list[str]  # n responses
+    ratings: list[np.ndarray]  # n arrays, what every rater gave; empty where rows are pairs
+    pairs: np.ndarray  # int64 [m, 2]
+    share: np.ndarray  # float64 [m], share of votes for the first
+    domains: list[str]  # n
+    golden: np.ndarray | None  # indices of the responses on which people agree most
+
+
+class Comparisons(NamedTuple):
+    """What a reward model trains on and is measured by; the functions take the pairs to draw for a rated response."""
+
+    epoch: Callable[[int], list[Example]]
+    heldout: Callable[[int], HeldOutPairs]
+    test: Callable[[int], HeldOutPairs]
+
+
+def demonstrations(config: DataConfig) -> Split:
+    """Rows of ``prompt`` and ``response``."""
+    if config.source == HUMAN_SENTIMENT:
+        parts = (_sentences(config, split) for split in ("train", "validation"))
+        return Split(*([Demonstration(r.prompt, r.response, r.where) for r in rows] for rows in parts))
+    return _read(config, data.parse_demonstration)
+
+
+def encode_demonstrations(rows: Sequence[Demonstration], tokenizer: Tokenizer, config: DataConfig) -> list[Example]:
+    """Token sequences of demonstrations; one that is too long is a bad row."""
+    examples, bad = data.encode_rows(rows, tokenizer, length=config.max_length, on_bad_row=_too_long(config))
+    list_bad(bad)
+    return examples
+
+
+def prompts(config: DataConfig, split: str) -> list[PromptRow]:
+    """Rows of ``prompt``: of human_sentiment, the instruction and the first words of a sentence of that split."""
+    if config.source == HUMAN_SENTIMENT:
+        return [opening(row) for row in _sentences(config, split)]
+    rows = _read(config, data.parse_prompt)
+    return rows.train if split == "train" else rows.heldout
+
+
+def opening(row: RatedResponse) -> PromptRow:
+    """A prompt for sampling: the instruction and two to five first words, how many decided by the row's name."""
+    count = 2 + int(hashlib.sha256(row.where.encode()).hexdigest(), 16) % 4
+    words = row.response.split()
+    return PromptRow(" ".join([row.prompt, *words[: max(1, min(count, len(words) - 1))]]), row.where)
+
+
+def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons:
+    """Comparisons by votes: of rated responses in groups drawn anew each epoch, or of rows that are pairs."""
+    if config.source == HUMAN_SENTIMENT:
+        return Comparisons(
+            _rated_epochs(_sentences(config, "train"), tokenizer, config, group_size, seed),
+            lambda n: _rated_pairs(_sentences(config, "validation"), tokenizer, config, n),
+            lambda n: _rated_pairs(_sentences(config, "test"), tokenizer, config, n),
+        )
+    rows = _read(config, _comparison_or_rating)
+    kinds = {type(row) for part in rows for row in part}
+    if len(kinds) > 1:
+        raise DataError(f"{config.source}: expected only pairs or only rated responses, found both; split the file")
+    if kinds == {RatedResponse}:
+        held = _rated_pairs
+        epoch = _rated_epochs(rows.train, tokenizer, config, group_size, seed)
+        return Comparisons(epoch, *(lambda n: held(rows.heldout, tokenizer, config, n) for _ in range(2)))
+    examples = _encode(rows.train, tokenizer, config)[1]
+    given = _given_pairs(rows.heldout, tokenizer, config)
+    return Comparisons(
+        lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)],
+        lambda _: given,
+        lambda _: given,
+    )
+
+
+def tokenizer(directory: Path, rows: Sequence[Demonstration], vocab_size: int) -> Tokenizer:
+    """The run folder's tokenizer, trained on these rows when there is none yet."""
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        texts = (text for row in rows for text in (row.prompt, row.response))
+        data.train_tokenizer(texts, vocab_size).save(path)
+    return Tokenizer.load(path)
+
+
+def list_bad(bad: Sequence[str]) -> None:
+    """Count and list the rows that were left out, on standard error."""
+    if bad:
+        print(f"left out {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+
+
+def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
+    """Sentences of human_sentiment as rated responses to their domain's prompt; ``where`` is their id."""
+    rows = [RatedResponse(hs.PROMPTS[s.domain], s.text, s.ratings, s.id) for s in hs.load(split)]
+    if not config.limit:
+        return rows
+    # Sorted by id the domains follow each other, so a part is drawn across all of them.
+    return [rows[i] for i in sorted(data.epoch_order(len(rows), 0, 0)[: config.limit])]
+
+
+def _read(config: DataConfig, parse: Callable[[Mapping[str, Any], str], Any]) -> Split:
+    """Rows of a .jsonl file or a TFDS data set, and the ones held out."""
+    if Path(config.source).suffix == ".jsonl":
+        train, bad = data.read_jsonl(config.source, parse, on_bad_row=config.on_bad_row)
+        if config.heldout:
+            heldout, more = data.read_jsonl(config.heldout, parse, on_bad_row=config.on_bad_row)
+        else:
+            (train, heldout), more = _hold_out(config.source, train), []
+    else:
+        train, bad = data.read_tfds(config.source, "train", parse, config.on_bad_row)
+        heldout, more = data.read_tfds(config.source, config.heldout or "validation", parse, config.on_bad_row)
+    list_bad([*bad, *more])
+    return Split(train[: config.limit] if config.limit else train, heldout)
+
+
+def _hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """A tenth of the prompts, by hash, with all their rows; of the rows, where there is only one prompt."""
+    if len(rows) < 2:
+        raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
+    several = len({row.prompt for row in rows}) > 1
+    names = [row.prompt if several else repr(row[:2]) for row in rows]
+    ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode()).digest())
+    held = set(ranked[: max(1, len(ranked) // 10)])
+    return (
+        [row for row, key in zip(rows, names, strict=True) if key not in held],
+        [row for row, key in zip(rows, names, strict=True) if key in held],
+    )
+
+
+def _comparison_or_rating(row: Mapping[str, Any], where: str) -> Comparison | RatedResponse:
+    rated = "response" in row and "ratings" in row
+    return data.parse_rated(row, where) if rated else data.parse_comparison(row, where)
+
+
+def _too_long(config: DataConfig) -> Any:
+    """human_sentiment has a few sentences of over 128 tokens; in anybody else's data a long row is a bad row."""
+    return "skip" if config.source == HUMAN_SENTIMENT else config.on_bad_row
+
+
+def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tuple[list[Any], list[Example]]:
+    """Rows that are short enough, and their token sequences."""
+    kept, examples = [], []
+    for row in rows:
+        text = row if isinstance(row, Comparison) else Demonstration(row.prompt, row.response, row.where)
+        made, bad = data.encode_rows([text], tokenizer, length=config.max_length, on_bad_row=_too_long(config))
+        list_bad(bad)
+        if made:
+            kept.append(row)
+            examples += made
+    return kept, examples
+
+
+def _rated_epochs(
+    rows: Sequence[RatedResponse], tokenizer: Tokenizer, config: DataConfig, group_size: int, seed: int
+) -> Callable[[int], list[Example]]:
+    kept, examples = _encode(rows, tokenizer, config)
+    names = [row.prompt for row in kept]
+    counts = feedback.histograms([row.ratings for row in kept])
+
+    def epoch(number: int) -> list[Example]:
+        groups = data.rated_groups(
+            examples, names, counts, group_size=group_size, votes=feedback.votes_from_histograms, seed=seed, epoch=number
+        )
+        return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
+
+    return epoch
+
+
+def _rated_pairs(
+    rows: Sequence[RatedResponse], tokenizer: Tokenizer, config: DataConfig, pairs_per_response: int
+) -> HeldOutPairs:
+    """Random pairs of responses to the same prompt; always the same ones, so that runs can be compared."""
+    kept, examples = _encode(rows, tokenizer, config)
+    domains = [_domain(row) for row in kept]
+    pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
+    counts = feedback.histograms([row.ratings for row in kept])
+    votes = feedback.votes_from_histograms(counts[pairs])
+    golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
+    return HeldOutPairs(
+        sequences=[e.tokens[0] for e in examples],
+        texts=[row.response for row in kept],
+        ratings=[np.asarray(row.ratings) for row in kept],
+        pairs=pairs,
+        share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
+        domains=domains,
+        golden=golden,
+    )
+
+
+def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataConfig) -> HeldOutPairs:
+    kept, examples = _encode(rows, tokenizer, config)
+    votes = np.stack([row.votes for row in kept])
+    return HeldOutPairs(
+        sequences=[tokens for e in examples for tokens in e.tokens],
+        texts=[text for row in kept for text in row.responses],
+        ratings=[],
+        pairs=np.arange(2 * len(kept)).reshape(-1, 2),
+        share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
+        domains=["all"] * (2 * len(kept)),
+        golden=None,
+    )
+
+
+class _Rated(NamedTuple):
+    id: str
+    ratings: np.ndarray
+
+
+def _domain(row: RatedResponse) -> str:
+    """What a prompt is called: its domain in human_sentiment, the prompt itself elsewhere."""
+    return {text: domain for domain, text in hs.PROMPTS.items()}.get(row.prompt, row.prompt)

@@ -1,0 +1,261 @@
+"""Checks for objectives, ours and the user's, and the tiny models and batches they run on.
+
+    from rlhf_jax import testing
+    testing.check_objective(my_objective)
+
+raises ``ObjectiveError`` with the name of the first property that does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import models, parallel
+from rlhf_jax.data.packing import Example, pack
+from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.types import Array, Loss, Model, Objective, Outputs, Params, SequenceBatch
+
+PAD, EOS, VOCAB = 0, 2, 32
+_PER_TOKEN = ("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values")
+
+
+class ObjectiveError(AssertionError):
+    """An objective lacks a property; ``property`` is its name."""
+
+    def __init__(self, property_name: str, detail: str):
+        super().__init__(f"{property_name}: {detail}")
+        self.property = property_name
+
+
+def tiny_models(seed: int = 0) -> tuple[dict[str, Model], Params]:
+    """A policy, a critic and a reward model of a few thousand parameters, with weights large enough to matter.
+
+    Example:
+        >>> roles, params = tiny_models()
+        >>> sorted(roles), sorted(params)
+        (['critic', 'policy', 'reward'], ['critic', 'policy', 'reward'])
+    """
+    size = {"vocab_size": VOCAB, "d_model": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "d_ff": 32}
+    roles, params = {}, {}
+    for i, role in enumerate(("policy", "critic", "reward")):
+        config = models.ModelConfig(**size, scalar_head=role != "policy")
+        roles[role] = models.build(config)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        init_key, head_key = jax.random.split(key)
+        params[role] = jax.tree.map(lambda x: x * 4.0, roles[role].init(init_key))
+        if role != "policy":
+            params[role]["head"]["kernel"] = jax.random.normal(head_key, (config.d_model, 1))
+    return roles, params
+
+
+def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int = 0) -> SequenceBatch:
+    """A right-padded batch with every field filled: unequal prompts and responses, end-of-sequence tokens that count.
+
+    Example:
+        >>> tiny_batch().tokens.shape
+        (8, 2, 14)
+    """
+    rng = np.random.default_rng(seed)
+    shape = (groups, responses, length)
+    tokens = np.full(shape, PAD, np.int32)
+    segment_ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for b in range(groups):
+        prompt = rng.integers(3, VOCAB, size=rng.integers(2, 5))
+        for k in range(responses):
+            # The first groups are short and the last long, so that micro-batches hold unequal numbers of tokens.
+            room = max(2, (length - len(prompt)) * (b + 1) // groups)
+            response = rng.integers(3, VOCAB, size=rng.integers(1, room))
+            row = np.concatenate([prompt, response, [EOS]])
+            tokens[b, k, : len(row)] = row
+            segment_ids[b, k, : len(row)] = 1
+            mask[b, k, len(prompt) : len(row)] = True
+
+    def normal(scale: float, *dims: int) -> np.ndarray:
+        return (rng.normal(size=dims) * scale).astype(np.float32)
+
+    votes = rng.integers(1, 9, size=(groups, responses, responses)).astype(np.float32) * (1 - np.eye(responses, dtype=np.float32))
+    logprobs = -np.abs(normal(1.0, *shape)) - 2.0
+    return SequenceBatch(
+        tokens=tokens,
+        mask=mask,
+        segment_ids=segment_ids,
+        positions=np.maximum(np.cumsum(segment_ids, axis=-1) - 1, 0).astype(np.int32),
+        label=rng.integers(0, 2, size=shape[:2]).astype(np.float32),
+        rating=normal(2.0, *shape[:2]),
+        reward=normal(1.0, *shape[:2]),
+        votes=votes,
+        old_logprobs=np.where(mask, logprobs, 0.0),
+        ref_logprobs=np.where(mask, logprobs + normal(0.3, *shape), 0.0),
+        advantages=np.where(mask, normal(1.0, *shape), 0.0),
+        returns=np.where(mask, normal(1.0, *shape), 0.0),
+        old_values=np.where(mask, normal(1.0, *shape), 0.0),
+    )
+
+
+def check_objective(
+    objective: Objective, *, batch: SequenceBatch | None = None, rtol: float = 1e-5, seed: int = 0
+) -> list[str]:
+    """Check that an objective is sound: what it gives depends on the tokens that count and on nothing else.
+
+    The properties, in this order: returns a ``Loss``; scalar float32; finite gradients; has a gradient; mask; padding
+    length; padding side; pad == eos; packing; micro-batching; mesh; jit = eager.
+
+    Args:
+        objective: ``(outputs, batch) -> Loss``, hyperparameters bound.
+        batch: right-padded, with the fields the objective reads; ``tiny_batch()`` by default, which fills them all.
+        rtol: how far a loss may be off, relative to itself.
+        seed: of the tiny models.
+
+    Returns:
+        The names of the properties that were checked; ``mesh`` is left out on a machine with one device.
+
+    Raises:
+        ObjectiveError: on the first property that does not hold; ``error.property`` is its name.
+
+    Example:
+        >>> from rlhf_jax import objectives
+        >>> "packing" in check_objective(objectives.sft)
+        True
+        >>> def forgets_the_mask(outputs, batch):
+        ...     return Loss(-outputs.logprobs, jnp.ones_like(batch.mask), losses.token_mean)
+        >>> from rlhf_jax import losses
+        >>> check_objective(forgets_the_mask)
+        Traceback (most recent call last):
+        rlhf_jax.testing.ObjectiveError: mask: ...
+    """
+    roles, params = tiny_models(seed)
+    batch = tiny_batch() if batch is None else batch
+    batch = jax.tree.map(jnp.asarray, batch)
+    checked: list[str] = []
+
+    _check_form(objective, roles, params, batch)
+    checked += ["returns a Loss", "scalar float32"]
+    evaluate = jax.jit(jax.value_and_grad(_total(objective, roles), has_aux=False))
+    loss, gradient = evaluate(params, (batch,))
+    if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((loss, gradient))):
+        raise ObjectiveError("finite gradients", f"the loss is {loss} and some gradient is not finite")
+    if not any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient)):
+        raise ObjectiveError("has a gradient", "the gradient is zero for every parameter")
+    checked += ["finite gradients", "has a gradient"]
+
+    def same(name: str, got: tuple[Array, Params], detail: str) -> None:
+        _compare(name, (loss, gradient), got, rtol, detail)
+        checked.append(name)
+
+    same("mask", _behind_the_mask(objective, roles, params, batch), "outputs or fields behind the mask change the loss")
+    same("padding length", evaluate(params, (_padded(batch, right=3),)), "three more columns of padding change the loss")
+    same("padding side", evaluate(params, (_padded(batch, left=3),)), "padding on the left changes the loss")
+    as_eos = batch._replace(tokens=jnp.where(batch.segment_ids > 0, batch.tokens, EOS))
+    same("pad == eos", evaluate(params, (as_eos,)), "padding with the end-of-sequence token changes the loss")
+    same("packing", evaluate(params, (_packed(batch),)), "several responses in one row change the loss")
+    same("micro-batching", evaluate(params, _micro_batches(batch)), "four micro-batches give another loss than one batch")
+    if len(jax.devices()) > 1:
+        same("mesh", _on_mesh(evaluate, params, batch), f"{len(jax.devices())} devices give another loss than one")
+    eager = jax.value_and_grad(_total(objective, roles))(params, (batch,))
+    same("jit = eager", eager, "the objective gives another loss outside jit")
+    return checked
+
+
+def _total(objective: Objective, roles: dict[str, Model]) -> Callable[[Params, tuple[SequenceBatch, ...]], Array]:
+    """The loss of a global batch given in micro-batches: numerators and denominators summed, divided once."""
+    loss_fn = lift(objective, roles)
+
+    def total(params: Params, parts: tuple[SequenceBatch, ...]) -> Array:
+        key = jax.random.key(0)
+        pairs = [loss_fn(params, part, key) for part in parts]
+        weight = sum((aux.weight for _, aux in pairs), jnp.float32(0))
+        return sum((n for n, _ in pairs), jnp.float32(0)) / jnp.where(weight == 0, 1.0, weight)
+
+    return total
+
+
+def _check_form(objective: Objective, roles: dict[str, Model], params: Params, batch: SequenceBatch) -> None:
+    outputs = forward(roles, params, batch)
+    loss = objective(outputs, batch)
+    if not isinstance(loss, Loss):
+        raise ObjectiveError("returns a Loss", f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)")
+    if loss.values.dtype != jnp.float32:
+        raise ObjectiveError("scalar float32", f"values are {loss.values.dtype}, not float32")
+    if loss.values.shape != loss.mask.shape:
+        raise ObjectiveError("scalar float32", f"values {loss.values.shape} and mask {loss.mask.shape} differ in shape")
+    for name, x in zip(("numerator", "denominator"), loss.reduction(loss.values, loss.mask), strict=True):
+        if jnp.shape(x) != () or jnp.asarray(x).dtype != jnp.float32:
+            raise ObjectiveError("scalar float32", f"the reduction's {name} is {jnp.asarray(x).dtype}{jnp.shape(x)}")
+
+
+def _behind_the_mask(objective: Objective, roles: dict[str, Model], params: Params, batch: SequenceBatch) -> Any:
+    """Loss and gradient with every per-token array overwritten where the mask is False."""
+    noise = jnp.where(batch.mask, 0.0, jax.random.normal(jax.random.key(5), batch.mask.shape) * 3.0)
+
+    def disturbed(x: Array | None) -> Array | None:
+        return x + noise if x is not None and x.shape == batch.mask.shape else x
+
+    moved = batch._replace(**{name: disturbed(getattr(batch, name)) for name in _PER_TOKEN})
+
+    def noisy(outputs: Outputs, b: SequenceBatch) -> Loss:
+        return objective(Outputs(*(disturbed(x) for x in outputs)), b)
+
+    return jax.jit(jax.value_and_grad(_total(noisy, roles)))(params, (moved,))
+
+
+def _padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBatch:
+    """The batch with more padding columns; per-token arrays grow with it."""
+
+    def grow(x: Array) -> Array:
+        if x.shape != batch.tokens.shape:
+            return x
+        return jnp.pad(x, ((0, 0), (0, 0), (left, right)))
+
+    return jax.tree.map(grow, batch)
+
+
+def _packed(batch: SequenceBatch) -> SequenceBatch:
+    """The batch with its responses sharing physical rows."""
+    groups, responses, length = batch.tokens.shape
+    tokens, real, mask = (np.asarray(x) for x in (batch.tokens, batch.segment_ids > 0, batch.mask))
+    examples = [
+        Example(
+            tuple(tokens[b, k][real[b, k]] for k in range(responses)),
+            tuple(int(np.argmax(mask[b, k])) for k in range(responses)),
+            None,
+        )
+        for b in range(groups)
+    ]
+    rows = -(-groups * responses * 3 // 4)
+    packed = pack(
+        examples, rows=rows, row_length=2 * length, groups=groups, responses=responses, length=length, pad_id=PAD
+    )
+    return batch._replace(packing=jax.tree.map(jnp.asarray, packed.packing))
+
+
+def _micro_batches(batch: SequenceBatch, parts: int = 4) -> tuple[SequenceBatch, ...]:
+    size = batch.tokens.shape[0] // parts
+    return tuple(jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], batch) for i in range(parts))
+
+
+def _on_mesh(evaluate: Callable[..., Any], params: Params, batch: SequenceBatch) -> Any:
+    """Loss and gradient with the batch spread over as many devices as divide it."""
+    count = max(n for n in range(1, len(jax.devices()) + 1) if batch.tokens.shape[0] % n == 0)
+    mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:count])
+    spread = parallel.put(batch, parallel.batch_shardings(batch, mesh))
+    copied = parallel.put(params, jax.tree.map(lambda _: parallel.replicated(mesh), params))
+    return jax.device_get(evaluate(copied, (spread,)))
+
+
+def _compare(name: str, want: tuple[Array, Params], got: tuple[Array, Params], rtol: float, detail: str) -> None:
+    """Losses to ``rtol``; gradients to ten times that of the largest entry, since they sum over more terms."""
+    a, b = float(want[0]), float(got[0])
+    if not abs(a - b) <= rtol * max(abs(a), 1e-2):
+        raise ObjectiveError(name, f"{detail}: {a:.8g} becomes {b:.8g}")
+    scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(want[1]))
+    off = max(
+        float(np.max(np.abs(np.asarray(x) - np.asarray(y))))
+        for x, y in zip(jax.tree.leaves(want[1]), jax.tree.leaves(got[1]), strict=True)
+    )
+    if not off <= 10 * rtol * scale:
+        raise ObjectiveError(name, f"{detail}: a gradient is off by {off:.3g} where the largest is {scale:.3g}")

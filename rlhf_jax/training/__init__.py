@@ -1,0 +1,38 @@
+"""The training state, one step, and the host loop. Knows no objective, no loss and no model."""
+
+from rlhf_jax.training.controllers import Controller, KLState, adaptive, fixed
+from rlhf_jax.training.loop import CheckpointStore, FitResult, SkippedUpdates, fit
+from rlhf_jax.training.metrics import MetricsWriter, read_metrics
+from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer, make_schedule
+from rlhf_jax.training.progress import Progress
+from rlhf_jax.training.signals import Interrupted, StopSignals
+from rlhf_jax.training.state import TrainState, init, init_state
+from rlhf_jax.training.step import Metrics, TrainStep, fetch, jit_step, make_train_step
+
+__all__ = [
+    "CheckpointStore",
+    "Controller",
+    "FitResult",
+    "Interrupted",
+    "KLState",
+    "Metrics",
+    "MetricsWriter",
+    "OptimizerConfig",
+    "Progress",
+    "SkippedUpdates",
+    "StopSignals",
+    "TrainState",
+    "TrainStep",
+    "adaptive",
+    "by_role",
+    "fetch",
+    "fit",
+    "fixed",
+    "init",
+    "init_state",
+    "jit_step",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "read_metrics",
+]

@@ -1,0 +1,226 @@
+"""The host loop every stage shares: update, log, evaluate, keep the best, save, stop, continue.
+
+It computes nothing. What it remembers between steps travels in the checkpoint, so a run that was killed and started
+again ends with the same parameters, and the same rows of metrics, as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.training.metrics import MetricsWriter
+from rlhf_jax.training.progress import Progress
+from rlhf_jax.training.signals import Interrupted, StopSignals
+from rlhf_jax.training.state import TrainState
+from rlhf_jax.training.step import fetch
+from rlhf_jax.types import Params
+
+
+class CheckpointStore(Protocol):
+    """What the loop needs of ``checkpoint.Checkpoints``."""
+
+    def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
+        """Copies the tree and writes it in the background."""
+
+    def wait(self) -> None:
+        """Blocks until the last save is on disk."""
+
+    def restore(self, like: Any, shardings: Any = None) -> Any:
+        """The newest ``(step, tree, host)`` that verifies, or None."""
+
+
+class SkippedUpdates(RuntimeError):
+    """Too many updates in a row were not finite; the message names stage and step."""
+
+
+class FitResult(NamedTuple):
+    """What ``fit`` returns."""
+
+    state: Any  # after the last step
+    best_params: Params  # of the best evaluation; without evaluations, of the last step
+    best_step: int
+    best_value: float | None
+    history: list[dict[str, Any]]  # this stage's rows of metrics
+    stopped_early: bool
+
+
+class _Best:
+    """The best evaluation so far, and how many have passed since."""
+
+    def __init__(self, name: str, mode: Literal["min", "max"], params: Params):
+        self.name, self.mode, self.params = name, mode, params
+        self.value: float | None = None
+        self.step = self.stale = 0
+
+    def see(self, stage: str, step: int, values: Mapping[str, float], params: Params) -> None:
+        if self.name not in values:
+            raise ValueError(
+                f"{stage}: evaluate gave {sorted(values)} and no {self.name!r}, by which to choose the best"
+            )
+        value = values[self.name]
+        better = self.value is None or (value < self.value if self.mode == "min" else value > self.value)
+        if math.isfinite(value) and better:
+            self.value, self.step, self.stale = value, step, 0
+            self.params = jax.tree.map(jnp.copy, params)  # the state is donated to the next update
+        else:
+            self.stale += 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"value": self.value, "step": self.step, "stale": self.stale}
+
+    def from_json(self, saved: Mapping[str, Any]) -> None:
+        self.value, self.step, self.stale = saved["value"], saved["step"], saved["stale"]
+
+
+def _train_state(state: TrainState) -> TrainState:
+    return state
+
+
+def fit(
+    *,
+    stage: str,
+    state: Any,
+    total: int,
+    update: Callable[[Any, int], tuple[Any, Mapping[str, Any]]],
+    writer: MetricsWriter,
+    checkpoints: CheckpointStore,
+    checkpoint_every: int,
+    evaluate: Callable[[Any], Mapping[str, Any]] | None = None,
+    eval_every: int = 0,
+    evaluate_first: bool = False,
+    best: str = "",
+    mode: Literal["min", "max"] = "min",
+    patience: int = 0,
+    max_skipped_in_row: int = 20,
+    train_state: Callable[[Any], TrainState] = _train_state,
+    host: MutableMapping[str, Any] | None = None,
+    show: Sequence[str] = ("loss",),
+) -> FitResult:
+    """Runs a stage to its last step, from wherever its newest checkpoint left it.
+
+    Args:
+      stage: name, for messages and the progress bar.
+      state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
+      total: number of steps.
+      update: ``(state, step) -> (state, metrics)`` for step 0, 1, ...; all its randomness and its data must be
+        functions of the step. Metrics are ``(sum, weight)`` pairs or numbers.
+      writer: where rows go; on a resume it is rewound.
+      checkpoints: where the state is saved; the newest one there is continued.
+      checkpoint_every: steps between two saves; the last step is always saved.
+      evaluate: ``(state) -> metrics``; it must not donate the state.
+      eval_every: steps between two evaluations; the last step is always evaluated.
+      evaluate_first: evaluate before the first step too, in a row with step 0.
+      best: the evaluation's metric by which the best parameters are chosen.
+      mode: whether the best is the smallest or the largest value.
+      patience: stop after this many evaluations without a new best; 0 never stops early.
+      max_skipped_in_row: this many non-finite updates in a row end the run.
+      train_state: finds the ``TrainState`` in the state.
+      host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
+      show: metrics that the progress bar shows.
+
+    Returns:
+      The last state, the best parameters and all rows.
+
+    Raises:
+      Interrupted: SIGTERM or Ctrl-C arrived; the state was saved at a step boundary.
+      SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
+      ValueError: evaluate is given without what it needs, or does not return ``best``.
+
+    Example:
+      >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
+      >>> from rlhf_jax.checkpoint import Checkpoints
+      >>> from rlhf_jax.training import MetricsWriter, init_state, make_train_step
+      >>> from rlhf_jax.types import Aux
+      >>> optimizer = optax.sgd(0.25)
+      >>> step = make_train_step(lambda p, b, k: (jnp.square(p["x"] - b), Aux(jnp.float32(1), {})), optimizer)
+      >>> with tempfile.TemporaryDirectory() as run, MetricsWriter(run, "demo") as writer:
+      ...     with contextlib.redirect_stderr(io.StringIO()):
+      ...         result = fit(
+      ...             stage="demo", state=init_state({"x": jnp.float32(0)}, optimizer), total=3,
+      ...             update=lambda state, i: step(state, jnp.float32(8), jax.random.key(i)), writer=writer,
+      ...             checkpoints=Checkpoints(run + "/checkpoints", fingerprint={}), checkpoint_every=2)
+      >>> [row["demo/loss"] for row in result.history], float(result.state.params["x"])
+      ([64.0, 16.0, 4.0], 7.0)
+    """
+    if evaluate is not None and (eval_every < 1 or not best):
+        raise ValueError(f"{stage}: evaluate needs eval_every >= 1 and best, found {eval_every} and {best!r}")
+    if checkpoint_every < 1 or max_skipped_in_row < 1:
+        raise ValueError(
+            f"{stage}: checkpoint_every and max_skipped_in_row must be at least 1, "
+            f"found {checkpoint_every} and {max_skipped_in_row}"
+        )
+    caller: MutableMapping[str, Any] = {} if host is None else host
+    top = _Best(best, mode, jax.tree.map(jnp.copy, train_state(state).params) if evaluate is not None else {})
+
+    restored = checkpoints.restore({"state": state, "best": top.params})
+    start, stopped = 0, False
+    if restored is not None:
+        start, state, top.params = restored.step, restored.tree["state"], restored.tree["best"]
+        top.from_json(restored.host["best"])
+        stopped = restored.host["stopped_early"]
+        caller.clear()
+        caller.update(restored.host["caller"])
+    writer.rewind(start if restored is not None else -1)
+
+    def save(step: int) -> None:
+        memory = {"best": top.to_json(), "stopped_early": stopped, "caller": dict(caller)}
+        checkpoints.save(step, {"state": state, "best": top.params}, memory)
+
+    pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
+
+    def flush(extra: Mapping[str, float]) -> None:
+        """Writes the row of the last step but one, which the device has done by now: no wait for the one it is at."""
+        nonlocal pending
+        if pending is None:
+            return
+        step, metrics, skipped = pending
+        pending = None
+        values = {**fetch(metrics), **extra}
+        writer.write(step, values)
+        progress.update(step, {name: values[name] for name in show if name in values})
+        if int(skipped) >= max_skipped_in_row:
+            raise SkippedUpdates(
+                f"{stage}: the last {int(skipped)} updates up to step {step} were skipped, because the loss or a "
+                "gradient was not finite; lower the learning rate or look at the data of these steps"
+            )
+
+    with StopSignals() as stop, Progress(stage, total, start=start) as progress:
+        if start == 0 and evaluate_first and evaluate is not None:
+            values = fetch(evaluate(state))
+            top.see(stage, 0, values, train_state(state).params)
+            writer.write(0, values)
+        for done in range(start + 1, total + 1):
+            if stopped:
+                break
+            state, metrics = update(state, done - 1)
+            flush({})
+            # A copy, because the next update takes the state's own buffers.
+            pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
+            if evaluate is not None and (done % eval_every == 0 or done == total):
+                values = fetch(evaluate(state))
+                top.see(stage, done, values, train_state(state).params)
+                stopped = 0 < patience <= top.stale
+                flush(values)
+            asked = stop.received
+            if done % checkpoint_every == 0 or done == total or stopped or asked is not None:
+                flush({})  # the rows up to a checkpoint are on disk before it is
+                save(done)
+            if asked is not None:
+                checkpoints.wait()
+                raise Interrupted(stage, done, asked)
+        checkpoints.wait()
+
+    last = train_state(state)
+    return FitResult(
+        state=state,
+        best_params=last.params if evaluate is None else top.params,
+        best_step=int(last.step) if evaluate is None else top.step,
+        best_value=top.value,
+        history=writer.rows(),
+        stopped_early=stopped,
+    )

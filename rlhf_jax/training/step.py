@@ -1,0 +1,186 @@
+"""One optimiser step: gradients with a global denominator, accumulation, clipping, and a guard against non-finite ones.
+
+The step knows no objective and no model. It asks a loss function for a numerator and a denominator and divides once,
+after everything is summed, so the result does not depend on how the batch was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rlhf_jax.training.state import TrainState
+from rlhf_jax.types import Array, LossFn, Params
+
+Metrics = Mapping[str, tuple[Array, Array]]
+TrainStep = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, tuple[Array, Array]]]]
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def _gradients(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> tuple[Any, Array, Array, Metrics]:
+    (numerator, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+    metrics = {name: (_float32(total), _float32(weight)) for name, (total, weight) in aux.metrics.items()}
+    return _float32(gradients), _float32(numerator), _float32(aux.weight), metrics
+
+
+def _accumulated(
+    loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int
+) -> tuple[Any, Array, Array, Metrics]:
+    """Sums over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
+    for leaf in jax.tree.leaves(batches):
+        if leaf.shape[:1] != (count,):
+            raise ValueError(
+                f"accumulate={count} needs batches with {count} micro-batches on the first axis, "
+                f"found shape {leaf.shape}"
+            )
+    first = jax.tree.map(lambda x: x[0], batches)
+    # A stand-in for the key: asking for the shapes must not use it up.
+    stand_in = jax.ShapeDtypeStruct(key.shape, key.dtype)
+    shapes = jax.eval_shape(lambda k: _gradients(loss_fn, params, first, k), stand_in)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def body(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, _gradients(loss_fn, params, *inputs)), None
+
+    return jax.lax.scan(body, zeros, (batches, jax.random.split(key, count)))[0]
+
+
+def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> TrainStep:
+    r"""One update of the parameters, as a pure function; the caller jits it (see ``jit_step``).
+
+    .. math:: g = \nabla_\theta \sum_a n_a(\theta) \Big/ \sum_a d_a
+
+    with numerator :math:`n_a` and denominator :math:`d_a` of micro-batch :math:`a`. A denominator of 0 means that the
+    numerator is already normalised. If the loss or the gradient's norm is not finite, parameters and optimiser stay as
+    they were and the update is counted as skipped.
+
+    Args:
+      loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [], metrics))``.
+      optimizer: an optax transformation; clipping belongs there.
+      accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
+
+    Returns:
+      ``step(state, batch, key) -> (state, metrics)``. Metrics are ``(sum, weight)`` pairs: those of the loss function,
+      ``loss``, ``grad_norm`` (before clipping) and ``skipped`` (1 or 0). A skipped update adds nothing to the others.
+
+    Raises:
+      ValueError: accumulate is below 1, or (when traced) a leaf has another number of micro-batches.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from rlhf_jax.training import init_state
+      >>> from rlhf_jax.types import Aux
+      >>> def loss_fn(params, batch, key):
+      ...     return jnp.sum(jnp.square(params["x"] - batch)), Aux(weight=jnp.float32(batch.size), metrics={})
+      >>> optimizer = optax.sgd(0.5)
+      >>> state = init_state({"x": jnp.zeros(())}, optimizer)
+      >>> state, metrics = make_train_step(loss_fn, optimizer)(state, jnp.array([1.0, 3.0]), jax.random.key(0))
+      >>> float(state.params["x"]), fetch(metrics)["loss"]
+      (2.0, 5.0)
+
+    Source: gradient accumulation by weight: Unsloth and Hugging Face, "Bugs in LLM training: gradient accumulation
+    fix" (2024), describe what averaging the means of micro-batches gets wrong.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, found {accumulate}")
+
+    def step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, dict[str, tuple[Array, Array]]]:
+        if accumulate == 1:
+            summed, numerator, weight, metrics = _gradients(loss_fn, state.params, batch, key)
+        else:
+            summed, numerator, weight, metrics = _accumulated(loss_fn, state.params, batch, key, accumulate)
+        denominator = jnp.where(weight == 0, 1.0, weight)
+        gradients = jax.tree.map(lambda g: g / denominator, summed)
+        norm = optax.global_norm(gradients)
+        finite = jnp.isfinite(numerator / denominator) & jnp.isfinite(norm)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        bad = jnp.where(finite, 0, 1)
+        new_state = TrainState(
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            step=state.step + 1,
+            skipped=state.skipped + bad,
+            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+        )
+        one = jnp.float32(1)
+        # One non-finite step must not spoil a sum over many.
+        counted = keep(
+            {**metrics, "loss": (numerator, denominator), "grad_norm": (norm, one)},
+            {name: (jnp.float32(0), jnp.float32(0)) for name in (*metrics, "loss", "grad_norm")},
+        )
+        return new_state, {**counted, "skipped": (bad.astype(jnp.float32), one)}
+
+    return step
+
+
+def jit_step(step: TrainStep, state_shardings: Any, batch_shardings: Any, mesh: Mesh) -> TrainStep:
+    """The step compiled for a mesh; the state it is given is donated, so only the returned one may be used.
+
+    Args:
+      step: from ``make_train_step``.
+      state_shardings: a ``TrainState`` of shardings (``training.init`` returns it).
+      batch_shardings: the batch's shardings, a tree or one for all.
+      mesh: the mesh they are on.
+
+    Returns:
+      ``step(state, batch, key)``; the batch may be numpy arrays.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jax.sharding import NamedSharding, PartitionSpec
+      >>> from rlhf_jax.training import init_state
+      >>> from rlhf_jax.types import Aux
+      >>> mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+      >>> place = NamedSharding(mesh, PartitionSpec())
+      >>> step = make_train_step(lambda p, b, k: (p["x"] * b, Aux(jnp.float32(1), {})), optax.sgd(1.0))
+      >>> state = init_state({"x": jax.device_put(jnp.float32(3.0), place)}, optax.sgd(1.0))
+      >>> state, _ = jit_step(step, place, place, mesh)(state, jnp.float32(2.0), jax.random.key(0))
+      >>> float(state.params["x"])
+      1.0
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, batch_shardings, everywhere),
+        out_shardings=(state_shardings, everywhere),
+        donate_argnums=0,
+    )
+
+
+def fetch(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics on the host: weighted sums divided, in one transfer.
+
+    Args:
+      metrics: name -> ``(sum, weight)``, or a number that is already final.
+
+    Returns:
+      name -> float. A pair of weight 0 counted nothing, and is left out.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> fetch({"loss": (jnp.float32(6), jnp.float32(4)), "empty": (jnp.float32(0), jnp.float32(0)), "rate": 0.5})
+      {'loss': 1.5, 'rate': 0.5}
+    """
+    values: dict[str, float] = {}
+    for name, value in jax.device_get(dict(metrics)).items():
+        if isinstance(value, tuple):
+            total, weight = float(value[0]), float(value[1])
+            if weight != 0:
+                values[name] = total / weight
+        else:
+            values[name] = float(value)
+    return values

@@ -1,0 +1,138 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rlhf_jax import losses, objectives
+from rlhf_jax.types import Outputs
+
+LEARNED = ("logprobs", "entropy", "values")
+FIXED = ("old_logprobs", "old_values", "advantages", "returns")
+
+
+def counted(x, batch):
+    return np.asarray(x, np.float64)[np.asarray(batch.mask)]
+
+
+def test_against_numpy_on_the_counted_tokens(batch, outputs, total):
+    logp, entropy, value = (counted(getattr(outputs, name), batch) for name in LEARNED)
+    old_logp, old_value, advantage, target = (counted(getattr(batch, name), batch) for name in FIXED)
+    ratio = np.exp(logp - old_logp)
+    policy = -np.minimum(ratio * advantage, np.clip(ratio, 0.9, 1.3) * advantage)
+    clipped = np.clip(value, old_value - 0.15, old_value + 0.15)
+    critic = 0.5 * np.maximum((value - target) ** 2, (clipped - target) ** 2)
+    loss = objectives.ppo(
+        outputs, batch, clip_low=0.1, clip_high=0.3, value_clip=0.15, value_coef=0.7, entropy_coef=0.02
+    )
+    np.testing.assert_allclose(total(loss), (policy + 0.7 * critic - 0.02 * entropy).mean(), rtol=1e-5)
+    logged = {name: float(losses.masked_mean(*pair)) for name, pair in loss.metrics.items()}
+    expected = {
+        "policy_loss": policy.mean(),
+        "value_loss": critic.mean(),
+        "entropy": entropy.mean(),
+        "ratio": ratio.mean(),
+        "clip_fraction": ((ratio < 0.9) | (ratio > 1.3)).mean(),
+        "approx_kl": (ratio - 1 - np.log(ratio)).mean(),
+        "returns": target.mean(),
+        "returns_square": (target**2).mean(),
+        "value_error": (target - value).mean(),
+        "value_error_square": ((target - value) ** 2).mean(),
+    }
+    assert set(logged) == set(expected)
+    for name, number in expected.items():
+        np.testing.assert_allclose(logged[name], number, rtol=1e-4, err_msg=name)
+    assert 0 < logged["clip_fraction"] < 1, "the batch should exercise the clip"
+    variance = 1 - np.var(target - value) / np.var(target)
+    np.testing.assert_allclose(objectives.explained_variance(logged), variance, rtol=1e-4)
+
+
+def test_before_the_first_update_it_is_the_policy_gradient(batch, outputs, total):
+    same = outputs._replace(logprobs=batch.old_logprobs)
+
+    def policy_only(x):
+        return total(objectives.ppo(same._replace(logprobs=x), batch, value_coef=0.0))
+
+    gradient = jax.grad(policy_only)(same.logprobs)
+    np.testing.assert_allclose(gradient, jnp.where(batch.mask, -batch.advantages, 0) / batch.mask.sum(), rtol=1e-6)
+    metrics = objectives.ppo(same, batch).metrics
+    assert losses.masked_mean(*metrics["ratio"]) == 1
+    assert losses.masked_mean(*metrics["clip_fraction"]) == 0
+    assert losses.masked_mean(*metrics["approx_kl"]) == 0
+
+
+def test_the_entropy_bonus_raises_entropy(batch, outputs, total):
+    gradient = jax.grad(lambda x: total(objectives.ppo(outputs._replace(entropy=x), batch, entropy_coef=0.01)))
+    expected = jnp.where(batch.mask, -0.01 / batch.mask.sum(), 0)
+    np.testing.assert_allclose(gradient(outputs.entropy), expected, rtol=1e-6)
+
+
+def test_no_gradient_flows_into_what_was_computed_before(batch, outputs, total):
+    def loss(fixed):
+        return total(objectives.ppo(outputs, batch._replace(**fixed), entropy_coef=0.01))
+
+    gradients = jax.grad(loss)({name: getattr(batch, name) for name in FIXED})
+    assert not any(g.any() for g in gradients.values())
+
+
+@pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
+def test_behind_the_mask_nothing_matters(batch, outputs, total, poison):
+    def value_and_gradient(outputs, batch):
+        objective = functools.partial(objectives.ppo, dual_clip=3.0, entropy_coef=0.01)
+        return jax.value_and_grad(lambda out: total(objective(out, batch)))(outputs)
+
+    def hide(x):
+        return jnp.where(batch.mask, x, poison)
+
+    poisoned = value_and_gradient(
+        Outputs(**{name: hide(getattr(outputs, name)) for name in LEARNED}),
+        batch._replace(**{name: hide(getattr(batch, name)) for name in FIXED}),
+    )
+    jax.tree.map(np.testing.assert_array_equal, poisoned, value_and_gradient(outputs._replace(scores=None), batch))
+
+
+def test_gradient(batch, outputs, total):
+    with jax.enable_x64(True):
+        learned = [jnp.asarray(np.asarray(getattr(outputs, name)), jnp.float64) for name in LEARNED]
+
+        def loss(*learned):
+            return total(objectives.ppo(Outputs(*learned), batch, entropy_coef=0.01, dual_clip=3.0, value_coef=1.0))
+
+        check_grads(loss, learned, order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"clip_low": 0.0}, "clip_low must be above 0"),
+        ({"clip_high": -0.2}, "clip_high must be above 0"),
+        ({"dual_clip": 1.0}, "dual_clip must be above 1"),
+        ({"value_clip": 0.0}, "clip must be above 0"),
+        ({"value_coef": -0.1}, "value_coef must be at least 0"),
+        ({"entropy_coef": -0.1}, "entropy_coef must be at least 0"),
+    ],
+)
+def test_nonsense_is_refused(batch, outputs, bad, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.ppo(outputs, batch, **bad)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_missing_fields_are_named(batch, outputs, name):
+    with pytest.raises(ValueError, match=rf"batch\.{name} is None"):
+        objectives.ppo(outputs, batch._replace(**{name: None}))
+
+
+def test_explained_variance_of_a_constant_return_is_zero():
+    means = {"returns": 2.0, "returns_square": 4.0, "value_error": 1.0, "value_error_square": 3.0}
+    assert objectives.explained_variance(means) == 0.0
+    with pytest.raises(KeyError):
+        objectives.explained_variance({})
+
+
+def test_clipping_can_be_switched_off(batch, outputs):
+    loss = objectives.ppo(outputs, batch, clip_low=math.inf, clip_high=math.inf, value_clip=math.inf)
+    assert losses.masked_mean(*loss.metrics["clip_fraction"]) == 0

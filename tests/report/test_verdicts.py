@@ -1,0 +1,56 @@
+"""The sentences say what the figures say, whichever way those fall."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_jax.report import verdicts
+
+
+def test_bar_met_and_aim_missed():
+    found = verdicts(
+        {
+            "reward": {"accuracy": 0.712, "accuracy_ci": [0.70, 0.72], "warnings": ["Rewards are saturated."]},
+            "yardsticks": {"ridge": 0.738, "vader": 0.70, "single_rater": 0.82},
+        }
+    )
+    assert [verdict.kind for verdict in found] == ["met", "missed", "met", "note", "warning"]
+    assert "71.2%" in found[0].text
+    assert "the bar of 70% is met" in found[0].text
+    assert "2.6 points below the aim, ridge" in found[1].text
+    assert "1.2 points above VADER's word list (70.0%), a difference within its own 95% interval" in found[2].text
+    assert "10.8 points below" in found[3].text
+
+
+def test_bar_missed():
+    assert verdicts({"reward": {"accuracy": 0.66}, "yardsticks": {"ridge": 0.738}})[0].kind == "missed"
+
+
+def test_other_peoples_data_has_no_bar():
+    (verdict,) = verdicts({"reward": {"accuracy": 0.66}})
+    assert verdict.kind == "note"
+    assert "bar" not in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("interval", "kind", "words"),
+    [
+        ([0.52, 0.66], "met", "better than"),
+        ([0.48, 0.62], "missed", "holds 50%"),
+        ([0.30, 0.45], "missed", "worse than"),
+        (None, "note", "no interval"),
+    ],
+)
+def test_win_rate(interval, kind, words):
+    (verdict,) = verdicts({"ppo": {"gold_win_rate": 0.5, "gold_win_rate_ci": interval}})
+    assert verdict.kind == kind
+    assert words in verdict.text
+
+
+def test_kl():
+    assert verdicts({"ppo": {"kl": 8.0}})[0].kind == "met"
+    assert verdicts({"ppo": {"kl": 20.0}})[0].kind == "missed"
+
+
+def test_nothing_yet():
+    assert verdicts({}) == []

@@ -1,0 +1,166 @@
+import math
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_run import TOTAL, outcome, small_run
+
+from rlhf_jax.checkpoint import Checkpoints
+from rlhf_jax.training import Interrupted, MetricsWriter, SkippedUpdates, fit, init_state, make_train_step
+from rlhf_jax.types import Aux
+
+
+def at(step, action):
+    """An ``before_update`` that acts once, before one step."""
+
+    def act(i):
+        if i == step:
+            action()
+
+    return act
+
+
+class Killed(Exception):
+    """Stands for anything that ends a process without warning."""
+
+
+def die():
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return outcome(folder, *small_run(folder))
+
+
+def test_a_run_trains_logs_and_keeps_the_best(uninterrupted):
+    rows = uninterrupted["history"]
+    assert [row["step"] for row in rows] == list(range(1, TOTAL + 1))
+    evaluations = {row["step"]: row["small/held_out"] for row in rows if "small/held_out" in row}
+    assert list(evaluations) == list(range(3, TOTAL + 1, 3))
+    assert uninterrupted["best_value"] == min(evaluations.values()) == evaluations[uninterrupted["best_step"]]
+    assert rows[-1]["small/loss"] < rows[0]["small/loss"]
+    assert {"small/grad_norm", "small/skipped"} <= set(rows[0])
+
+
+@pytest.mark.parametrize("deaths", [(2,), (9,), (5, 11, 12, 23)])
+def test_a_run_that_died_ends_like_one_that_did_not(tmp_path, uninterrupted, deaths):
+    for step in deaths:
+        with pytest.raises(Killed):
+            small_run(tmp_path, before_update=at(step, die))
+    assert outcome(tmp_path, *small_run(tmp_path)) == uninterrupted
+    assert outcome(tmp_path, *small_run(tmp_path, before_update=lambda i: die())) == uninterrupted  # nothing is left to do
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_at_the_step_and_saves(tmp_path, uninterrupted, signum, code):
+    with pytest.raises(Interrupted) as caught:
+        small_run(tmp_path, before_update=at(6, lambda: os.kill(os.getpid(), signum)))
+    assert (caught.value.step, caught.value.exit_code) == (7, code)
+    assert (tmp_path / "checkpoints" / "small" / "7").is_dir()
+    steps = []
+    assert outcome(tmp_path, *small_run(tmp_path, before_update=steps.append)) == uninterrupted
+    assert steps[0] == 7
+
+
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupted):
+    with pytest.raises(Killed):
+        small_run(tmp_path, before_update=at(14, die))
+    newest = tmp_path / "checkpoints" / "small" / "12"
+    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    steps = []
+    with pytest.warns(UserWarning, match="falling back to the step before"):
+        assert outcome(tmp_path, *small_run(tmp_path, before_update=steps.append)) == uninterrupted
+    assert steps[0] == 8
+
+
+def test_eight_devices_give_the_losses_of_one(tmp_path, uninterrupted):
+    result, _ = small_run(tmp_path, devices=8)
+    for found, expected in zip(result.history, uninterrupted["history"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_mesh_continues_what_another_began(tmp_path, uninterrupted):
+    with pytest.raises(Killed):
+        small_run(tmp_path, devices=8, before_update=at(10, die))
+    result, _ = small_run(tmp_path, devices=1)
+    for found, expected in zip(result.history, uninterrupted["history"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "values", "best_step"), [("min", [3, 1, 2, 2, 0], 2), ("max", [3, 4, math.nan, 4, 9], 2)])
+def test_patience_stops_and_the_best_is_kept(tmp_path, mode, values, best_step):
+    def evaluate(state):
+        return {"score": values[int(state.step) - 1]}
+
+    arguments = {"evaluate": evaluate, "eval_every": 1, "best": "score", "mode": mode, "patience": 2, "total": 5}
+    result, _ = small_run(tmp_path, **arguments)
+    assert (result.stopped_early, int(result.state.step)) == (True, 4)
+    assert (result.best_step, result.best_value) == (best_step, values[best_step - 1])
+    again, _ = small_run(tmp_path, before_update=lambda i: die(), **arguments)
+    assert again.stopped_early
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.best_params, result.best_params))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, result.best_params, result.state.params))
+
+
+def test_the_first_evaluation_can_win(tmp_path):
+    result, _ = small_run(tmp_path, total=2, evaluate_first=True, evaluate=lambda state: {"held_out": state.step})
+    assert [(row["step"], row.get("small/held_out")) for row in result.history] == [(0, 0.0), (1, None), (2, 2.0)]
+    assert (result.best_step, result.best_value) == (0, 0.0)
+
+
+def test_without_evaluation_the_last_is_the_best(tmp_path):
+    result, _ = small_run(tmp_path, total=2, evaluate=None)
+    assert (result.best_step, result.best_value, result.stopped_early) == (2, None, False)
+    assert jax.tree.all(jax.tree.map(np.array_equal, result.best_params, result.state.params))
+
+
+def skipping_run(folder, bad_steps, **changes):
+    def loss(params, batch, key):
+        return params["x"] * batch, Aux(jnp.float32(1), {})
+
+    optimizer = optax.sgd(0.1)
+    step = jax.jit(make_train_step(loss, optimizer), donate_argnums=0)
+    with MetricsWriter(folder, "skip") as writer:
+        return fit(
+            stage="skip",
+            state={"train": init_state({"x": jnp.float32(1)}, optimizer), "moments": jnp.zeros(2)},
+            total=10,
+            update=lambda state, i: (
+                lambda train, metrics: ({"train": train, "moments": state["moments"] + 1}, metrics)
+            )(*step(state["train"], jnp.float32(math.nan if i in bad_steps else 1.0), jax.random.key(i))),
+            writer=writer,
+            checkpoints=Checkpoints(folder / "checkpoints", fingerprint={}),
+            checkpoint_every=5,
+            train_state=lambda state: state["train"],
+            max_skipped_in_row=3,
+            **changes,
+        )
+
+
+def test_skipped_updates_are_counted_and_too_many_are_fatal(tmp_path):
+    result = skipping_run(tmp_path / "some", {1, 2, 4, 5, 9})
+    assert int(result.state["train"].skipped) == 5
+    assert result.state["moments"].tolist() == [10.0, 10.0]
+    assert [row["skip/skipped"] for row in result.history] == [0, 1, 1, 0, 1, 1, 0, 0, 0, 1]
+    with pytest.raises(SkippedUpdates, match="skip: the last 3 updates up to step 6 were skipped"):
+        skipping_run(tmp_path / "many", {3, 4, 5})
+    with pytest.raises(SkippedUpdates, match="up to step 10"):
+        skipping_run(tmp_path / "end", {7, 8, 9})
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"small: evaluate gave \['held_out'\] and no 'accuracy'"):
+        small_run(tmp_path / "a", best="accuracy")
+    with pytest.raises(ValueError, match="needs eval_every >= 1 and best"):
+        small_run(tmp_path / "b", best="")
+    with pytest.raises(ValueError, match="must be at least 1, found 0"):
+        small_run(tmp_path / "c", checkpoint_every=0)

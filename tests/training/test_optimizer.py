@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax.training import OptimizerConfig, by_role, make_optimizer, make_schedule
+
+
+def updates_of(optimizer, params, gradients, steps=1):
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(gradients, state, params)
+    return updates
+
+
+def test_schedule_rises_peaks_and_falls():
+    schedule = make_schedule(OptimizerConfig(learning_rate=2.0, warmup_fraction=0.1, final_fraction=0.25), 100)
+    rates = np.array([schedule(i) for i in range(101)])
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == rates.max() == 2.0
+    assert rates[55] == pytest.approx(2.0 * (0.25 + 0.75 / 2))  # half way down
+    assert rates[100] == pytest.approx(0.5)
+    assert float(schedule(500)) == pytest.approx(0.5)
+    assert np.all(np.diff(rates[:10]) > 0)
+    assert np.all(np.diff(rates[11:]) < 0)
+
+
+def test_final_fraction_one_is_constant():
+    schedule = make_schedule(OptimizerConfig(learning_rate=0.5, warmup_fraction=0.0, final_fraction=1.0), 7)
+    assert {float(schedule(i)) for i in range(8)} == {0.5}
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    # With plain Adam's first step every clip cancels; two different gradients in a row do show it.
+    def second(max_grad_norm):
+        config = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.0, final_fraction=1.0, max_grad_norm=max_grad_norm)
+        optimizer = make_optimizer(config, 10)
+        params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+        state = optimizer.init(params)
+        _, state = optimizer.update({"a": jnp.array([3.0, 0.0]), "b": jnp.float32(4.0)}, state, params)
+        updates, _ = optimizer.update({"a": jnp.array([0.3, 0.0]), "b": jnp.float32(0.4)}, state, params)
+        return float(updates["b"])
+
+    def adam(first, then, b1=0.9, b2=0.95):
+        m = (b1 * (1 - b1) * first + (1 - b1) * then) / (1 - b1**2)
+        v = (b2 * (1 - b2) * first**2 + (1 - b2) * then**2) / (1 - b2**2)
+        return -m / np.sqrt(v)
+
+    assert second(None) == pytest.approx(adam(4.0, 0.4), rel=1e-4)
+    assert second(1.0) == pytest.approx(adam(0.8, 0.4), rel=1e-4)  # norm 5 -> 1; norm 0.5 stays
+
+
+def test_norms_and_biases_do_not_decay():
+    names = {"blocks": {"mlp": {"up": 0}, "mlp_norm": 0}, "final_norm": 0, "head": {"kernel": 0, "bias": 0}, "embedding": 0}
+    params = {"policy": jax.tree.map(lambda _: jnp.ones((2, 2)), names)}
+    config = OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0, final_fraction=1.0, weight_decay=0.5)
+    updates = updates_of(make_optimizer(config, 10), params, jax.tree.map(jnp.zeros_like, params))
+    moved = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): float(leaf[0, 0])
+        for path, leaf in jax.tree_util.tree_flatten_with_path(updates)[0]
+    }
+    decay = pytest.approx(-0.05)
+    assert moved == {
+        "policy/blocks/mlp/up": decay,
+        "policy/blocks/mlp_norm": 0.0,
+        "policy/final_norm": 0.0,
+        "policy/head/kernel": decay,
+        "policy/head/bias": 0.0,
+        "policy/embedding": decay,
+    }
+
+
+def test_roles_are_clipped_apart():
+    optimizer = by_role({"policy": optax.clip_by_global_norm(1.0), "critic": optax.clip_by_global_norm(2.0)})
+    params = {"policy": {"x": jnp.zeros(2)}, "critic": {"x": jnp.zeros(2)}}
+    gradient = {"policy": {"x": jnp.array([3.0, 4.0])}, "critic": {"x": jnp.array([30.0, 40.0])}}
+    updates = updates_of(optimizer, params, gradient)
+    np.testing.assert_allclose(updates["policy"]["x"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(updates["critic"]["x"], [1.2, 1.6], rtol=1e-6)
+
+
+def test_roles_must_agree():
+    with pytest.raises(ValueError, match=r"roles \['policy'\], optimisers were given for \['critic'\]"):
+        by_role({"critic": optax.sgd(0.1)}).init({"policy": {"x": jnp.zeros(2)}})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("learning_rate", 0.0), ("warmup_fraction", 1.5), ("final_fraction", -0.1), ("b2", 1.0), ("max_grad_norm", 0.0)],
+)
+def test_nonsense_is_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} must.*found {value}"):
+        OptimizerConfig(**{"learning_rate": 1e-3, field: value})
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        make_optimizer(OptimizerConfig(learning_rate=1e-3), 0)

@@ -1,0 +1,50 @@
+import io
+import itertools
+
+from rlhf_jax.training import Progress
+from rlhf_jax.training.progress import duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_are_few():
+    stream, clock = io.StringIO(), itertools.count(0.0, 1.0)  # every look at the clock takes a second
+    with Progress("sft", 100, stream=stream, every=15.0, clock=lambda: next(clock)) as progress:
+        for done in range(1, 101):
+            progress.update(done, {"loss": 1 / done})
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 7  # each 15 s, and the end
+    assert lines[0] == "sft 15/100  1 steps/s  1:25 left  loss 0.06667"
+    assert lines[-1] == "sft 100/100 after 1:41  loss 0.01"
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_steps_done_before_a_resume_do_not_count_towards_the_rate():
+    stream, clock = io.StringIO(), iter([0.0, 20.0, 20.0])
+    with Progress("sft", 100, start=80, stream=stream, clock=lambda: next(clock)) as progress:
+        progress.update(90, {})
+    assert stream.getvalue().splitlines()[0] == "sft 90/100  0.5 steps/s  0:20 left"
+
+
+def test_nothing_to_do_says_nothing():
+    stream = io.StringIO()
+    with Progress("sft", 100, start=100, stream=stream):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar():
+    stream = Terminal()
+    with Progress("reward", 4, stream=stream) as progress:
+        progress.update(4, {"accuracy": 0.71})
+    text = stream.getvalue()
+    assert "reward" in text
+    assert "4/4" in text
+    assert "accuracy 0.71" in text
+
+
+def test_durations():
+    assert [duration(x) for x in (0, 59.6, 3599, 3600)] == ["0:00", "1:00", "59:59", "1:00:00"]

@@ -1,0 +1,202 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax.parallel import MeshConfig, batch_shardings, make_mesh, param_shardings
+from rlhf_jax.training import fetch, init, init_state, jit_step, make_train_step
+from rlhf_jax.types import Aux
+
+RULES = ((r"w1$", P("fsdp", "tensor")), (r"w2$", P("tensor")))
+
+
+def make_params():
+    w1, w2 = jax.random.split(jax.random.key(0))
+    return {"policy": {"w1": 0.3 * jax.random.normal(w1, (8, 16)), "w2": 0.3 * jax.random.normal(w2, (16,))}}
+
+
+def make_batch(rows, seed=0, length=6):
+    """Rows whose counted parts have very different lengths, so that means of means would be wrong."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, length + 1, size=rows)
+    return {
+        "x": rng.normal(size=(rows, length, 8)).astype(np.float32),
+        "y": rng.normal(size=(rows, length)).astype(np.float32),
+        "mask": np.arange(length)[None, :] < counts[:, None],
+    }
+
+
+def loss_fn(params, batch, key):
+    del key
+    hidden = jnp.tanh(batch["x"] @ params["policy"]["w1"])
+    error = jnp.where(batch["mask"], jnp.square(hidden @ params["policy"]["w2"] - batch["y"]), 0.0)
+    weight = jnp.sum(batch["mask"], dtype=jnp.float32)
+    return jnp.sum(error), Aux(weight, {"size": (jnp.sum(jnp.where(batch["mask"], 1.0, 0.0)), jnp.float32(1))})
+
+
+def micro(batch, count):
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+
+def max_difference(a, b):
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_one_step_of_gradient_descent_by_hand():
+    # loss = ((x - 1)^2 + (x - 5)^2) / 2 at x = 0: 13, gradient -6; half a step goes to 3, the mean.
+    def square(params, batch, key):
+        return jnp.sum(jnp.square(params["x"] - batch)), Aux(jnp.float32(batch.size), {})
+
+    optimizer = optax.sgd(0.5)
+    step = make_train_step(square, optimizer)
+    state, metrics = step(init_state({"x": jnp.zeros(())}, optimizer), jnp.array([1.0, 5.0]), jax.random.key(0))
+    assert float(state.params["x"]) == 3.0
+    assert fetch(metrics) == {"loss": 13.0, "grad_norm": 6.0, "skipped": 0.0}
+    assert (int(state.step), int(state.skipped)) == (1, 0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_accumulation_equals_the_single_batch(count):
+    batch, optimizer = make_batch(16), optax.adam(1e-2)
+    whole = jax.jit(make_train_step(loss_fn, optimizer))
+    parts = jax.jit(make_train_step(loss_fn, optimizer, accumulate=count))
+    a = b = init_state(make_params(), optimizer)
+    for i in range(3):
+        a, metrics_a = whole(a, batch, jax.random.key(i))
+        b, metrics_b = parts(b, micro(batch, count), jax.random.key(i))
+        found, expected = fetch(metrics_b), fetch(metrics_a)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-6)
+    assert float(metrics_b["size"][0]) == float(metrics_a["size"][0])
+    assert max_difference(a.params, b.params) < 1e-6
+
+
+def test_a_mean_of_means_would_have_failed_that_test():
+    batch = make_batch(16)
+    losses = [loss_fn(make_params(), jax.tree.map(lambda x, i=i: x[i], micro(batch, 8)), None) for i in range(8)]
+    means = np.mean([n / aux.weight for n, aux in losses])
+    numerator, aux = loss_fn(make_params(), batch, None)
+    assert abs(means - numerator / aux.weight) > 1e-3
+
+
+def test_accumulation_with_denominators_already_applied():
+    def constant(params, batch, key):  # what losses.constant(4) hands over: a sum over 4, and no weight
+        return jnp.sum(params["x"] * batch) / 4, Aux(jnp.float32(0), {})
+
+    optimizer = optax.sgd(1.0)
+    for accumulate, batch in ((1, jnp.arange(4.0)), (2, jnp.arange(4.0).reshape(2, 2))):
+        step = make_train_step(constant, optimizer, accumulate=accumulate)
+        state, metrics = step(init_state({"x": jnp.float32(2)}, optimizer), batch, jax.random.key(0))
+        assert fetch(metrics)["loss"] == 3.0
+        assert float(state.params["x"]) == 0.5
+
+
+def test_micro_batches_draw_different_noise():
+    def noise(params, batch, key):
+        draw = jax.random.normal(key)
+        return params["x"] * 0 + draw, Aux(jnp.float32(1), {"square": (jnp.square(draw), jnp.float32(1))})
+
+    step = make_train_step(noise, optax.sgd(1.0), accumulate=2)
+    _, metrics = step(init_state({"x": jnp.float32(0)}, optax.sgd(1.0)), jnp.zeros((2, 1)), jax.random.key(3))
+    mean, square = float(metrics["loss"][0]) / 2, float(metrics["square"][0]) / 2
+    assert square - mean**2 > 1e-3  # a variance: 0 if both were the same
+
+
+def test_wrong_number_of_micro_batches_is_an_error():
+    step = make_train_step(loss_fn, optax.sgd(0.1), accumulate=3)
+    with pytest.raises(ValueError, match="accumulate=3 needs batches with 3 micro-batches"):
+        step(init_state(make_params(), optax.sgd(0.1)), micro(make_batch(4), 2), jax.random.key(0))
+    with pytest.raises(ValueError, match="at least 1, found 0"):
+        make_train_step(loss_fn, optax.sgd(0.1), accumulate=0)
+
+
+@pytest.mark.parametrize(
+    ("mesh_config", "accumulate"),
+    [(MeshConfig(), 1), (MeshConfig(data=2, fsdp=2, tensor=2), 2), (MeshConfig(data=1, fsdp=8), 1)],
+)
+def test_eight_devices_give_the_losses_of_one(mesh_config, accumulate):
+    def losses(mesh):
+        optimizer = optax.adam(1e-2)
+        state, state_shardings = init(
+            make_params, optimizer, shardings=lambda shapes: param_shardings(shapes, mesh, RULES)
+        )
+        batch = make_batch(32)
+        if accumulate > 1:
+            batch = micro(batch, accumulate)
+        step = jit_step(
+            make_train_step(loss_fn, optimizer, accumulate=accumulate),
+            state_shardings,
+            batch_shardings(batch, mesh, batch_axis=0 if accumulate == 1 else 1),
+            mesh,
+        )
+        rows = []
+        for i in range(4):
+            state, metrics = step(state, batch, jax.random.key(i))
+            rows.append(fetch(metrics))
+        assert jax.tree.map(lambda x: x.sharding, state) == state_shardings
+        return [(row["loss"], row["grad_norm"]) for row in rows]
+
+    one = losses(make_mesh(MeshConfig(), jax.devices()[:1]))
+    np.testing.assert_allclose(losses(make_mesh(mesh_config)), one, rtol=1e-5)
+    assert one[-1][0] < one[0][0]
+
+
+def test_the_donated_state_is_gone_and_what_was_handed_in_is_not():
+    mesh = make_mesh(MeshConfig())
+    params, optimizer = make_params(), optax.adam(1e-2)
+    before = jax.tree.map(np.array, params)
+    state, shardings = init(
+        lambda p: p, optimizer, params, shardings=lambda shapes: param_shardings(shapes, mesh, RULES)
+    )
+    batch = make_batch(8)
+    step = jit_step(make_train_step(loss_fn, optimizer), shardings, batch_shardings(batch, mesh), mesh)
+    step(state, batch, jax.random.key(0))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert max_difference(params, before) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_non_finite_update_is_skipped_and_counted(value, accumulate):
+    optimizer = optax.adam(1e-2)
+    step = jax.jit(make_train_step(loss_fn, optimizer, accumulate=accumulate))
+    good, bad = make_batch(8), make_batch(8)
+    bad["x"][3, 0, 0] = value
+    bad["y"][3, 0] = value
+    if accumulate > 1:
+        good, bad = micro(good, accumulate), micro(bad, accumulate)
+    state, _ = step(init_state(make_params(), optimizer), good, jax.random.key(0))
+    after, metrics = step(state, bad, jax.random.key(1))
+    assert fetch(metrics) == {"skipped": 1.0}  # nothing else counted
+    assert max_difference((state.params, state.opt_state), (after.params, after.opt_state)) == 0
+    again, _ = step(after, bad, jax.random.key(2))
+    assert [int(x) for x in (again.step, again.skipped, again.skipped_in_row)] == [3, 2, 2]
+    well, metrics = step(again, good, jax.random.key(3))
+    assert [int(x) for x in (well.step, well.skipped, well.skipped_in_row)] == [4, 2, 0]
+    assert fetch(metrics)["skipped"] == 0.0
+    assert max_difference(well.params, again.params) > 0
+
+
+def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
+    def root(params, batch, key):
+        return jnp.sqrt(params["x"]), Aux(jnp.float32(1), {})
+
+    optimizer = optax.sgd(0.1)
+    state, metrics = make_train_step(root, optimizer)(
+        init_state({"x": jnp.float32(0)}, optimizer), jnp.zeros(1), jax.random.key(0)
+    )
+    assert int(state.skipped) == 1
+    assert float(state.params["x"]) == 0.0
+    assert "loss" not in fetch(metrics)
+
+
+def test_weights_may_be_bfloat16():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_params())
+    optimizer = optax.adam(1e-2)
+    state, metrics = jax.jit(make_train_step(loss_fn, optimizer, accumulate=2))(
+        init_state(params, optimizer), micro(make_batch(8), 2), jax.random.key(0)
+    )
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+    assert metrics["loss"][0].dtype == jnp.float32
