@@ -318,14 +318,16 @@ def _write(path: Path, leaves: Mapping[str, _Leaf], body: Mapping[str, Any]) -> 
     text = json.dumps({"sha256": _digest(manifest), "manifest": manifest})
     # Numbered, because Orbax has its own ideas about slashes in names; empty arrays it cannot store, and need not.
     arrays = {f"{i:05d}": leaf.value for i, leaf in enumerate(leaves.values()) if leaf.value.size}
-    ocp.save_checkpointables(path, {"arrays": arrays, "manifest": {"json": text}})
+    manifest_bytes = np.frombuffer(text.encode(), np.uint8)
+    ocp.save_checkpointables(path, {"arrays": arrays, "manifest": {"json": manifest_bytes}})
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist")
     try:
-        record = json.loads(ocp.load_checkpointables(path, {"manifest": None})["manifest"]["json"])
+        text = ocp.load_checkpointables(path, {"manifest": None})["manifest"]["json"]
+        record = json.loads(np.asarray(text).tobytes())
         whole = record["sha256"] == _digest(record["manifest"])
     except Exception as error:  # damage can surface as any error in any layer; it is reported, never passed over
         raise _Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error

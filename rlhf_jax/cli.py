@@ -273,7 +273,8 @@ def _sample(argv: list[str]) -> None:
         texts = [row.prompt for row in rows]
     made = policy.sample(texts, n=o["n"], sampling=sampling, seed=o["seed"])
     if o["to"]:
-        print(f"{data.write_jsonl(o['to'], made)} rows: {o['to']}")
+        data.write_jsonl(o["to"], made)
+        print(o["to"])
         return
     for row in made:
         print(row["response"])
@@ -301,12 +302,13 @@ def _score(argv: list[str]) -> None:
     o = _parse(options, "score", argv)
     _must_be_run(o["run"])
     from rlhf_jax import data
-    from rlhf_jax.stages.inference import Scorer, score_rows
+    from rlhf_jax.stages.inference import Scorer, scorable, score_rows
 
     scorer = Scorer.load(o["run"])
-    rows, bad = data.read_jsonl(o["input"], data.parse_scorable, on_bad_row=o["on_bad_row"])
+    rows, bad = data.read_jsonl(o["input"], scorable, on_bad_row=o["on_bad_row"])
     _list_bad(bad)
-    print(f"{data.write_jsonl(o['to'], score_rows(scorer, rows))} rows: {o['to']}")
+    data.write_jsonl(o["to"], score_rows(scorer, rows))
+    print(o["to"])
 
 
 def _data(argv: list[str]) -> None:
@@ -330,10 +332,12 @@ def _data(argv: list[str]) -> None:
 
     o = _parse(options, "data", argv)
     from rlhf_jax import data
+    from rlhf_jax.data import human_sentiment
 
-    sentences = data.load_human_sentiment(o["split"], o["data_dir"])
+    sentences = human_sentiment.load(o["split"], o["data_dir"])
     rows = ({"id": s.id, "domain": s.domain, "text": s.text, "ratings": s.ratings.tolist()} for s in sentences)
-    print(f"{data.write_jsonl(o['to'], rows)} rows: {o['to']}")
+    data.write_jsonl(o["to"], rows)
+    print(f"{len(sentences)} rows: {o['to']}")
 
 
 def _must_be_run(folder: Path) -> None:

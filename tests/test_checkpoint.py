@@ -162,7 +162,9 @@ def test_nothing_left_to_fall_back_to_is_an_error(tmp_path):
         flip_a_bit(largest_file(tmp_path / str(step)))
     with (
         pytest.warns(UserWarning, match="falling back"),
-        pytest.raises(CheckpointError, match="none of the 2 checkpoints .* delete the folder to start this stage again"),
+        pytest.raises(
+            CheckpointError, match=r"none of the 2 checkpoints .* delete the folder to start this stage again"
+        ),
     ):
         store(tmp_path).restore(make_tree())
 

@@ -21,7 +21,6 @@ _NAMES = {
         "demonstrations",
         "HumanSentiment",
         "PROMPTS",
-        "load",
     ),
     "hutto": ("Sentence",),
     "jsonl": (
@@ -35,6 +34,7 @@ _NAMES = {
         "pad",
         "plan",
     ),
+    "preparing": ("prepared",),
     "rows": (
         "Comparison",
         "Demonstration",

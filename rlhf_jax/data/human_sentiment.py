@@ -6,9 +6,7 @@ Files are array_record and nothing here needs TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from rlhf_jax.data import hutto
 from rlhf_jax.data.hutto import Sentence
+from rlhf_jax.data.preparing import prepared
 from rlhf_jax.data.rows import Demonstration
 
 PROMPTS = {
@@ -80,26 +79,7 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> HumanSentiment:
     Raises:
       DataError: if the source cannot be obtained or read; the text says which file to put where.
     """
-    builder = HumanSentiment(data_dir=data_dir)
-    if _is_prepared(builder):
-        return builder
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it does; stdout belongs to the command's result
-            builder.download_and_prepare()
-    except OSError:
-        # TFDS writes beside the final folder and renames at the end. The rename fails where another process was first,
-        # and then that process's data set, which is complete, is the one to use.
-        builder = HumanSentiment(data_dir=data_dir)
-        if not _is_prepared(builder):
-            raise
-    return builder
-
-
-def _is_prepared(builder: HumanSentiment) -> bool:
-    # not builder.is_prepared(), which logs a warning where the answer is no
-    return (builder.data_path / tfds.core.constants.DATASET_INFO_FILENAME).exists()
+    return prepared(lambda: HumanSentiment(data_dir=data_dir))
 
 
 def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Sentence]:

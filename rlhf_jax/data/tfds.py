@@ -13,6 +13,7 @@ import tensorflow_datasets
 import rlhf_jax.data.human_sentiment  # noqa: F401  (TFDS then knows the name)
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.jsonl import OnBadRow, collect
+from rlhf_jax.data.preparing import prepared
 
 Row = TypeVar("Row")
 
@@ -46,12 +47,11 @@ def read_tfds(
         whose files are not array_record, which cannot be read without TensorFlow.
     """
     try:
-        builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
+        builder = prepared(lambda: tensorflow_datasets.builder(name, data_dir=data_dir))
     except tensorflow_datasets.core.DatasetNotFoundError as error:
         raise DataError(
             f"{name}: TFDS knows no data set of this name; check the spelling, or import its module"
         ) from error
-    builder.download_and_prepare()
     found = builder.info.file_format
     if found != tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
         raise DataError(

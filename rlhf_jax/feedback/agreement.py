@@ -43,10 +43,8 @@ def single_rater_accuracy(ratings: Sequence[np.ndarray], pairs: np.ndarray) -> n
     step = max(1, _CHUNK // max(1, n_levels**2))
     for start in range(0, len(pairs), step):
         a, b = counts[pairs[start : start + step, 0]], counts[pairs[start : start + step, 1]]  # [m, n_levels]
-        beats_b, beats_a = (
-            b @ sign.T,
-            a @ sign,
-        )  # net votes of a level x of A over all of B, and of all of A over a level of B
+        beats_b = b @ sign.T  # [m, n_levels]: net votes that one rating of A wins against all of B
+        beats_a = a @ sign  # [m, n_levels]: net votes that all of A win against one rating of B
         net = (a * beats_b).sum(-1)
         others = net[:, None, None] - beats_b[:, :, None] - beats_a[:, None, :] + sign[None]
         weight = a[:, :, None] * b[:, None, :]

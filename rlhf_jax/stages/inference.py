@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rlhf_jax import models, rollout
-from rlhf_jax.data import Tokenizer
+from rlhf_jax.data import Tokenizer, parse_comparison, parse_demonstration
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.lift import forward
@@ -130,6 +130,38 @@ class Scorer:
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
             scores[rows] = np.asarray(run(self.params, batch))[: len(rows), 0]
         return scores
+
+
+def score_rows(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the reward model's scores added.
+
+    Args:
+        scorer: the reward model.
+        rows: of ``prompt`` and ``response``, or of ``prompt``, ``chosen`` and ``rejected`` (see ``scorable``).
+
+    Returns:
+        The same rows with ``score``, or with ``chosen_score`` and ``rejected_score``.
+    """
+    asked = [(i, field) for i, row in enumerate(rows) for field in _RESPONSES if field in row]
+    scores = scorer([rows[i]["prompt"] for i, _ in asked], [rows[i][field] for i, field in asked])
+    scored = [dict(row) for row in rows]
+    for (i, field), score in zip(asked, scores.tolist(), strict=True):
+        scored[i]["score" if field == "response" else f"{field}_score"] = score
+    return scored
+
+
+_RESPONSES = ("response", "chosen", "rejected")
+
+
+def scorable(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row that can be scored, checked: ``prompt`` with ``response``, or with ``chosen`` and ``rejected``.
+
+    Raises:
+        DataError: when a field is missing or not a non-empty text.
+    """
+    check = parse_demonstration if "response" in row else parse_comparison
+    check({k: v for k, v in row.items() if k in ("prompt", *_RESPONSES)}, where)
+    return dict(row)
 
 
 def encode_pair(tokenizer: Tokenizer, prompt: str, response: str) -> np.ndarray:

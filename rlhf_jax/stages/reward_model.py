@@ -21,6 +21,7 @@ from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sources import HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, train
+from rlhf_jax.stages.yardsticks import agreement, yardsticks
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Model, Objective, Params
 
@@ -137,6 +138,9 @@ def reward_model(
         "stopped_early": fitted.stopped_early,
         "skipped_updates": int(fitted.state.skipped),
     }
+    if config.data.source == sources.HUMAN_SENTIMENT:
+        beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
+        run.update_json(directory / "summary.json", beside)
     return run.finish(
         directory, "reward", config, params=fitted.best_params, model_config=model_config, tokenizer=tokenizer,
         metrics=fitted.history, summary=summary, seconds=watch.lap(),

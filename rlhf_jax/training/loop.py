@@ -189,30 +189,32 @@ def fit(
                 "gradient was not finite; lower the learning rate or look at the data of these steps"
             )
 
-    with StopSignals() as stop, Progress(stage, total, start=start) as progress:
-        if start == 0 and evaluate_first and evaluate is not None:
-            values = fetch(evaluate(state))
-            top.see(stage, 0, values, train_state(state).params)
-            writer.write(0, values)
-        for done in range(start + 1, total + 1):
-            if stopped:
-                break
-            state, metrics = update(state, done - 1)
-            flush({})
-            # A copy, because the next update takes the state's own buffers.
-            pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
-            if evaluate is not None and (done % eval_every == 0 or done == total):
+    try:
+        with StopSignals() as stop, Progress(stage, total, start=start) as progress:
+            if start == 0 and evaluate_first and evaluate is not None:
                 values = fetch(evaluate(state))
-                top.see(stage, done, values, train_state(state).params)
-                stopped = 0 < patience <= top.stale
-                flush(values)
-            asked = stop.received
-            if done % checkpoint_every == 0 or done == total or stopped or asked is not None:
-                flush({})  # the rows up to a checkpoint are on disk before it is
-                save(done)
-            if asked is not None:
-                checkpoints.wait()
-                raise Interrupted(stage, done, asked)
+                top.see(stage, 0, values, train_state(state).params)
+                writer.write(0, values)
+            for done in range(start + 1, total + 1):
+                if stopped:
+                    break
+                state, metrics = update(state, done - 1)
+                flush({})
+                # A copy, because the next update takes the state's own buffers.
+                pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
+                if evaluate is not None and (done % eval_every == 0 or done == total):
+                    values = fetch(evaluate(state))
+                    top.see(stage, done, values, train_state(state).params)
+                    stopped = 0 < patience <= top.stale
+                    flush(values)
+                asked = stop.received
+                if done % checkpoint_every == 0 or done == total or stopped or asked is not None:
+                    flush({})  # the rows up to a checkpoint are on disk before it is
+                    save(done)
+                if asked is not None:
+                    raise Interrupted(stage, done, asked)
+    finally:
+        # However the loop ends: what was saved is committed, and nobody who continues meets a writer at work.
         checkpoints.wait()
 
     last = train_state(state)

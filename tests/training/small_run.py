@@ -1,8 +1,9 @@
 """A small stage with everything a real one has; the tests of the loop run it, also as a process to be killed.
 
-    python small_run.py FOLDER SECONDS_A_STEP
+python small_run.py FOLDER SECONDS_A_STEP
 """
 
+import functools
 import json
 import sys
 import time
@@ -47,8 +48,9 @@ def make_params(key):
     return {"policy": {"w1": 0.3 * jax.random.normal(w1, (8, 32)), "w2": 0.3 * jax.random.normal(w2, (32,))}}
 
 
-def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None, **changes):
-    """Runs or continues the stage; keyword arguments of ``fit`` may be changed."""
+@functools.cache
+def build(devices):
+    """The first state, the step and the evaluation: compiled once, however many runs a test makes."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-2), TOTAL)
     rules = ((".*", PartitionSpec()),)
@@ -56,7 +58,12 @@ def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None
         make_params, optimizer, jax.random.key(0), shardings=lambda shapes: param_shardings(shapes, mesh, rules)
     )
     step = jit_step(make_train_step(loss_fn, optimizer), shardings, batch_shardings(make_batch(0), mesh), mesh)
-    held_out = jax.jit(lambda state: loss_fn(state.params, make_batch(10**6), jax.random.key(9))[0])
+    return state, step, jax.jit(lambda state: loss_fn(state.params, make_batch(10**6), jax.random.key(9))[0])
+
+
+def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None, **changes):
+    """Runs or continues the stage; keyword arguments of ``fit`` may be changed."""
+    first, step, held_out = build(devices)
     host = {"sum": 0.0}
 
     def update(state, i):
@@ -73,7 +80,7 @@ def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None
         }
         result = fit(
             stage="small",
-            state=state,
+            state=jax.tree.map(jnp.copy, first),
             total=total,
             update=update,
             writer=writer,

@@ -24,6 +24,12 @@ def at(step, action):
     return act
 
 
+def assert_same_curves(found, expected):
+    assert [row.keys() for row in found] == [row.keys() for row in expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(*([value for name, value in row.items() if name != "stage"] for row in (a, b)), 1e-5)
+
+
 class Killed(Exception):
     """Stands for anything that ends a process without warning."""
 
@@ -54,7 +60,9 @@ def test_a_run_that_died_ends_like_one_that_did_not(tmp_path, uninterrupted, dea
         with pytest.raises(Killed):
             small_run(tmp_path, before_update=at(step, die))
     assert outcome(tmp_path, *small_run(tmp_path)) == uninterrupted
-    assert outcome(tmp_path, *small_run(tmp_path, before_update=lambda i: die())) == uninterrupted  # nothing is left to do
+    assert (
+        outcome(tmp_path, *small_run(tmp_path, before_update=lambda i: die())) == uninterrupted
+    )  # nothing is left to do
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -71,8 +79,8 @@ def test_a_signal_stops_at_the_step_and_saves(tmp_path, uninterrupted, signum, c
 def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupted):
     with pytest.raises(Killed):
         small_run(tmp_path, before_update=at(14, die))
-    newest = tmp_path / "checkpoints" / "small" / "12"
-    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    arrays = tmp_path / "checkpoints" / "small" / "12" / "arrays"
+    victim = max((path for path in arrays.rglob("d/*")), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -84,19 +92,19 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupt
 
 def test_eight_devices_give_the_losses_of_one(tmp_path, uninterrupted):
     result, _ = small_run(tmp_path, devices=8)
-    for found, expected in zip(result.history, uninterrupted["history"], strict=True):
-        assert found == pytest.approx(expected, rel=1e-5)
+    assert_same_curves(result.history, uninterrupted["history"])
 
 
 def test_one_mesh_continues_what_another_began(tmp_path, uninterrupted):
     with pytest.raises(Killed):
         small_run(tmp_path, devices=8, before_update=at(10, die))
     result, _ = small_run(tmp_path, devices=1)
-    for found, expected in zip(result.history, uninterrupted["history"], strict=True):
-        assert found == pytest.approx(expected, rel=1e-5)
+    assert_same_curves(result.history, uninterrupted["history"])
 
 
-@pytest.mark.parametrize(("mode", "values", "best_step"), [("min", [3, 1, 2, 2, 0], 2), ("max", [3, 4, math.nan, 4, 9], 2)])
+@pytest.mark.parametrize(
+    ("mode", "values", "best_step"), [("min", [3, 1, 2, 2, 0], 2), ("max", [3, 4, math.nan, 4, 9], 2)]
+)
 def test_patience_stops_and_the_best_is_kept(tmp_path, mode, values, best_step):
     def evaluate(state):
         return {"score": values[int(state.step) - 1]}

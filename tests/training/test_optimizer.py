@@ -34,7 +34,9 @@ def test_final_fraction_one_is_constant():
 def test_gradients_are_clipped_by_their_global_norm():
     # With plain Adam's first step every clip cancels; two different gradients in a row do show it.
     def second(max_grad_norm):
-        config = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.0, final_fraction=1.0, max_grad_norm=max_grad_norm)
+        config = OptimizerConfig(
+            learning_rate=1.0, warmup_fraction=0.0, final_fraction=1.0, max_grad_norm=max_grad_norm
+        )
         optimizer = make_optimizer(config, 10)
         params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
         state = optimizer.init(params)
@@ -52,7 +54,12 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_norms_and_biases_do_not_decay():
-    names = {"blocks": {"mlp": {"up": 0}, "mlp_norm": 0}, "final_norm": 0, "head": {"kernel": 0, "bias": 0}, "embedding": 0}
+    names = {
+        "blocks": {"mlp": {"up": 0}, "mlp_norm": 0},
+        "final_norm": 0,
+        "head": {"kernel": 0, "bias": 0},
+        "embedding": 0,
+    }
     params = {"policy": jax.tree.map(lambda _: jnp.ones((2, 2)), names)}
     config = OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0, final_fraction=1.0, weight_decay=0.5)
     updates = updates_of(make_optimizer(config, 10), params, jax.tree.map(jnp.zeros_like, params))

@@ -1,0 +1,50 @@
+"""What a reward model is up against on the same held-out pairs: VADER's rules, ridge regression, one person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax import evaluation, feedback
+from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax.stages.sources import HeldOutPairs
+
+
+def yardsticks(held: HeldOutPairs) -> dict[str, Any]:
+    """Accuracy of each yardstick on held-out pairs, over all domains together and by domain.
+
+    Args:
+        held: pairs of the test split.
+
+    Returns:
+        ``vader``, ``ridge`` (fitted on the train split) and ``single_rater``, each with ``_ci`` and ``_by_domain``.
+    """
+    train = hs.load("train")
+    ridge = evaluation.fit_ridge([s.text for s in train], [s.ratings.mean() for s in train])
+    found: dict[str, Any] = {}
+    for name, scores in (("vader", evaluation.vader(held.texts)), ("ridge", ridge(held.texts))):
+        counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)
+        found |= _figures(name, held, counted, correct)
+    # A pair without a majority has no right answer, for a person as for a model.
+    counted = np.abs(held.share - 0.5) > 1e-6
+    return found | _figures("single_rater", held, counted, feedback.single_rater_accuracy(held.ratings, held.pairs))
+
+
+def agreement(ratings: Sequence[np.ndarray], domains: Sequence[str]) -> dict[str, float]:
+    """Krippendorff's alpha (interval) of the ratings of each domain, and of all of them."""
+    names = np.asarray(domains)
+    each = {d: [r for r, name in zip(ratings, names, strict=True) if name == d] for d in np.unique(names).tolist()}
+    return {d: feedback.krippendorff_alpha(rows) for d, rows in (*each.items(), ("all", list(ratings)))}
+
+
+def _figures(name: str, held: HeldOutPairs, counted: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    domain = np.asarray(held.domains)[held.pairs[:, 0]]
+    return {
+        name: float(correct[counted].mean()),
+        f"{name}_ci": list(evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)),
+        f"{name}_by_domain": {
+            d: float(correct[counted & (domain == d)].mean()) for d in np.unique(domain).tolist()
+        },
+    }

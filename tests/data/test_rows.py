@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from rlhf_jax import feedback
+from rlhf_jax.data import DataError, parse_comparison, parse_demonstration, parse_prompt, parse_rated
+
+ADVICE = "; fix the row or pass --on-bad-row skip"
+
+
+def test_the_accepted_forms():
+    assert parse_demonstration({"prompt": "P", "response": "R", "id": 3}, "f:1") == ("P", "R", "f:1")
+    assert parse_prompt({"prompt": " P "}, "f:1") == (" P ", "f:1")
+    rated = parse_rated({"prompt": "P", "response": "R", "ratings": [1, 2.5]}, "f:1")
+    assert rated.ratings.dtype == np.float32
+    assert rated.ratings.tolist() == [1, 2.5]
+    pair = parse_comparison({"prompt": "P", "chosen": "C", "rejected": "R"}, "f:1")
+    assert pair.responses == ("C", "R")
+    assert pair.votes.dtype == np.float32
+    assert pair.votes.tolist() == [[0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(("preference", "share"), [("a", 1), ("b", 0), ("tie", 0.5), (1, 1), (0, 0), (0.25, 0.25)])
+def test_preference_is_the_share_that_prefers_a(preference, share):
+    pair = parse_comparison({"prompt": "P", "a": "A", "b": "B", "preference": preference}, "f:1")
+    assert pair.responses == ("A", "B")
+    assert pair.votes.tolist() == [[0, share], [1 - share, 0]]
+
+
+def test_ratings_give_the_votes_that_feedback_gives():
+    a, b = [1, 2, 2, 4], [2, 2, 0]
+    pair = parse_comparison({"prompt": "P", "a": "A", "b": "B", "ratings": {"a": a, "b": b}}, "f:1")
+    np.testing.assert_allclose(pair.votes, feedback.votes([a, b]), rtol=1e-6)
+    assert pair.votes.sum() == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("parse", "row", "message"),
+    [
+        (parse_comparison, {"prompt": "P", "chosen": 3, "rejected": "R"},
+         "field 'chosen': expected non-empty text, found 3 (int)"),
+        (parse_demonstration, {"prompt": "P"}, "field 'response': expected it to be there, found only 'prompt'"),
+        (parse_demonstration, {"prompt": " \n", "response": "R"},
+         "field 'prompt': expected non-empty text, found ' \\n' (str)"),
+        (parse_prompt, {"prompt": None}, "field 'prompt': expected non-empty text, found None (NoneType)"),
+        (parse_prompt, {}, "field 'prompt': expected it to be there, found no fields"),
+        (parse_prompt, {"prompt": "x\ud800"},
+         "field 'prompt': expected text, found half a character at 1 (an unpaired \\u escape)"),
+        (parse_comparison, {"prompt": "P"}, "fields: expected 'chosen' and 'rejected', or 'a' and 'b', found 'prompt'"),
+        (parse_comparison, {"prompt": "P", "chosen": "C"},
+         "field 'rejected': expected it to be there, found only 'chosen', 'prompt'"),
+        (parse_comparison, {"prompt": "P", "chosen": "C", "rejected": "R", "a": "A"},
+         "fields 'chosen', 'rejected' and 'a': expected one pair of responses, found both kinds"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B"},
+         "field 'preference': expected 'preference' or 'ratings' beside 'a' and 'b', found only 'a', 'b', 'prompt'"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "preference": float("nan")},
+         "field 'preference': expected 'a', 'b', 'tie' or a number from 0 to 1, found nan (float)"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "preference": True},
+         "field 'preference': expected 'a', 'b', 'tie' or a number from 0 to 1, found True (bool)"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "preference": 1.5},
+         "field 'preference': expected 'a', 'b', 'tie' or a number from 0 to 1, found 1.5 (float)"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "ratings": {"a": [1]}},
+         "field 'ratings': expected an object {\"a\": [numbers], \"b\": [numbers]}, found {'a': [1]} (dict)"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "ratings": {"a": [1], "b": []}},
+         "field 'ratings.b': expected a non-empty list of finite numbers, found [] (list)"),
+        (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "ratings": {"a": [1], "b": [1]}, "preference": 1},
+         "fields 'preference' and 'ratings': expected one of them, found both"),
+        (parse_rated, {"prompt": "P", "response": "R", "ratings": [1, float("inf")]},
+         "field 'ratings': expected a non-empty list of finite numbers, found [1, inf] (list)"),
+        (parse_rated, {"prompt": "P", "response": "R", "ratings": "345"},
+         "field 'ratings': expected a non-empty list of finite numbers, found '345' (str)"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_with_what_was_found(parse, row, message):
+    with pytest.raises(DataError) as caught:
+        parse(row, "file.jsonl:12")
+    assert str(caught.value) == f"file.jsonl:12: {message}{ADVICE}"
+    assert isinstance(caught.value, ValueError)
