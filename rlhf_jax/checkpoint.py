@@ -170,7 +170,7 @@ class Checkpoints:
                 reasons.append(str(error))
                 warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
                 continue
-            differ = _differences(body["fingerprint"], self._fingerprint)
+            differ = differences(body["fingerprint"], self._fingerprint)
             if differ:
                 raise CheckpointError(
                     f"{self.directory / str(step)} was made with another config: {'; '.join(differ)}. "
@@ -393,7 +393,21 @@ def _unflatten(path: Path, leaves: Mapping[str, Any], like: Any, shardings: Any)
     return jax.device_put(tree, shardings)
 
 
-def _differences(was: Any, now: Any, path: str = "") -> list[str]:
+def differences(was: Any, now: Any, path: str = "") -> list[str]:
+    """The fields in which two JSON values differ.
+
+    Args:
+      was: the earlier value.
+      now: the later one.
+      path: put before every field's name.
+
+    Returns:
+      A phrase a field: its path, what it was and what it is.
+
+    Example:
+      >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+      ['a.b was 1 and is now 3']
+    """
     if isinstance(was, dict) and isinstance(now, dict):
         found = []
         for key in sorted({*was, *now}):
@@ -403,6 +417,6 @@ def _differences(was: Any, now: Any, path: str = "") -> list[str]:
             elif key not in now:
                 found.append(f"{where} is gone (was {json.dumps(was[key])})")
             else:
-                found += _differences(was[key], now[key], where)
+                found += differences(was[key], now[key], where)
         return found
     return [] if was == now else [f"{path} was {json.dumps(was)} and is now {json.dumps(now)}"]

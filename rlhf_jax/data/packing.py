@@ -37,13 +37,15 @@ def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, 
       The batches, each int [at most max_groups]: indices of groups.
 
     Raises:
-      ValueError: if a group alone does not fit.
+      ValueError: if a group alone does not fit, or a batch may have no groups.
 
     Example:
         >>> batches = plan(np.array([[4], [3], [5], [2]]), np.arange(4), rows=1, row_length=7, max_groups=8)
         >>> [batch.tolist() for batch in batches]
         [[0, 1], [2, 3]]
     """
+    if max_groups < 1:
+        raise ValueError(f"max_groups={max_groups}: expected at least 1")
     sizes: list[list[int]] = np.asarray(lengths).tolist()
     waiting: list[int] = np.asarray(order).tolist()
     capacity = rows * row_length

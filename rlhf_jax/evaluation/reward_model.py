@@ -114,7 +114,7 @@ def reward_quality(
 
     Returns:
         ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
-        ``accuracy_by_domain`` ({domain: {"accuracy", "ci", "pairs"}}), ``ece``, ``reliability``, ``reward_mean``,
+        ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``, ``reward_mean``,
         ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``, ``longer_wins_people``,
         ``warnings``. A figure that no pair speaks to is None.
 
@@ -143,10 +143,7 @@ def reward_quality(
 
     accuracy, accuracy_ci, n_pairs = over(np.ones_like(counted))
     decided, decided_ci, _ = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
-    by_domain = {}
-    for domain in dict.fromkeys(pair_domain.tolist()):
-        mean, ci, count = over(pair_domain == domain)
-        by_domain[domain] = {"accuracy": mean, "ci": ci, "pairs": count}
+    by_domain = {domain: over(pair_domain == domain) for domain in dict.fromkeys(pair_domain.tolist())}
     golden_accuracy, golden_ci = None, None
     if golden is not None:
         golden_accuracy, golden_ci, _ = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
@@ -158,7 +155,9 @@ def reward_quality(
         "pairs": n_pairs,
         "accuracy_decided": decided,
         "accuracy_decided_ci": decided_ci,
-        "accuracy_by_domain": by_domain,
+        "accuracy_by_domain": {domain: mean for domain, (mean, _, _) in by_domain.items()},
+        "accuracy_by_domain_ci": {domain: ci for domain, (_, ci, _) in by_domain.items()},
+        "pairs_by_domain": {domain: count for domain, (_, _, count) in by_domain.items()},
         "ece": ece,
         "reliability": rows,
         "reward_mean": float(values.mean()),

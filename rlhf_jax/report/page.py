@@ -130,9 +130,9 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
 
 def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
     reward, yardsticks = summary.get("reward", {}), summary.get("yardsticks", {})
-    found = {"reward model": reward.get("accuracy_by_domain", {})}
-    found |= {name: yardsticks.get(f"{key}_by_domain", {}) for key, name in _SCORERS.items()}
-    found = {scorer: {d: _cell(v) for d, v in cells.items()} for scorer, cells in found.items() if cells}
+    found = {"reward model": _cells(reward, "accuracy")}
+    found |= {name: _cells(yardsticks, key) for key, name in _SCORERS.items()}
+    found = {scorer: cells for scorer, cells in found.items() if cells}
     overall = {"reward model": reward, **{name: _overall(yardsticks, key) for key, name in _SCORERS.items()}}
     domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells))
     table = [
@@ -218,7 +218,7 @@ def _text(value: Any) -> str:
 
 def _is_plain(name: str) -> bool:
     """Whether a figure belongs in the list under a stage: what has a table or a drawing of its own does not."""
-    return name.split(".")[0] not in {"accuracy_by_domain", "reliability", "warnings", "alarms", "curve"}
+    return name.split(".")[0] not in {"accuracy_by_domain", "accuracy_by_domain_ci", "pairs_by_domain", "reliability", "warnings", "alarms", "curve"}
 
 
 def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:
@@ -226,11 +226,13 @@ def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:
     return [_percent(cell["accuracy"]) + _after(_interval(cell["ci"])) for cell in cells]
 
 
-def _cell(value: Any) -> dict[str, Any]:
-    """A domain's accuracy, from a bare number or from {"accuracy", "ci", "pairs"}."""
-    if isinstance(value, Mapping):
-        return {"accuracy": value.get("accuracy"), "ci": value.get("ci"), "pairs": value.get("pairs")}
-    return {"accuracy": value, "ci": None, "pairs": None}
+def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """A scorer's accuracy in each domain, with its interval and number of pairs where they are known."""
+    intervals, pairs = figures.get(f"{key}_by_domain_ci", {}), figures.get("pairs_by_domain", {})
+    return {
+        domain: {"accuracy": value, "ci": intervals.get(domain), "pairs": pairs.get(domain)}
+        for domain, value in figures.get(f"{key}_by_domain", {}).items()
+    }
 
 
 def _overall(yardsticks: Mapping[str, Any], key: str) -> dict[str, Any]:

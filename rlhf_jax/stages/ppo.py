@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import data, evaluation, parallel, rewards, training
-from rlhf_jax.checkpoint import Checkpoints
+from rlhf_jax.checkpoint import Checkpoints, tree_sha256
 from rlhf_jax.data import Tokenizer, write_jsonl
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.stages import run, sources
@@ -107,6 +107,8 @@ def ppo(
         watch.lap()
         return state, {**described, **info, **metrics}
 
+    starts = {"policy": policy_params, "reward": scored_by.params if isinstance(scored_by, Trunk) else {}}
+    fingerprint = {**run.fingerprint(config), "starts_sha256": {k: tree_sha256(v) for k, v in starts.items()}}
     with MetricsWriter(directory, "ppo") as writer:
         alarms = _Alarms(writer)
 
@@ -124,7 +126,7 @@ def ppo(
             update=update,
             writer=writer,
             checkpoints=Checkpoints(
-                directory / "checkpoints" / "ppo", fingerprint=run.config_dict(config), keep=config.keep_checkpoints
+                directory / "checkpoints" / "ppo", fingerprint=fingerprint, keep=config.keep_checkpoints
             ),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, models, objectives, parallel
+from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import Example
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
@@ -123,6 +124,7 @@ def reward_model(
         eval_every=config.eval_every,
         patience=config.patience,
         mesh=mesh,
+        fingerprint={**run.fingerprint(config), "init_sha256": tree_sha256(policy)},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy"),
     )

@@ -73,14 +73,19 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
     write_json(path, merged)
 
 
-def config_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON, without the fields that say only where things lie."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
+# What may change between a run and its continuation: where things lie, how often they are saved, the devices.
+_PLACES = frozenset({"out", "init", "policy", "reward_model", "mesh", "checkpoint_every", "keep_checkpoints"})
+
+
+def fingerprint(config: Any) -> dict[str, Any]:
+    """The fields of a config that decide the result, as JSON values."""
+    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES}
+    return json.loads(json.dumps(fields))
 
 
 def start(directory: Path, stage: str, config: Any) -> None:
     """Note what is about to run."""
-    update_json(directory / "config.json", {stage: config_dict(config)})
+    update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
 
 
 def finish(
@@ -108,7 +113,7 @@ def finish(
             "versions": versions(),
         },
     )
-    metadata = {"model": dataclasses.asdict(model_config), "config": config_dict(config)}
+    metadata = {"model": dataclasses.asdict(model_config), "fingerprint": fingerprint(config)}
     checkpoint.save_params(directory / "params" / stage, params, metadata)
     return RunResult(params, models.build(model_config), tokenizer, metrics, summary, directory, config)
 
@@ -130,27 +135,13 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     path = directory / "params" / stage
     if not path.exists():
         return False
-    was = checkpoint.load_metadata(path)["config"]
-    differ = differences(was, json.loads(json.dumps(config_dict(config))))
+    differ = checkpoint.differences(checkpoint.load_metadata(path)["fingerprint"], fingerprint(config))
     if differ:
         raise RunError(
             f"{directory} holds a finished {stage} stage of another config ({'; '.join(differ[:3])}). "
             "Name another folder with --out, or delete this one."
         )
     return True
-
-
-def differences(was: Any, now: Any, path: str = "") -> list[str]:
-    """The fields in which two JSON values differ, as ``path: old -> new``.
-
-    Example:
-        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-        ['a.b: 1 -> 3']
-    """
-    if isinstance(was, dict) and isinstance(now, dict):
-        keys = sorted(set(was) | set(now))
-        return [d for k in keys for d in differences(was.get(k), now.get(k), f"{path}.{k}" if path else k)]
-    return [] if was == now else [f"{path}: {was!r} -> {now!r}"]
 
 
 def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelConfig, Tokenizer]:

@@ -114,6 +114,7 @@ def sft(
         eval_every=config.eval_every,
         patience=config.patience,
         mesh=mesh,
+        fingerprint=run.fingerprint(config),
         watch=watch,
         show=("loss", "heldout_loss"),
     )

@@ -14,7 +14,6 @@ from rlhf_jax import parallel, training
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.config import StageConfig
-from rlhf_jax.stages.run import config_dict
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
 from rlhf_jax.types import LossFn, Params
 
@@ -46,6 +45,7 @@ def train(
     eval_every: int,
     patience: int,
     mesh: Mesh,
+    fingerprint: Mapping[str, Any],
     watch: Stopwatch,
     show: tuple[str, ...],
 ) -> FitResult:
@@ -53,7 +53,7 @@ def train(
 
     Args:
         stage: names the checkpoints and the metrics.
-        config: the stage's; its fields are the fingerprint of the checkpoints.
+        config: the stage's.
         loss_fn: from ``lift``.
         params: by role; copied.
         optimizer: its config.
@@ -62,6 +62,7 @@ def train(
         eval_every: steps between two evaluations.
         patience: evaluations without improvement before training stops early; 0 never stops.
         mesh: devices.
+        fingerprint: what the result depends on; a checkpoint of another one is refused.
         watch: counts the seconds.
         show: metrics beside the progress bar.
 
@@ -92,7 +93,7 @@ def train(
             update=update,
             writer=writer,
             checkpoints=Checkpoints(
-                directory / "checkpoints" / stage, fingerprint=config_dict(config), keep=config.keep_checkpoints
+                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
             ),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(s.params),

@@ -41,10 +41,15 @@ def agreement(ratings: Sequence[np.ndarray], domains: Sequence[str]) -> dict[str
 
 def _figures(name: str, held: HeldOutPairs, counted: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
     domain = np.asarray(held.domains)[held.pairs[:, 0]]
+
+    def over(chosen: np.ndarray) -> tuple[float, list[float]]:
+        interval = evaluation.bootstrap_pairs(correct[chosen], held.pairs[chosen], seed=0)
+        return float(correct[chosen].mean()), list(interval)
+
+    pooled, by_domain = over(counted), {d: over(counted & (domain == d)) for d in np.unique(domain).tolist()}
     return {
-        name: float(correct[counted].mean()),
-        f"{name}_ci": list(evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)),
-        f"{name}_by_domain": {
-            d: float(correct[counted & (domain == d)].mean()) for d in np.unique(domain).tolist()
-        },
+        name: pooled[0],
+        f"{name}_ci": pooled[1],
+        f"{name}_by_domain": {d: mean for d, (mean, _) in by_domain.items()},
+        f"{name}_by_domain_ci": {d: interval for d, (_, interval) in by_domain.items()},
     }

@@ -109,6 +109,8 @@ def test_what_does_not_fit_is_refused():
         pad([long, long], length=9, pad_id=0, groups=1)
     with pytest.raises(ValueError, match="do not fit in 1 rows of 12"):
         pack([long, long], rows=1, row_length=12, groups=2, responses=1, length=9, pad_id=0)
+    with pytest.raises(ValueError, match="max_groups=0"):
+        plan(np.array([[3]]), np.arange(1), rows=2, row_length=8, max_groups=0)
     with pytest.raises(ValueError, match="side='middle'"):
         pad([long], length=9, pad_id=0, side="middle")
 

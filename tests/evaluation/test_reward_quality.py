@@ -64,19 +64,19 @@ def test_the_order_of_a_pair_does_not_matter():
 def test_by_domain_adds_up_and_intervals_hold_the_figure():
     scores, pairs, share, domains, lengths = synthetic()
     found = reward_quality(scores, pairs, share, domains, lengths, golden=np.arange(100))
-    parts = found["accuracy_by_domain"]
-    assert sum(part["pairs"] for part in parts.values()) == found["pairs"]
-    pooled = sum(part["accuracy"] * part["pairs"] for part in parts.values()) / found["pairs"]
+    parts, intervals, pairs_in = (found[k] for k in ("accuracy_by_domain", "accuracy_by_domain_ci", "pairs_by_domain"))
+    assert sum(pairs_in.values()) == found["pairs"]
+    pooled = sum(parts[d] * pairs_in[d] for d in parts) / found["pairs"]
     assert pooled == pytest.approx(found["accuracy"])
     for value, (low, high) in [
         (found["accuracy"], found["accuracy_ci"]),
         (found["accuracy_decided"], found["accuracy_decided_ci"]),
         (found["golden_accuracy"], found["golden_accuracy_ci"]),
-        *((part["accuracy"], part["ci"]) for part in parts.values()),
+        *((parts[d], intervals[d]) for d in parts),
     ]:
         assert low < value < high
     # Fewer pairs, wider interval.
-    widths = [high - low for low, high in (found["accuracy_ci"], parts["a"]["ci"])]
+    widths = [high - low for low, high in (found["accuracy_ci"], intervals["a"])]
     assert widths[0] < widths[1]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -136,6 +136,7 @@ def test_refuses_scores_that_are_not_finite_and_indices_out_of_range():
 def test_no_pair_speaks_to_a_figure():
     found = reward_quality([0.0, 1.0], [[0, 1]], [0.5], ["a", "a"], [2, 2], golden=[])
     assert found["accuracy"] is None
-    assert found["accuracy_by_domain"] == {"a": {"accuracy": None, "ci": None, "pairs": 0}}
+    assert found["accuracy_by_domain"] == {"a": None}
+    assert found["pairs_by_domain"] == {"a": 0}
     assert found["golden_accuracy"] is None
     assert found["longer_wins"] is None

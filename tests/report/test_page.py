@@ -63,14 +63,15 @@ def write_run(folder, *, stages=("sft", "reward", "ppo"), done=("sft", "reward",
         rows += ppo_rows(20)
     folder.mkdir(exist_ok=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cell = {"accuracy": 0.71, "ci": [0.68, 0.74], "pairs": 1234}
     results = {
         "sft": {"heldout_loss": 4.123456},
         "reward": {
             "accuracy": 0.712,
             "accuracy_ci": [0.70, 0.725],
             "pairs": 2468,
-            "accuracy_by_domain": {"movie": cell, "nyt": cell},
+            "accuracy_by_domain": {"movie": 0.71, "nyt": 0.71},
+            "accuracy_by_domain_ci": {"movie": [0.68, 0.74], "nyt": [0.68, 0.74]},
+            "pairs_by_domain": {"movie": 1234, "nyt": 1234},
             "ece": 0.021,
             "reliability": [{"low": 0.5, "high": 0.55, "confidence": 0.52, "observed": 0.53, "pairs": 100}],
             "warnings": ["Rewards <are> saturated."],
