@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-COMMANDS = {
-    "quickstart": "the whole pipeline on real human judgements: SFT, reward model, PPO, report",
-    "sft": "stage 1: supervised fine-tuning",
-    "reward": "stage 2: a Bradley-Terry reward model",
-    "ppo": "stage 3: KL-penalised PPO",
-    "report": "write report.html of a run folder again",
-    "sample": "sample responses from a run's policy",
-    "score": "score responses with a run's reward model",
-    "data": "write a data set's rows to a .jsonl file",
-}
+if TYPE_CHECKING:
+    from rlhf_jax.stages import RunResult
 
 
 class UsageError(ValueError):
@@ -46,30 +37,37 @@ def run(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         return _fail(f"unknown command {name!r}: {hint}")
-    # TFDS and its friends import TensorFlow when it is installed, only to log; nothing here wants that.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
-    from rlhf_jax.stages.run import RunError
+    from rlhf_jax.report import ReportError
+    from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
+    known = (UsageError, DataError, RunError, ReportError, CheckpointError, SkippedUpdates, SamplerMismatch)
     try:
-        globals()[f"_{name}"](rest)
+        COMMANDS[name].run(rest)
     except Interrupted as stop:
         print(f"rlhf {name}: {stop}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         print(f"rlhf {name}: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
-    except (UsageError, DataError, RunError, CheckpointError, SkippedUpdates) as error:
+    except known as error:
         return _fail(f"{name}: {error}")
+    except FileNotFoundError as error:
+        return _fail(f"{name}: {error.filename}: no such file or folder")
     return 0
 
 
 def _overview() -> str:
     lines = ["usage: rlhf COMMAND [options]", "", "RLHF in JAX: SFT, reward models, PPO.", "", "commands:"]
-    lines += [f"  {name:<11} {text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<11} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."])
+
+
+def _describe(name: str) -> str:
+    summary = COMMANDS[name].summary
+    return f"{summary[0].upper()}{summary[1:]}."
 
 
 def _fail(message: str) -> int:
@@ -80,7 +78,7 @@ def _fail(message: str) -> int:
 def _parse(function: Callable[..., Any], name: str, argv: list[str]) -> Any:
     import tyro
 
-    return tyro.cli(function, prog=f"rlhf {name}", description=f"{COMMANDS[name].capitalize()}.", args=argv)
+    return tyro.cli(function, prog=f"rlhf {name}", description=_describe(name), args=argv)
 
 
 # ---- the pipeline -------------------------------------------------------------------------------------------------
@@ -105,31 +103,28 @@ def _quickstart(argv: list[str]) -> None:
     print(report)
 
 
-def _stage(name: str, argv: list[str]) -> None:
+def _sft(argv: list[str]) -> None:
     from rlhf_jax import stages
 
-    default, run_stage = {
-        "sft": (stages.SFTConfig(), stages.sft),
-        "reward": (stages.RewardConfig(), stages.reward_model),
-        "ppo": (stages.PPOConfig(), stages.ppo),
-    }[name]
-    config = override(default, name, argv)
-    result = run_stage(config)  # type: ignore[operator]
-    from rlhf_jax.report import write_report
-
-    print(f"report: {write_report(result.directory)}")
-
-
-def _sft(argv: list[str]) -> None:
-    _stage("sft", argv)
+    _finish(stages.sft(override(stages.SFTConfig(), "sft", argv)))
 
 
 def _reward(argv: list[str]) -> None:
-    _stage("reward", argv)
+    from rlhf_jax import stages
+
+    _finish(stages.reward_model(override(stages.RewardConfig(), "reward", argv)))
 
 
 def _ppo(argv: list[str]) -> None:
-    _stage("ppo", argv)
+    from rlhf_jax import stages
+
+    _finish(stages.ppo(override(stages.PPOConfig(), "ppo", argv)))
+
+
+def _finish(result: RunResult) -> None:
+    from rlhf_jax.report import write_report
+
+    print(write_report(result.directory))
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -152,7 +147,7 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     path, rest = _take_config(list(argv))
     config = load_config(path, type(default)) if path else default
     description = (
-        f"{COMMANDS[name].capitalize()}. --config FILE.py takes the defaults below from a Python file that defines "
+        f"{_describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
         "`config`; experiments/ has examples."
     )
     try:
@@ -185,7 +180,10 @@ def load_config(path: str, kind: type) -> Any:
     if spec is None or spec.loader is None:
         raise UsageError(f"--config {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (ValueError, TypeError) as error:  # a field that is out of range, or that there is not
+        raise UsageError(f"--config {path}: {error}") from error
     config = vars(module).get("config")
     if not isinstance(config, kind):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
@@ -259,6 +257,7 @@ def _sample(argv: list[str]) -> None:
     _must_be_run(o["run"])
     from rlhf_jax import data
     from rlhf_jax.rollout import SamplingConfig
+    from rlhf_jax.stages import sources
     from rlhf_jax.stages.inference import Policy
 
     try:
@@ -266,10 +265,11 @@ def _sample(argv: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     policy = Policy.load(o["run"], o["stage"])
+    _make_room(o["to"])
     texts = [o["prompt"]]
     if o["prompts"]:
         rows, bad = data.read_jsonl(o["prompts"], data.parse_prompt, on_bad_row=o["on_bad_row"])
-        _list_bad(bad)
+        sources.list_bad(bad)
         texts = [row.prompt for row in rows]
     made = policy.sample(texts, n=o["n"], sampling=sampling, seed=o["seed"])
     if o["to"]:
@@ -302,11 +302,13 @@ def _score(argv: list[str]) -> None:
     o = _parse(options, "score", argv)
     _must_be_run(o["run"])
     from rlhf_jax import data
+    from rlhf_jax.stages import sources
     from rlhf_jax.stages.inference import Scorer, scorable, score_rows
 
     scorer = Scorer.load(o["run"])
+    _make_room(o["to"])
     rows, bad = data.read_jsonl(o["input"], scorable, on_bad_row=o["on_bad_row"])
-    _list_bad(bad)
+    sources.list_bad(bad)
     data.write_jsonl(o["to"], score_rows(scorer, rows))
     print(o["to"])
 
@@ -334,6 +336,7 @@ def _data(argv: list[str]) -> None:
     from rlhf_jax import data
     from rlhf_jax.data import human_sentiment
 
+    _make_room(o["to"])
     sentences = human_sentiment.load(o["split"], o["data_dir"])
     rows = ({"id": s.id, "domain": s.domain, "text": s.text, "ratings": s.ratings.tolist()} for s in sentences)
     data.write_jsonl(o["to"], rows)
@@ -345,8 +348,26 @@ def _must_be_run(folder: Path) -> None:
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
 
 
-def _list_bad(bad: Sequence[str]) -> None:
-    if bad:
-        print(f"skipped {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+def _make_room(to: Path | None) -> None:
+    """Make the folder of the file to write before the work, not after it."""
+    if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
 
 
+class Command(NamedTuple):
+    """One ``rlhf`` command."""
+
+    summary: str
+    run: Callable[[list[str]], None]
+
+
+COMMANDS = {
+    "quickstart": Command("the whole pipeline on real human judgements: SFT, reward model, PPO, report", _quickstart),
+    "sft": Command("stage 1, supervised fine-tuning", _sft),
+    "reward": Command("stage 2, a Bradley-Terry reward model", _reward),
+    "ppo": Command("stage 3, KL-penalised PPO", _ppo),
+    "report": Command("write report.html of a run folder again", _report),
+    "sample": Command("sample responses from a run's policy", _sample),
+    "score": Command("score responses with a run's reward model", _score),
+    "data": Command("write a data set's rows to a .jsonl file", _data),
+}

@@ -40,7 +40,15 @@ def tiny_models(seed: int = 0) -> tuple[dict[str, Model], Params]:
         >>> sorted(roles), sorted(params)
         (['critic', 'policy', 'reward'], ['critic', 'policy', 'reward'])
     """
-    size = {"vocab_size": VOCAB, "d_model": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "d_ff": 32}
+    size: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "d_model": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "n_kv_heads": 1,
+        "head_dim": 8,
+        "d_ff": 32,
+    }
     roles, params = {}, {}
     for i, role in enumerate(("policy", "critic", "reward")):
         config = models.ModelConfig(**size, scalar_head=role != "policy")
@@ -78,9 +86,11 @@ def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int 
     def normal(scale: float, *dims: int) -> np.ndarray:
         return (rng.normal(size=dims) * scale).astype(np.float32)
 
-    votes = rng.integers(1, 9, size=(groups, responses, responses)).astype(np.float32) * (1 - np.eye(responses, dtype=np.float32))
+    votes = rng.integers(1, 9, size=(groups, responses, responses)).astype(np.float32) * (
+        1 - np.eye(responses, dtype=np.float32)
+    )
     logprobs = -np.abs(normal(1.0, *shape)) - 2.0
-    return SequenceBatch(
+    fields: dict[str, Any] = dict(
         tokens=tokens,
         mask=mask,
         segment_ids=segment_ids,
@@ -95,6 +105,7 @@ def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int 
         returns=np.where(mask, normal(1.0, *shape), 0.0),
         old_values=np.where(mask, normal(1.0, *shape), 0.0),
     )
+    return SequenceBatch(**jax.tree.map(jnp.asarray, fields))
 
 
 def check_objective(
@@ -148,12 +159,16 @@ def check_objective(
         checked.append(name)
 
     same("mask", _behind_the_mask(objective, roles, params, batch), "outputs or fields behind the mask change the loss")
-    same("padding length", evaluate(params, (_padded(batch, right=3),)), "three more columns of padding change the loss")
+    same(
+        "padding length", evaluate(params, (_padded(batch, right=3),)), "three more columns of padding change the loss"
+    )
     same("padding side", evaluate(params, (_padded(batch, left=3),)), "padding on the left changes the loss")
     as_eos = batch._replace(tokens=jnp.where(batch.segment_ids > 0, batch.tokens, EOS))
     same("pad == eos", evaluate(params, (as_eos,)), "padding with the end-of-sequence token changes the loss")
     same("packing", evaluate(params, (_packed(batch),)), "several responses in one row change the loss")
-    same("micro-batching", evaluate(params, _micro_batches(batch)), "four micro-batches give another loss than one batch")
+    same(
+        "micro-batching", evaluate(params, _micro_batches(batch)), "four micro-batches give another loss than one batch"
+    )
     if len(jax.devices()) > 1:
         same("mesh", _on_mesh(evaluate, params, batch), f"{len(jax.devices())} devices give another loss than one")
     eager = jax.value_and_grad(_total(objective, roles))(params, (batch,))
@@ -178,7 +193,9 @@ def _check_form(objective: Objective, roles: dict[str, Model], params: Params, b
     outputs = forward(roles, params, batch)
     loss = objective(outputs, batch)
     if not isinstance(loss, Loss):
-        raise ObjectiveError("returns a Loss", f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)")
+        raise ObjectiveError(
+            "returns a Loss", f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)"
+        )
     if loss.values.dtype != jnp.float32:
         raise ObjectiveError("scalar float32", f"values are {loss.values.dtype}, not float32")
     if loss.values.shape != loss.mask.shape:
@@ -195,12 +212,12 @@ def _behind_the_mask(objective: Objective, roles: dict[str, Model], params: Para
     def disturbed(x: Array | None) -> Array | None:
         return x + noise if x is not None and x.shape == batch.mask.shape else x
 
-    moved = batch._replace(**{name: disturbed(getattr(batch, name)) for name in _PER_TOKEN})
+    moved: Any = {name: disturbed(getattr(batch, name)) for name in _PER_TOKEN}
 
     def noisy(outputs: Outputs, b: SequenceBatch) -> Loss:
         return objective(Outputs(*(disturbed(x) for x in outputs)), b)
 
-    return jax.jit(jax.value_and_grad(_total(noisy, roles)))(params, (moved,))
+    return jax.jit(jax.value_and_grad(_total(noisy, roles)))(params, (batch._replace(**moved),))
 
 
 def _padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBatch:

@@ -16,20 +16,21 @@ from typing import Any, NamedTuple
 import jax
 
 Array = jax.Array
+MaybeArray = Any  # an array, or None where nobody filled it in; Any, so that who knows it is there need not say so
 Params = Any  # a nested dict of arrays; roles at the top: {"policy": ..., "critic": ...}
 
 
 class Packing(NamedTuple):
     """How a batch lies in memory when several responses share a row.
 
-    The forward pass runs on ``tokens [N, L]``; ``index [B, K, S]`` says where token ``s`` of response ``(b, k)`` went
+    The forward pass runs on ``tokens [N, L]``; ``places [B, K, S]`` says where token ``s`` of response ``(b, k)`` went
     (a flat index into ``N * L``; 0 at padding, which the mask hides). Objectives see the logical ``[B, K, S]`` only.
     """
 
     tokens: Array  # int32 [N, L]
     segment_ids: Array  # int32 [N, L]; 0 is empty, 1, 2, ... the responses of a row
     positions: Array  # int32 [N, L]; restarts at 0 in every segment
-    index: Array  # int32 [B, K, S]
+    places: Array  # int32 [B, K, S]
 
 
 class SequenceBatch(NamedTuple):
@@ -43,25 +44,25 @@ class SequenceBatch(NamedTuple):
     mask: Array  # bool [B, K, S]; True where this token is a target that counts
     segment_ids: Array  # int32 [B, K, S]; 0 is padding
     positions: Array  # int32 [B, K, S]
-    label: Array | None = None  # float32 [B, K]; share of votes in a pair, or 1 / 0 for thumbs up / down
-    rating: Array | None = None  # float32 [B, K]; an absolute score by people
-    reward: Array | None = None  # float32 [B, K]; what the reward function gave
-    votes: Array | None = None  # float32 [B, K, K]; [i, j] = votes that prefer i to j, ties counted half
-    old_logprobs: Array | None = None  # float32 [B, K, S]; under the policy that sampled
-    ref_logprobs: Array | None = None  # float32 [B, K, S]; under the frozen reference
-    advantages: Array | None = None  # float32 [B, K, S]
-    returns: Array | None = None  # float32 [B, K, S]
-    old_values: Array | None = None  # float32 [B, K, S]; the critic's, when the batch was prepared
+    label: MaybeArray = None  # float32 [B, K]; share of votes in a pair, or 1 / 0 for thumbs up / down
+    rating: MaybeArray = None  # float32 [B, K]; an absolute score by people
+    reward: MaybeArray = None  # float32 [B, K]; what the reward function gave
+    votes: MaybeArray = None  # float32 [B, K, K]; [i, j] = votes that prefer i to j, ties counted half
+    old_logprobs: MaybeArray = None  # float32 [B, K, S]; under the policy that sampled
+    ref_logprobs: MaybeArray = None  # float32 [B, K, S]; under the frozen reference
+    advantages: MaybeArray = None  # float32 [B, K, S]
+    returns: MaybeArray = None  # float32 [B, K, S]
+    old_values: MaybeArray = None  # float32 [B, K, S]; the critic's, when the batch was prepared
     packing: Packing | None = None
 
 
 class Outputs(NamedTuple):
     """What the models say about a batch. Fields an objective does not read cost nothing: XLA removes them."""
 
-    logprobs: Array | None = None  # float32 [B, K, S]; 0 where a token has no predecessor
-    entropy: Array | None = None  # float32 [B, K, S]; nats
-    values: Array | None = None  # float32 [B, K, S]; the critic's
-    scores: Array | None = None  # float32 [B, K]; the scalar head at the last real token
+    logprobs: MaybeArray = None  # float32 [B, K, S]; 0 where a token has no predecessor
+    entropy: MaybeArray = None  # float32 [B, K, S]; nats
+    values: MaybeArray = None  # float32 [B, K, S]; the critic's
+    scores: MaybeArray = None  # float32 [B, K]; the scalar head at the last real token
 
 
 class Loss(NamedTuple):
@@ -114,4 +115,6 @@ class Model(NamedTuple):
     scores: Callable[..., Array]  # (params, hidden [B, S, D], last [B]) -> float32 [B]
     cache: Callable[..., Any]  # (batch, length) -> an empty key-value cache
     prefill: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, segment_ids, cache) -> hidden, cache
-    decode: Callable[..., tuple[Array, Any]]  # (params, tokens [B], positions [B], cache, column, live) -> hidden [B, D], cache
+    decode: Callable[
+        ..., tuple[Array, Any]
+    ]  # (params, tokens [B], positions [B], cache, column, live) -> hidden [B, D], cache

@@ -111,7 +111,7 @@ def pack(
     Example:
         >>> example = Example((np.array([1, 5, 6, 2], np.int32),), (2,))
         >>> batch = pack([example] * 2, rows=1, row_length=8, groups=2, responses=1, length=4, pad_id=0)
-        >>> batch.packing.segment_ids.tolist(), batch.packing.index[1, 0].tolist()
+        >>> batch.packing.segment_ids.tolist(), batch.packing.places[1, 0].tolist()
         ([[1, 1, 1, 1, 2, 2, 2, 2]], [4, 5, 6, 7])
     """
     batch = pad(examples, length=length, pad_id=pad_id, groups=groups, responses=responses)
@@ -138,7 +138,7 @@ def pack(
         tokens=tokens.reshape(shape),  # type: ignore[arg-type]
         segment_ids=segment_ids.reshape(shape),  # type: ignore[arg-type]
         positions=positions.reshape(shape),  # type: ignore[arg-type]
-        index=index.reshape(groups, responses, length),  # type: ignore[arg-type]
+        places=index.reshape(groups, responses, length),  # type: ignore[arg-type]
     )
     return batch._replace(packing=packing)
 

@@ -114,7 +114,8 @@ def reward_quality(
 
     Returns:
         ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
-        ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``, ``reward_mean``,
+        ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``,
+        ``reward_mean``,
         ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``, ``longer_wins_people``,
         ``warnings``. A figure that no pair speaks to is None.
 

@@ -31,7 +31,8 @@ def build(config: ModelConfig) -> Model:
         A ``Model``; ``model.init(key)`` gives a nested dict of float32 arrays.
 
     Example:
-        >>> model = build(ModelConfig(vocab_size=32, d_model=8, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=4, d_ff=16))
+        >>> sizes = {"d_model": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4, "d_ff": 16}
+        >>> model = build(ModelConfig(vocab_size=32, **sizes))
         >>> params = model.init(jax.random.key(0))
         >>> tokens = jnp.ones((1, 5), jnp.int32)
         >>> hidden = model.apply(params, tokens, jnp.arange(5)[None], tokens)
@@ -126,7 +127,7 @@ def _token_stats(matrix: Array, hidden: Array, targets: Array) -> tuple[Array, A
     t = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, -1, chunk).swapaxes(0, 1)
     one: Callable[..., Any] = jax.checkpoint(stats)
     logprob, entropy = jax.lax.map(lambda pair: one(*pair), (h, t))
-    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in (logprob, entropy))  # type: ignore[return-value]
+    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in (logprob, entropy))
 
 
 def with_scalar_head(params: Params, config: ModelConfig) -> Params:

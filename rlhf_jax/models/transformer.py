@@ -83,6 +83,7 @@ class MLP(nnx.Module):
         self.down = _normal(rngs.params(), (f, d), 0.02 / (2 * config.n_layers) ** 0.5)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``x [..., D]`` -> ``[..., D]``."""
         gate = jax.nn.silu(x @ self.gate[...].astype(x.dtype))
         return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
 

@@ -218,7 +218,15 @@ def _text(value: Any) -> str:
 
 def _is_plain(name: str) -> bool:
     """Whether a figure belongs in the list under a stage: what has a table or a drawing of its own does not."""
-    return name.split(".")[0] not in {"accuracy_by_domain", "accuracy_by_domain_ci", "pairs_by_domain", "reliability", "warnings", "alarms", "curve"}
+    return name.split(".")[0] not in {
+        "accuracy_by_domain",
+        "accuracy_by_domain_ci",
+        "pairs_by_domain",
+        "reliability",
+        "warnings",
+        "alarms",
+        "curve",
+    }
 
 
 def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:

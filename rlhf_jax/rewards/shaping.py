@@ -38,7 +38,7 @@ class ShapingConfig:
 class Moments(NamedTuple):
     """Running count, mean and sum of squared deviations of all scores seen (Welford; Chan et al. 1979)."""
 
-    count: Array  # float32 []
+    seen: Array  # float32 []; how many scores
     mean: Array  # float32 []
     m2: Array  # float32 []
 
@@ -47,7 +47,7 @@ def empty_moments() -> Moments:
     """Moments of nothing.
 
     Example:
-        >>> float(empty_moments().count)
+        >>> float(empty_moments().seen)
         0.0
     """
     return Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
@@ -65,20 +65,18 @@ def add_to_moments(moments: Moments, scores: Array) -> Moments:
 
     Example:
         >>> m = add_to_moments(empty_moments(), jnp.array([1.0, 3.0]))
-        >>> float(m.mean), float(m.m2 / m.count)
+        >>> float(m.mean), float(m.m2 / m.seen)
         (2.0, 1.0)
     """
     n = jnp.float32(scores.size)
     mean = jnp.mean(scores)
-    total = moments.count + n
+    total = moments.seen + n
     delta = mean - moments.mean
-    m2 = moments.m2 + jnp.sum((scores - mean) ** 2) + delta**2 * moments.count * n / total
+    m2 = moments.m2 + jnp.sum((scores - mean) ** 2) + delta**2 * moments.seen * n / total
     return Moments(total, moments.mean + delta * n / total, m2)
 
 
-def shape_rewards(
-    scores: Array, finished: Array, lengths: Array, moments: Moments, config: ShapingConfig
-) -> Array:
+def shape_rewards(scores: Array, finished: Array, lengths: Array, moments: Moments, config: ShapingConfig) -> Array:
     """Shape one score a response.
 
     ``clip((score - mean) / std) - no_eos_penalty * [not finished] - length_penalty * length``
@@ -102,7 +100,7 @@ def shape_rewards(
     """
     shaped = scores.astype(jnp.float32)
     if config.normalise:
-        std = jnp.sqrt(moments.m2 / jnp.maximum(moments.count, 1.0))
+        std = jnp.sqrt(moments.m2 / jnp.maximum(moments.seen, 1.0))
         shaped = (shaped - moments.mean) / jnp.maximum(std, 1e-4)
     shaped = jnp.clip(shaped, -config.clip, config.clip)
     shaped = shaped - config.no_eos_penalty * (~finished).astype(jnp.float32)

@@ -8,6 +8,7 @@ The K samples of a prompt share its prefill.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ import numpy as np
 
 from rlhf_jax.rollout.sampling import SamplingConfig, response_keys, sample_token
 from rlhf_jax.types import Array, Model, Params, Rollout
+
+Prompt = np.ndarray | list[int]  # token ids
 
 
 class _State(NamedTuple):
@@ -43,8 +46,8 @@ class Engine:
 
     Example:
         >>> from rlhf_jax import models
-        >>> config = models.ModelConfig(vocab_size=16, d_model=8, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=4, d_ff=16)
-        >>> model = models.build(config)
+        >>> sizes = {"d_model": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 4, "d_ff": 16}
+        >>> model = models.build(models.ModelConfig(vocab_size=16, **sizes))
         >>> engine = Engine(model, SamplingConfig(max_new_tokens=4, window=2), pad_id=0, eos_id=2)
         >>> rollout = engine(model.init(jax.random.key(0)), [[1, 5], [1, 5, 6]], key=jax.random.key(1))
         >>> rollout.tokens.shape[:2]
@@ -54,9 +57,7 @@ class Engine:
     def __init__(self, model: Model, config: SamplingConfig, *, pad_id: int, eos_id: int):
         self.config = config
         self.pad_id = pad_id
-        draw = functools.partial(
-            sample_token, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
-        )
+        draw = functools.partial(sample_token, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
         steps = config.max_new_tokens
 
         def write(state: _State, token: Array, logprob: Array) -> _State:
@@ -116,7 +117,7 @@ class Engine:
     def __call__(
         self,
         params: Params,
-        prompts: list[np.ndarray] | list[list[int]],
+        prompts: Sequence[Prompt],
         *,
         key: Array,
         step: int = 0,
@@ -149,7 +150,10 @@ class Engine:
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
         tokens, real = _left_pad(prompts, width, self.pad_id)
         keys = response_keys(
-            key, step, jnp.asarray(np.repeat(ids, samples), jnp.int32), jnp.asarray(np.tile(np.arange(samples), len(ids)))
+            key,
+            step,
+            jnp.asarray(np.repeat(ids, samples), jnp.int32),
+            jnp.asarray(np.tile(np.arange(samples), len(ids))),
         )
         if sharding is not None:
             tokens, real, keys = (jax.device_put(x, sharding) for x in (tokens, real, keys))
@@ -164,7 +168,7 @@ class Engine:
         return _rollout(jnp.asarray(tokens), jnp.asarray(real), state, samples)
 
 
-def _left_pad(prompts: list[np.ndarray] | list[list[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def _left_pad(prompts: Sequence[Prompt], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.full((len(prompts), width), pad_id, np.int32)
     real = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):

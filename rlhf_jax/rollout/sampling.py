@@ -118,7 +118,8 @@ def sample_token(
 
     Example:
         >>> keys = response_keys(jax.random.key(0), 0, jnp.array([1]), jnp.array([0]))
-        >>> token, logprob = sample_token(keys, jnp.array([[0.0, 9.0]]), jnp.int32(0), temperature=0.0, top_k=0, top_p=1.0)
+        >>> greedy = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+        >>> token, logprob = sample_token(keys, jnp.array([[0.0, 9.0]]), jnp.int32(0), **greedy)
         >>> int(token[0]), round(float(logprob[0]), 4)
         (1, -0.0001)
     """

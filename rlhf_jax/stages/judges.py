@@ -1,4 +1,4 @@
-"""Judges that training never sees, for the human_sentiment task: a policy is measured by them, never trained on them."""
+"""Judges that training never sees, for the human_sentiment task: they measure a policy and train none."""
 
 from __future__ import annotations
 

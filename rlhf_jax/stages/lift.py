@@ -94,7 +94,7 @@ def _logical(x: Array, batch: SequenceBatch) -> Array:
     """Per-token values of physical rows, in the objective's layout [B, K, S]."""
     if batch.packing is None:
         return x.reshape(batch.tokens.shape)
-    return jnp.where(batch.segment_ids > 0, x.reshape(-1)[batch.packing.index], 0.0)
+    return jnp.where(batch.segment_ids > 0, x.reshape(-1)[batch.packing.places], 0.0)
 
 
 def _last(hidden: Array, batch: SequenceBatch) -> Array:
@@ -104,5 +104,5 @@ def _last(hidden: Array, batch: SequenceBatch) -> Array:
     if batch.packing is None:
         flat = jnp.arange(shape[0] * shape[1]) * shape[-1] + last.reshape(-1)
     else:
-        flat = jnp.take_along_axis(batch.packing.index, last[..., None], axis=-1).reshape(-1)
+        flat = jnp.take_along_axis(batch.packing.places, last[..., None], axis=-1).reshape(-1)
     return hidden.reshape(-1, hidden.shape[-1])[flat]

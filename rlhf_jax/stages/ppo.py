@@ -44,7 +44,7 @@ def ppo(
 
     Args:
         config: the quickstart's task by default.
-        reward: any callable ``(prompts, responses) -> numbers``; the reward model of ``config.reward_model`` by default.
+        reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
         judges: callables like a reward that measure and never train; ``gold`` is the one that counts. For
             human_sentiment a ridge regression on the validation split's ratings, and VADER, by default.
         objective: ``objectives.ppo`` with the config's hyperparameters by default.
@@ -154,8 +154,15 @@ def ppo(
         "skipped_updates": int(fitted.state.train.skipped),
     }
     return run.finish(
-        directory, "ppo", config, params=fitted.best_params, model_config=policy_config, tokenizer=tokenizer,
-        metrics=fitted.history, summary=summary, seconds=watch.lap(),
+        directory,
+        "ppo",
+        config,
+        params=fitted.best_params,
+        model_config=policy_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        seconds=watch.lap(),
     )
 
 
@@ -214,7 +221,11 @@ def compare(
             "prompt": prompt.text,
             "before": before["text"][i],
             "after": after["text"][i],
-            **{f"{n}_{when}": float(x[n][i]) for n in ("proxy", *judges) for when, x in (("before", before), ("after", after))},
+            **{
+                f"{n}_{when}": float(x[n][i])
+                for n in ("proxy", *judges)
+                for when, x in (("before", before), ("after", after))
+            },
         }
         for i, prompt in enumerate(prompts)
     ]
@@ -250,5 +261,3 @@ def _evenly(prompts: list[Prompt], count: int) -> list[Prompt]:
     if len(prompts) <= count:
         return prompts
     return [prompts[i] for i in np.linspace(0, len(prompts) - 1, count).astype(int)]
-
-

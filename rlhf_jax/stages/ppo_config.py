@@ -106,7 +106,16 @@ class PPOConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("iterations", "prompts", "samples", "epochs", "minibatches", "eval_every", "eval_prompts", "test_prompts"):
+        for name in (
+            "iterations",
+            "prompts",
+            "samples",
+            "epochs",
+            "minibatches",
+            "eval_every",
+            "eval_prompts",
+            "test_prompts",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.prompts % self.minibatches:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import losses, models, objectives, parallel, rewards, rollout, training
+from rlhf_jax import losses, models, parallel, rewards, rollout, training
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages.lift import forward, lift
@@ -177,11 +177,12 @@ class PPOTrainer:
         """Close over what never changes and compile each piece once."""
         config, roles, mesh = self.config, self.models, self.mesh
 
-        def prepare(state: PPOState, reference: Params, sampled: Rollout, scores: Array) -> tuple[SequenceBatch, Metrics]:
+        def prepare(
+            state: PPOState, reference: Params, sampled: Rollout, scores: Array
+        ) -> tuple[SequenceBatch, Metrics]:
             batch = as_batch(sampled)
             out = forward(roles, state.train.params, batch)
             ref = forward({"policy": roles["policy"]}, {"policy": reference}, batch)
-            assert out.logprobs is not None and out.values is not None and ref.logprobs is not None
             lengths = jnp.sum(sampled.mask, axis=-1)
             moments = rewards.add_to_moments(state.moments, scores)
             shaped = rewards.shape_rewards(scores, sampled.finished, lengths, moments, config.shaping)
@@ -267,7 +268,6 @@ def _rollout_metrics(batch: SequenceBatch, shaped: Array, sampled: Rollout) -> M
     count = jnp.float32(batch.mask.shape[0] * batch.mask.shape[1])
     tokens = jnp.sum(batch.mask, dtype=jnp.float32)
     kl = _response_kl(batch)
-    assert batch.reward is not None
     return {
         "kl": (jnp.sum(kl), count),
         "kl_per_token": (jnp.sum(kl), tokens),

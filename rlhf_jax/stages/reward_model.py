@@ -100,9 +100,7 @@ def reward_model(
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     run.start(directory, "reward", config)
 
-    bound = objective or functools.partial(
-        objectives.reward_model, center=config.center, margin=config.margin
-    )
+    bound = objective or functools.partial(objectives.reward_model, center=config.center, margin=config.margin)
     roles = {"reward": model}
     score = scorer(model, tokenizer.pad_id, rows=config.rows, row_length=config.row_length)
     validation = data.heldout(config.pairs_per_response)
@@ -144,8 +142,15 @@ def reward_model(
         beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
         run.update_json(directory / "summary.json", beside)
     return run.finish(
-        directory, "reward", config, params=fitted.best_params, model_config=model_config, tokenizer=tokenizer,
-        metrics=fitted.history, summary=summary, seconds=watch.lap(),
+        directory,
+        "reward",
+        config,
+        params=fitted.best_params,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        seconds=watch.lap(),
     )
 
 

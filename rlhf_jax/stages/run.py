@@ -1,14 +1,14 @@
 """A run folder and what a stage leaves in it.
 
-    RUN/config.json           every field of every stage that ran here
-    RUN/tokenizer.json        the tokenizer all stages of the folder share
-    RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
-    RUN/events/<stage>/       the same for TensorBoard
-    RUN/checkpoints/<stage>/  to continue an interrupted stage
-    RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
-    RUN/samples.jsonl         responses before and after PPO
-    RUN/summary.json          the results
-    RUN/report.html           the same to look at
+RUN/config.json           every field of every stage that ran here
+RUN/tokenizer.json        the tokenizer all stages of the folder share
+RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
+RUN/events/<stage>/       the same for TensorBoard
+RUN/checkpoints/<stage>/  to continue an interrupted stage
+RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
+RUN/samples.jsonl         responses before and after PPO
+RUN/summary.json          the results
+RUN/report.html           the same to look at
 """
 
 from __future__ import annotations
@@ -170,7 +170,18 @@ def share_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a number."""
-    names = ("rlhf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy", "scikit-learn")
+    names = (
+        "rlhf-jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "tokenizers",
+        "numpy",
+        "scikit-learn",
+    )
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rlhf_jax import models, objectives, parallel, training
+from rlhf_jax import models, objectives, parallel
 from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
@@ -128,6 +128,13 @@ def sft(
         "skipped_updates": int(fitted.state.skipped),
     }
     return run.finish(
-        directory, "sft", config, params=fitted.best_params, model_config=model_config, tokenizer=tokenizer,
-        metrics=fitted.history, summary=summary, seconds=watch.lap(),
+        directory,
+        "sft",
+        config,
+        params=fitted.best_params,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        seconds=watch.lap(),
     )

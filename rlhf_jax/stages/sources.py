@@ -59,9 +59,7 @@ def demonstrations(config: DataConfig) -> Split:
 
 def encode_demonstrations(rows: Sequence[Demonstration], tokenizer: Tokenizer, config: DataConfig) -> list[Example]:
     """Token sequences of demonstrations; one that is too long is a bad row."""
-    examples, bad = data.encode_rows(rows, tokenizer, length=config.max_length, on_bad_row=_too_long(config))
-    list_bad(bad)
-    return examples
+    return _encode(rows, tokenizer, config)[1]
 
 
 def prompts(config: DataConfig, split: str) -> list[PromptRow]:
@@ -141,6 +139,8 @@ def _read(config: DataConfig, parse: Callable[[Mapping[str, Any], str], Any]) ->
         train, bad = data.read_tfds(config.source, "train", parse, config.on_bad_row)
         heldout, more = data.read_tfds(config.source, config.heldout or "validation", parse, config.on_bad_row)
     list_bad([*bad, *more])
+    if not train or not heldout:
+        raise DataError(f"{config.source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
     return Split(train[: config.limit] if config.limit else train, heldout)
 
 
@@ -163,21 +163,27 @@ def _comparison_or_rating(row: Mapping[str, Any], where: str) -> Comparison | Ra
     return data.parse_rated(row, where) if rated else data.parse_comparison(row, where)
 
 
-def _too_long(config: DataConfig) -> Any:
-    """human_sentiment has a few sentences of over 128 tokens; in anybody else's data a long row is a bad row."""
-    return "skip" if config.source == HUMAN_SENTIMENT else config.on_bad_row
-
-
 def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tuple[list[Any], list[Example]]:
-    """Rows that are short enough, and their token sequences."""
-    kept, examples = [], []
+    """Rows that are short enough, and their token sequences.
+
+    human_sentiment has 19 sentences of over 128 tokens, which are left out; in anybody else's data a row that is too
+    long is a bad row.
+    """
+    ours = config.source == HUMAN_SENTIMENT
+    kept, examples, left_out = [], [], []
     for row in rows:
         text = row if isinstance(row, Comparison) else Demonstration(row.prompt, row.response, row.where)
-        made, bad = data.encode_rows([text], tokenizer, length=config.max_length, on_bad_row=_too_long(config))
-        list_bad(bad)
+        made, bad = data.encode_rows(
+            [text], tokenizer, length=config.max_length, on_bad_row="skip" if ours else config.on_bad_row
+        )
+        left_out += bad
         if made:
             kept.append(row)
             examples += made
+    if not ours:
+        list_bad(left_out)
+    if not examples:
+        raise DataError(f"{config.source}: no usable row is left of {len(rows)}")
     return kept, examples
 
 
@@ -190,7 +196,13 @@ def _rated_epochs(
 
     def epoch(number: int) -> list[Example]:
         groups = data.rated_groups(
-            examples, names, counts, group_size=group_size, votes=feedback.votes_from_histograms, seed=seed, epoch=number
+            examples,
+            names,
+            counts,
+            group_size=group_size,
+            votes=feedback.votes_from_histograms,
+            seed=seed,
+            epoch=number,
         )
         return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
 

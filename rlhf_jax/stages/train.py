@@ -83,7 +83,7 @@ def train(
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = step(state, batches[i], jax.random.fold_in(key, i))
         watch.lap()
-        return state, {**metrics, "learning_rate": float(schedule(i))}
+        return state, {**metrics, "learning_rate": schedule(i)}
 
     with MetricsWriter(directory, stage) as writer:
         return training.fit(

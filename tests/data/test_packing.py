@@ -38,7 +38,7 @@ def check_packing(batch, examples):
     segments = set()
     for b, example in enumerate(examples):
         for k, (sequence, start) in enumerate(zip(example.tokens, example.starts, strict=True)):
-            places = packing.index[b, k, : len(sequence)]
+            places = packing.places[b, k, : len(sequence)]
             np.testing.assert_array_equal(flat["tokens"][places], sequence)
             np.testing.assert_array_equal(flat["positions"][places], np.arange(len(sequence)))
             (segment,) = set(zip(rows[places].tolist(), flat["segment_ids"][places].tolist(), strict=True))
@@ -62,7 +62,7 @@ def test_a_packing_worked_by_hand():
     # the longest first, each into the first row with room: b, then a (b leaves 1 place), then c beside a
     np.testing.assert_array_equal(batch.packing.tokens, [[10, 11, 12, 13, 14, 0], [10, 11, 12, 10, 11, 0]])
     np.testing.assert_array_equal(batch.packing.positions, [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 0]])
-    np.testing.assert_array_equal(batch.packing.index[:3, 0], [[6, 7, 8, 0, 0], [0, 1, 2, 3, 4], [9, 10, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.packing.places[:3, 0], [[6, 7, 8, 0, 0], [0, 1, 2, 3, 4], [9, 10, 0, 0, 0]])
     assert len(set(batch.packing.segment_ids[1, :5].tolist())) == 2
     assert (batch.packing.segment_ids[:, 5] == 0).all()
     assert not batch.mask[3].any()
