@@ -146,8 +146,8 @@ def check_objective(
 
     _check_form(objective, roles, params, batch)
     checked += ["returns a Loss", "scalar float32"]
-    evaluate = jax.jit(jax.value_and_grad(_total(objective, roles), has_aux=False))
-    loss, gradient = evaluate(params, (batch,))
+    evaluate = _evaluator(objective, roles)
+    loss, gradient = evaluate(params, batch)
     if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((loss, gradient))):
         raise ObjectiveError("finite gradients", f"the loss is {loss} and some gradient is not finite")
     if not any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient)):
@@ -158,39 +158,48 @@ def check_objective(
         _compare(name, (loss, gradient), got, rtol, detail)
         checked.append(name)
 
-    same("mask", _behind_the_mask(objective, roles, params, batch), "outputs or fields behind the mask change the loss")
-    same(
-        "padding length", evaluate(params, (_padded(batch, right=3),)), "three more columns of padding change the loss"
-    )
-    same("padding side", evaluate(params, (_padded(batch, left=3),)), "padding on the left changes the loss")
+    noisy, moved = _behind_the_mask(objective, batch)
+    same("mask", _evaluator(noisy, roles)(params, moved), "outputs or fields behind the mask change the loss")
+    same("padding length", evaluate(params, _padded(batch, right=3)), "three more columns of padding change the loss")
+    same("padding side", evaluate(params, _padded(batch, left=3)), "padding on the left changes the loss")
     as_eos = batch._replace(tokens=jnp.where(batch.segment_ids > 0, batch.tokens, EOS))
-    same("pad == eos", evaluate(params, (as_eos,)), "padding with the end-of-sequence token changes the loss")
-    same("packing", evaluate(params, (_packed(batch),)), "several responses in one row change the loss")
+    same("pad == eos", evaluate(params, as_eos), "padding with the end-of-sequence token changes the loss")
+    same("packing", evaluate(params, _packed(batch)), "several responses in one row change the loss")
     same(
-        "micro-batching", evaluate(params, _micro_batches(batch)), "four micro-batches give another loss than one batch"
+        "micro-batching",
+        evaluate(params, *_micro_batches(batch)),
+        "four micro-batches of unequal length give another loss than one batch",
     )
     if len(jax.devices()) > 1:
         same("mesh", _on_mesh(evaluate, params, batch), f"{len(jax.devices())} devices give another loss than one")
-    eager = jax.value_and_grad(_total(objective, roles))(params, (batch,))
-    same("jit = eager", eager, "the objective gives another loss outside jit")
-    return checked
+    outputs = jax.jit(lambda p, b: forward(roles, p, b))(params, batch)
+    alone = jax.value_and_grad(lambda o: _reduced(objective(o, batch)))
+    _compare(
+        "jit = eager", jax.jit(alone)(outputs), alone(outputs), rtol, "the objective gives another loss outside jit"
+    )
+    return [*checked, "jit = eager"]
 
 
-def _total(objective: Objective, roles: dict[str, Model]) -> Callable[[Params, tuple[SequenceBatch, ...]], Array]:
-    """The loss of a global batch given in micro-batches: numerators and denominators summed, divided once."""
-    loss_fn = lift(objective, roles)
+def _evaluator(objective: Objective, roles: dict[str, Model]) -> Callable[..., tuple[Array, Params]]:
+    """Loss and gradient of a global batch given in micro-batches: sums of both, divided once."""
+    part = jax.jit(jax.value_and_grad(lift(objective, roles), has_aux=True))
 
-    def total(params: Params, parts: tuple[SequenceBatch, ...]) -> Array:
-        key = jax.random.key(0)
-        pairs = [loss_fn(params, part, key) for part in parts]
-        weight = sum((aux.weight for _, aux in pairs), jnp.float32(0))
-        return sum((n for n, _ in pairs), jnp.float32(0)) / jnp.where(weight == 0, 1.0, weight)
+    def evaluate(params: Params, *batches: SequenceBatch) -> tuple[Array, Params]:
+        parts = [part(params, batch, jax.random.key(0)) for batch in batches]
+        weight = sum(float(aux.weight) for (_, aux), _ in parts) or 1.0
+        gradients = jax.tree.map(lambda *g: sum(g) / weight, *(g for _, g in parts))
+        return sum((n for (n, _), _ in parts), jnp.float32(0)) / weight, gradients
 
-    return total
+    return evaluate
+
+
+def _reduced(loss: Loss) -> Array:
+    numerator, weight = loss.reduction(loss.values, loss.mask)
+    return numerator / jnp.where(weight == 0, 1.0, weight)
 
 
 def _check_form(objective: Objective, roles: dict[str, Model], params: Params, batch: SequenceBatch) -> None:
-    outputs = forward(roles, params, batch)
+    outputs = jax.jit(lambda p, b: forward(roles, p, b))(params, batch)
     loss = objective(outputs, batch)
     if not isinstance(loss, Loss):
         raise ObjectiveError(
@@ -205,19 +214,18 @@ def _check_form(objective: Objective, roles: dict[str, Model], params: Params, b
             raise ObjectiveError("scalar float32", f"the reduction's {name} is {jnp.asarray(x).dtype}{jnp.shape(x)}")
 
 
-def _behind_the_mask(objective: Objective, roles: dict[str, Model], params: Params, batch: SequenceBatch) -> Any:
-    """Loss and gradient with every per-token array overwritten where the mask is False."""
+def _behind_the_mask(objective: Objective, batch: SequenceBatch) -> tuple[Objective, SequenceBatch]:
+    """The objective and the batch with every per-token array overwritten where the mask is False."""
     noise = jnp.where(batch.mask, 0.0, jax.random.normal(jax.random.key(5), batch.mask.shape) * 3.0)
 
-    def disturbed(x: Array | None) -> Array | None:
+    def disturbed(x: Any) -> Any:
         return x + noise if x is not None and x.shape == batch.mask.shape else x
 
-    moved: Any = {name: disturbed(getattr(batch, name)) for name in _PER_TOKEN}
+    def noisy(outputs: Outputs, moved: SequenceBatch) -> Loss:
+        return objective(Outputs(*(disturbed(x) for x in outputs)), moved)
 
-    def noisy(outputs: Outputs, b: SequenceBatch) -> Loss:
-        return objective(Outputs(*(disturbed(x) for x in outputs)), b)
-
-    return jax.jit(jax.value_and_grad(_total(noisy, roles)))(params, (batch._replace(**moved),))
+    fields: Any = {name: disturbed(getattr(batch, name)) for name in _PER_TOKEN}
+    return noisy, batch._replace(**fields)
 
 
 def _padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBatch:
@@ -261,7 +269,7 @@ def _on_mesh(evaluate: Callable[..., Any], params: Params, batch: SequenceBatch)
     mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:count])
     spread = parallel.put(batch, parallel.batch_shardings(batch, mesh))
     copied = parallel.put(params, jax.tree.map(lambda _: parallel.replicated(mesh), params))
-    return jax.device_get(evaluate(copied, (spread,)))
+    return jax.device_get(evaluate(copied, spread))
 
 
 def _compare(name: str, want: tuple[Array, Params], got: tuple[Array, Params], rtol: float, detail: str) -> None:
