@@ -55,7 +55,7 @@ def tiny_models(seed: int = 0) -> tuple[dict[str, Model], Params]:
         roles[role] = models.build(config)
         key = jax.random.fold_in(jax.random.key(seed), i)
         init_key, head_key = jax.random.split(key)
-        params[role] = jax.tree.map(lambda x: x * 4.0, roles[role].init(init_key))
+        params[role] = jax.tree.map(lambda x: x * 4.0, jax.jit(roles[role].init)(init_key))
         if role != "policy":
             params[role]["head"]["kernel"] = jax.random.normal(head_key, (config.d_model, 1))
     return roles, params

@@ -106,7 +106,15 @@ class Tokenizer:
           path: such as ``RUN/tokenizer.json``; its folder must exist.
         """
         with atomic_text(path) as file:
-            file.write(self._backend.to_str(pretty=True))
+            file.write(self.to_json())
+
+    def to_json(self) -> str:
+        """The tokenizer as text: what ``save`` writes. Two tokenizers are the same when their texts are.
+
+        Returns:
+          A JSON document.
+        """
+        return self._backend.to_str(pretty=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -9,7 +9,7 @@ import dataclasses
 class ModelConfig:
     """A decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, gated MLP.
 
-    The defaults are the quickstart's model: about 1.3 million parameters.
+    The defaults are the quickstart's model: about 1.1 million parameters.
 
     Raises:
         ValueError: when the sizes do not fit together.
@@ -19,13 +19,13 @@ class ModelConfig:
     """Tokens in the vocabulary; stages set it from the tokenizer."""
     d_model: int = 128
     """Width of the residual stream."""
-    n_layers: int = 4
+    n_layers: int = 3
     """Blocks, stacked and scanned."""
-    n_heads: int = 4
+    n_heads: int = 2
     """Query heads."""
-    n_kv_heads: int = 4
+    n_kv_heads: int = 2
     """Key and value heads; fewer than `n_heads` is grouped-query attention."""
-    head_dim: int = 32
+    head_dim: int = 64
     """Width of one head; even, for the rotary embedding."""
     d_ff: int = 344
     """Width of the gated MLP, about 8/3 of `d_model`."""

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_jax.parallel import MeshConfig
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise a ValueError that names the first of these fields that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, found {getattr(config, name)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,27 @@ class StageConfig:
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "keep_checkpoints", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedConfig(StageConfig):
+    """What the stages that train on packed rows of a data set have."""
+
+    data: DataConfig = DataConfig()
+    epochs: int = 3
+    """Passes over the training rows."""
+    rows: int = 16
+    """Packed rows of a batch; a multiple of the devices that share it."""
+    row_length: int = 128
+    """Tokens of a packed row."""
+    eval_every: int = 200
+    """Steps between two evaluations on what is held out."""
+    patience: int = 5
+    """Evaluations without improvement before training stops early; 0 never stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "epochs", "rows", "row_length", "eval_every")
+        if self.row_length < self.data.max_length:
+            raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rlhf_jax import evaluation
 from rlhf_jax.data import human_sentiment as hs
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.stages.sources import domain_of
 
 
 def human_sentiment_judges() -> Mapping[str, TextReward]:
@@ -34,7 +35,4 @@ def whole_sentences(prompts: Sequence[str], responses: Sequence[str]) -> list[st
 
 
 def _without_instruction(prompt: str) -> str:
-    for instruction in hs.PROMPTS.values():
-        if prompt.startswith(instruction):
-            return prompt.removeprefix(instruction).strip()
-    return prompt
+    return prompt.removeprefix(hs.PROMPTS.get(domain_of(prompt), "")).strip()

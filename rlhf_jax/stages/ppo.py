@@ -72,7 +72,12 @@ def ppo(
     policy_params, policy_config, tokenizer = run.load_stage(config.policy, "sft")
     run.share_tokenizer(tokenizer, directory)
     if reward is None:
-        reward_params, reward_config, _ = run.load_stage(config.reward_model, "reward")
+        reward_params, reward_config, scored_with = run.load_stage(config.reward_model, "reward")
+        if scored_with.to_json() != tokenizer.to_json():
+            raise run.RunError(
+                f"the reward model of {config.reward_model} and the policy of {config.policy} have different tokenizers: "
+                "train the reward model from this policy (rlhf reward --init)"
+            )
         scored_by: Trunk | TextReward = Trunk(reward_config, reward_params["reward"])
     else:
         scored_by = reward
@@ -204,7 +209,7 @@ def compare(
     summary: dict[str, Any] = {
         "kl": float(after["kl"].mean()),
         "kl_ci": list(evaluation.bootstrap_mean(after["kl"], seed=0)),
-        "prompts": len(prompts),
+        "test_prompts": len(prompts),
         **{f"{name}_before": described[0][name] for name in ("distinct_2", "length", "eos_rate", "unique_tokens")},
         **{name: described[1][name] for name in ("distinct_1", "distinct_2", "length", "eos_rate", "unique_tokens")},
     }
@@ -219,6 +224,7 @@ def compare(
     rows = [
         {
             "prompt": prompt.text,
+            "domain": sources.domain_of(prompt.text),
             "before": before["text"][i],
             "after": after["text"][i],
             **{

@@ -9,7 +9,7 @@ from typing import Literal
 from rlhf_jax import objectives, training
 from rlhf_jax.rewards import ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import DataConfig, StageConfig
+from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive
 from rlhf_jax.training import Controller, OptimizerConfig
 from rlhf_jax.types import Objective
 
@@ -22,10 +22,11 @@ class KLConfig:
     """`adaptive` steers beta so that the KL meets the target (Ziegler et al. 2019); `fixed` keeps it."""
     coef: float = 0.05
     """Beta at the start; usually 0.01 to 0.1 (Ouyang et al. 2022 use 0.02)."""
-    target: float = 8.0
+    target: float = 6.0
     """KL to aim at, nats a response."""
-    horizon: float = 1000.0
-    """Responses over which an error of 20% in the KL changes beta by 20%; Ziegler et al. use 10,000 on longer runs."""
+    horizon: float = 250.0
+    """Responses over which an error of 20% in the KL changes beta by 20%; longer runs want more, Ziegler et al.
+    use 10,000."""
     minimum: float = 0.01
     """Beta never falls below this."""
     maximum: float = 0.1
@@ -69,7 +70,7 @@ class PPOConfig(StageConfig):
     """Run folder of the reward model."""
     data: DataConfig = DataConfig()
     """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
-    iterations: int = 60
+    iterations: int = 40
     """Times collect, prepare, update."""
     prompts: int = 64
     """Prompts of an iteration."""
@@ -89,7 +90,7 @@ class PPOConfig(StageConfig):
     whiten_advantages: bool = True
     """Advantages get mean 0 and variance 1 over the iteration's tokens."""
     loss: PPOLossConfig = PPOLossConfig()
-    policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, weight_decay=0.0)
+    policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
     """1e-6 to 1e-5 for billions of parameters; a model of one million needs about a hundred times that."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
     checkpoint_every: int = 10
@@ -106,18 +107,8 @@ class PPOConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (
-            "iterations",
-            "prompts",
-            "samples",
-            "epochs",
-            "minibatches",
-            "eval_every",
-            "eval_prompts",
-            "test_prompts",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches")
+        check_positive(self, "eval_every", "eval_prompts", "test_prompts")
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
 

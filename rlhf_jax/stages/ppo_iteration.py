@@ -128,7 +128,7 @@ class PPOTrainer:
             step=step,
             prompt_ids=np.asarray([p.id for p in prompts]),
             samples=samples,
-            sharding=self._rows,
+            sharding=self._rows if len(prompts) % self._rows.num_devices == 0 else parallel.replicated(self.mesh),
         )
 
     def score(self, sampled: Rollout, prompts: Sequence[Prompt]) -> Array:
@@ -138,7 +138,7 @@ class PPOTrainer:
         responses = self.texts(sampled)
         repeated = [p.text for p in prompts for _ in range(sampled.tokens.shape[1])]
         scores = rewards.score_texts(self.reward, repeated, responses)
-        return jax.device_put(scores.reshape(sampled.tokens.shape[:2]), self._rows)
+        return jax.device_put(scores.reshape(sampled.tokens.shape[:2]), sampled.finished.sharding)
 
     def texts(self, sampled: Rollout) -> list[str]:
         """The responses as text, in the order of ``[B, K]`` flattened."""

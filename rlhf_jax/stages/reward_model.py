@@ -17,7 +17,7 @@ from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import Example
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.config import DataConfig, StageConfig
+from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sources import HeldOutPairs
@@ -28,7 +28,7 @@ from rlhf_jax.types import Model, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardConfig(StageConfig):
+class RewardConfig(PackedConfig):
     """A reward model: the SFT trunk, a scalar head at the last token, Bradley-Terry with soft labels."""
 
     out: str = "runs/reward"
@@ -47,24 +47,14 @@ class RewardConfig(StageConfig):
     """How much better the preferred response must score (Touvron et al. 2023); 0 is off."""
     epochs: int = 3
     """Passes over the training responses; each pass draws new groups."""
-    rows: int = 16
-    """Packed rows of a batch; a multiple of the devices that share it."""
-    row_length: int = 128
-    """Tokens of a packed row."""
-    eval_every: int = 100
-    """Steps between two evaluations on held-out pairs."""
-    patience: int = 5
-    """Evaluations without improvement before training stops early; 0 never stops."""
     pairs_per_response: int = 4
     """Held-out comparisons drawn for each rated held-out response."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_positive(self, "pairs_per_response")
         if self.group_size < 2:
             raise ValueError(f"group_size must be at least 2, found {self.group_size}")
-        for name in ("epochs", "rows", "row_length", "eval_every", "pairs_per_response"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
 
 
 def reward_model(
@@ -119,8 +109,6 @@ def reward_model(
             data.epoch, epochs=config.epochs, rows=config.rows, row_length=config.row_length, pad_id=tokenizer.pad_id
         ),
         evaluate=evaluate,
-        eval_every=config.eval_every,
-        patience=config.patience,
         mesh=mesh,
         fingerprint={**run.fingerprint(config), "init_sha256": tree_sha256(policy)},
         watch=watch,

@@ -162,10 +162,17 @@ def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelC
 
 
 def share_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Put the tokenizer of an earlier stage into a later stage's folder, so that the folder stands alone."""
+    """Put the tokenizer of an earlier stage into a later stage's folder, so that the folder stands alone.
+
+    Raises:
+        RunError: when the folder has another tokenizer already.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    if not (directory / "tokenizer.json").exists():
-        tokenizer.save(directory / "tokenizer.json")
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        tokenizer.save(path)
+    elif path.read_text(encoding="utf-8") != tokenizer.to_json():
+        raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from rlhf_jax import models, objectives, parallel
 from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.config import DataConfig, StageConfig
+from rlhf_jax.stages.config import DataConfig, PackedConfig
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, train
@@ -23,7 +23,7 @@ from rlhf_jax.types import Objective, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SFTConfig(StageConfig):
+class SFTConfig(PackedConfig):
     """Supervised fine-tuning: next-token prediction of responses, prompts masked out."""
 
     out: str = "runs/sft"
@@ -35,24 +35,6 @@ class SFTConfig(StageConfig):
     """Sizes of the transformer; its `vocab_size` is set from the tokenizer."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
     """1e-3 or more for a million parameters from scratch; 1e-5 for fine-tuning billions (Ouyang et al. 2022)."""
-    epochs: int = 3
-    """Passes over the training rows."""
-    rows: int = 16
-    """Packed rows of a batch; a multiple of the devices that share it."""
-    row_length: int = 128
-    """Tokens of a packed row."""
-    eval_every: int = 100
-    """Steps between two evaluations of the held-out loss."""
-    patience: int = 5
-    """Evaluations without improvement before training stops early; 0 never stops."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "rows", "row_length", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.row_length < self.data.max_length:
-            raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")
 
 
 def sft(
@@ -107,12 +89,10 @@ def sft(
         stage="sft",
         config=config,
         loss_fn=loss_fn,
-        params={"policy": model.init(jax.random.key(config.seed))},
+        params={"policy": jax.jit(model.init)(jax.random.key(config.seed))},
         optimizer=config.optimizer,
         batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
         evaluate=evaluate,
-        eval_every=config.eval_every,
-        patience=config.patience,
         mesh=mesh,
         fingerprint=run.fingerprint(config),
         watch=watch,

@@ -77,6 +77,11 @@ def opening(row: RatedResponse) -> PromptRow:
     return PromptRow(" ".join([row.prompt, *words[: max(1, min(count, len(words) - 1))]]), row.where)
 
 
+def domain_of(prompt: str) -> str:
+    """The domain of human_sentiment whose instruction begins a prompt; empty for any other prompt."""
+    return next((domain for domain, text in hs.PROMPTS.items() if prompt.startswith(text)), "")
+
+
 def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons:
     """Comparisons by votes: of rated responses in groups drawn anew each epoch, or of rows that are pairs."""
     if config.source == HUMAN_SENTIMENT:
@@ -214,7 +219,7 @@ def _rated_pairs(
 ) -> HeldOutPairs:
     """Random pairs of responses to the same prompt; always the same ones, so that runs can be compared."""
     kept, examples = _encode(rows, tokenizer, config)
-    domains = [_domain(row) for row in kept]
+    domains = [domain_of(row.prompt) or row.prompt for row in kept]
     pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
@@ -247,8 +252,3 @@ def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataC
 class _Rated(NamedTuple):
     id: str
     ratings: np.ndarray
-
-
-def _domain(row: RatedResponse) -> str:
-    """What a prompt is called: its domain in human_sentiment, the prompt itself elsewhere."""
-    return {text: domain for domain, text in hs.PROMPTS.items()}.get(row.prompt, row.prompt)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rlhf_jax import parallel, training
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
 from rlhf_jax.types import LossFn, Params
 
@@ -36,14 +36,12 @@ class Stopwatch:
 def train(
     *,
     stage: str,
-    config: StageConfig,
+    config: PackedConfig,
     loss_fn: LossFn,
     params: Params,
     optimizer: OptimizerConfig,
     batches: PackedEpochs,
     evaluate: Callable[[Params], Mapping[str, Any]],
-    eval_every: int,
-    patience: int,
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
     watch: Stopwatch,
@@ -59,8 +57,6 @@ def train(
         optimizer: its config.
         batches: one a step.
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``.
-        eval_every: steps between two evaluations.
-        patience: evaluations without improvement before training stops early; 0 never stops.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint of another one is refused.
         watch: counts the seconds.
@@ -97,9 +93,9 @@ def train(
             ),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(s.params),
-            eval_every=eval_every,
+            eval_every=config.eval_every,
             best="heldout_loss",
-            patience=patience,
+            patience=config.patience,
             max_skipped_in_row=config.max_skipped,
             host=watch.host,
             show=show,
