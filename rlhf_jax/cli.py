@@ -7,10 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from rlhf_jax.stages import RunResult
+from typing import Any, Literal, NamedTuple
 
 
 class UsageError(ValueError):
@@ -99,32 +96,36 @@ def _quickstart(argv: list[str]) -> None:
     from rlhf_jax.stages.quickstart import quickstart, quickstart_config
 
     out = out or f"runs/quickstart-seed{seed}{'-fast' if fast else ''}"
-    report = quickstart(quickstart_config(out=out, seed=seed, fast=fast))
-    print(report)
+    _finish(quickstart(quickstart_config(out=out, seed=seed, fast=fast)).parent)
 
 
 def _sft(argv: list[str]) -> None:
     from rlhf_jax import stages
 
-    _finish(stages.sft(override(stages.SFTConfig(), "sft", argv)))
+    _finish(stages.sft(override(stages.SFTConfig(), "sft", argv)).directory)
 
 
 def _reward(argv: list[str]) -> None:
     from rlhf_jax import stages
 
-    _finish(stages.reward_model(override(stages.RewardConfig(), "reward", argv)))
+    _finish(stages.reward_model(override(stages.RewardConfig(), "reward", argv)).directory)
 
 
 def _ppo(argv: list[str]) -> None:
     from rlhf_jax import stages
 
-    _finish(stages.ppo(override(stages.PPOConfig(), "ppo", argv)))
+    _finish(stages.ppo(override(stages.PPOConfig(), "ppo", argv)).directory)
 
 
-def _finish(result: RunResult) -> None:
-    from rlhf_jax.report import write_report
+def _finish(directory: Path) -> None:
+    """Write the report, say in plain sentences what came out, and print where the report is."""
+    from rlhf_jax.report import verdicts, write_report
+    from rlhf_jax.stages.run import read_json
 
-    print(write_report(result.directory))
+    report = write_report(directory)
+    for verdict in verdicts(read_json(directory / "summary.json")):
+        print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
+    print(report)
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -145,6 +146,10 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     import tyro
 
     path, rest = _take_config(list(argv))
+    # The flag that error messages name, without the path of its field.
+    rest = [
+        word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
+    ]
     config = load_config(path, type(default)) if path else default
     description = (
         f"{_describe(name)} --config FILE.py takes the defaults below from a Python file that defines "

@@ -75,8 +75,8 @@ def ppo(
         reward_params, reward_config, scored_with = run.load_stage(config.reward_model, "reward")
         if scored_with.to_json() != tokenizer.to_json():
             raise run.RunError(
-                f"the reward model of {config.reward_model} and the policy of {config.policy} have different tokenizers: "
-                "train the reward model from this policy (rlhf reward --init)"
+                f"the reward model of {config.reward_model} and the policy of {config.policy} have different "
+                "tokenizers: train the reward model from this policy (rlhf reward --init)"
             )
         scored_by: Trunk | TextReward = Trunk(reward_config, reward_params["reward"])
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from rlhf_jax import models
 from rlhf_jax.data import human_sentiment as hs
-from rlhf_jax.report import verdicts, write_report
+from rlhf_jax.report import write_report
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run
 from rlhf_jax.stages.config import DataConfig
@@ -96,6 +95,4 @@ def quickstart(config: QuickstartConfig) -> Path:
         total = sum(seconds[name] for name in ("sft", "reward", "ppo")) + around
         run.update_json(directory / "summary.json", {"seconds": {"total": round(total, 1)}})
         report = write_report(directory)
-    for verdict in verdicts(run.read_json(directory / "summary.json")):
-        print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
     return report

@@ -109,7 +109,7 @@ def finish(
             "seconds": {stage: seconds},
             "params_sha256": {stage: checkpoint.tree_sha256(params)},
             "seed": config.seed,
-            "peak_rss_mib": peak_rss_mib(),
+            "peak_rss_mib": max(peak_rss_mib(), read_json(directory / "summary.json").get("peak_rss_mib", 0.0)),
             "versions": versions(),
         },
     )
