@@ -93,10 +93,11 @@ def _quickstart(argv: list[str]) -> None:
         return seed, out, fast
 
     seed, out, fast = _parse(options, "quickstart", argv)
-    from rlhf_jax.stages.quickstart import quickstart, quickstart_config
+    from rlhf_jax.report import write_report
+    from rlhf_jax.stages import quickstart, quickstart_config
 
     out = out or f"runs/quickstart-seed{seed}{'-fast' if fast else ''}"
-    _finish(quickstart(quickstart_config(out=out, seed=seed, fast=fast)).parent)
+    _finish(quickstart(quickstart_config(out=out, seed=seed, fast=fast), after_stage=write_report))
 
 
 def _sft(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The whole pipeline on real human judgements, from one config: SFT, reward model, PPO, report."""
+"""The whole pipeline on real human judgements, from one config: SFT, reward model, PPO."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from rlhf_jax import models
 from rlhf_jax.data import human_sentiment as hs
-from rlhf_jax.report import write_report
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run
 from rlhf_jax.stages.config import DataConfig
@@ -66,14 +65,15 @@ def quickstart_config(*, out: str, seed: int = 0, fast: bool = False) -> Quickst
     )
 
 
-def quickstart(config: QuickstartConfig) -> Path:
-    """Run what is not done yet, write the report after every stage, and say where it is.
+def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object] | None = None) -> Path:
+    """Run what is not done yet.
 
     Args:
         config: from ``quickstart_config``.
+        after_stage: called with the run folder when a stage is complete; ``report.write_report``, say.
 
     Returns:
-        The path of report.html.
+        The run folder; its ``summary.json`` holds the results.
     """
     directory = Path(config.sft.out)
     start, inside = time.monotonic(), 0.0
@@ -82,17 +82,17 @@ def quickstart(config: QuickstartConfig) -> Path:
         (reward_model, config.reward),
         (ppo, config.ppo),
     ]
-    report = directory / "report.html"
     for stage, stage_config in stages:
         began = time.monotonic()
         stage(stage_config)
         inside += time.monotonic() - began
         run.update_json(directory / "summary.json", {"prompts": hs.PROMPTS})
-        report = write_report(directory)
+        if after_stage is not None:
+            after_stage(directory)
     seconds = run.read_json(directory / "summary.json")["seconds"]
     if "total" not in seconds:
+        # The stages' own clocks go on over restarts; what lies around them is counted in this process.
         around = time.monotonic() - start - inside
         total = sum(seconds[name] for name in ("sft", "reward", "ppo")) + around
         run.update_json(directory / "summary.json", {"seconds": {"total": round(total, 1)}})
-        report = write_report(directory)
-    return report
+    return directory
