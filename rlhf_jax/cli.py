@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import tyro
+from tyro.conf import Positional
+
+Options = TypeVar("Options")
 
 
 class UsageError(ValueError):
@@ -72,32 +78,32 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _parse(function: Callable[..., Any], name: str, argv: list[str]) -> Any:
-    import tyro
-
-    return tyro.cli(function, prog=f"rlhf {name}", description=_describe(name), args=argv)
+def _parse(options: type[Options], name: str, argv: list[str]) -> Options:
+    return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)
 
 
 # ---- the pipeline -------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class QuickstartOptions:
+    """Options of the quickstart."""
+
+    seed: int = 0
+    """Everything random comes from it."""
+    out: str = ""
+    """The run folder; runs/quickstart-seedN by default. The same folder continues where it stopped."""
+    fast: bool = False
+    """A miniature of every stage in under two minutes, to see that everything works."""
+
+
 def _quickstart(argv: list[str]) -> None:
-    def options(seed: int = 0, out: str = "", fast: bool = False) -> tuple[int, str, bool]:
-        """Options of the quickstart.
-
-        Args:
-            seed: everything random comes from it.
-            out: the run folder; runs/quickstart-seedN by default. The same folder continues where it stopped.
-            fast: a miniature of every stage in under two minutes, to see that everything works.
-        """
-        return seed, out, fast
-
-    seed, out, fast = _parse(options, "quickstart", argv)
+    o = _parse(QuickstartOptions, "quickstart", argv)
     from rlhf_jax.report import write_report
     from rlhf_jax.stages import quickstart, quickstart_config
 
-    out = out or f"runs/quickstart-seed{seed}{'-fast' if fast else ''}"
-    _finish(quickstart(quickstart_config(out=out, seed=seed, fast=fast), after_stage=write_report))
+    out = o.out or f"runs/quickstart-seed{o.seed}{'-fast' if o.fast else ''}"
+    _finish(quickstart(quickstart_config(out=out, seed=o.seed, fast=o.fast), after_stage=write_report))
 
 
 def _sft(argv: list[str]) -> None:
@@ -144,8 +150,6 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         UsageError: when the file cannot be used or a value is out of range. An unknown field ends the program with
             the nearest field's name.
     """
-    import tyro
-
     path, rest = _take_config(list(argv))
     # The flag that error messages name, without the path of its field.
     rest = [
@@ -199,165 +203,148 @@ def load_config(path: str, kind: type) -> Any:
 
 # ---- using a run --------------------------------------------------------------------------------------------------
 
+OnBadRow = Literal["error", "skip"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Options of the report."""
+
+    run: Positional[Path]
+    """A run folder."""
+
 
 def _report(argv: list[str]) -> None:
-    from tyro.conf import Positional
-
-    def options(run: Positional[Path]) -> Path:
-        """Options of the report.
-
-        Args:
-            run: a run folder.
-        """
-        return run
-
-    run_folder = _parse(options, "report", argv)
-    _must_be_run(run_folder)
+    o = _parse(ReportOptions, "report", argv)
+    _must_be_run(o.run)
     from rlhf_jax.report import write_report
 
-    print(write_report(run_folder))
+    print(write_report(o.run))
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """Options of sampling."""
+
+    run: Positional[Path]
+    """A run folder."""
+    prompt: Positional[str] = ""
+    """One prompt; the responses are printed."""
+    prompts: Path | None = None
+    """Many prompts: a .jsonl file with rows of `prompt`."""
+    n: int = 1
+    """Responses to each prompt."""
+    to: Path | None = None
+    """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
+    stage: Literal["ppo", "sft"] | None = None
+    """Whose policy; PPO's where there is one, else the SFT policy."""
+    max_new_tokens: int = 48
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    seed: int = 0
+    """The same seed gives the same responses."""
+    on_bad_row: OnBadRow = "error"
+    """A bad row stops the command, or is skipped and listed."""
 
 
 def _sample(argv: list[str]) -> None:
-    from tyro.conf import Positional
-
-    def options(
-        run: Positional[Path],
-        prompt: Positional[str] = "",
-        prompts: Path | None = None,
-        n: int = 1,
-        to: Path | None = None,
-        stage: Literal["ppo", "sft"] | None = None,
-        max_new_tokens: int = 48,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        on_bad_row: Literal["error", "skip"] = "error",
-    ) -> dict[str, Any]:
-        """Options of sampling.
-
-        Args:
-            run: a run folder.
-            prompt: one prompt; the responses are printed.
-            prompts: many prompts, a .jsonl file with rows of `prompt`.
-            n: responses to each prompt.
-            to: the .jsonl file to write: rows of prompt, response, tokens, logprob.
-            stage: whose policy; PPO's where there is one, else the SFT policy.
-            max_new_tokens: longest response, in tokens.
-            temperature: divides the logits; 0 takes the likeliest token.
-            top_k: keep the k likeliest tokens; 0 keeps all.
-            top_p: keep the smallest set of tokens with this probability; 1 keeps all.
-            seed: the same seed gives the same responses.
-            on_bad_row: a bad row stops the command, or is skipped and listed.
-        """
-        return locals()
-
-    o = _parse(options, "sample", argv)
-    if bool(o["prompt"]) == bool(o["prompts"]):
+    o = _parse(SampleOptions, "sample", argv)
+    if bool(o.prompt) == bool(o.prompts):
         raise UsageError('give one prompt, rlhf sample RUN "prompt", or a file, --prompts FILE.jsonl --to OUT.jsonl')
-    if o["prompts"] and not o["to"]:
+    if o.prompts and not o.to:
         raise UsageError("--prompts needs --to OUT.jsonl")
-    if o["n"] < 1:
-        raise UsageError(f"--n must be at least 1, found {o['n']}")
-    _must_be_run(o["run"])
+    if o.n < 1:
+        raise UsageError(f"--n must be at least 1, found {o.n}")
+    _must_be_run(o.run)
     from rlhf_jax import data
     from rlhf_jax.rollout import SamplingConfig
-    from rlhf_jax.stages import sources
-    from rlhf_jax.stages.inference import Policy
+    from rlhf_jax.stages import Policy, sources
 
     try:
-        sampling = SamplingConfig(**{k: o[k] for k in ("max_new_tokens", "temperature", "top_k", "top_p")})
+        sampling = SamplingConfig(
+            max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=o.top_k, top_p=o.top_p
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    policy = Policy.load(o["run"], o["stage"])
-    _make_room(o["to"])
-    texts = [o["prompt"]]
-    if o["prompts"]:
-        rows, bad = data.read_jsonl(o["prompts"], data.parse_prompt, on_bad_row=o["on_bad_row"])
+    policy = Policy.load(o.run, o.stage)
+    texts = [o.prompt]
+    if o.prompts:
+        rows, bad = data.read_jsonl(o.prompts, data.parse_prompt, on_bad_row=o.on_bad_row)
         sources.list_bad(bad)
         texts = [row.prompt for row in rows]
-    made = policy.sample(texts, n=o["n"], sampling=sampling, seed=o["seed"])
-    if o["to"]:
-        data.write_jsonl(o["to"], made)
-        print(o["to"])
+    made = policy.sample(texts, n=o.n, sampling=sampling, seed=o.seed)
+    if o.to:
+        _write(o.to, made)
         return
     for row in made:
         print(row["response"])
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """Options of scoring."""
+
+    run: Positional[Path]
+    """A run folder that holds a reward model."""
+    input: Path
+    """A .jsonl file with rows of prompt and response, or of prompt, chosen and rejected."""
+    to: Path
+    """The .jsonl file to write: the same rows with `score`, or with `chosen_score` and `rejected_score`."""
+    on_bad_row: OnBadRow = "error"
+    """A bad row stops the command, or is skipped and listed."""
+
+
 def _score(argv: list[str]) -> None:
-    from tyro.conf import Positional
-
-    def options(
-        run: Positional[Path],
-        input: Path,
-        to: Path,
-        on_bad_row: Literal["error", "skip"] = "error",
-    ) -> dict[str, Any]:
-        """Options of scoring.
-
-        Args:
-            run: a run folder that holds a reward model.
-            input: a .jsonl file with rows of prompt and response, or of prompt, chosen and rejected.
-            to: the .jsonl file to write: the same rows with `score`, or with `chosen_score` and `rejected_score`.
-            on_bad_row: a bad row stops the command, or is skipped and listed.
-        """
-        return locals()
-
-    o = _parse(options, "score", argv)
-    _must_be_run(o["run"])
+    o = _parse(ScoreOptions, "score", argv)
+    _must_be_run(o.run)
     from rlhf_jax import data
-    from rlhf_jax.stages import sources
-    from rlhf_jax.stages.inference import Scorer, scorable, score_rows
+    from rlhf_jax.stages import Scorer, sources
+    from rlhf_jax.stages.inference import scorable, score_rows
 
-    scorer = Scorer.load(o["run"])
-    _make_room(o["to"])
-    rows, bad = data.read_jsonl(o["input"], scorable, on_bad_row=o["on_bad_row"])
+    scorer = Scorer.load(o.run)
+    rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
     sources.list_bad(bad)
-    data.write_jsonl(o["to"], score_rows(scorer, rows))
-    print(o["to"])
+    _write(o.to, score_rows(scorer, rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Options of the data command."""
+
+    name: Positional[Literal["human_sentiment"]]
+    """The data set."""
+    to: Path
+    """The .jsonl file to write: rows of id, domain, text, ratings."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which split."""
+    data_dir: Path | None = None
+    """The TFDS data directory; TFDS's own default if not given."""
 
 
 def _data(argv: list[str]) -> None:
-    from tyro.conf import Positional
-
-    def options(
-        name: Positional[Literal["human_sentiment"]],
-        to: Path,
-        split: Literal["train", "validation", "test"] = "train",
-        data_dir: Path | None = None,
-    ) -> dict[str, Any]:
-        """Options of the data command.
-
-        Args:
-            name: the data set.
-            to: the .jsonl file to write: rows of id, domain, text, ratings.
-            split: which split.
-            data_dir: the TFDS data directory; TFDS's own default if not given.
-        """
-        return locals()
-
-    o = _parse(options, "data", argv)
-    from rlhf_jax import data
+    o = _parse(DataOptions, "data", argv)
     from rlhf_jax.data import human_sentiment
 
-    _make_room(o["to"])
-    sentences = human_sentiment.load(o["split"], o["data_dir"])
-    rows = ({"id": s.id, "domain": s.domain, "text": s.text, "ratings": s.ratings.tolist()} for s in sentences)
-    data.write_jsonl(o["to"], rows)
-    print(f"{len(sentences)} rows: {o['to']}")
+    _write(o.to, (s._asdict() for s in human_sentiment.load(o.split, o.data_dir)))
+
+
+def _write(to: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows whole or not at all, and say where they are."""
+    from rlhf_jax.data import write_jsonl
+
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(to, rows)
+    print(to)
 
 
 def _must_be_run(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
-
-
-def _make_room(to: Path | None) -> None:
-    """Make the folder of the file to write before the work, not after it."""
-    if to is not None:
-        to.parent.mkdir(parents=True, exist_ok=True)
 
 
 class Command(NamedTuple):

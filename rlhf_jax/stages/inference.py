@@ -21,6 +21,7 @@ from rlhf_jax.types import Params
 
 POLICY_STAGES = ("ppo", "sft")
 BATCH = 64
+SAMPLED = 256  # responses at once
 BUCKET = 32
 
 
@@ -68,10 +69,11 @@ class Policy:
             pad_id=self.tokenizer.pad_id,
             eos_id=self.tokenizer.eos_id,
         )
-        for start in range(0, len(prompts), BATCH):
-            texts = list(prompts[start : start + BATCH])
+        size = max(1, SAMPLED // n)
+        for start in range(0, len(prompts), size):
+            texts = list(prompts[start : start + size])
             # The last batch is filled up, so that one compiled program serves all.
-            filled = texts + [texts[-1]] * (BATCH - len(texts)) if len(prompts) > BATCH else texts
+            filled = texts + [texts[-1]] * (size - len(texts)) if len(prompts) > size else texts
             sampled = engine(
                 self.params,
                 [self.tokenizer.encode_prompt(t) for t in filled],
