@@ -20,11 +20,11 @@ class KLConfig:
 
     kind: Literal["adaptive", "fixed"] = "adaptive"
     """`adaptive` steers beta so that the KL meets the target (Ziegler et al. 2019); `fixed` keeps it."""
-    coef: float = 0.05
+    coef: float = 0.1
     """Beta at the start; usually 0.01 to 0.1 (Ouyang et al. 2022 use 0.02)."""
     target: float = 6.0
     """KL to aim at, nats a response."""
-    horizon: float = 250.0
+    horizon: float = 1000.0
     """Responses over which an error of 20% in the KL changes beta by 20%; longer runs want more, Ziegler et al.
     use 10,000."""
     minimum: float = 0.01
@@ -70,7 +70,7 @@ class PPOConfig(StageConfig):
     """Run folder of the reward model."""
     data: DataConfig = DataConfig()
     """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
-    iterations: int = 40
+    iterations: int = 36
     """Times collect, prepare, update."""
     prompts: int = 64
     """Prompts of an iteration."""
