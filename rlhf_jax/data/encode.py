@@ -99,7 +99,7 @@ def encode_prompts(
 
 def _too_long(where: str, found: int, length: int, on_bad_row: OnBadRow, bad: list[str]) -> None:
     text = (
-        f"{where}: expected at most {length} tokens, found {found}; shorten the row, raise the length or pass "
+        f"{where}: expected at most {length} tokens, found {found}; shorten the row, raise data.max_length or pass "
         "--on-bad-row skip"
     )
     if on_bad_row == "error":

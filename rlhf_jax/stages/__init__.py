@@ -1,5 +1,6 @@
 """Stages: each builds model, objective and data from a config, and runs the loop."""
 
+from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.config import DataConfig, StageConfig
 from rlhf_jax.stages.inference import Policy, Scorer
 from rlhf_jax.stages.lift import forward, lift
@@ -10,14 +11,18 @@ from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.run import RunError, RunResult
 from rlhf_jax.stages.sft import SFTConfig, sft
+from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, comparisons
 
 __all__ = [
+    "Comparisons",
     "DataConfig",
+    "HeldOutPairs",
     "KLConfig",
     "PPOConfig",
     "PPOLossConfig",
     "PPOState",
     "PPOTrainer",
+    "PackedEpochs",
     "Policy",
     "Prompt",
     "QuickstartConfig",
@@ -29,6 +34,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Trunk",
+    "comparisons",
     "forward",
     "lift",
     "ppo",

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rlhf_jax import models, rollout
-from rlhf_jax.data import Tokenizer, parse_comparison, parse_demonstration
+from rlhf_jax.data import DataError, Tokenizer, parse_comparison, parse_demonstration
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.lift import forward
@@ -161,8 +161,12 @@ def scorable(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         DataError: when a field is missing or not a non-empty text.
     """
-    check = parse_demonstration if "response" in row else parse_comparison
-    check({k: v for k, v in row.items() if k in ("prompt", *_RESPONSES)}, where)
+    if not any(field in row for field in _RESPONSES):
+        raise DataError(
+            f"{where}: expected a field 'response', or 'chosen' and 'rejected', found only {', '.join(sorted(row))}; "
+            "fix the row or pass --on-bad-row skip"
+        )
+    (parse_demonstration if "response" in row else parse_comparison)(row, where)
     return dict(row)
 
 

@@ -229,7 +229,9 @@ class PPOTrainer:
             samples = jnp.float32(groups * batch.tokens.shape[1])
             controller = self._control.update(state.controller, kl=kl, samples=samples)
             moments = rewards.add_to_moments(state.moments, batch.reward)
-            return PPOState(train, controller, moments), jax.tree.map(jnp.sum, metrics)
+            totals = jax.tree.map(jnp.sum, metrics)
+            # A count, of the iteration's updates; everything else is a mean over them.
+            return PPOState(train, controller, moments), {**totals, "skipped": _once(totals["skipped"][0])}
 
         def kl(policy: Params, reference: Params, sampled: Rollout) -> Array:
             batch = as_batch(sampled)

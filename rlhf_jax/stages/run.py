@@ -40,6 +40,7 @@ class RunResult:
 
     params: Params
     model: Model
+    model_config: models.ModelConfig
     tokenizer: Tokenizer
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
@@ -115,7 +116,7 @@ def finish(
     )
     metadata = {"model": dataclasses.asdict(model_config), "fingerprint": fingerprint(config)}
     checkpoint.save_params(directory / "params" / stage, params, metadata)
-    return RunResult(params, models.build(model_config), tokenizer, metrics, summary, directory, config)
+    return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
 def load_result(directory: Path, stage: str, config: Any) -> RunResult:
@@ -123,7 +124,7 @@ def load_result(directory: Path, stage: str, config: Any) -> RunResult:
     params, model_config, tokenizer = load_stage(directory, stage)
     metrics = read_metrics(directory / "metrics.jsonl", stage)
     summary = read_json(directory / "summary.json")[stage]
-    return RunResult(params, models.build(model_config), tokenizer, metrics, summary, directory, config)
+    return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
 def finished(directory: Path, stage: str, config: Any) -> bool:

@@ -1,0 +1,19 @@
+"""The quickstart's third stage alone: KL-penalised PPO of the SFT policy against the reward model.
+
+Command:  rlhf ppo --config experiments/quickstart_ppo.py            (after quickstart_reward.py)
+Hardware: 2 CPU cores, float32
+Time:     FIGURE
+Result:   win rate over the SFT policy by the gold judge FIGURE (95% interval FIGURE), at a KL of FIGURE nats a response
+
+Fields that are not named here have the defaults that ``rlhf ppo --help`` lists.
+"""
+
+from rlhf_jax.stages import DataConfig, PPOConfig
+
+config = PPOConfig(
+    out="runs/by-stage",
+    policy="runs/by-stage",
+    reward_model="runs/by-stage",
+    data=DataConfig(source="human_sentiment"),
+    seed=0,
+)

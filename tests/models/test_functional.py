@@ -1,0 +1,129 @@
+"""The output side: log-probabilities and entropy in chunks, scalar heads, and what memory they hold."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import losses, models
+from rlhf_jax.models import functional
+
+CONFIG = models.ModelConfig(vocab_size=24, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=16)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model = models.build(CONFIG)
+    params = jax.tree.map(lambda x: x * 20.0, model.init(jax.random.key(0)))
+    h, t = jax.random.split(jax.random.key(1))
+    hidden = jax.random.normal(h, (3, 10, CONFIG.d_model))
+    return model, params, hidden, jax.random.randint(t, (3, 10), 0, CONFIG.vocab_size)
+
+
+def test_token_stats_are_the_losses_of_the_whole_logits(setting):
+    model, params, hidden, targets = setting
+    logprobs, entropy = model.token_stats(params, hidden, targets)
+    logits = model.logits(params, hidden)
+    np.testing.assert_allclose(logprobs, losses.token_logprobs(logits, targets), atol=1e-5)
+    np.testing.assert_allclose(entropy, losses.entropy(logits), atol=1e-5)
+    assert float(entropy.min()) < 2.5  # nats; log 24 is 3.2: far from uniform, so that an error shows
+
+
+# Logits for one and three (does not divide ten) columns of the three rows at a time.
+@pytest.mark.parametrize("columns", [1, 3])
+def test_chunks_change_neither_value_nor_gradient(setting, columns, monkeypatch):
+    model, params, hidden, targets = setting
+
+    def total(params, hidden):
+        logprobs, entropy = model.token_stats(params, hidden, targets)
+        weight = jnp.linspace(0.5, 1.5, 10)[None]
+        return jnp.sum(weight * logprobs) + jnp.sum(weight**2 * entropy), (logprobs, entropy)
+
+    def evaluate():  # a new function, so that nothing is taken from a program compiled before
+        return jax.jit(jax.value_and_grad(lambda p, h: total(p, h), argnums=(0, 1), has_aux=True))(params, hidden)
+
+    (a, stats), gradient = evaluate()
+    monkeypatch.setattr(functional, "LOGIT_CHUNK", columns * 3 * CONFIG.vocab_size)
+    assert "scan" in str(jax.make_jaxpr(lambda h: model.token_stats(params, h, targets))(hidden))  # it does chunk
+    (b, chunked), chunked_gradient = evaluate()
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    for x, y in zip(stats, chunked, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * max(1.0, float(jnp.abs(x).max()))),
+        gradient,
+        chunked_gradient,
+    )
+
+
+def test_chunks_never_hold_all_the_logits_forward_or_backward(monkeypatch):
+    """[B, S, V] here is 32 MiB; a chunk is a sixteenth of it."""
+    config = dataclasses.replace(CONFIG, vocab_size=4096)
+    model = models.build(config)
+    params = model.init(jax.random.key(0))
+    hidden, targets = jnp.ones((4, 512, 16)), jnp.ones((4, 512), jnp.int32)
+    whole = 4 * 512 * 4096 * 4
+
+    def bytes_held():
+        def total(p, h):
+            logprobs, entropy = model.token_stats(p, h, targets)
+            return jnp.sum(logprobs + entropy)
+
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, hidden).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_held() >= whole  # one chunk by default at this size: the measure does see the logits
+    monkeypatch.setattr(functional, "LOGIT_CHUNK", 4 * 32 * 4096)
+    assert bytes_held() < 0.4 * whole
+
+
+def test_a_fresh_scalar_head_gives_zero_and_shares_no_buffer_with_the_policy(setting):
+    _, params, hidden, _ = setting
+    config = dataclasses.replace(CONFIG, scalar_head=True)
+    critic, start = models.build(config), models.with_scalar_head(params, config)
+    np.testing.assert_array_equal(critic.values(start, hidden), np.zeros((3, 10)))
+    assert start.keys() - params.keys() == {"head"}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        twin = start
+        for part in path:
+            twin = twin[part.key]
+        assert twin is not leaf
+        assert twin.unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.shape, y.shape), start, critic.init(jax.random.key(0)))
+
+
+def test_values_and_scores_are_the_linear_map_and_scores_read_the_last_token(setting):
+    hidden = setting[2]
+    config = dataclasses.replace(CONFIG, scalar_head=True)
+    model = models.build(config)
+    params = model.init(jax.random.key(0))
+    params["head"] = {"kernel": jnp.linspace(-1, 1, 16)[:, None], "bias": jnp.array([0.25])}
+    want = np.asarray(hidden) @ np.linspace(-1, 1, 16) + 0.25
+    np.testing.assert_allclose(model.values(params, hidden), want, atol=1e-5)
+    last = jnp.array([9, 0, 4])
+    np.testing.assert_allclose(model.scores(params, hidden, last), want[np.arange(3), last], atol=1e-5)
+
+
+def test_a_model_without_a_scalar_head_says_so(setting):
+    model, params, hidden, _ = setting
+    with pytest.raises(ValueError, match="scalar_head=True"):
+        model.values(params, hidden)
+
+
+def test_params_are_a_plain_dict_that_only_the_key_decides(setting):
+    model = setting[0]
+    params = model.init(jax.random.key(4))
+    paths = {"/".join(p.key for p in path) for path, _ in jax.tree.leaves_with_path(params)}
+    assert paths == {
+        "embedding",
+        "final_norm",
+        "blocks/attention_norm",
+        "blocks/mlp_norm",
+        *(f"blocks/attention/{n}" for n in ("query", "key", "value", "out")),
+        *(f"blocks/mlp/{n}" for n in ("gate", "up", "down")),
+    }
+    assert {type(x) for x in (params, params["blocks"], params["blocks"]["mlp"])} == {dict}
+    jax.tree.map(np.testing.assert_array_equal, params, model.init(jax.random.key(4)))
+    assert not np.array_equal(params["embedding"], model.init(jax.random.key(5))["embedding"])

@@ -1,0 +1,109 @@
+"""One draw: which tokens may come, how often, under whose probability, and from whose noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.rollout import SamplingConfig, response_keys, sample_token, truncate
+
+PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32)
+LOGITS = jnp.log(jnp.asarray(PROBABILITIES))[None]
+MANY = 4000
+
+
+def kept(**settings):
+    allowed = truncate(LOGITS, **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, **settings})
+    return set(np.flatnonzero(np.isfinite(np.asarray(allowed[0]))).tolist())
+
+
+def draw(**settings):
+    """4000 draws from the five tokens above, by 4000 responses with keys of their own."""
+    keys = response_keys(jax.random.key(0), 0, jnp.arange(MANY), jnp.zeros(MANY, jnp.int32))
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **settings}
+    token, logprob = sample_token(keys, jnp.repeat(LOGITS, MANY, axis=0), jnp.int32(0), **settings)
+    return np.asarray(token), np.asarray(logprob)
+
+
+def test_top_k_keeps_the_k_likeliest():
+    assert [kept(top_k=k) for k in (1, 2, 3)] == [{1}, {1, 3}, {1, 3, 4}]
+    assert kept(top_k=0) == kept(top_k=5) == kept(top_k=99) == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "want"),
+    [
+        (0.01, {1}),
+        (0.39, {1}),
+        (0.41, {1, 3}),
+        (0.69, {1, 3}),
+        (0.71, {1, 3, 4}),
+        (0.9, {1, 2, 3, 4}),
+        (1.0, {*range(5)}),
+    ],
+)
+def test_top_p_keeps_the_smallest_set_with_at_least_that_probability(top_p, want):
+    """In order the tokens sum to 0.4, 0.7, 0.85, 0.95, 1."""
+    assert kept(top_p=top_p) == want
+
+
+def test_top_p_counts_what_top_k_and_temperature_left():
+    # Of the three likeliest, 0.4 + 0.3 is 0.82 of the mass: 0.8 keeps two. Alone it would keep three.
+    assert kept(top_k=3, top_p=0.8) == {1, 3}
+    assert kept(top_p=0.8) == {1, 3, 4}
+    # Hot logits are flatter: the same nucleus needs more tokens.
+    assert kept(top_p=0.8, temperature=10.0) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_tokens_come_as_often_as_their_probability_says(temperature):
+    token, logprob = draw(temperature=temperature)
+    want = PROBABILITIES ** (1 / temperature)
+    want /= want.sum()
+    seen = np.bincount(token, minlength=5) / MANY
+    assert np.abs(seen - want).max() < 4 * np.sqrt(0.25 / MANY)
+    # What is kept is the policy's own log-probability, whatever the temperature was.
+    np.testing.assert_allclose(logprob, np.log(PROBABILITIES)[token], atol=1e-5)
+
+
+def test_a_truncated_draw_still_reports_the_policys_probability():
+    token, logprob = draw(top_k=2)
+    assert set(token.tolist()) == {1, 3}
+    np.testing.assert_allclose(logprob, np.log(PROBABILITIES)[token], atol=1e-5)
+    assert abs((token == 1).mean() - 4 / 7) < 0.04
+
+
+def test_temperature_zero_takes_the_likeliest():
+    token, logprob = draw(temperature=0.0)
+    assert set(token.tolist()) == {1}
+    np.testing.assert_allclose(logprob, np.log(0.4), atol=1e-5)
+
+
+def test_every_part_of_a_samples_name_changes_its_noise():
+    key = jax.random.key(0)
+    one = jnp.array([1])
+    named = [
+        response_keys(key, 3, one, one),
+        response_keys(key, 4, one, one),
+        response_keys(key, 3, one + 1, one),
+        response_keys(key, 3, one, one + 1),
+        response_keys(jax.random.key(1), 3, one, one),
+        response_keys(key, 1, one * 3, one),  # the same numbers in other places
+    ]
+    assert len({tuple(np.asarray(jax.random.key_data(k)).ravel().tolist()) for k in named}) == len(named)
+    logits = jnp.zeros((1, 1000))
+    drawn = [
+        int(sample_token(k, logits, jnp.int32(p), temperature=1.0, top_k=0, top_p=1.0)[0][0])
+        for k, p in ((named[0], 0), (named[0], 1), (named[1], 0), (named[3], 0))
+    ]
+    assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_new_tokens": 0}, {"window": 0}, {"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be|>= 0"):
+        SamplingConfig(**wrong)

@@ -1,0 +1,152 @@
+"""A task small enough to run every stage in seconds, and the same stages as a process to be killed.
+
+The data is text about animals; better responses hold more of the letter ``a``.
+
+    python tiny_task.py STAGE FOLDER SECONDS_A_STEP
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_jax import models
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, SFTConfig, ppo, reward_model, sft
+from rlhf_jax.training import Interrupted, OptimizerConfig
+
+ANIMALS = ("cat", "dog", "hen", "fox", "owl", "cow", "bee", "ant", "elk", "yak", "pig", "rat")
+GOOD, BAD = ("sat", "ran", "ate", "had", "a", "far", "bath", "vast"), ("rose", "fell", "went", "the", "hop", "low")
+
+
+def sentence(rng, words):
+    return " ".join(rng.choice(words, size=rng.integers(2, 6)).tolist())
+
+
+def tables():
+    rng = np.random.default_rng(0)
+    prompts = [f"The {animal} {word}" for animal in ANIMALS for word in ("and", "or", "with")]
+    both = GOOD + BAD
+    demonstrations = [{"prompt": p, "response": sentence(rng, both)} for p in prompts for _ in range(2)]
+    good = [sentence(rng, GOOD) for _ in prompts]
+    bad = [sentence(rng, BAD) for _ in prompts]
+    each = list(zip(prompts, good, bad, strict=True))
+
+    def rated(text, mean):
+        return {"response": text, "ratings": (mean + rng.integers(-1, 2, size=5)).tolist()}
+
+    return {
+        "demonstrations": demonstrations,
+        "chosen": [{"prompt": p, "chosen": g, "rejected": b} for p, g, b in each],
+        # Every other row the other way round, so that "a" is not always the better one.
+        "preference": [
+            {"prompt": p, "a": (g, b)[i % 2], "b": (b, g)[i % 2], "preference": (0.9, "b")[i % 2]}
+            for i, (p, g, b) in enumerate(each)
+        ],
+        "ratings": [
+            {"prompt": f"About the {animal}", **row}
+            for animal in ANIMALS
+            for _ in range(3)
+            for row in (rated(sentence(rng, GOOD), 3), rated(sentence(rng, BAD), -2))
+        ],
+        "prompts": [{"prompt": p} for p in prompts],
+    }
+
+
+def write_data(folder):
+    """All tables as .jsonl files in a folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in tables().items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def data(folder, name, **changes):
+    return DataConfig(source=str(Path(folder) / f"{name}.jsonl"), max_length=32, **changes)
+
+
+MODEL = models.ModelConfig(d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=32)
+PACKED = {"rows": 8, "row_length": 32, "eval_every": 3, "checkpoint_every": 3}
+
+
+def sft_config(data_folder, out, **changes):
+    fast = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+    size = {"vocab_size": 300, "model": MODEL, "epochs": 2, "optimizer": fast, **PACKED}
+    return SFTConfig(out=str(out), data=data(data_folder, "demonstrations"), **{**size, **changes})
+
+
+def reward_config(data_folder, out, *, init, table="chosen", **changes):
+    fast = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+    size = {"epochs": 3, "optimizer": fast, "group_size": 4, **PACKED}
+    return RewardConfig(out=str(out), init=str(init), data=data(data_folder, table), **{**size, **changes})
+
+
+def ppo_config(data_folder, out, *, policy, reward=".", **changes):
+    settings = {
+        "iterations": 3,
+        "prompts": 16,
+        "epochs": 2,
+        "minibatches": 2,
+        "eval_every": 2,
+        "eval_prompts": 8,
+        "test_prompts": 8,
+        "checkpoint_every": 1,
+        "sampling": SamplingConfig(max_new_tokens=8, window=4),
+        "policy_optimizer": OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
+    }
+    places = {"out": str(out), "policy": str(policy), "reward_model": str(reward)}
+    return PPOConfig(**places, data=data(data_folder, "prompts"), **{**settings, **changes})
+
+
+def count_a(prompts, responses):
+    """A reward on text: how often the letter a comes."""
+    return [float(r.count("a")) for r in responses]
+
+
+def run_stage(stage, folder, slow=lambda: None):
+    """One stage of the folder's task; ``slow`` is called inside it every now and then."""
+    folder = Path(folder)
+    table = write_data(folder / "data")
+    if stage == "sft":
+        return sft(sft_config(table, folder / "run", epochs=6, patience=0))
+    if stage == "reward":
+        return reward_model(
+            reward_config(table, folder / "run", init=folder / "run", table="ratings", epochs=8, patience=0)
+        )
+
+    def reward(prompts, responses):
+        slow()
+        return count_a(prompts, responses)
+
+    return ppo(
+        ppo_config(table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2), reward=reward
+    )
+
+
+def slow_down(seconds):
+    """Every step of every stage takes this much longer, so that it can be stopped in the middle."""
+    from rlhf_jax.stages import batches
+
+    original = batches.PackedEpochs.__getitem__
+
+    def slowly(self, step):
+        time.sleep(seconds)
+        return original(self, step)
+
+    batches.PackedEpochs.__getitem__ = slowly
+
+
+if __name__ == "__main__":
+    name, place, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    slow_down(seconds / 4)  # evaluations fetch batches too
+    try:
+        for each in name.split(","):
+            result = run_stage(each, place, lambda: time.sleep(seconds))
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    assert dataclasses.is_dataclass(result)

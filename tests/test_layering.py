@@ -1,0 +1,128 @@
+"""Who may import whom: the table of the design, held by walking every import statement of the package."""
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+import rlhf_jax
+
+ROOT = Path(rlhf_jax.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+BASE = {"types", "losses"}
+MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
+STAGES = {*BASE, *MIDDLE, "checkpoint", "stages"}
+MAY_IMPORT = {
+    "__init__": set(),  # subpackages load lazily, by name
+    "types": set(),
+    "losses": set(),
+    **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
+    **{name: {"types"} for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
+    "stages": STAGES,
+    "report": STAGES,
+    "testing": STAGES,
+    "cli": {*STAGES, "report", "testing"},
+}
+# Third-party packages that one layer alone may import.
+OWNERS = {"flax": "models", "orbax": "checkpoint", "tensorflow_datasets": "data", "grain": "data", "tokenizers": "data"}
+# What a machine may lack, or what is slow to load: imported only inside the functions that need it.
+HEAVY = {"tensorflow_datasets", "tensorflow", "grain", "tokenizers", "sklearn", "matplotlib", "tensorboardX"}
+HEAVY |= {"vaderSentiment", "rich", "jinja2"}
+LAZY_IN_DATA = {"human_sentiment", "order", "preparing", "tfds", "tokenizer"}  # data/__init__ loads them on first use
+# TFDS constructs builders with keywords of its own, which have to be passed on.
+FOREIGN_KEYWORDS = {("human_sentiment", "__init__")}
+
+
+def layer(file):
+    relative = file.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(tree):
+    """Full dotted names that a module imports, with the node; ``from a import b`` counts as ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write the full name"
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+
+
+def outside_functions(tree):
+    """Import nodes that run when the module is imported."""
+    found, waiting = set(), list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.add(node)
+        is_type_checking = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not is_type_checking:
+            waiting += list(ast.iter_child_nodes(node))
+    return found
+
+
+@functools.cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_file_imports_only_the_layers_below_it(file):
+    here = layer(file)
+    assert here in MAY_IMPORT, f"{here} is a new layer: give it a place in the design's table"
+    for name, node in imports(parsed(file)):
+        parts = name.split(".")
+        if parts[0] != "rlhf_jax":
+            continue
+        assert len(parts) > 1, f"{file}:{node.lineno}: `import rlhf_jax` hides what is used; name the layer"
+        target = parts[1]
+        if target == "__version__":
+            continue
+        assert target == here or target in MAY_IMPORT[here], (
+            f"{file}:{node.lineno}: {here} may not import {target}; it may import {sorted(MAY_IMPORT[here])}"
+        )
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_one_layer_alone_imports(package):
+    users = {layer(f) for f in FILES for name, _ in imports(parsed(f)) if name.split(".")[0] == package}
+    assert users == {OWNERS[package]}
+
+
+def test_heavy_packages_are_imported_only_where_they_are_used():
+    for file in FILES:
+        tree = parsed(file)
+        at_import = outside_functions(tree)
+        # Modules that their package loads lazily may import what they are about.
+        if layer(file) == "data" and file.stem in LAZY_IN_DATA:
+            continue
+        for name, node in imports(tree):
+            assert not (node in at_import and name.split(".")[0] in HEAVY), f"{file}:{node.lineno}: {name} at import"
+
+
+def test_nothing_imports_torch_or_tensorflow():
+    for file in FILES:
+        for name, node in imports(parsed(file)):
+            assert name.split(".")[0] not in ("torch", "tensorflow", "transformers"), f"{file}:{node.lineno}: {name}"
+
+
+def test_there_are_no_swallowing_keyword_arguments_or_defaulted_attributes():
+    """``**kwargs`` in a definition hides a misspelt argument, ``getattr(x, name, default)`` a misspelt field."""
+    for file in FILES:
+        for node in ast.walk(parsed(file)):
+            where = f"{file}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                foreign = isinstance(node, ast.FunctionDef) and (file.stem, node.name) in FOREIGN_KEYWORDS
+                assert foreign or node.args.kwarg is None, f"{where}: ** in a definition"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                assert len(node.args) == 2, f"{where}: getattr with a default"
+            if isinstance(node, ast.ExceptHandler):
+                silent = all(isinstance(s, ast.Pass) for s in node.body)
+                assert node.type is not None, f"{where}: bare except"
+                assert not silent, f"{where}: swallowed exception"
+
+
+def test_there_is_no_utils_module():
+    assert not [f for f in FILES if f.stem in ("utils", "util", "helpers", "common", "misc")]
