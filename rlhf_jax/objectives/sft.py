@@ -13,11 +13,11 @@ def sft(outputs: Outputs, batch: SequenceBatch) -> Loss:
     ``L = -sum_t mask_t log p(y_t) / sum_t mask_t``, over the whole global batch
 
     Args:
-        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] is logged where it is given.
+        outputs: ``logprobs`` [B, K, S].
         batch: ``mask`` [B, K, S].
 
     Returns:
-        Per-token losses, reduced by ``losses.token_mean``. Metrics: ``nll`` (nats a token), ``entropy``.
+        Per-token losses, nats, reduced by ``losses.token_mean``.
 
     Raises:
         ValueError: if ``outputs.logprobs`` is missing.
@@ -33,8 +33,4 @@ def sft(outputs: Outputs, batch: SequenceBatch) -> Loss:
 
     Source: Ouyang et al. 2022, section 3.5 (arXiv:2203.02155).
     """
-    nll = -required(outputs.logprobs, "outputs.logprobs")
-    metrics = {"nll": (nll, batch.mask)}
-    if outputs.entropy is not None:
-        metrics["entropy"] = (outputs.entropy, batch.mask)
-    return Loss(nll, batch.mask, losses.token_mean, metrics)
+    return Loss(-required(outputs.logprobs, "outputs.logprobs"), batch.mask, losses.token_mean)

@@ -70,7 +70,6 @@ def ppo(
         return run.load_result(directory, "ppo", config)
     watch = Stopwatch()
     policy_params, policy_config, tokenizer = run.load_stage(config.policy, "sft")
-    run.share_tokenizer(tokenizer, directory)
     if reward is None:
         reward_params, reward_config, scored_with = run.load_stage(config.reward_model, "reward")
         if scored_with.to_json() != tokenizer.to_json():
@@ -84,7 +83,7 @@ def ppo(
     if judges is None:
         judges = human_sentiment_judges() if config.data.source == sources.HUMAN_SENTIMENT else {}
     train_prompts, heldout, test = (_prompts(config, tokenizer, split) for split in ("train", "validation", "test"))
-    run.start(directory, "ppo", config)
+    run.start(directory, "ppo", config, tokenizer)
     trainer = PPOTrainer(
         config,
         policy=Trunk(policy_config, policy_params["policy"]),

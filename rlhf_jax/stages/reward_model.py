@@ -83,12 +83,11 @@ def reward_model(
         return run.load_result(directory, "reward", config)
     watch = Stopwatch()
     policy, policy_config, tokenizer = run.load_stage(config.init, "sft")
-    run.share_tokenizer(tokenizer, directory)
     model_config = dataclasses.replace(policy_config, scalar_head=True)
     model = models.build(model_config)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    run.start(directory, "reward", config)
+    run.start(directory, "reward", config, tokenizer)
 
     bound = objective or functools.partial(objectives.reward_model, center=config.center, margin=config.margin)
     roles = {"reward": model}

@@ -80,13 +80,25 @@ _PLACES = frozenset({"out", "init", "policy", "reward_model", "mesh", "checkpoin
 
 def fingerprint(config: Any) -> dict[str, Any]:
     """The fields of a config that decide the result, as JSON values."""
-    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES}
-    return json.loads(json.dumps(fields))
+    return _deciding(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def start(directory: Path, stage: str, config: Any) -> None:
-    """Note what is about to run."""
+def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if k not in _PLACES}
+
+
+def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
+    """Note what is about to run, once the data is known to be good, and put its tokenizer into the folder.
+
+    Raises:
+        RunError: when the folder has another tokenizer already.
+    """
+    path = directory / "tokenizer.json"
+    if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+        raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
+    directory.mkdir(parents=True, exist_ok=True)
     update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
+    tokenizer.save(path)
 
 
 def finish(
@@ -114,7 +126,7 @@ def finish(
             "versions": versions(),
         },
     )
-    metadata = {"model": dataclasses.asdict(model_config), "fingerprint": fingerprint(config)}
+    metadata = {"model": dataclasses.asdict(model_config)}
     checkpoint.save_params(directory / "params" / stage, params, metadata)
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
@@ -128,21 +140,19 @@ def load_result(directory: Path, stage: str, config: Any) -> RunResult:
 
 
 def finished(directory: Path, stage: str, config: Any) -> bool:
-    """Whether this folder holds the complete stage, made with this config.
+    """Whether this folder holds the complete stage.
 
     Raises:
-        RunError: when it holds the stage, but made with another config; the message names the fields that differ.
+        RunError: when the stage was begun here with another config; the message names the fields that differ.
     """
-    path = directory / "params" / stage
-    if not path.exists():
-        return False
-    differ = checkpoint.differences(checkpoint.load_metadata(path)["fingerprint"], fingerprint(config))
+    begun = read_json(directory / "config.json").get(stage)
+    differ = [] if begun is None else checkpoint.differences(_deciding(begun), fingerprint(config))
     if differ:
         raise RunError(
-            f"{directory} holds a finished {stage} stage of another config ({'; '.join(differ[:3])}). "
+            f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
             "Name another folder with --out, or delete this one."
         )
-    return True
+    return (directory / "params" / stage).exists()
 
 
 def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelConfig, Tokenizer]:
@@ -160,20 +170,6 @@ def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelC
         raise RunError(f"no finished {stage} stage in {directory}: {found}")
     params, metadata = checkpoint.load_params(path)
     return params, models.ModelConfig(**metadata["model"]), Tokenizer.load(directory / "tokenizer.json")
-
-
-def share_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Put the tokenizer of an earlier stage into a later stage's folder, so that the folder stands alone.
-
-    Raises:
-        RunError: when the folder has another tokenizer already.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        tokenizer.save(path)
-    elif path.read_text(encoding="utf-8") != tokenizer.to_json():
-        raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
 
 
 def versions() -> dict[str, str]:

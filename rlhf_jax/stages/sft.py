@@ -70,7 +70,7 @@ def sft(
     model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     model = models.build(model_config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    run.start(directory, "sft", config)
+    run.start(directory, "sft", config, tokenizer)
 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]

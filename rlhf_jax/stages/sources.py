@@ -108,13 +108,11 @@ def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, se
 
 
 def tokenizer(directory: Path, rows: Sequence[Demonstration], vocab_size: int) -> Tokenizer:
-    """The run folder's tokenizer, trained on these rows when there is none yet."""
+    """The run folder's tokenizer, or one trained on these rows where there is none yet; nothing is written."""
     path = directory / "tokenizer.json"
-    if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        texts = (text for row in rows for text in (row.prompt, row.response))
-        data.train_tokenizer(texts, vocab_size).save(path)
-    return Tokenizer.load(path)
+    if path.exists():
+        return Tokenizer.load(path)
+    return data.train_tokenizer((text for row in rows for text in (row.prompt, row.response)), vocab_size)
 
 
 def list_bad(bad: Sequence[str]) -> None:

@@ -30,9 +30,11 @@ def test_behind_the_mask_nothing_matters(batch, outputs, total, poison):
     jax.tree.map(np.testing.assert_array_equal, poisoned, value_and_gradient(outputs.logprobs))
 
 
-def test_entropy_is_logged_where_it_is_given(batch, outputs):
-    assert set(objectives.sft(outputs, batch).metrics) == {"nll", "entropy"}
-    assert set(objectives.sft(outputs._replace(entropy=None), batch).metrics) == {"nll"}
+def test_nothing_but_logprobs_is_read(batch, outputs):
+    """The entropy costs a pass over all logits: an objective that logged it would make XLA keep that pass."""
+    only = objectives.sft(Outputs(logprobs=outputs.logprobs), batch)
+    assert not only.metrics
+    np.testing.assert_array_equal(only.values, objectives.sft(outputs, batch).values)
 
 
 def test_missing_logprobs_are_named(batch):

@@ -1,0 +1,83 @@
+"""The reward model on a tiny task, from every kind of row that says which response people prefer."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_task
+
+from rlhf_jax import checkpoint, stages
+from rlhf_jax.data import DataError
+from rlhf_jax.stages import RunError, Scorer
+
+GOOD = ["sat a far", "ran vast bath", "had ate a"]
+BAD = ["rose the low", "fell hop went", "low the hop"]
+PROMPTS = ["The cat and", "The dog or", "The hen with"]
+
+
+def test_a_model_trained_on_pairs_prefers_what_was_chosen(reward_run, folder):
+    assert reward_run.summary["accuracy"] == 1.0
+    low, high = reward_run.summary["accuracy_ci"]
+    assert low <= 1.0 <= high
+    scorer = Scorer.load(folder)
+    assert (scorer(PROMPTS, GOOD) > scorer(PROMPTS, BAD)).all()
+    losses = [row["reward/loss"] for row in reward_run.metrics]
+    # The head starts at zero, so the first loss is that of indifference, log 2.
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-4)
+    assert losses[-1] < 0.4
+
+
+@pytest.mark.parametrize("table", ["preference", "ratings"])
+def test_soft_labels_and_ratings_train_it_as_well(tables, tmp_path, sft_run, folder, one_device, table):
+    config = tiny_task.reward_config(tables, tmp_path, init=folder, table=table)
+    result = stages.reward_model(config, mesh=one_device)
+    assert result.summary["accuracy"] >= 0.9
+    scorer = Scorer.load(tmp_path)
+    prompts = ["About the cat"] * 3 if table == "ratings" else PROMPTS
+    assert scorer(prompts, GOOD).mean() > scorer(prompts, BAD).mean() + 0.5
+    assert result.tokenizer.to_json() == sft_run.tokenizer.to_json()
+
+
+def test_it_starts_from_the_sft_weights_and_leaves_them_alone(sft_run, reward_run, folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (
+        checkpoint.tree_sha256(checkpoint.load_params(folder / "params" / "sft")[0]) == summary["params_sha256"]["sft"]
+    )
+    before, after = sft_run.params["policy"], reward_run.params["reward"]
+    assert after.keys() - before.keys() == {"head"}
+    moved = np.linalg.norm(after["embedding"] - before["embedding"]) / np.linalg.norm(before["embedding"])
+    assert 0 < moved < 0.8  # two random initialisations would be 1.4 apart
+
+
+def test_a_finished_stage_is_returned_without_work_and_another_config_refused(reward_run):
+    def never(*_):
+        raise AssertionError("a finished stage does no work")
+
+    again = stages.reward_model(reward_run.config, objective=never)
+    jax.tree.map(np.testing.assert_array_equal, again.params, reward_run.params)
+    with pytest.raises(RunError, match=r"finished reward stage of another config.*margin"):
+        stages.reward_model(dataclasses.replace(reward_run.config, margin=0.5), objective=never)
+
+
+def test_a_folder_without_a_policy_says_what_it_holds(tables, tmp_path):
+    with pytest.raises(RunError, match=r"no finished sft stage in .*nowhere: it holds no finished stage"):
+        stages.reward_model(tiny_task.reward_config(tables, tmp_path, init=tmp_path / "nowhere"))
+
+
+def test_pairs_and_ratings_in_one_file_are_refused(tables, tmp_path, sft_run, folder):
+    mixed = (tables / "chosen.jsonl").read_text() + (tables / "ratings.jsonl").read_text()
+    (tmp_path / "mixed.jsonl").write_text(mixed)
+    config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="mixed")
+    with pytest.raises(DataError, match=r"mixed\.jsonl: expected only pairs or only rated responses"):
+        stages.reward_model(config)
+
+
+def test_a_bad_pair_names_file_line_and_field(tables, tmp_path, sft_run, folder):
+    lines = (tables / "chosen.jsonl").read_text().splitlines()
+    lines[4] = json.dumps({"prompt": "x", "chosen": "y", "rejected": None})
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="bad")
+    with pytest.raises(DataError, match=r"bad\.jsonl:5: field 'rejected': .*None"):
+        stages.reward_model(config)
