@@ -70,7 +70,7 @@ class PPOConfig(StageConfig):
     """Run folder of the reward model."""
     data: DataConfig = DataConfig()
     """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
-    iterations: int = 36
+    iterations: int = 30
     """Times collect, prepare, update."""
     prompts: int = 64
     """Prompts of an iteration."""

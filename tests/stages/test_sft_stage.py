@@ -12,6 +12,7 @@ import tiny_task
 from rlhf_jax import checkpoint, stages
 from rlhf_jax.data import DataError
 from rlhf_jax.stages import RunError
+from rlhf_jax.training import OptimizerConfig
 
 
 def never(*_):
@@ -64,7 +65,7 @@ def test_a_finished_stage_is_returned_without_work(sft_run):
         ({"seed": 1}, "seed"),
         ({"epochs": 9}, "epochs"),
         (
-            {"optimizer": dataclasses.replace(tiny_task.sft_config("", "").optimizer, learning_rate=0.5)},
+            {"optimizer": OptimizerConfig(learning_rate=0.5, weight_decay=0.1)},
             "learning_rate",
         ),
         ({"model": dataclasses.replace(tiny_task.MODEL, n_layers=3)}, "n_layers"),
