@@ -73,7 +73,7 @@ def test_a_finished_stage_is_returned_without_work(sft_run):
     ids=["seed", "epochs", "optimizer", "model"],
 )
 def test_another_config_in_the_same_folder_is_refused_with_the_field_named(sft_run, change, field):
-    with pytest.raises(RunError, match=rf"finished sft stage of another config.*{field}.*--out") as caught:
+    with pytest.raises(RunError, match=rf"sft stage of another config.*{field}.*--out") as caught:
         stages.sft(dataclasses.replace(sft_run.config, **change), objective=never)
     assert str(sft_run.directory) in str(caught.value)
 

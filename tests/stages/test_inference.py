@@ -1,0 +1,161 @@
+"""``rlhf sample`` and ``rlhf score`` on a tiny run: rows, fields, and nothing half-written."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_task
+
+from rlhf_jax import cli
+from rlhf_jax.stages import Policy, RunError, Scorer
+
+PROMPTS = ["The cat and", "The fox or", "The owl with"]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def sample(folder, *words):
+    return cli.run(["sample", str(folder), "--max-new-tokens", "6", *map(str, words)])
+
+
+def test_sample_prints_responses_to_one_prompt(ppo_run, folder, capsys):
+    assert sample(folder, "The cat and", "--n", 3) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+def test_sample_writes_a_row_for_every_response(ppo_run, folder, tmp_path, capsys):
+    prompts = write(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    to = tmp_path / "new" / "folder" / "out.jsonl"
+    assert sample(folder, "--prompts", prompts, "--n", 2, "--to", to) == 0
+    rows = read(to)
+    assert [row["prompt"] for row in rows] == [p for p in PROMPTS for _ in range(2)]
+    tokenizer = ppo_run.tokenizer
+    for row in rows:
+        assert row.keys() == {"prompt", "response", "tokens", "logprob"}
+        assert 1 <= len(row["tokens"]) <= 6
+        assert row["response"] == tokenizer.decode_response(np.array(row["tokens"]))
+        assert row["logprob"] < 0
+    assert len({tuple(row["tokens"]) for row in rows}) > 3
+    # The same seed gives the same rows, another one others.
+    again, other = tmp_path / "again.jsonl", tmp_path / "other.jsonl"
+    sample(folder, "--prompts", prompts, "--n", 2, "--to", again)
+    sample(folder, "--prompts", prompts, "--n", 2, "--to", other, "--seed", 1)
+    assert again.read_bytes() == to.read_bytes() != other.read_bytes()
+
+
+def test_the_log_probability_of_a_row_is_that_of_its_tokens(ppo_run, folder):
+    """Greedy responses: what the policy itself says, computed from the whole sequence."""
+    import jax
+    import jax.numpy as jnp
+
+    from rlhf_jax import losses, models
+    from rlhf_jax.rollout import SamplingConfig
+
+    policy = Policy.load(folder)
+    assert policy.stage == "ppo"
+    (row,) = policy.sample(PROMPTS[:1], sampling=SamplingConfig(max_new_tokens=5, temperature=0.5))
+    prompt = policy.tokenizer.encode_prompt(PROMPTS[0])
+    tokens = jnp.asarray(np.concatenate([prompt, row["tokens"]]))[None]
+    logits = jax.jit(models.logits, static_argnums=0)(policy.config, policy.params, tokens, tokens >= 0)
+    each = losses.token_logprobs(logits[:, :-1], tokens[:, 1:])[0, len(prompt) - 1 :]
+    assert row["logprob"] == pytest.approx(float(each.sum()), abs=1e-4)
+
+
+def test_many_prompts_sample_as_few_do(ppo_run):
+    """More prompts than are sampled at once; the last, smaller part is filled up and leaves no extra row."""
+    from rlhf_jax.rollout import SamplingConfig
+    from rlhf_jax.stages import inference
+
+    policy = Policy.load(ppo_run.directory, "sft")
+    assert policy.stage == "sft"
+    short = SamplingConfig(max_new_tokens=2)
+    texts = [f"The cat {'and ' * (i % 2)}" for i in range(inference.SAMPLED + 5)]
+    rows = list(policy.sample(texts, sampling=short))
+    assert [row["prompt"] for row in rows] == texts
+    few = list(policy.sample(texts[:4], sampling=short))
+    assert [row["tokens"] for row in few] == [row["tokens"] for row in rows[:4]]
+
+
+def test_score_adds_a_score_to_every_row(reward_run, folder, tmp_path, capsys):
+    single = [{"prompt": p, "response": r, "id": i} for i, (p, r) in enumerate(zip(PROMPTS, "abc", strict=True))]
+    to = tmp_path / "scored.jsonl"
+    assert cli.run(["score", str(folder), "--input", write(tmp_path / "in.jsonl", single), "--to", str(to)]) == 0
+    rows = read(to)
+    assert [{k: v for k, v in row.items() if k != "score"} for row in rows] == single
+    want = Scorer.load(folder)([r["prompt"] for r in single], [r["response"] for r in single])
+    np.testing.assert_allclose([row["score"] for row in rows], want, atol=1e-5)
+
+
+def test_score_takes_pairs_and_its_scores_do_not_depend_on_the_company(reward_run, folder, tmp_path):
+    pairs = [{"prompt": p, "chosen": "sat a far", "rejected": "rose the low and fell"} for p in PROMPTS]
+    to = tmp_path / "scored.jsonl"
+    assert cli.run(["score", str(folder), "--input", write(tmp_path / "in.jsonl", pairs), "--to", str(to)]) == 0
+    scorer = Scorer.load(folder)
+    for row, pair in zip(read(to), pairs, strict=True):
+        assert row.keys() == {*pair, "chosen_score", "rejected_score"}
+        assert row["chosen_score"] > row["rejected_score"]
+        alone = scorer([row["prompt"]], [row["chosen"]])[0]
+        assert row["chosen_score"] == pytest.approx(float(alone), abs=1e-5)
+
+
+def test_scores_are_those_the_stage_measured(reward_run, folder):
+    table = tiny_task.tables()["chosen"]
+    scorer = Scorer.load(folder)
+    gap = scorer([r["prompt"] for r in table], [r["chosen"] for r in table])
+    gap -= scorer([r["prompt"] for r in table], [r["rejected"] for r in table])
+    assert (gap > 0).mean() >= 0.9
+
+
+@pytest.mark.parametrize("command", ["sample", "score"])
+def test_a_bad_row_is_an_error_and_nothing_is_written(ppo_run, folder, tmp_path, capsys, command):
+    good = {"prompt": "The cat and", "response": "sat"}
+    file = write(tmp_path / "in.jsonl", [good, {"prompt": 7, "response": "x"}, good])
+    to = tmp_path / "out.jsonl"
+    words = ["--prompts" if command == "sample" else "--input", file, "--to", str(to)]
+    assert cli.run([command, str(folder), *words]) == 2
+    said = capsys.readouterr().err
+    assert "in.jsonl:2: field 'prompt'" in said
+    assert "Traceback" not in said
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+    assert cli.run([command, str(folder), *words, "--on-bad-row", "skip"]) == 0
+    assert len(read(to)) == 2
+    assert "in.jsonl:2" in capsys.readouterr().err
+
+
+def test_an_old_file_stays_when_the_command_fails(reward_run, folder, tmp_path, capsys):
+    to = tmp_path / "out.jsonl"
+    to.write_text("precious\n")
+    file = write(tmp_path / "in.jsonl", [{"prompt": "x"}])
+    assert cli.run(["score", str(folder), "--input", file, "--to", str(to)]) == 2
+    assert to.read_text() == "precious\n"
+
+
+def test_the_stages_own_commands_continue_from_their_folder(ppo_run, folder, tables, tmp_path, capsys):
+    """``rlhf sft --config FILE``: here all is done already, so that only the report is written."""
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(tiny_task.__file__.rsplit('/', 1)[0])!r})\nimport tiny_task\n"
+        f"config = tiny_task.sft_config({str(tables)!r}, {str(folder)!r})\n"
+    )
+    assert cli.run(["sft", "--config", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert out.strip().endswith("report.html")
+    assert "<html" in (folder / "report.html").read_text()
+    assert cli.run(["sft", "--config", str(config), "--seed", "5"]) == 2
+    assert "another config (seed" in capsys.readouterr().err
+    assert cli.run(["report", str(folder)]) == 0
+
+
+def test_a_run_without_the_stage_says_what_it_holds(tables, tmp_path, sft_run, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.run(["sample", str(tmp_path), "x"]) == 2
+    assert "no finished sft stage" in capsys.readouterr().err
+    with pytest.raises(RunError, match="stage 'reward' has no policy"):
+        Policy.load(tmp_path, "reward")

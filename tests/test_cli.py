@@ -1,0 +1,274 @@
+"""The command line without a run: help, mistakes a person makes, config files; and the quickstart once, for real."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_jax import cli
+from rlhf_jax.data import DataError, human_sentiment
+
+COMMANDS = ("quickstart", "sft", "reward", "ppo", "report", "sample", "score", "data")
+
+
+def ends(argv):
+    """The exit status, whether the command returns it or ends the program itself."""
+    try:
+        return cli.run(argv)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]], ids=str)
+def test_the_overview_names_every_command(argv, capsys):
+    assert ends(argv) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("quickstart", ["--seed", "--out", "--fast"]),
+        ("sft", ["--config", "--data.source", "--data.on-bad-row", "--model.n-layers", "--optimizer.learning-rate"]),
+        ("reward", ["--config", "--init", "--group-size", "--center"]),
+        (
+            "ppo",
+            ["--config", "--policy", "--reward-model", "--kl.target", "--shaping.clip", "--sampling.max-new-tokens"],
+        ),
+        ("report", ["RUN"]),
+        ("sample", ["RUN", "--prompts", "--n", "--to", "--seed", "--temperature", "--on-bad-row"]),
+        ("score", ["RUN", "--input", "--to", "--on-bad-row"]),
+        ("data", ["human_sentiment", "--split", "--to"]),
+    ],
+    ids=COMMANDS,
+)
+def test_help_explains_every_option(name, says, capsys):
+    assert ends([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"rlhf {name}" in out
+    assert [word for word in says if word not in out] == []
+
+
+def test_the_version_is_the_packages(capsys):
+    import rlhf_jax
+
+    assert ends(["--version"]) == 0
+    assert capsys.readouterr().out.strip().endswith(rlhf_jax.__version__)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("quickstrat", "did you mean 'quickstart'"),
+        ("rewards", "did you mean 'reward'"),
+        ("dance", "quickstart, sft, reward"),
+    ],
+)
+def test_an_unknown_command_names_the_nearest(name, near, capsys):
+    assert ends([name]) == 2
+    said = capsys.readouterr().err
+    assert f"unknown command {name!r}" in said
+    assert near in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "nearest"),
+    [
+        (["sft", "--epocs", "3"], "--epochs"),
+        (["sft", "--model.n-layer", "3"], "--model.n-layers"),
+        (["ppo", "--kl.targt", "3"], "--kl.target"),
+        (["sample", "run", "x", "--temprature", "1"], "--temperature"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_an_unknown_field_names_the_nearest(argv, nearest, capsys):
+    assert ends(argv) == 2
+    said = capsys.readouterr()
+    assert nearest in said.err + said.out
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["sft", "--epochs", "many"], "many"),
+        (["sft", "--epochs", "0"], "epochs must be at least 1, found 0"),
+        (["sft", "--model.n-heads", "3", "--model.n-kv-heads", "2"], "n_heads 3 is not a multiple of n_kv_heads 2"),
+        (["ppo", "--prompts", "10", "--minibatches", "4"], "must be a multiple of minibatches"),
+        (["ppo", "--sampling.top-p", "2"], "top_p"),
+        (["reward", "--data.on-bad-row", "ignore"], "skip"),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_says_why(argv, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ends(argv) == 2
+    said = capsys.readouterr()
+    assert says in said.err + said.out
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def config_file(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    return str(tmp_path / "mine.py")
+
+
+SFT = "from rlhf_jax.stages import DataConfig, SFTConfig\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        ("x = 1\n", "expected `config = SFTConfig(...)`, found no `config`"),
+        ("config = {'epochs': 3}\n", "found a `config` of type dict"),
+        ("from rlhf_jax.stages import PPOConfig\nconfig = PPOConfig()\n", "found a `config` of type PPOConfig"),
+        (SFT + "config = SFTConfig(epochs=0)\n", "epochs must be at least 1"),
+        (SFT + "config = SFTConfig(epoch=3)\n", "epoch"),
+    ],
+    ids=["no file", "no config", "dict", "another stage's", "out of range", "unknown field"],
+)
+def test_a_config_file_that_cannot_be_used_is_named(text, says, tmp_path, capsys):
+    path = str(tmp_path / "gone.py") if text is None else config_file(tmp_path, text)
+    assert ends(["sft", "--config", path]) == 2
+    said = capsys.readouterr().err
+    assert path in said
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_config_needs_a_path(capsys):
+    assert ends(["sft", "--config"]) == 2
+    assert "--config needs the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]], ids=["two words", "one word"])
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path, form):
+    from rlhf_jax.stages import SFTConfig
+
+    path = config_file(tmp_path, SFT + "config = SFTConfig(epochs=7, rows=24, data=DataConfig(source='mine.jsonl'))\n")
+    argv = [word.format(path) for word in form]
+    config = cli.override(SFTConfig(), "sft", [*argv, "--rows", "8", "--optimizer.learning-rate", "0.5"])
+    assert (config.epochs, config.rows, config.data.source) == (7, 8, "mine.jsonl")
+    assert config.optimizer.learning_rate == 0.5
+    assert config.optimizer.weight_decay == SFTConfig().optimizer.weight_decay
+    assert config.model == SFTConfig().model
+
+
+def test_the_flag_that_error_messages_name_works(tmp_path):
+    from rlhf_jax.stages import SFTConfig
+
+    for words in (["--on-bad-row", "skip"], ["--on-bad-row=skip"], ["--data.on-bad-row", "skip"]):
+        assert cli.override(SFTConfig(), "sft", words).data.on_bad_row == "skip"
+
+
+@pytest.mark.parametrize("command", ["report", "sample", "score"])
+def test_a_folder_that_is_no_run_is_named(command, tmp_path, capsys):
+    more = {"report": [], "sample": ["hello"], "score": ["--input", "x.jsonl", "--to", "y.jsonl"]}[command]
+    assert ends([command, str(tmp_path / "none"), *more]) == 2
+    said = capsys.readouterr().err
+    assert "none is not a run folder" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give one prompt"),
+        (["hello", "--prompts", "p.jsonl"], "give one prompt"),
+        (["--prompts", "p.jsonl"], "--prompts needs --to"),
+        (["hello", "--n", "0"], "--n must be at least 1"),
+    ],
+    ids=["nothing", "both", "no output", "none"],
+)
+def test_sample_says_what_it_needs(words, says, tmp_path, capsys):
+    assert ends(["sample", str(tmp_path), *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_data_file_that_is_not_there_is_an_error_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ends(["sft", "--data.source", "gone.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert "gone.jsonl" in said
+    assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """The real data, or the reason why it is not here."""
+    try:
+        return human_sentiment.load("test")
+    except DataError as error:
+        pytest.skip(f"human_sentiment cannot be had here: {error}")
+
+
+def test_data_writes_the_rows_of_a_split(prepared, tmp_path, capsys):
+    to = tmp_path / "deep" / "test.jsonl"
+    assert ends(["data", "human_sentiment", "--split", "test", "--to", str(to)]) == 0
+    rows = [json.loads(line) for line in to.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len(prepared)
+    assert all(row.keys() == {"id", "domain", "text", "ratings"} for row in rows)
+    assert {row["domain"] for row in rows} == {"movie", "amazon", "tweets", "nyt"}
+    for row, sentence in zip(rows, prepared, strict=True):
+        assert (row["id"], row["text"]) == (sentence.id, sentence.text)
+        assert row["ratings"] == list(sentence.ratings)
+        assert all(type(r) is int and -4 <= r <= 4 for r in row["ratings"])
+    assert [p.name for p in to.parent.iterdir()] == ["test.jsonl"]
+
+
+SUMMARY = (
+    "sft.heldout_loss",
+    *(f"reward.{n}" for n in ("accuracy", "accuracy_ci", "accuracy_by_domain", "ece")),
+    *(f"yardsticks.{n}" for n in ("vader", "ridge", "single_rater")),
+    *(f"ppo.{n}" for n in ("gold_win_rate", "gold_win_rate_ci", "kl", "proxy_before", "proxy_after")),
+    *(f"ppo.{n}" for n in ("gold_before", "gold_after", "distinct_2")),
+    *(f"seconds.{n}" for n in ("total", "sft", "reward", "ppo")),
+    *(f"params_sha256.{n}" for n in ("sft", "reward", "ppo")),
+    *("prompts", "peak_rss_mib", "seed", "versions"),
+)
+
+
+@pytest.mark.timeout(600)
+def test_the_quickstart_in_small_leaves_a_whole_run_folder(prepared, tmp_path):
+    out = tmp_path / "run"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    code = "from rlhf_jax.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "quickstart", "--fast", "--seed", "3", "--out", str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(out / "report.html")
+    assert "\r" not in done.stderr  # not a terminal: plain lines
+    summary = json.loads((out / "summary.json").read_text())
+    for path in SUMMARY:
+        value = summary
+        for part in path.split("."):
+            assert part in value, f"summary.json lacks {path}"
+            value = value[part]
+        assert value is not None, path
+    assert summary["seed"] == 3
+    assert summary["prompts"].keys() == {"movie", "amazon", "tweets", "nyt"}
+    assert summary["reward"]["accuracy_by_domain"].keys() == summary["prompts"].keys()
+    for low, high in (summary["reward"]["accuracy_ci"], summary["ppo"]["gold_win_rate_ci"]):
+        assert 0 <= low < high <= 1
+    assert 0.66 < summary["yardsticks"]["ridge"] < 0.8  # the whole train split, whatever the stages were given
+    assert summary["peak_rss_mib"] < 4096
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+    assert {"config.json", "tokenizer.json", "metrics.jsonl", "samples.jsonl", "events", "checkpoints", "params"} <= {
+        p.name for p in out.iterdir()
+    }
+    stages = {json.loads(line)["stage"] for line in (out / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"sft", "reward", "ppo"}
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert {"prompt", "before", "after", "gold_before", "gold_after"} <= samples[0].keys()
