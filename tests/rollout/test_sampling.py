@@ -105,5 +105,5 @@ def test_every_part_of_a_samples_name_changes_its_noise():
     ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be|>= 0"):
+    with pytest.raises(ValueError, match=r"must be"):
         SamplingConfig(**wrong)
