@@ -15,5 +15,6 @@ config = PPOConfig(
     policy="runs/by-stage",
     reward_model="runs/by-stage",
     data=DataConfig(source="human_sentiment"),
+    max_prompt_length=24,
     seed=0,
 )

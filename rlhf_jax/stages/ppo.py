@@ -90,6 +90,7 @@ def ppo(
         tokenizer=tokenizer,
         reward=scored_by,
         objective=objective,
+        prompt_columns=max(len(p.tokens) for p in (*train_prompts, *heldout, *test)),
         mesh=parallel.make_mesh(config.mesh) if mesh is None else mesh,
     )
     heldout, test = _evenly(heldout, config.eval_prompts), _evenly(test, config.test_prompts)
@@ -254,10 +255,17 @@ class _Alarms:
 
 def _prompts(config: PPOConfig, tokenizer: Tokenizer, split: str) -> list[Prompt]:
     rows = sources.prompts(config.data, split)
+    ours = config.data.source == sources.HUMAN_SENTIMENT
     encoded, kept, bad = data.encode_prompts(
-        rows, tokenizer, length=config.data.max_length, on_bad_row=config.data.on_bad_row
+        rows,
+        tokenizer,
+        length=config.max_prompt_length or config.data.max_length,
+        on_bad_row="skip" if ours else config.data.on_bad_row,
     )
-    sources.list_bad(bad)
+    if not ours:
+        sources.list_bad(bad)
+    if not encoded:
+        raise data.DataError(f"{config.data.source}: none of {len(rows)} prompts is usable")
     return [Prompt(rows[i].prompt, tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
 
 

@@ -70,6 +70,9 @@ class PPOConfig(StageConfig):
     """Run folder of the reward model."""
     data: DataConfig = DataConfig()
     """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
+    max_prompt_length: int = 0
+    """Longest prompt, in tokens; all are padded to it, so that one compiled program serves all. 0 takes the longest there
+    is. Longer prompts of human_sentiment are left out; a longer one of anybody else's data is a bad row."""
     iterations: int = 30
     """Times collect, prepare, update."""
     prompts: int = 64
@@ -109,6 +112,10 @@ class PPOConfig(StageConfig):
         super().__post_init__()
         check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches")
         check_positive(self, "eval_every", "eval_prompts", "test_prompts")
+        if self.max_prompt_length < 0:
+            raise ValueError(
+                f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
+            )
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
 

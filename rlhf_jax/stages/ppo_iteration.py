@@ -63,6 +63,8 @@ class PPOTrainer:
         tokenizer: of the policy (and of the reward model).
         reward: a reward model (a ``Trunk`` with a scalar head), or any callable ``(prompts, responses) -> numbers``.
         objective: ``objectives.ppo`` with the config's hyperparameters by default.
+        prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
+            compiled program serves every iteration.
         mesh: devices; the config's mesh by default.
     """
 
@@ -74,9 +76,11 @@ class PPOTrainer:
         tokenizer: Tokenizer,
         reward: Trunk | TextReward,
         objective: Objective | None = None,
+        prompt_columns: int = 8,
         mesh: jax.sharding.Mesh | None = None,
     ):
         self.config, self.tokenizer, self.reward = config, tokenizer, reward
+        self.prompt_columns = prompt_columns
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
         self.policy_config = policy.config
         # The critic has a trunk of its own; a reward model's already knows what is good, so it starts from that.
@@ -128,6 +132,7 @@ class PPOTrainer:
             step=step,
             prompt_ids=np.asarray([p.id for p in prompts]),
             samples=samples,
+            bucket=self.prompt_columns,
             sharding=self._rows if len(prompts) % self._rows.num_devices == 0 else parallel.replicated(self.mesh),
         )
 
