@@ -71,7 +71,7 @@ class PPOConfig(StageConfig):
     data: DataConfig = DataConfig()
     """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
     max_prompt_length: int = 0
-    """Longest prompt, in tokens; all are padded to it, so that one compiled program serves all. 0 takes the longest there
+    """Longest prompt, in tokens; all are padded to it, so that one program serves all. 0 takes the longest there
     is. Longer prompts of human_sentiment are left out; a longer one of anybody else's data is a bad row."""
     iterations: int = 30
     """Times collect, prepare, update."""
