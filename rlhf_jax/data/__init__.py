@@ -17,12 +17,11 @@ _NAMES = {
         "encode_rows",
         "rated_groups",
     ),
-    "human_sentiment": (
-        "demonstrations",
-        "HumanSentiment",
+    "human_sentiment": ("HumanSentiment",),
+    "hutto": (
         "PROMPTS",
+        "Sentence",
     ),
-    "hutto": ("Sentence",),
     "jsonl": (
         "read_jsonl",
         "write_jsonl",

@@ -7,7 +7,7 @@ Files are array_record and nothing here needs TensorFlow.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import grain
@@ -15,16 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rlhf_jax.data import hutto
-from rlhf_jax.data.hutto import Sentence
+from rlhf_jax.data.hutto import PROMPTS, Sentence
 from rlhf_jax.data.preparing import prepared
-from rlhf_jax.data.rows import Demonstration
 
-PROMPTS = {
-    "movie": "Write a movie review sentence.",
-    "amazon": "Write a product review sentence.",
-    "tweets": "Write a tweet.",
-    "nyt": "Write a newspaper editorial sentence.",
-}
 SPLITS = ("train", "validation", "test")
 
 
@@ -107,18 +100,6 @@ def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Sen
     rows = grain.MapDataset.source(prepare(data_dir).as_data_source(split)).map(sentence)
     # By index: iterating would start a pool of threads, which takes five times as long for rows as small as these.
     return sorted((rows[i] for i in range(len(rows))), key=lambda row: row.id)
-
-
-def demonstrations(sentences: Sequence[Sentence]) -> list[Demonstration]:
-    """Makes each sentence the response to its domain's prompt.
-
-    Args:
-      sentences: what ``load`` gives.
-
-    Returns:
-      One demonstration a sentence, in the same order; ``where`` is the id.
-    """
-    return [Demonstration(PROMPTS[s.domain], s.text, s.id) for s in sentences]
 
 
 def _text(value: bytes | str) -> str:

@@ -37,6 +37,12 @@ FILES = {
     "tweets": "tweets",
     "nyt": "nytEditorialSnippets",
 }
+PROMPTS = {
+    "movie": "Write a movie review sentence.",
+    "amazon": "Write a product review sentence.",
+    "tweets": "Write a tweet.",
+    "nyt": "Write a newspaper editorial sentence.",
+}
 COUNTS = {"movie": 10_605, "amazon": 3_708, "tweets": 4_200, "nyt": 5_190}
 LOWEST, HIGHEST = -4, 4
 

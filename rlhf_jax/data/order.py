@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grain
 import numpy as np
 
 
@@ -24,6 +23,8 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """
     if n == 0:
         return np.zeros(0, np.int64)
+    import grain  # here, because a machine without it can still train on batches of its own
+
     # grain takes 32 bits of seed; mixing makes (seed 0, epoch 1) and (seed 1, epoch 0) differ
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     shuffled = grain.MapDataset.range(n).shuffle(seed=mixed)

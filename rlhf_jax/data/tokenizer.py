@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tokenizers
 
 from rlhf_jax.data.atomic import atomic_text
 from rlhf_jax.data.errors import DataError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SPECIALS = (PAD, BOS, EOS)
@@ -130,6 +133,8 @@ class Tokenizer:
           DataError: if the file is not a tokenizer of this kind.
           FileNotFoundError: if there is no file.
         """
+        import tokenizers
+
         text = Path(path).read_text(encoding="utf-8")
         try:
             return cls(tokenizers.Tokenizer.from_str(text))
@@ -158,6 +163,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Source: Sennrich et al. 2016 (byte pair encoding); Radford et al. 2019, section 2.2 (on bytes).
     """
+    import tokenizers
+
     if vocab_size < SMALLEST_VOCAB:
         raise ValueError(f"vocab_size={vocab_size}: expected at least {SMALLEST_VOCAB} (3 specials and 256 bytes)")
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())

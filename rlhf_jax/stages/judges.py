@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlhf_jax import evaluation
-from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax import data, evaluation
+from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.stages.sources import domain_of
 
@@ -16,7 +16,7 @@ def human_sentiment_judges() -> Mapping[str, TextReward]:
     Returns:
         Judges by name; each reads the sentence a prompt begins and a response completes, without the instruction.
     """
-    sentences = hs.load("validation")
+    sentences = data.human_sentiment.load("validation")
     ridge = evaluation.fit_ridge([s.text for s in sentences], [s.ratings.mean() for s in sentences])
     return {
         "gold": lambda prompts, responses: ridge(whole_sentences(prompts, responses)),
@@ -35,4 +35,4 @@ def whole_sentences(prompts: Sequence[str], responses: Sequence[str]) -> list[st
 
 
 def _without_instruction(prompt: str) -> str:
-    return prompt.removeprefix(hs.PROMPTS.get(domain_of(prompt), "")).strip()
+    return prompt.removeprefix(PROMPTS.get(domain_of(prompt), "")).strip()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax import models
-from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run
 from rlhf_jax.stages.config import DataConfig
@@ -90,7 +90,7 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         began = time.monotonic()
         stage(stage_config)
         inside += time.monotonic() - began
-        run.update_json(directory / "summary.json", {"prompts": hs.PROMPTS})
+        run.update_json(directory / "summary.json", {"prompts": PROMPTS})
         if after_stage is not None:
             after_stage(directory)
     seconds = run.read_json(directory / "summary.json")["seconds"]

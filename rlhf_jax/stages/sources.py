@@ -16,7 +16,7 @@ import numpy as np
 
 from rlhf_jax import data, feedback
 from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer
-from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.stages.config import DataConfig
 
 HUMAN_SENTIMENT = "human_sentiment"
@@ -79,7 +79,7 @@ def opening(row: RatedResponse) -> PromptRow:
 
 def domain_of(prompt: str) -> str:
     """The domain of human_sentiment whose instruction begins a prompt; empty for any other prompt."""
-    return next((domain for domain, text in hs.PROMPTS.items() if prompt.startswith(text)), "")
+    return next((domain for domain, text in PROMPTS.items() if prompt.startswith(text)), "")
 
 
 def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons:
@@ -123,7 +123,7 @@ def list_bad(bad: Sequence[str]) -> None:
 
 def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
     """Sentences of human_sentiment as rated responses to their domain's prompt; ``where`` is their id."""
-    rows = [RatedResponse(hs.PROMPTS[s.domain], s.text, s.ratings, s.id) for s in hs.load(split)]
+    rows = [RatedResponse(PROMPTS[s.domain], s.text, s.ratings, s.id) for s in data.human_sentiment.load(split)]
     if not config.limit:
         return rows
     # Sorted by id the domains follow each other, so a part is drawn across all of them.
@@ -236,12 +236,16 @@ def _rated_pairs(
 def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataConfig) -> HeldOutPairs:
     kept, examples = _encode(rows, tokenizer, config)
     votes = np.stack([row.votes for row in kept])
+    share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
+    # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
+    turned = np.arange(len(kept)) % 2 == 1
+    pairs = np.arange(2 * len(kept)).reshape(-1, 2)
     return HeldOutPairs(
         sequences=[tokens for e in examples for tokens in e.tokens],
         texts=[text for row in kept for text in row.responses],
         ratings=[],
-        pairs=np.arange(2 * len(kept)).reshape(-1, 2),
-        share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
+        pairs=np.where(turned[:, None], pairs[:, ::-1], pairs),
+        share=np.where(turned, 1 - share, share),
         domains=["all"] * (2 * len(kept)),
         golden=None,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import parallel, training
@@ -67,7 +68,7 @@ def train(
     """
     directory = Path(config.out)
     rule = training.make_optimizer(optimizer, len(batches))
-    schedule = training.make_schedule(optimizer, len(batches))
+    rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     state, places = training.init(
         lambda p: p, rule, params, shardings=lambda shapes: parallel.param_shardings(shapes, mesh)
     )
@@ -79,7 +80,7 @@ def train(
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = step(state, batches[i], jax.random.fold_in(key, i))
         watch.lap()
-        return state, {**metrics, "learning_rate": schedule(i)}
+        return state, {**metrics, "learning_rate": rates[i]}
 
     with MetricsWriter(directory, stage) as writer:
         return training.fit(

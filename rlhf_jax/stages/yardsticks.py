@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax import evaluation, feedback
-from rlhf_jax.data import human_sentiment as hs
+from rlhf_jax import data, evaluation, feedback
 from rlhf_jax.stages.sources import HeldOutPairs
 
 
@@ -21,7 +20,7 @@ def yardsticks(held: HeldOutPairs) -> dict[str, Any]:
     Returns:
         ``vader``, ``ridge`` (fitted on the train split) and ``single_rater``, each with ``_ci`` and ``_by_domain``.
     """
-    train = hs.load("train")
+    train = data.human_sentiment.load("train")
     ridge = evaluation.fit_ridge([s.text for s in train], [s.ratings.mean() for s in train])
     found: dict[str, Any] = {}
     for name, scores in (("vader", evaluation.vader(held.texts)), ("ridge", ridge(held.texts))):

@@ -31,12 +31,6 @@ def test_what_is_loaded_is_what_was_read(miniature):
         np.testing.assert_array_equal(sentence.ratings, expected.ratings)
 
 
-def test_sentences_become_demonstrations(miniature):
-    sentence = human_sentiment.load("test", miniature)[0]
-    (row,) = human_sentiment.demonstrations([sentence])
-    assert row == (human_sentiment.PROMPTS[sentence.domain], sentence.text, sentence.id)
-
-
 def test_an_interrupted_preparation_leaves_no_data_set(miniature, monkeypatch):
     def stop(self, sentences, split):
         yield sentences[0].id, sentences[0]._asdict()
