@@ -148,8 +148,9 @@ def test_the_steps_by_hand_are_what_training_does(ppo_run, sft_run, reward_run, 
         rollout = trainer.collect(state, chosen, step)
         batch, info = trainer.prepare(state, rollout, chosen)
         state, metrics = trainer.update(state, batch, step)
+        # Another width of padding, so another order of sums: the last bits may differ.
         for name, value in training.fetch({**info, **metrics}).items():
-            assert rows[step + 1][f"ppo/{name}"] == pytest.approx(value, rel=1e-6, abs=1e-7), name
+            assert rows[step + 1][f"ppo/{name}"] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def test_every_figure_is_logged_at_every_step(ppo_run):
