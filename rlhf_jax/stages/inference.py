@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 
 from rlhf_jax import models, rollout
-from rlhf_jax.data import DataError, Tokenizer, parse_comparison, parse_demonstration
+from rlhf_jax.data import DataError, Demonstration, Tokenizer, parse_comparison, parse_demonstration
+from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.lift import forward
@@ -116,12 +118,16 @@ class Scorer:
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Scores of texts, float32 [n]: this makes a reward model a reward like any other callable."""
         pairs = zip(prompts, responses, strict=True)
-        return self.score_tokens([encode_pair(self.tokenizer, p, r) for p, r in pairs])
+        return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
+
+    @functools.cached_property
+    def _run(self) -> Callable[..., Any]:
+        """Compiled once: a scorer that is PPO's reward is called at every iteration."""
+        roles = {"reward": models.build(self.config)}
+        return jax.jit(lambda params, batch: forward(roles, params, batch).scores)
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
-        roles = {"reward": models.build(self.config)}
-        run = jax.jit(lambda params, batch: forward(roles, params, batch).scores)
         scores = np.zeros(len(sequences), np.float32)
         # Sorted by length, sequences of a batch are alike and a few shapes serve all.
         order = np.argsort([len(s) for s in sequences], kind="stable")
@@ -130,7 +136,7 @@ class Scorer:
             length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
             examples = [Example((sequences[i],), (1,)) for i in rows]
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
-            scores[rows] = np.asarray(run(self.params, batch))[: len(rows), 0]
+            scores[rows] = np.asarray(self._run(self.params, batch))[: len(rows), 0]
         return scores
 
 
@@ -168,8 +174,3 @@ def scorable(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     (parse_demonstration if "response" in row else parse_comparison)(row, where)
     return dict(row)
-
-
-def encode_pair(tokenizer: Tokenizer, prompt: str, response: str) -> np.ndarray:
-    """A prompt and its response as one token sequence."""
-    return np.concatenate([tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)])

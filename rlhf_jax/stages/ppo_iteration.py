@@ -82,7 +82,6 @@ class PPOTrainer:
         self.config, self.tokenizer, self.reward = config, tokenizer, reward
         self.prompt_columns = prompt_columns
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-        self.policy_config = policy.config
         # The critic has a trunk of its own; a reward model's already knows what is good, so it starts from that.
         start = reward if isinstance(reward, Trunk) else policy
         trunk = {k: v for k, v in start.params.items() if k != "head"}

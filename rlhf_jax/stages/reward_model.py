@@ -21,7 +21,7 @@ from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sources import HeldOutPairs
-from rlhf_jax.stages.train import Stopwatch, train
+from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.stages.yardsticks import agreement, yardsticks
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Model, Objective, Params
@@ -119,11 +119,7 @@ def reward_model(
         **evaluation.reward_quality(
             scores, test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
         ),
-        "heldout_loss": fitted.best_value,
-        "best_step": fitted.best_step,
-        "steps": int(fitted.state.step),
-        "stopped_early": fitted.stopped_early,
-        "skipped_updates": int(fitted.state.skipped),
+        **outcome(fitted),
     }
     if config.data.source == sources.HUMAN_SENTIMENT:
         beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}

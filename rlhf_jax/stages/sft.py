@@ -17,7 +17,7 @@ from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.config import DataConfig, PackedConfig
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
-from rlhf_jax.stages.train import Stopwatch, train
+from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
 
@@ -101,13 +101,9 @@ def sft(
         show=("loss", "heldout_loss"),
     )
     summary = {
-        "heldout_loss": fitted.best_value,
-        "best_step": fitted.best_step,
-        "steps": int(fitted.state.step),
-        "stopped_early": fitted.stopped_early,
+        **outcome(fitted),
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
         "training_rows": len(training_set),
-        "skipped_updates": int(fitted.state.skipped),
     }
     return run.finish(
         directory,

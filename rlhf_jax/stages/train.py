@@ -34,6 +34,17 @@ class Stopwatch:
         return round(self.host["seconds"], 1)
 
 
+def outcome(fitted: FitResult) -> dict[str, Any]:
+    """What the summary of every stage that ``train`` ran says."""
+    return {
+        "heldout_loss": fitted.best_value,
+        "best_step": fitted.best_step,
+        "steps": int(fitted.state.step),
+        "stopped_early": fitted.stopped_early,
+        "skipped_updates": int(fitted.state.skipped),
+    }
+
+
 def train(
     *,
     stage: str,
