@@ -53,6 +53,8 @@ class SequenceBatch(NamedTuple):
     advantages: MaybeArray = None  # float32 [B, K, S]
     returns: MaybeArray = None  # float32 [B, K, S]
     old_values: MaybeArray = None  # float32 [B, K, S]; the critic's, when the batch was prepared
+    kl: MaybeArray = None  # float32 [B, K]; KTO's reference point, one estimate for the whole global batch
+    kl_coef: MaybeArray = None  # float32 [B, K]; a controller's weight of the KL in the loss
     packing: Packing | None = None
 
 
