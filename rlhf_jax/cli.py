@@ -63,7 +63,13 @@ def run(argv: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = ["usage: rlhf COMMAND [options]", "", "RLHF in JAX: SFT, reward models, PPO.", "", "commands:"]
+    lines = [
+        "usage: rlhf COMMAND [options]",
+        "",
+        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<11} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."])
 
@@ -122,6 +128,18 @@ def _ppo(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     _finish(stages.ppo(override(stages.PPOConfig(), "ppo", argv)).directory)
+
+
+def _group(argv: list[str]) -> None:
+    from rlhf_jax import stages
+
+    _finish(stages.group(override(stages.GroupConfig(), "group", argv)).directory)
+
+
+def _preference(argv: list[str]) -> None:
+    from rlhf_jax import stages
+
+    _finish(stages.preference(override(stages.PreferenceConfig(), "preference", argv)).directory)
 
 
 def _finish(directory: Path) -> None:
@@ -236,8 +254,10 @@ class SampleOptions:
     """Responses to each prompt."""
     to: Path | None = None
     """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
-    stage: Literal["ppo", "sft"] | None = None
-    """Whose policy; PPO's where there is one, else the SFT policy."""
+    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    """Whose policy; that of the last stage there is if not given."""
+    best_of: int = 1
+    """Sample this many for each response and keep the one the run's reward model scores highest."""
     max_new_tokens: int = 48
     """Longest response, in tokens."""
     temperature: float = 1.0
@@ -260,10 +280,13 @@ def _sample(argv: list[str]) -> None:
         raise UsageError("--prompts needs --to OUT.jsonl")
     if o.n < 1:
         raise UsageError(f"--n must be at least 1, found {o.n}")
+    if o.best_of < 1:
+        raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
     _must_be_run(o.run)
     from rlhf_jax import data
     from rlhf_jax.rollout import SamplingConfig
-    from rlhf_jax.stages import Policy, sources
+    from rlhf_jax.stages import Policy, Scorer, sources
+    from rlhf_jax.stages.inference import best_of
 
     try:
         sampling = SamplingConfig(
@@ -277,7 +300,9 @@ def _sample(argv: list[str]) -> None:
         rows, bad = data.read_jsonl(o.prompts, data.parse_prompt, on_bad_row=o.on_bad_row)
         sources.list_bad(bad)
         texts = [row.prompt for row in rows]
-    made = policy.sample(texts, n=o.n, sampling=sampling, seed=o.seed)
+    made = policy.sample(texts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
+    if o.best_of > 1:
+        made = best_of(made, Scorer.load(o.run), o.best_of)
     if o.to:
         _write(o.to, made)
         return
@@ -359,6 +384,8 @@ COMMANDS = {
     "sft": Command("stage 1, supervised fine-tuning", _sft),
     "reward": Command("stage 2, a Bradley-Terry reward model", _reward),
     "ppo": Command("stage 3, KL-penalised PPO", _ppo),
+    "group": Command("RLOO, GRPO, expert iteration and others on K samples of a prompt", _group),
+    "preference": Command("DPO, IPO, KTO, ORPO, SimPO and others on comparisons", _preference),
     "report": Command("write report.html of a run folder again", _report),
     "sample": Command("sample responses from a run's policy", _sample),
     "score": Command("score responses with a run's reward model", _score),

@@ -46,7 +46,8 @@ class SequenceBatch(NamedTuple):
     positions: Array  # int32 [B, K, S]
     label: MaybeArray = None  # float32 [B, K]; share of votes in a pair, or 1 / 0 for thumbs up / down
     rating: MaybeArray = None  # float32 [B, K]; an absolute score by people
-    reward: MaybeArray = None  # float32 [B, K]; what the reward function gave
+    score: MaybeArray = None  # float32 [B, K]; what the reward function gave
+    reward: MaybeArray = None  # float32 [B, K]; the score after shaping: what is to be maximised
     votes: MaybeArray = None  # float32 [B, K, K]; [i, j] = votes that prefer i to j, ties counted half
     old_logprobs: MaybeArray = None  # float32 [B, K, S]; under the policy that sampled
     ref_logprobs: MaybeArray = None  # float32 [B, K, S]; under the frozen reference

@@ -13,6 +13,39 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import jax.numpy as jnp
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def quick_models(monkeypatch):
+    """Models that compile in no time: a token's state is the sum of the embeddings of its segment up to it.
+
+    What is looked for here is faults in objectives, which any model that obeys segments and order brings to light.
+    """
+    from rlhf_jax import models, testing
+
+    def state(params, tokens, positions, segment_ids):
+        seen = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
+        seen &= jnp.tril(jnp.ones((1, tokens.shape[1], tokens.shape[1]), bool))
+        turned = params["embedding"][tokens] * jnp.cos(0.3 * positions)[..., None]
+        return jnp.tanh(seen.astype(jnp.float32) @ turned)
+
+    def quick(role):
+        sizes = {"vocab_size": testing.VOCAB, "d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "head_dim": 2}
+        return models.build(models.ModelConfig(**sizes, d_ff=1, scalar_head=role != "policy"))._replace(apply=state)
+
+    roles = {role: quick(role) for role in ("policy", "critic", "reward")}
+    key = jax.random.key(0)
+    params = {}
+    for i, role in enumerate(roles):
+        embedding_key, head_key = jax.random.split(jax.random.fold_in(key, i))
+        shapes = jax.eval_shape(roles[role].init, key)
+        params[role] = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
+        params[role]["embedding"] = jax.random.normal(embedding_key, (testing.VOCAB, 8))
+        if role != "policy":
+            params[role]["head"]["kernel"] = jax.random.normal(head_key, (8, 1))
+    monkeypatch.setattr(testing, "tiny_models", lambda seed=0: (roles, params))

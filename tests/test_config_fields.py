@@ -59,7 +59,7 @@ def test_every_field_is_read(name):
         from rlhf_jax import objectives
 
         function = getattr(objectives, BOUND_BY_NAME[name])
-        assert fields == set(function.__kwdefaults__)
+        assert fields == set(function.__kwdefaults__) - {"kl_estimator"}  # a function: for Python callers only
         return
     # MeshConfig's axes are read in a loop over their names, which are the mesh's.
     if name == "MeshConfig":

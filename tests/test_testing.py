@@ -4,9 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from rlhf_jax import losses, models, objectives, testing
+from rlhf_jax import losses, objectives, testing
 from rlhf_jax.testing import ObjectiveError, check_objective
 from rlhf_jax.types import Loss
 
@@ -16,44 +17,17 @@ ALL = [
     "finite gradients",
     "has a gradient",
     "mask",
+    "shift",
     "padding length",
     "padding side",
     "pad == eos",
     "packing",
+    "integer rewards",
     "micro-batching",
     "mesh",
+    "stop gradient",
     "jit = eager",
 ]
-
-
-@pytest.fixture
-def quick_models(monkeypatch):
-    """Models that compile in no time: a token's state is the sum of the embeddings of its segment up to it.
-
-    What is looked for here is faults in objectives, which any model that obeys segments and order brings to light.
-    """
-
-    def state(params, tokens, positions, segment_ids):
-        seen = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
-        seen &= jnp.tril(jnp.ones((1, tokens.shape[1], tokens.shape[1]), bool))
-        turned = params["embedding"][tokens] * jnp.cos(0.3 * positions)[..., None]
-        return jnp.tanh(seen.astype(jnp.float32) @ turned)
-
-    def quick(role):
-        sizes = {"vocab_size": testing.VOCAB, "d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "head_dim": 2}
-        return models.build(models.ModelConfig(**sizes, d_ff=1, scalar_head=role != "policy"))._replace(apply=state)
-
-    roles = {role: quick(role) for role in ("policy", "critic", "reward")}
-    key = jax.random.key(0)
-    params = {}
-    for i, role in enumerate(roles):
-        embedding_key, head_key = jax.random.split(jax.random.fold_in(key, i))
-        shapes = jax.eval_shape(roles[role].init, key)
-        params[role] = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
-        params[role]["embedding"] = jax.random.normal(embedding_key, (testing.VOCAB, 8))
-        if role != "policy":
-            params[role]["head"]["kernel"] = jax.random.normal(head_key, (8, 1))
-    monkeypatch.setattr(testing, "tiny_models", lambda seed=0: (roles, params))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +91,44 @@ def sums_before_masking(outputs, batch):
     return Loss(-summed, jnp.any(batch.mask, axis=-1), losses.token_mean)
 
 
+def everything_counts(outputs, batch):
+    return Loss(-outputs.logprobs, jnp.ones_like(batch.mask), losses.token_mean)
+
+
+def reads_two_tokens_too_many(outputs, batch):
+    mask = batch.mask | jnp.roll(batch.mask, 1, axis=-1) | jnp.roll(batch.mask, 2, axis=-1)
+    return Loss(-outputs.logprobs * batch.advantages, mask, losses.token_mean)
+
+
+def gain(outputs, batch, ref_logprobs):
+    """How much more of its log-probability over the reference the first response of a pair has than the second."""
+    s = losses.masked_sum(outputs.logprobs - ref_logprobs, batch.mask, axis=-1)
+    return Loss(losses.bradley_terry(s[:, 0], s[:, 1]), batch.mask.any((1, 2)), losses.token_mean)
+
+
+def moves_the_reference(outputs, batch):
+    return gain(outputs, batch, batch.ref_logprobs)
+
+
+def moves_the_advantages(outputs, batch):
+    ratio = jnp.exp(jnp.clip(outputs.logprobs - jax.lax.stop_gradient(batch.old_logprobs), -5, 5))
+    return Loss(-ratio * batch.advantages, batch.mask, losses.token_mean)
+
+
+def moves_the_kl(outputs, batch):
+    loss = gain(outputs, batch, jax.lax.stop_gradient(batch.ref_logprobs))
+    return loss._replace(values=loss.values * (1 + batch.kl[:, 0]))
+
+
+def mask_is_all_but_the_pad_id(outputs, batch):
+    return Loss(-outputs.logprobs, batch.tokens != testing.PAD, losses.token_mean)
+
+
+def mask_is_all_but_eos(outputs, batch):
+    """Where padding and end of sequence share an id, this is the same mistake."""
+    return Loss(-outputs.logprobs, batch.mask & (batch.tokens != testing.EOS), losses.token_mean)
+
+
 def divides_by_the_width(outputs, batch):
     share = jnp.float32(1 / batch.tokens.shape[-1])
     return Loss(-outputs.logprobs * share, batch.mask, losses.token_mean)
@@ -174,7 +186,7 @@ def _under_jit(x):
 
 
 @pytest.mark.parametrize(
-    ("objective", "broken"),
+    ("objective", "name"),
     [
         (no_loss, "returns a Loss"),
         (half_precision, "scalar float32"),
@@ -185,6 +197,9 @@ def _under_jit(x):
         (constant, "has a gradient"),
         (forgets_the_mask, "mask"),
         (sums_before_masking, "mask"),
+        (everything_counts, "mask"),
+        (reads_two_tokens_too_many, "mask"),
+        (mask_is_all_but_the_pad_id, "pad == eos"),
         (divides_by_the_width, "padding length"),
         (mask_by_column, "padding side"),
         (mask_from_the_pad_id, "pad == eos"),
@@ -192,15 +207,218 @@ def _under_jit(x):
         (looks_at_the_packing, "packing"),
         (means_of_means, "micro-batching"),
         (whitens_in_the_batch, "micro-batching"),
+        (moves_the_reference, "stop gradient"),
+        (moves_the_advantages, "stop gradient"),
+        (moves_the_kl, "stop gradient"),
         (knows_whether_it_is_traced, "jit = eager"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
 )
-def test_a_planted_fault_is_named(quick_models, objective, broken):
+def test_a_planted_fault_is_named(quick_models, objective, name):
+    broken(objective, name)
+
+
+def fixed(x, mask):
+    return jax.lax.stop_gradient(losses.masked_fill(x, mask))
+
+
+def policy_gradient(outputs, batch, *, by=0, what=(), first_masked):
+    """PPO's terms with one thing, or several, moved by a token, before or after what is behind the mask is hidden."""
+
+    def read(name, x, prepare=lambda x: x):
+        hide = losses.masked_fill if first_masked else lambda x, mask: x
+        return losses.masked_fill(jnp.roll(prepare(hide(x, batch.mask)), by if name in what else 0, -1), batch.mask)
+
+    logprobs, values = read("logprobs", outputs.logprobs), read("values", outputs.values)
+    old, ref, old_values, advantages, returns = (
+        read(name, getattr(batch, name), jax.lax.stop_gradient)
+        for name in ("old_logprobs", "ref_logprobs", "old_values", "advantages", "returns")
+    )
+    policy = losses.clipped_surrogate(logprobs, old, advantages) + 0.1 * losses.k3(logprobs, ref)
+    mask = jnp.roll(batch.mask, by if "mask" in what else 0, -1)
+    return Loss(policy + losses.clipped_value(values, old_values, returns), mask, losses.token_mean)
+
+
+MOVED = ["logprobs", "values", "old_logprobs", "ref_logprobs", "advantages", "returns", "mask"]
+
+
+@pytest.mark.parametrize("first_masked", [False, True], ids=["as it is", "hidden first"])
+@pytest.mark.parametrize("by", [-1, 1], ids=["to the left", "to the right"])
+@pytest.mark.parametrize("what", MOVED)
+def test_a_shift_by_one_is_told_from_a_forgotten_mask(quick_models, what, by, first_masked):
+    broken(functools.partial(policy_gradient, by=by, what=(what,), first_masked=first_masked), "shift")
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_shift_of_all_log_probabilities_together_is_found(quick_models, by):
+    moved = ("logprobs", "old_logprobs", "ref_logprobs")
+    broken(functools.partial(policy_gradient, by=by, what=moved, first_masked=True), "shift")
+
+
+@pytest.mark.parametrize("first_masked", [False, True])
+def test_nothing_moved_is_no_shift(quick_models, first_masked):
+    assert check_objective(functools.partial(policy_gradient, first_masked=first_masked)) == ALL
+
+
+def cuts_columns_of_log_probabilities(outputs, batch):
+    """Shifts the mask as if log-probabilities were those of the token after: the usual mistake."""
+    return Loss(-outputs.logprobs[..., :-1], batch.mask[..., 1:], losses.token_mean)
+
+
+def cuts_columns_of_the_mask(outputs, batch):
+    return Loss(-outputs.logprobs[..., 1:], batch.mask[..., :-1], losses.token_mean)
+
+
+def cuts_hidden_columns(outputs, batch):
+    hidden = losses.masked_fill(outputs.logprobs, batch.mask)
+    return Loss(-hidden[..., 1:], batch.mask[..., :-1], losses.token_mean)
+
+
+def sums_moved_log_probabilities(outputs, batch):
+    """A whole response's loss, so that no token has a gradient of its own."""
+    s = losses.masked_sum(jnp.roll(losses.masked_fill(outputs.logprobs, batch.mask), 1, axis=-1), batch.mask, axis=-1)
+    return Loss(losses.bradley_terry(s[:, 0], s[:, 1]), batch.mask.any((1, 2)), losses.token_mean)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        cuts_columns_of_log_probabilities,
+        cuts_columns_of_the_mask,
+        cuts_hidden_columns,
+        sums_moved_log_probabilities,
+    ],
+)
+def test_other_ways_to_be_off_by_one_are_found(quick_models, objective):
+    broken(objective, "shift")
+
+
+def rewards_to_come(outputs, batch):
+    """Each token's advantage is a sum over what follows it; the last one's is its own."""
+    advantages = fixed(batch.advantages, batch.mask)
+    to_come = jnp.flip(jnp.cumsum(jnp.flip(advantages, -1), axis=-1), -1)
+    return Loss(-outputs.logprobs * to_come, batch.mask, losses.token_mean)
+
+
+def temporal_difference(outputs, batch):
+    """A critic that learns from the value of the next state; advantages from the same."""
+    values = losses.masked_fill(outputs.values, batch.mask)
+    old_values, last = fixed(batch.old_values, batch.mask), batch.mask & ~jnp.roll(batch.mask, -1, axis=-1)
+    reward = jnp.where(last, jax.lax.stop_gradient(batch.reward)[..., None], 0)
+    target = reward + 0.9 * jnp.roll(old_values, -1, axis=-1)
+    policy = -losses.masked_fill(outputs.logprobs, batch.mask) * jax.lax.stop_gradient(target - values)
+    return Loss(policy + jnp.square(values - target), batch.mask, losses.token_mean)
+
+
+@pytest.mark.parametrize("objective", [rewards_to_come, temporal_difference])
+def test_looking_ahead_on_purpose_is_no_shift(quick_models, objective):
+    assert check_objective(objective) == ALL
+
+
+def weighted(outputs, batch, weight):
+    """Log-probabilities of whole responses, weighted by something about each."""
+    s = losses.masked_sum(outputs.logprobs, batch.mask, axis=-1)
+    return Loss(-s * jax.lax.stop_gradient(weight), batch.mask.any(-1), losses.token_mean)
+
+
+def casts_rewards(outputs, batch):
+    return weighted(outputs, batch, batch.reward.astype(jnp.int32).astype(jnp.float32))
+
+
+def rounds_rewards(outputs, batch):
+    return weighted(outputs, batch, jnp.round(batch.reward))
+
+
+def writes_rewards_into_an_int_buffer(outputs, batch):
+    """The buffer takes its type from the tokens, and the rewards take it from the buffer."""
+    per_token = jnp.zeros_like(batch.tokens).at[..., -1].set(batch.reward.astype(jnp.int32))
+    return weighted(outputs, batch, jnp.sum(per_token, axis=-1).astype(jnp.float32))
+
+
+def writes_into_a_buffer_like_the_rewards(outputs, batch):
+    """Right as long as rewards are floats; a reward function that counts gives integers."""
+    kl = losses.masked_sum(batch.old_logprobs - batch.ref_logprobs, batch.mask, axis=-1)
+    penalised = (batch.reward - 0.1 * kl).astype(batch.reward.dtype)
+    return weighted(outputs, batch, penalised.astype(jnp.float32))
+
+
+def best_of_cast_rewards(outputs, batch):
+    best = jnp.argmax(batch.reward.astype(jnp.int32), axis=-1)
+    return weighted(outputs, batch, jax.nn.one_hot(best, batch.reward.shape[-1]))
+
+
+def rounds_ratings(outputs, batch):
+    target = jax.lax.stop_gradient(jnp.round(batch.rating))
+    return Loss(jnp.square(outputs.scores - target), batch.mask.any(-1), losses.token_mean)
+
+
+def casts_advantages(outputs, batch):
+    advantages = batch.advantages.astype(jnp.int32).astype(jnp.float32)
+    return Loss(-outputs.logprobs * advantages, batch.mask, losses.token_mean)
+
+
+def floors_returns(outputs, batch):
+    target = jax.lax.stop_gradient(jnp.floor(batch.returns))
+    return Loss(jnp.square(outputs.values - target), batch.mask, losses.token_mean)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        casts_rewards,
+        rounds_rewards,
+        writes_rewards_into_an_int_buffer,
+        writes_into_a_buffer_like_the_rewards,
+        best_of_cast_rewards,
+        rounds_ratings,
+        casts_advantages,
+        floors_returns,
+    ],
+)
+def test_rewards_cut_to_whole_numbers_are_found(quick_models, objective):
+    broken(objective, "integer rewards")
+
+
+def best_only(outputs, batch):
+    best = jnp.argmax(batch.reward, axis=-1)
+    return weighted(outputs, batch, jax.nn.one_hot(best, batch.reward.shape[-1]))
+
+
+def good_or_bad(outputs, batch, *, above):
+    return weighted(outputs, batch, jnp.where(batch.rating > above, 1.0, -0.5))
+
+
+def clips_rewards(outputs, batch):
+    return weighted(outputs, batch, jnp.clip(batch.reward, -1, 1))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [best_only, clips_rewards, *(functools.partial(good_or_bad, above=x) for x in (0, 1, 2.5, 3, 4))],
+)
+def test_order_thresholds_and_clips_are_not_taken_for_cutting(quick_models, objective):
+    assert check_objective(objective) == ALL
+
+
+def broken(objective, name):
     with pytest.raises(ObjectiveError) as caught:
         check_objective(objective)
-    assert caught.value.property == broken
-    assert str(caught.value).startswith(f"{broken}: ")
+    assert caught.value.property == name
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_the_tiny_batch_lets_shifts_be_told_from_a_forgotten_mask():
+    batch = testing.tiny_batch()
+    mask, real = np.asarray(batch.mask), np.asarray(batch.segment_ids) > 0
+    assert (real & ~mask).sum(-1).min() >= 3, "tokens of the prompt that are not beside the response"
+    assert (~real).sum(-1).min() >= 2, "padding that is not beside it"
+    assert (mask.sum(-1) >= 3).any()
+    assert len({*np.asarray(batch.label).ravel().tolist()}) == 2
+    assert (batch.kl == np.float32(0.3)).all()
+    assert batch.kl.shape == batch.reward.shape
+    assert batch.kl_coef is None
+    with pytest.raises(ValueError, match="length must be at least 9, found 8"):
+        testing.tiny_batch(length=8)
 
 
 def test_a_users_own_batch_is_used(quick_models):

@@ -13,6 +13,7 @@ _NAMES = {
     "atomic": ("atomic_text",),
     "errors": ("DataError",),
     "encode": (
+        "chosen_first",
         "encode_prompts",
         "encode_rows",
         "rated_groups",
@@ -43,6 +44,7 @@ _NAMES = {
         "parse_demonstration",
         "parse_prompt",
         "parse_rated",
+        "parse_text",
     ),
     "tfds": ("read_tfds",),
     "tokenizer": (

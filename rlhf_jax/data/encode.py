@@ -154,6 +154,46 @@ def rated_groups(
             tuple(sentences[i].tokens[0] for i in members),
             tuple(sentences[i].starts[0] for i in members),
             table[number],
+            _together([sentences[i].ratings for i in members]),
         )
         for number, members in enumerate(groups.tolist())
     ]
+
+
+def _together(ratings: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    given = [x for x in ratings if x is not None]
+    return np.concatenate(given) if len(given) == len(ratings) else None
+
+
+def chosen_first(example: Example, min_share: float) -> Example | None:
+    """A pair with the response that more people prefer first and labels [1, 0]; None for a pair that says too little.
+
+    Args:
+      example: K = 2, with votes.
+      min_share: the smallest share of votes for the preferred response; a tie (0.5) never passes.
+
+    Returns:
+      The pair in the order chosen, rejected; None when the votes tie or their share is below ``min_share``.
+
+    Raises:
+      ValueError: if the example is not a pair with votes.
+
+    Example:
+        >>> votes = np.array([[0, 1], [3, 0]], np.float32)
+        >>> pair = Example((np.array([1, 5]), np.array([1, 6])), (1, 1), votes)
+        >>> [x.tolist() for x in chosen_first(pair, 0.5).tokens], chosen_first(pair, 0.8)
+        ([[1, 6], [1, 5]], None)
+    """
+    if len(example.tokens) != 2 or example.votes is None:
+        raise ValueError(f"expected a pair with votes, found {len(example.tokens)} responses")
+    first, second = float(example.votes[0, 1]), float(example.votes[1, 0])
+    if first == second or max(first, second) < min_share * (first + second):
+        return None
+    order = [0, 1] if first > second else [1, 0]
+    return Example(
+        tuple(example.tokens[i] for i in order),
+        tuple(example.starts[i] for i in order),
+        example.votes[np.ix_(order, order)],
+        None if example.ratings is None else example.ratings[order],
+        np.array([1.0, 0.0], np.float32),
+    )

@@ -14,11 +14,13 @@ from rlhf_jax.types import Packing, SequenceBatch
 
 
 class Example(NamedTuple):
-    """One group: K token sequences, where the targets of each begin, and what people preferred among them."""
+    """One group: K token sequences, where the targets of each begin, and what people said of them."""
 
     tokens: tuple[np.ndarray, ...]  # K times int32 [n_tokens], prompt and response
     starts: tuple[int, ...]  # per sequence the index of the first target token, that is the length of its prompt
     votes: np.ndarray | None = None  # float32 [K, K]
+    ratings: np.ndarray | None = None  # float32 [K]; the mean of what people gave each response
+    labels: np.ndarray | None = None  # float32 [K]; 1 thumbs up, 0 thumbs down
 
 
 def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int) -> list[np.ndarray]:
@@ -103,7 +105,8 @@ def pack(
       pad_id: what fills empty places.
 
     Returns:
-      A batch of numpy arrays [B, K, S] with ``packing`` set; ``votes`` is set if any example has votes.
+      A batch of numpy arrays [B, K, S] with ``packing`` set; ``votes``, ``rating`` and ``label`` are set if any example
+      has them.
 
     Raises:
       ValueError: if something does not fit.
@@ -163,7 +166,7 @@ def pad(
       responses: K; that of the first example if None.
 
     Returns:
-      A batch of numpy arrays [B, K, S]; ``votes`` is set if any example has votes.
+      A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
 
     Raises:
       ValueError: if a sequence, a group or the number of groups is too large.
@@ -185,7 +188,6 @@ def pad(
     mask = np.zeros(shape, bool)
     segment_ids = np.zeros(shape, np.int32)
     positions = np.zeros(shape, np.int32)
-    votes = np.zeros((groups, responses, responses), np.float32) if any(e.votes is not None for e in examples) else None
     count = np.arange(length, dtype=np.int32)
     for b, example in enumerate(examples):
         if len(example.tokens) != responses:
@@ -199,6 +201,23 @@ def pad(
             mask[b, k, start + first : start + size] = True
             segment_ids[b, k, start : start + size] = 1
             positions[b, k, start : start + size] = count[:size]
-        if votes is not None and example.votes is not None:
-            votes[b] = example.votes
-    return SequenceBatch(tokens=tokens, mask=mask, segment_ids=segment_ids, positions=positions, votes=votes)  # type: ignore[arg-type]
+    return SequenceBatch(
+        tokens=tokens,  # type: ignore[arg-type]
+        mask=mask,  # type: ignore[arg-type]
+        segment_ids=segment_ids,  # type: ignore[arg-type]
+        positions=positions,  # type: ignore[arg-type]
+        votes=_said([e.votes for e in examples], (groups, responses, responses)),
+        rating=_said([e.ratings for e in examples], (groups, responses)),
+        label=_said([e.labels for e in examples], (groups, responses)),
+    )
+
+
+def _said(each: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
+    """What people said of the groups as one array, zeros where nobody did; None where nobody did of any."""
+    if all(x is None for x in each):
+        return None
+    together = np.zeros(shape, np.float32)
+    for b, x in enumerate(each):
+        if x is not None:
+            together[b] = x
+    return together

@@ -70,6 +70,28 @@ def parse_demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
     return Demonstration(_text(row, "prompt", where), _text(row, "response", where), where)
 
 
+def parse_text(row: Mapping[str, Any], where: str) -> Demonstration:
+    """Reads text to continue as it is: ``text``, or else ``prompt`` and ``response``.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      A demonstration; of ``text`` one without a prompt, so that every token is a target.
+
+    Raises:
+      DataError: if a field is missing or not a non-empty text.
+
+    Example:
+        >>> parse_text({"text": "Once upon a time"}, "books.jsonl:1")
+        Demonstration(prompt='', response='Once upon a time', where='books.jsonl:1')
+    """
+    if "text" in row:
+        return Demonstration("", _text(row, "text", where), where)
+    return parse_demonstration(row, where)
+
+
 def parse_prompt(row: Mapping[str, Any], where: str) -> PromptRow:
     """Reads ``prompt``.
 

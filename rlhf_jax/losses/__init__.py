@@ -6,6 +6,7 @@ Inputs of any float type are computed in float32; hyperparameters are keyword-on
 
 from rlhf_jax.losses.bradley_terry import bradley_terry
 from rlhf_jax.losses.gae import gae
+from rlhf_jax.losses.group import best_of_n_kl, grpo_advantages, gspo_ratio, rloo_advantages
 from rlhf_jax.losses.kl import full_kl, k1, k2, k3, kl_penalised_rewards
 from rlhf_jax.losses.logprobs import entropy, token_logprobs
 from rlhf_jax.losses.masked import (
@@ -19,29 +20,45 @@ from rlhf_jax.losses.masked import (
     sequence_sum,
     token_mean,
 )
+from rlhf_jax.losses.policy_gradient import policy_gradient
 from rlhf_jax.losses.ppo import clipped_surrogate, clipped_value
+from rlhf_jax.losses.preference import cpo, dpo, implicit_reward, ipo, kto, orpo, robust_dpo, simpo, slic
 from rlhf_jax.losses.sft import cross_entropy
 
 __all__ = [
     "Reduction",
+    "best_of_n_kl",
     "bradley_terry",
     "clipped_surrogate",
     "clipped_value",
     "constant",
+    "cpo",
     "cross_entropy",
+    "dpo",
     "entropy",
     "full_kl",
     "gae",
+    "grpo_advantages",
+    "gspo_ratio",
+    "implicit_reward",
+    "ipo",
     "k1",
     "k2",
     "k3",
     "kl_penalised_rewards",
+    "kto",
     "masked_fill",
     "masked_mean",
     "masked_sum",
     "masked_whiten",
+    "orpo",
+    "policy_gradient",
+    "rloo_advantages",
+    "robust_dpo",
     "sequence_mean",
     "sequence_sum",
+    "simpo",
+    "slic",
     "token_logprobs",
     "token_mean",
 ]

@@ -130,10 +130,33 @@ def _token_stats(matrix: Array, hidden: Array, targets: Array) -> tuple[Array, A
     return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in (logprob, entropy))
 
 
-def with_scalar_head(params: Params, config: ModelConfig) -> Params:
+def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = None) -> Params:
     """A language model's weights with a fresh scalar head on top: how a reward model or a critic starts.
 
-    The head starts at zero. Leaves are copies, because donating the original would delete shared ones.
+    Leaves are copies, because donating the original would delete shared ones.
+
+    Args:
+        params: of a language model.
+        config: its sizes.
+        key: draws the head from a normal distribution of variance 1 / (d_model + 1) (Stiennon et al. 2020), so that
+            members of an ensemble start apart. Without it the head is zero, and the first scores are all 0.
+
+    Returns:
+        The parameters with a ``head``.
     """
-    head = {"kernel": jnp.zeros((config.d_model, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
-    return {**jax.tree.map(jnp.copy, params), "head": head}
+    shape = (config.d_model, 1)
+    kernel = jnp.zeros(shape) if key is None else jax.random.normal(key, shape) * (config.d_model + 1) ** -0.5
+    return {**jax.tree.map(jnp.copy, params), "head": {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}}
+
+
+def members(params: Params) -> int:
+    """How many reward models are stacked in the parameters of one with a scalar head; 0 when it is a single one.
+
+    Example:
+        >>> members({"head": {"kernel": jnp.zeros((3, 8, 1)), "bias": jnp.zeros((3, 1))}})
+        3
+        >>> members({"head": {"kernel": jnp.zeros((8, 1)), "bias": jnp.zeros(1)}})
+        0
+    """
+    kernel = params["head"]["kernel"]
+    return int(kernel.shape[0]) if kernel.ndim == 3 else 0

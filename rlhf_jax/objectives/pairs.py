@@ -1,7 +1,8 @@
-"""What the objectives on preference pairs share: summed log-probabilities of the chosen and the rejected response."""
+"""What the objectives on preference pairs share: log-probabilities of the chosen and the rejected response."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 class Pairs(NamedTuple):
     """One array [B] each; ``ref_*`` are zeros where the objective has no reference."""
 
-    chosen: Array  # float32 [B]; log-probability of the chosen response, nats
+    chosen: Array  # float32 [B]; log-probability of the chosen response, nats: of all its tokens, or of a mean one
     rejected: Array
     ref_chosen: Array
     ref_rejected: Array
@@ -51,18 +52,55 @@ def pairs(outputs: Outputs, batch: SequenceBatch, *, reference: bool = True, per
     return Pairs(logprobs[:, 0], logprobs[:, 1], ref[:, 0], ref[:, 1], counted, lengths[:, 0], lengths[:, 1])
 
 
-def pair_loss(values: Array, pairs: Pairs, rewards: tuple[Array, Array]) -> Loss:
+def turned(pairs: Pairs, where: Array) -> Pairs:
+    """The pairs with chosen and rejected exchanged where ``where`` [B] is True."""
+    other = Pairs(
+        pairs.rejected,
+        pairs.chosen,
+        pairs.ref_rejected,
+        pairs.ref_chosen,
+        pairs.counted,
+        pairs.rejected_length,
+        pairs.chosen_length,
+    )
+    return Pairs(*(jnp.where(where, b, a) for a, b in zip(pairs, other, strict=True)))
+
+
+def chosen_nll(pairs: Pairs) -> Array:
+    """What supervised fine-tuning on the chosen response costs a token, [B], of pairs that hold sums; nats."""
+    return -pairs.chosen / pairs.chosen_length
+
+
+def implicit_rewards(pairs: Pairs, beta: float) -> tuple[Array, Array]:
+    """``beta (s - s_ref)`` of the chosen and of the rejected response, each [B]."""
+    return (
+        losses.implicit_reward(pairs.chosen, pairs.ref_chosen, beta=beta),
+        losses.implicit_reward(pairs.rejected, pairs.ref_rejected, beta=beta),
+    )
+
+
+def pair_loss(
+    values: Array,
+    pairs: Pairs,
+    rewards: tuple[Array, Array],
+    *,
+    terms: Mapping[str, Array] = {},
+    decided: Array | None = None,
+) -> Loss:
     """A loss of one value a pair, with the metrics that all of these objectives log.
 
     Args:
         values: float32 [B].
         pairs: what they were computed from.
         rewards: the implicit rewards of the chosen and the rejected response, each [B].
+        terms: what else to log of each pair, [B] each, like the parts that ``values`` is the sum of.
+        decided: bool [B]; False where nobody can say which response is the chosen one: such a pair has a loss but
+            stays out of the metrics.
 
     Returns:
         A loss averaged over the pairs. Metrics: ``accuracy`` (share of pairs whose chosen response has the higher
-        implicit reward, ties half), ``reward_margin``, ``chosen_reward``, ``rejected_reward``, ``chosen_logprob`` and
-        ``rejected_logprob``.
+        implicit reward, ties half), ``reward_margin``, ``chosen_reward``, ``rejected_reward``, ``chosen_logprob``,
+        ``rejected_logprob`` and the ``terms``.
     """
     margin = rewards[0] - rewards[1]
     logged = {
@@ -72,5 +110,7 @@ def pair_loss(values: Array, pairs: Pairs, rewards: tuple[Array, Array]) -> Loss
         "rejected_reward": rewards[1],
         "chosen_logprob": pairs.chosen,
         "rejected_logprob": pairs.rejected,
+        **terms,
     }
-    return Loss(values, pairs.counted, losses.token_mean, {k: (v, pairs.counted) for k, v in logged.items()})
+    shown = pairs.counted if decided is None else pairs.counted & decided
+    return Loss(values, pairs.counted, losses.token_mean, {k: (v, shown) for k, v in logged.items()})

@@ -70,13 +70,14 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> Partit
     raise ValueError(f"no partition rule matches {name} of shape {shape}; add (pattern, PartitionSpec) to the rules")
 
 
-def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leading: int = 0) -> Any:
     """The place of every leaf of a tree of parameters, or of a training state with its optimiser's.
 
     Args:
       tree: arrays, or their shapes from ``jax.eval_shape``.
       mesh: the device mesh.
       rules: pairs (regular expression searched in the leaf's path, PartitionSpec); the first that matches is taken.
+      leading: axes before the ones that the rules speak of, left whole: 1 for stacked members of an ensemble.
 
     Returns:
       The same tree with a ``NamedSharding`` for each leaf. Scalars are replicated, and a dimension that its mesh axis
@@ -93,9 +94,13 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
       >>> tuple(param_shardings(shapes, mesh)["policy"]["embedding"].spec)
       ('tensor', 'fsdp')
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(path_name(path), tuple(leaf.shape), mesh, rules)), tree
-    )
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        spec = _spec(path_name(path), tuple(leaf.shape[leading:]), mesh, rules)
+        whole = min(leading, leaf.ndim)
+        return NamedSharding(mesh, PartitionSpec(*(None,) * whole, *spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from rlhf_jax.data import Example, pack, plan
 from rlhf_jax.types import SequenceBatch
+
+
+class Batches(Protocol):
+    """What a stage trains on: a batch for every step, all of the same shapes; the same ones at any time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Any: ...
 
 
 class PackedEpochs:
@@ -53,6 +63,15 @@ class PackedEpochs:
         """Groups that a batch really holds; the rest is filler."""
         return len(self._plan[step][1])
 
+    def widen(self, groups: int, length: int) -> None:
+        """Make every batch at least this large, so that it can stand beside another's."""
+        self._groups, self._length = max(groups, self._groups), max(length, self._length)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Groups and tokens of the logical batch."""
+        return self._groups, self._length
+
     def __getitem__(self, step: int) -> SequenceBatch:
         number, chosen = self._plan[step]
         examples = self._epoch(number)
@@ -65,3 +84,19 @@ class PackedEpochs:
             length=self._length,
             pad_id=self._pad_id,
         )
+
+
+class MemberBatches:
+    """One batch for each member of an ensemble, stacked: [M, B, ...]; as many steps as the shortest member has."""
+
+    def __init__(self, members: Sequence[PackedEpochs]):
+        self._members = members
+        groups, length = (max(sizes) for sizes in zip(*(m.shape for m in members), strict=True))
+        for member in members:
+            member.widen(groups, length)
+
+    def __len__(self) -> int:
+        return min(map(len, self._members))
+
+    def __getitem__(self, step: int) -> SequenceBatch:
+        return jax.tree.map(lambda *x: np.stack(x), *(member[step] for member in self._members))

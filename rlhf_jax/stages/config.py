@@ -53,6 +53,10 @@ class StageConfig:
     """Steps between two checkpoints to continue from."""
     keep_checkpoints: int = 2
     """How many of them stay on disk."""
+    objective: str
+    """What is minimised: a name in rlhf_jax.objectives, or FILE.py:function for one of your own."""
+    hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Keyword arguments of the objective by name, `--hyperparameters beta 0.05`; its docstring lists them."""
     max_skipped: int = 20
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 

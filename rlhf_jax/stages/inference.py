@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from rlhf_jax.data import DataError, Demonstration, Tokenizer, parse_comparison,
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.lift import forward
-from rlhf_jax.stages.ppo_iteration import response_tokens
 from rlhf_jax.stages.run import RunError, load_stage
+from rlhf_jax.stages.sampler import response_tokens
+from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.types import Params
 
-POLICY_STAGES = ("ppo", "sft")
+POLICY_STAGES = ("ppo", "group", "preference", "sft")
 BATCH = 64
 SAMPLED = 256  # responses at once
 BUCKET = 32
@@ -38,7 +39,7 @@ class Policy:
 
     @classmethod
     def load(cls, run: Path | str, stage: str | None = None) -> Policy:
-        """The policy of a run folder: PPO's where there is one, else the SFT policy.
+        """The policy of a run folder: that of the last stage there is, or of the one that is named.
 
         Raises:
             RunError: when the folder holds no finished policy.
@@ -99,7 +100,7 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A trained reward model that scores responses."""
+    """A trained reward model that scores responses; an ensemble gives the mean of its members."""
 
     config: models.ModelConfig
     params: Params
@@ -123,8 +124,8 @@ class Scorer:
     @functools.cached_property
     def _run(self) -> Callable[..., Any]:
         """Compiled once: a scorer that is PPO's reward is called at every iteration."""
-        roles = {"reward": models.build(self.config)}
-        return jax.jit(lambda params, batch: forward(roles, params, batch).scores)
+        model = models.build(self.config)
+        return jax.jit(lambda params, batch: member_scores(model, params["reward"], batch).mean(0))
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
@@ -138,6 +139,22 @@ class Scorer:
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
             scores[rows] = np.asarray(self._run(self.params, batch))[: len(rows), 0]
         return scores
+
+
+def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[dict[str, Any]]:
+    """Of every n sampled rows of one prompt the one with the highest score, which is added as ``score``.
+
+    Args:
+        rows: from ``Policy.sample``, a multiple of n for each prompt, in order.
+        scorer: what chooses; an ensemble's mean.
+        n: how many are drawn for one that is kept. The policy this makes has a KL of log n - (n - 1) / n
+            (``losses.best_of_n_kl``) to the one that sampled.
+    """
+    every = iter(rows)
+    while drawn := list(itertools.islice(every, n)):
+        scores = scorer([row["prompt"] for row in drawn], [row["response"] for row in drawn])
+        best = int(np.argmax(scores))
+        yield {**drawn[best], "score": float(scores[best])}
 
 
 def score_rows(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

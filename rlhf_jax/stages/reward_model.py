@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, models, objectives, parallel
+from rlhf_jax import evaluation, models, parallel
 from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import Example
 from rlhf_jax.stages import run, sources
-from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
+from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
-from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
-from rlhf_jax.stages.sources import HeldOutPairs
+from rlhf_jax.stages.scoring import member_scores
+from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.stages.yardsticks import agreement, yardsticks
 from rlhf_jax.training import OptimizerConfig
-from rlhf_jax.types import Model, Objective, Params
+from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,12 @@ class RewardConfig(PackedConfig):
     """A reward model: the SFT trunk, a scalar head at the last token, Bradley-Terry with soft labels."""
 
     out: str = "runs/reward"
+    objective: str = "reward_model"
+    """`reward_model` (all pairs; `--hyperparameters theta 1.5` makes ties a third outcome), `plackett_luce`, `likert`,
+    or FILE.py:function for one of your own."""
+    members: int = 1
+    """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
+    in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
     init: str = "runs/sft"
     """Run folder of the SFT policy whose trunk and tokenizer it starts from."""
     data: DataConfig = DataConfig()
@@ -42,9 +50,9 @@ class RewardConfig(PackedConfig):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)
     """For large models 1e-5 or less, and one epoch (Ouyang et al. 2022)."""
     center: float = 0.01
-    """Weight of the term that holds the mean reward of a pair near 0 (Eisenstein et al. 2023)."""
+    """reward_model: weight of the term that holds the mean reward of a pair near 0 (Eisenstein et al. 2023)."""
     margin: float = 0.0
-    """How much better the preferred response must score (Touvron et al. 2023); 0 is off."""
+    """reward_model: how much better the preferred response must score (Touvron et al. 2023); 0 is off."""
     epochs: int = 3
     """Passes over the training responses; each pass draws new groups."""
     pairs_per_response: int = 4
@@ -52,7 +60,7 @@ class RewardConfig(PackedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "pairs_per_response")
+        check_positive(self, "pairs_per_response", "members")
         if self.group_size < 2:
             raise ValueError(f"group_size must be at least 2, found {self.group_size}")
 
@@ -64,12 +72,12 @@ def reward_model(
 
     Args:
         config: the quickstart's task by default.
-        objective: any objective of ``outputs.scores``; ``objectives.reward_model`` with the config's hyperparameters by
-            default.
+        objective: any objective of ``outputs.scores``; what ``config.objective`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
-        ``RunResult`` with ``params["reward"]`` of the best held-out loss; ``summary`` holds accuracy with its 95%
+        ``RunResult`` with ``params["reward"]`` of the best held-out loss (of an ensemble every leaf is [M, ...] and the
+        reward is the members' mean); ``summary`` holds accuracy with its 95%
         interval, by domain, calibration, warnings and, for ``human_sentiment``, the yardsticks on the same pairs.
 
     Raises:
@@ -78,6 +86,8 @@ def reward_model(
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
+    if objective is not None:
+        config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
     if run.finished(directory, "reward", config):
         return run.load_result(directory, "reward", config)
@@ -87,40 +97,50 @@ def reward_model(
     model = models.build(model_config)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    bound = objective or find_objective(config.objective, _hyperparameters(config))
     run.start(directory, "reward", config, tokenizer)
 
-    bound = objective or functools.partial(objectives.reward_model, center=config.center, margin=config.margin)
-    roles = {"reward": model}
-    score = scorer(model, tokenizer.pad_id, rows=config.rows, row_length=config.row_length)
+    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    loss_fn, params = lift(bound, {"reward": model}), models.with_scalar_head(policy["policy"], model_config)
+    batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
+    members = config.members if config.members > 1 else 0
+    if members:
+        loss_fn, params = ensemble_loss(loss_fn), _stacked(policy["policy"], model_config, config)
+        batches = MemberBatches([_member_epochs(data, config, m, shape) for m in range(members)])
+    score = scorer(model, **shape)
     validation = data.heldout(config.pairs_per_response)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
-        scores = score(params, validation.sequences)
-        return {f"heldout_{name}": value for name, value in pair_loss(scores, validation).items()}
+        each = score(params, validation.sequences)
+        values = {"disagreement": float(each.std(0).mean())} if members else {}
+        values |= pair_loss(each.mean(0), validation)
+        return {f"heldout_{name}": value for name, value in values.items()}
 
     fitted = train(
         stage="reward",
         config=config,
-        loss_fn=lift(bound, roles),
-        params={"reward": models.with_scalar_head(policy["policy"], model_config)},
+        loss_fn=loss_fn,
+        params={"reward": params},
         optimizer=config.optimizer,
-        batches=PackedEpochs(
-            data.epoch, epochs=config.epochs, rows=config.rows, row_length=config.row_length, pad_id=tokenizer.pad_id
-        ),
+        batches=batches,
         evaluate=evaluate,
         mesh=mesh,
         fingerprint={**run.fingerprint(config), "init_sha256": tree_sha256(policy)},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy"),
+        members=members,
     )
     test = data.test(config.pairs_per_response)
-    scores = score(fitted.best_params, test.sequences)
+    each = score(fitted.best_params, test.sequences)
     summary = {
         **evaluation.reward_quality(
-            scores, test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
+            each.mean(0), test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
         ),
         **outcome(fitted),
     }
+    if members:
+        summary["member_accuracy"] = [pair_loss(one, test)["accuracy"] for one in each]
+        summary["disagreement"] = float(each.std(0).mean())
     if config.data.source == sources.HUMAN_SENTIMENT:
         beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
         run.update_json(directory / "summary.json", beside)
@@ -137,20 +157,50 @@ def reward_model(
     )
 
 
+def ensemble_loss(loss_fn: LossFn) -> LossFn:
+    """The mean of the members' losses, each with its own denominator; parameters and batches are stacked, [M, ...]."""
+
+    def mean(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
+        count = batch.tokens.shape[0]
+        numerators, aux = jax.vmap(loss_fn)(params, batch, jax.random.split(key, count))
+        each = numerators / jnp.where(aux.weight == 0, 1.0, aux.weight)
+        return jnp.mean(each), Aux(jnp.float32(0), jax.tree.map(jnp.sum, aux.metrics))
+
+    return mean
+
+
 def scorer(
-    model: Model, pad_id: int, *, rows: int, row_length: int
+    model: Model, *, rows: int, row_length: int, pad_id: int
 ) -> Callable[[Params, Sequence[np.ndarray]], np.ndarray]:
-    """A function ``(params, sequences) -> float32 [n]`` that scores token sequences in packed batches."""
-    run_batch = jax.jit(lambda params, batch: forward({"reward": model}, params, batch).scores)
+    """A function ``(params, sequences) -> float32 [M, n]`` that scores token sequences with every member."""
+    run_batch = jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
 
     def score(params: Params, sequences: Sequence[np.ndarray]) -> np.ndarray:
         examples = [Example((tokens,), (1,)) for tokens in sequences]
         batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
-        return np.concatenate(
-            [np.asarray(run_batch(params, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
-        )
+        parts = [np.asarray(run_batch(params, batches[i]))[:, : batches.count(i), 0] for i in range(len(batches))]
+        return np.concatenate(parts, axis=1)
 
     return score
+
+
+def _hyperparameters(config: RewardConfig) -> dict[str, Any]:
+    """What the config binds of its objective: the usual one has fields of its own."""
+    if config.objective == "reward_model":
+        return {"center": config.center, "margin": config.margin, **config.hyperparameters}
+    return dict(config.hyperparameters)
+
+
+def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
+    """The members' first weights: the same trunk, heads drawn with keys of their own."""
+    keys = jax.random.split(jax.random.key(config.seed), config.members)
+    heads = [models.with_scalar_head(policy, model_config, key) for key in keys]
+    return jax.tree.map(lambda *x: jnp.stack(x), *heads)
+
+
+def _member_epochs(data: Comparisons, config: RewardConfig, member: int, shape: dict[str, int]) -> PackedEpochs:
+    """A member's passes are numbered after those of the member before it, so its groups and order are its own."""
+    return PackedEpochs(lambda number: data.epoch(number + member * config.epochs), epochs=config.epochs, **shape)
 
 
 def pair_loss(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:

@@ -10,14 +10,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rlhf_jax import models, objectives, parallel
+from rlhf_jax import models, parallel
 from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
-from rlhf_jax.stages.train import Stopwatch, outcome, train
+from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
 
@@ -27,6 +28,7 @@ class SFTConfig(PackedConfig):
     """Supervised fine-tuning: next-token prediction of responses, prompts masked out."""
 
     out: str = "runs/sft"
+    objective: str = "sft"
     data: DataConfig = DataConfig()
     """Demonstrations: rows of `prompt` and `response`."""
     vocab_size: int = 4096
@@ -39,14 +41,12 @@ class SFTConfig(PackedConfig):
     """1e-3 or more for a million parameters from scratch; 1e-5 for fine-tuning billions (Ouyang et al. 2022)."""
 
 
-def sft(
-    config: SFTConfig | None = None, *, objective: Objective = objectives.sft, mesh: Mesh | None = None
-) -> RunResult:
+def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
     """Train a policy on demonstrations; continues or returns what the run folder already holds.
 
     Args:
         config: the quickstart's task by default.
-        objective: any objective of ``outputs.logprobs``.
+        objective: any objective of ``outputs.logprobs``; what ``config.objective`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -62,13 +62,15 @@ def sft(
         >>> result.summary["heldout_loss"]  # doctest: +SKIP
     """
     config = SFTConfig() if config is None else config
+    if objective is not None:
+        config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
     if run.finished(directory, "sft", config):
         return run.load_result(directory, "sft", config)
     watch = Stopwatch()
     rows = sources.demonstrations(config.data)
     tokenizer = sources.tokenizer(directory, rows.train, config.vocab_size)
-    training_set, heldout = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
+    training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
     model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     model = models.build(model_config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
@@ -78,14 +80,13 @@ def sft(
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
 
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
-    loss_fn = lift(objective, {"policy": model})
-    heldout_batches = PackedEpochs(lambda _: heldout, epochs=1, **shape)
+    bound = objective or find_objective(config.objective, config.hyperparameters)
+    loss_fn = lift(bound, {"policy": model})
+    heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
     loss = jax.jit(loss_fn)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
-        sums = [loss(params, heldout_batches[i], jax.random.key(0)) for i in range(len(heldout_batches))]
-        weight = sum(float(aux.weight) for _, aux in sums)
-        return {"heldout_loss": sum(float(n) for n, _ in sums) / weight}
+        return heldout(lambda batch: loss(params, batch, jax.random.key(0)), heldout_batches)
 
     fitted = train(
         stage="sft",

@@ -33,6 +33,7 @@ class HeldOutPairs(NamedTuple):
     """Responses that were not trained on, and which of them people preferred."""
 
     sequences: list[np.ndarray]  # n token sequences, prompt and response
+    starts: list[int]  # n, where the response begins in each
     texts: list[str]  # n responses
     ratings: list[np.ndarray]  # n arrays, what every rater gave; empty where rows are pairs
     pairs: np.ndarray  # int64 [m, 2]
@@ -105,6 +106,27 @@ def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, se
         lambda _: given,
         lambda _: given,
     )
+
+
+def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int) -> Comparisons:
+    """Comparisons in pairs, the response that more people prefer first; the pairs of rated responses change by epoch.
+
+    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training.
+    """
+    drawn = comparisons(config, tokenizer, group_size=2, seed=seed)
+
+    def epoch(number: int) -> list[Example]:
+        ordered = [data.chosen_first(example, min_share) for example in drawn.epoch(number)]
+        return [example for example in ordered if example is not None]
+
+    return drawn._replace(epoch=epoch)
+
+
+def pretraining_text(config: DataConfig) -> list[Demonstration]:
+    """Rows of ``text``, or of ``prompt`` and ``response``, to keep a policy's language by."""
+    if config.source == HUMAN_SENTIMENT:
+        return demonstrations(config).train
+    return _read(config, data.parse_text).train
 
 
 def tokenizer(directory: Path, rows: Sequence[Demonstration], vocab_size: int) -> Tokenizer:
@@ -196,6 +218,10 @@ def _rated_epochs(
     kept, examples = _encode(rows, tokenizer, config)
     names = [row.prompt for row in kept]
     counts = feedback.histograms([row.ratings for row in kept])
+    examples = [
+        example._replace(ratings=np.array([row.ratings.mean()], np.float32))
+        for example, row in zip(examples, kept, strict=True)
+    ]
 
     def epoch(number: int) -> list[Example]:
         groups = data.rated_groups(
@@ -224,6 +250,7 @@ def _rated_pairs(
     golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
     return HeldOutPairs(
         sequences=[e.tokens[0] for e in examples],
+        starts=[e.starts[0] for e in examples],
         texts=[row.response for row in kept],
         ratings=[np.asarray(row.ratings) for row in kept],
         pairs=pairs,
@@ -242,6 +269,7 @@ def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataC
     pairs = np.arange(2 * len(kept)).reshape(-1, 2)
     return HeldOutPairs(
         sequences=[tokens for e in examples for tokens in e.tokens],
+        starts=[start for e in examples for start in e.starts],
         texts=[text for row in kept for text in row.responses],
         ratings=[],
         pairs=np.where(turned[:, None], pairs[:, ::-1], pairs),

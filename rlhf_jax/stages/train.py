@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import parallel, training
 from rlhf_jax.checkpoint import Checkpoints
-from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.batches import Batches
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
 from rlhf_jax.types import LossFn, Params
@@ -45,6 +45,23 @@ def outcome(fitted: FitResult) -> dict[str, Any]:
     }
 
 
+def heldout(loss_fn: Callable[..., Any], batches: Batches) -> dict[str, float]:
+    """A loss function over held-out batches: ``heldout_loss`` and a ``heldout_NAME`` for each of its metrics.
+
+    Args:
+        loss_fn: ``batch -> (numerator, Aux)``, compiled.
+        batches: all of what is held out.
+
+    Returns:
+        Sums divided once; a loss that comes normalised already is averaged over the batches.
+    """
+    parts = [loss_fn(batches[i]) for i in range(len(batches))]
+    weight = sum(float(aux.weight) for _, aux in parts) or len(parts)
+    totals = jax.tree.map(lambda *x: sum(float(v) for v in x), *(dict(aux.metrics) for _, aux in parts))
+    means = {f"heldout_{name}": total / count for name, (total, count) in totals.items() if count}
+    return {**means, "heldout_loss": sum(float(numerator) for numerator, _ in parts) / weight}
+
+
 def train(
     *,
     stage: str,
@@ -52,12 +69,14 @@ def train(
     loss_fn: LossFn,
     params: Params,
     optimizer: OptimizerConfig,
-    batches: PackedEpochs,
+    batches: Batches,
     evaluate: Callable[[Params], Mapping[str, Any]],
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
     watch: Stopwatch,
     show: tuple[str, ...],
+    frozen: Params | None = None,
+    members: int = 0,
 ) -> FitResult:
     """Train on every batch, evaluate, keep the best parameters by ``heldout_loss``, and survive being stopped.
 
@@ -67,12 +86,15 @@ def train(
         loss_fn: from ``lift``.
         params: by role; copied.
         optimizer: its config.
-        batches: one a step.
+        batches: one a step, all of the same shapes.
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint of another one is refused.
         watch: counts the seconds.
         show: metrics beside the progress bar.
+        frozen: parameters that are read and never trained, a reference; ``loss_fn`` is then given
+            ``(batch, frozen)``.
+        members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
 
     Returns:
         The loop's result.
@@ -80,16 +102,25 @@ def train(
     directory = Path(config.out)
     rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
+    if members:
+        rule = training.per_member(rule)
     state, places = training.init(
-        lambda p: p, rule, params, shardings=lambda shapes: parallel.param_shardings(shapes, mesh)
+        lambda p: p,
+        rule,
+        params,
+        shardings=lambda shapes: parallel.param_shardings(shapes, mesh, leading=1 if members else 0),
     )
-    step = training.jit_step(
-        training.make_train_step(loss_fn, rule), places, parallel.batch_shardings(batches[0], mesh), mesh
-    )
+    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=1 if members else 0)
+    fixed = None
+    if frozen is not None:
+        at = parallel.param_shardings(frozen, mesh)
+        fixed, spread = parallel.put(frozen, at), (spread, at)
+    step = training.jit_step(training.make_train_step(loss_fn, rule), places, spread, mesh)
     key = jax.random.key(config.seed)
 
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
-        state, metrics = step(state, batches[i], jax.random.fold_in(key, i))
+        batch = batches[i] if fixed is None else (batches[i], fixed)
+        state, metrics = step(state, batch, jax.random.fold_in(key, i))
         watch.lap()
         return state, {**metrics, "learning_rate": rates[i]}
 

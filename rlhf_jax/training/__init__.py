@@ -1,13 +1,13 @@
 """The training state, one step, and the host loop. Knows no objective, no loss and no model."""
 
-from rlhf_jax.training.controllers import Controller, KLState, adaptive, fixed
+from rlhf_jax.training.controllers import Controller, KLState, adaptive, banded, fixed
 from rlhf_jax.training.loop import CheckpointStore, FitResult, SkippedUpdates, fit
 from rlhf_jax.training.metrics import MetricsWriter, read_metrics
-from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer, make_schedule
+from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer, make_schedule, per_member
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.signals import Interrupted, StopSignals
 from rlhf_jax.training.state import TrainState, init, init_state
-from rlhf_jax.training.step import Metrics, TrainStep, fetch, jit_step, make_train_step
+from rlhf_jax.training.step import Metrics, Term, TrainStep, fetch, jit_step, make_train_step
 
 __all__ = [
     "CheckpointStore",
@@ -21,9 +21,11 @@ __all__ = [
     "Progress",
     "SkippedUpdates",
     "StopSignals",
+    "Term",
     "TrainState",
     "TrainStep",
     "adaptive",
+    "banded",
     "by_role",
     "fetch",
     "fit",
@@ -34,5 +36,6 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "per_member",
     "read_metrics",
 ]

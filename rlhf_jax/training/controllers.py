@@ -105,3 +105,52 @@ def adaptive(
         return KLState(jnp.clip(state.coef * factor, minimum, maximum))
 
     return Controller(init=lambda: KLState(jnp.float32(initial)), update=update)
+
+
+def banded(
+    initial: float, *, low: float, high: float, factor: float = 1.2, minimum: float = 0.01, maximum: float = 0.1
+) -> Controller:
+    r"""A controller that acts only outside a band: between two KLs the coefficient rests.
+
+    .. math::
+      \beta \leftarrow f \beta \text{ if } \mathrm{KL} > h, \quad \beta / f \text{ if } \mathrm{KL} < l, \quad
+      \text{else } \beta
+
+    clipped to ``[minimum, maximum]``.
+
+    Args:
+      initial: the first coefficient, between minimum and maximum.
+      low: l, in nats per response: below it the policy is held less.
+      high: h, in nats per response: above it the policy is held more.
+      factor: f, above 1; 1.1 to 2.
+      minimum: lower bound of the coefficient.
+      maximum: upper bound of the coefficient.
+
+    Returns:
+      A controller; its update takes the measured KL (nats per response). A KL that is not finite leaves the
+      coefficient as it is.
+
+    Raises:
+      ValueError: the band is empty, the factor is not above 1, or the initial value is outside the bounds.
+
+    Example:
+      >>> controller = banded(0.05, low=2.0, high=6.0, factor=1.5)
+      >>> [round(float(controller.update(controller.init(), kl=kl, samples=64).coef), 4) for kl in (1.0, 4.0, 9.0)]
+      [0.0333, 0.05, 0.075]
+
+    Source: the penalty rule of Schulman et al. 2017, section 4 (arXiv:1707.06347), with a band around the target.
+    """
+    if not 0 <= low < high:
+        raise ValueError(f"need 0 <= low < high, found {low} and {high}")
+    if not factor > 1:
+        raise ValueError(f"factor must be above 1, found {factor}")
+    if not 0 < minimum <= initial <= maximum:
+        raise ValueError(f"need 0 < minimum <= initial <= maximum, found {minimum}, {initial}, {maximum}")
+
+    def update(state: KLState, *, kl: Array | float, samples: Array | int) -> KLState:
+        del samples
+        measured = jnp.asarray(kl, jnp.float32)  # comparisons with NaN are False: it changes nothing
+        change = jnp.where(measured > high, factor, jnp.where(measured < low, 1 / factor, 1.0))
+        return KLState(jnp.clip(state.coef * jnp.where(jnp.isfinite(measured), change, 1.0), minimum, maximum))
+
+    return Controller(init=lambda: KLState(jnp.float32(initial)), update=update)

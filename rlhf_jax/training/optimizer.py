@@ -176,3 +176,31 @@ def by_role(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.Gra
         return {role: jax.tree.map(lambda _, role=role: role, tree) for role, tree in params.items()}
 
     return optax.partition(dict(optimizers), labels)
+
+
+def per_member(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimiser of an ensemble: every leaf is [M, ...], and each member is updated as if it were alone.
+
+    The loss is the mean over the members, so each one's own gradient is M times the one that arrives; and clipping by
+    the global norm, which would tie them to each other, looks at one member at a time.
+
+    Args:
+      optimizer: what updates one member.
+
+    Returns:
+      An optax transformation for stacked parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> optimizer = per_member(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)))
+      >>> params = {"x": jnp.zeros((2, 1))}
+      >>> updates, _ = optimizer.update({"x": jnp.array([[0.25], [4.0]])}, optimizer.init(params), params)
+      >>> updates["x"].tolist()
+      [[-0.5], [-1.0]]
+    """
+
+    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+        own = jax.tree.map(lambda g: g * g.shape[0], gradients)
+        return jax.vmap(optimizer.update)(own, state, params)
+
+    return optax.GradientTransformation(jax.vmap(optimizer.init), update)

@@ -6,8 +6,9 @@ after everything is summed, so the result does not depend on how the batch was c
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +22,39 @@ Metrics = Mapping[str, tuple[Array, Array]]
 TrainStep = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, tuple[Array, Array]]]]
 
 
+class Term(NamedTuple):
+    """A second loss, on batches of its own, and its weight in the sum; pretraining text mixed into PPO is one.
+
+    Example:
+      >>> from rlhf_jax.types import Aux
+      >>> Term(lambda params, batch, key: (jnp.sum(params["x"]), Aux(jnp.float32(1), {})), weight=0.5).weight
+      0.5
+    """
+
+    loss_fn: LossFn
+    weight: float
+
+
+class _Sums(NamedTuple):
+    """What adds up over micro-batches."""
+
+    gradients: Any
+    numerator: Array
+    weight: Array
+    metrics: Metrics
+
+
 def _float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
-def _gradients(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> tuple[Any, Array, Array, Metrics]:
+def _sums(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
     (numerator, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
     metrics = {name: (_float32(total), _float32(weight)) for name, (total, weight) in aux.metrics.items()}
-    return _float32(gradients), _float32(numerator), _float32(aux.weight), metrics
+    return _Sums(_float32(gradients), _float32(numerator), _float32(aux.weight), metrics)
 
 
-def _accumulated(
-    loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int
-) -> tuple[Any, Array, Array, Metrics]:
+def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int) -> _Sums:
     """Sums over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
     for leaf in jax.tree.leaves(batches):
         if leaf.shape[:1] != (count,):
@@ -44,32 +65,41 @@ def _accumulated(
     first = jax.tree.map(lambda x: x[0], batches)
     # A stand-in for the key: asking for the shapes must not use it up.
     stand_in = jax.ShapeDtypeStruct(key.shape, key.dtype)
-    shapes = jax.eval_shape(lambda k: _gradients(loss_fn, params, first, k), stand_in)
+    shapes = jax.eval_shape(lambda k: _sums(loss_fn, params, first, k), stand_in)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def body(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, _gradients(loss_fn, params, *inputs)), None
+        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, *inputs)), None
 
     return jax.lax.scan(body, zeros, (batches, jax.random.split(key, count)))[0]
 
 
-def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> TrainStep:
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    extra: Mapping[str, Term] | None = None,
+) -> TrainStep:
     r"""One update of the parameters, as a pure function; the caller jits it (see ``jit_step``).
 
     .. math:: g = \nabla_\theta \sum_a n_a(\theta) \Big/ \sum_a d_a
 
     with numerator :math:`n_a` and denominator :math:`d_a` of micro-batch :math:`a`. A denominator of 0 means that the
-    numerator is already normalised. If the loss or the gradient's norm is not finite, parameters and optimiser stay as
-    they were and the update is counted as skipped.
+    numerator is already normalised. Extra terms add their gradients, each with a denominator of its own. If a loss or
+    the gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as skipped.
 
     Args:
       loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [], metrics))``.
       optimizer: an optax transformation; clipping belongs there.
       accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
+      extra: by name, losses on batches of their own that are added to the main one; the step then takes
+        ``(batch, {name: batch})``.
 
     Returns:
       ``step(state, batch, key) -> (state, metrics)``. Metrics are ``(sum, weight)`` pairs: those of the loss function,
-      ``loss``, ``grad_norm`` (before clipping) and ``skipped`` (1 or 0). A skipped update adds nothing to the others.
+      ``loss``, ``grad_norm`` (before clipping), ``skipped`` (1 or 0) and a ``NAME_loss`` for each extra term. A skipped
+      update adds nothing to the others.
 
     Raises:
       ValueError: accumulate is below 1, or (when traced) a leaf has another number of micro-batches.
@@ -91,16 +121,28 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, found {accumulate}")
+    terms = dict(extra or {})
+
+    def sums(fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
+        if accumulate == 1:
+            return _sums(fn, params, batch, key)
+        return _accumulated(fn, params, batch, key, accumulate)
 
     def step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, dict[str, tuple[Array, Array]]]:
-        if accumulate == 1:
-            summed, numerator, weight, metrics = _gradients(loss_fn, state.params, batch, key)
-        else:
-            summed, numerator, weight, metrics = _accumulated(loss_fn, state.params, batch, key, accumulate)
-        denominator = jnp.where(weight == 0, 1.0, weight)
-        gradients = jax.tree.map(lambda g: g / denominator, summed)
+        batches = (batch, {}) if extra is None else batch
+        parts = [(1.0, sums(loss_fn, state.params, batches[0], key))]
+        for name, term in terms.items():
+            # A key of its own for each term, from its name: adding a term leaves the others' randomness alone.
+            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            parts.append((term.weight, sums(term.loss_fn, state.params, batches[1][name], own)))
+        denominators = [jnp.where(part.weight == 0, 1.0, part.weight) for _, part in parts]
+        scales = [weight / d for (weight, _), d in zip(parts, denominators, strict=True)]
+        gradients = jax.tree.map(
+            lambda *g: sum(x * scale for x, scale in zip(g, scales, strict=True)), *(p.gradients for _, p in parts)
+        )
+        totals = [(part.numerator, d) for (_, part), d in zip(parts, denominators, strict=True)]
         norm = optax.global_norm(gradients)
-        finite = jnp.isfinite(numerator / denominator) & jnp.isfinite(norm)
+        finite = jnp.isfinite(norm) & jnp.all(jnp.stack([jnp.isfinite(n / d) for n, d in totals]))
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -118,10 +160,9 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
         )
         one = jnp.float32(1)
         # One non-finite step must not spoil a sum over many.
-        counted = keep(
-            {**metrics, "loss": (numerator, denominator), "grad_norm": (norm, one)},
-            {name: (jnp.float32(0), jnp.float32(0)) for name in (*metrics, "loss", "grad_norm")},
-        )
+        names = ("loss", *(f"{name}_loss" for name in terms))
+        measured = {**parts[0][1].metrics, **dict(zip(names, totals, strict=True)), "grad_norm": (norm, one)}
+        counted = keep(measured, {name: (jnp.float32(0), jnp.float32(0)) for name in measured})
         return new_state, {**counted, "skipped": (bad.astype(jnp.float32), one)}
 
     return step

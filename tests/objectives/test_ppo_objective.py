@@ -1,5 +1,6 @@
 import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,11 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
+from rlhf_jax.losses.arrays import UnusualHyperparameter
 from rlhf_jax.types import Outputs
+
+# The terms of the loss are looked at one by one, with the others switched off.
+pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
 
 LEARNED = ("logprobs", "entropy", "values")
 FIXED = ("old_logprobs", "old_values", "advantages", "returns")
@@ -113,6 +118,7 @@ def test_gradient(batch, outputs, total):
         ({"value_clip": 0.0}, "clip must be above 0"),
         ({"value_coef": -0.1}, "value_coef must be at least 0"),
         ({"entropy_coef": -0.1}, "entropy_coef must be at least 0"),
+        ({"kl_coef": -0.1}, "kl_coef must be at least 0"),
     ],
 )
 def test_nonsense_is_refused(batch, outputs, bad, message):
@@ -136,3 +142,99 @@ def test_explained_variance_of_a_constant_return_is_zero():
 def test_clipping_can_be_switched_off(batch, outputs):
     loss = objectives.ppo(outputs, batch, clip_low=math.inf, clip_high=math.inf, value_clip=math.inf)
     assert losses.masked_mean(*loss.metrics["clip_fraction"]) == 0
+
+
+@pytest.fixture
+def with_reference(batch):
+    nudge = np.random.default_rng(3).normal(size=batch.mask.shape)
+    return batch._replace(ref_logprobs=batch.old_logprobs + jnp.asarray(0.2 * nudge, jnp.float32))
+
+
+@pytest.mark.parametrize("estimator", [losses.k2, losses.k3])
+def test_the_kl_can_stand_in_the_loss(with_reference, outputs, total, estimator):
+    without, loss = (
+        objectives.ppo(outputs, with_reference, kl_coef=coef, kl_estimator=estimator) for coef in (0.0, 0.3)
+    )
+    gap = counted(outputs.logprobs, with_reference) - counted(with_reference.ref_logprobs, with_reference)
+    kl = gap**2 / 2 if estimator is losses.k2 else np.exp(-gap) - 1 + gap
+    np.testing.assert_allclose(total(loss) - total(without), 0.3 * kl.mean(), rtol=1e-4)
+    np.testing.assert_allclose(losses.masked_mean(*loss.metrics["kl"]), kl.mean(), rtol=1e-5)
+    assert set(loss.metrics) - set(without.metrics) == {"kl"}
+
+
+def test_a_controller_sets_the_weight_of_the_kl(with_reference, outputs, total):
+    controlled = with_reference._replace(kl_coef=jnp.full(with_reference.mask.shape[:2], 0.3))
+    expected = total(objectives.ppo(outputs, with_reference, kl_coef=0.3))
+    for kl_coef in (0.0, 0.1):
+        np.testing.assert_allclose(total(objectives.ppo(outputs, controlled, kl_coef=kl_coef)), expected, rtol=1e-6)
+
+
+def test_the_reference_is_asked_for_with_a_kl_only(batch, outputs):
+    assert batch.ref_logprobs is None
+    objectives.ppo(outputs, batch)
+    with pytest.raises(ValueError, match=r"batch\.ref_logprobs is None"):
+        objectives.ppo(outputs, batch, kl_coef=0.1)
+
+
+def test_no_gradient_flows_into_the_reference_or_its_weight(with_reference, outputs, total):
+    weight = jnp.full(with_reference.mask.shape[:2], 0.3)
+
+    def loss(ref_logprobs, kl_coef):
+        return total(objectives.ppo(outputs, with_reference._replace(ref_logprobs=ref_logprobs, kl_coef=kl_coef)))
+
+    gradients = jax.grad(loss, argnums=(0, 1))(with_reference.ref_logprobs, weight)
+    assert not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
+def test_the_reference_behind_the_mask_does_not_matter(with_reference, outputs, total, poison):
+    weight = jnp.full(with_reference.mask.shape[:2], 0.3)
+
+    def value_and_gradient(ref_logprobs, kl_coef):
+        batch = with_reference._replace(ref_logprobs=ref_logprobs, kl_coef=kl_coef)
+        return jax.value_and_grad(lambda x: total(objectives.ppo(outputs._replace(logprobs=x), batch)))(
+            outputs.logprobs
+        )
+
+    hidden = jnp.where(with_reference.mask, with_reference.ref_logprobs, poison)
+    poisoned = value_and_gradient(hidden, jnp.where(with_reference.mask.any(-1), weight, poison))
+    jax.tree.map(np.testing.assert_array_equal, poisoned, value_and_gradient(with_reference.ref_logprobs, weight))
+
+
+def test_gradient_of_the_kl(with_reference, outputs, total):
+    with jax.enable_x64(True):
+        logprobs = jnp.asarray(np.asarray(outputs.logprobs), jnp.float64)
+
+        def loss(logprobs):
+            return total(objectives.ppo(outputs._replace(logprobs=logprobs), with_reference, kl_coef=0.5))
+
+        check_grads(loss, (logprobs,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"clip_low": 0.9},
+        {"clip_high": 0.01},
+        {"dual_clip": 20.0},
+        {"value_coef": 5.0},
+        {"entropy_coef": 0.5},
+        {"kl_coef": 2.0},
+    ],
+)
+def test_the_unusual_is_warned_of(with_reference, outputs, unusual):
+    with pytest.warns(UnusualHyperparameter, match=next(iter(unusual))):
+        objectives.ppo(outputs, with_reference, **unusual)
+
+
+def test_the_usual_is_not_warned_of(with_reference, outputs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objectives.ppo(outputs, with_reference)
+        objectives.ppo(outputs, with_reference, clip_low=math.inf, clip_high=math.inf, value_clip=math.inf)
+        objectives.ppo(outputs, with_reference, clip_high=0.28, dual_clip=3.0, entropy_coef=0.01, kl_coef=0.04)
+
+
+def test_a_ratio_beyond_float32_is_logged_as_a_number(batch, outputs):
+    far = outputs._replace(logprobs=batch.old_logprobs + 300.0)
+    assert jnp.isfinite(losses.masked_mean(*objectives.ppo(far, batch).metrics["ratio"]))

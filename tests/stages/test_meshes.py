@@ -8,7 +8,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import parallel, stages, training
-from rlhf_jax.stages import PPOTrainer, Prompt, Trunk
+from rlhf_jax.stages import OnlineTrainer, Prompt, Trunk
 
 MESHES = {
     "data=8": parallel.MeshConfig(),
@@ -64,7 +64,7 @@ def iterate(tables, sft_run, reward_run, mesh):
     """Two iterations of PPO by hand, two samples a prompt: what was sampled, and the figures."""
     config = tiny_task.ppo_config(tables, "unused", policy="unused", samples=2)
     size = dataclasses.replace(tiny_task.MODEL, vocab_size=sft_run.tokenizer.vocab_size)
-    trainer = PPOTrainer(
+    trainer = OnlineTrainer(
         config,
         policy=Trunk(size, sft_run.params["policy"]),
         reward=Trunk(dataclasses.replace(size, scalar_head=True), reward_run.params["reward"]),

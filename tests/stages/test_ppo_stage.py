@@ -12,20 +12,20 @@ import tiny_task
 from rlhf_jax import objectives, stages, training
 from rlhf_jax.data import train_tokenizer
 from rlhf_jax.rewards import ShapingConfig
-from rlhf_jax.stages import KLConfig, PPOTrainer, Prompt, RunError, SamplerMismatch, Trunk, forward
-from rlhf_jax.stages.ppo import batch_of_prompts
-from rlhf_jax.stages.ppo_iteration import response_tokens
+from rlhf_jax.stages import KLConfig, OnlineTrainer, Prompt, RolloutReward, RunError, SamplerMismatch, Trunk, forward
+from rlhf_jax.stages.online import batch_of_prompts
+from rlhf_jax.stages.sampler import response_tokens
 
 LOGGED = {
     *("kl", "kl_per_token", "kl_coef", "proxy_mean", "proxy_std", "length", "eos_rate", "distinct_2", "unique_tokens"),
-    *("clip_fraction", "ratio", "explained_variance", "entropy", "logprob_gap"),
+    *("disagreement", "clip_fraction", "ratio", "explained_variance", "entropy", "logprob_gap"),
     *("loss", "policy_loss", "value_loss", "grad_norm", "skipped"),
 }
 
 
 def make_trainer(run, config, reward, mesh):
     policy = Trunk(tiny_model(run), run.params["policy"])
-    return PPOTrainer(config, policy=policy, tokenizer=run.tokenizer, reward=reward, mesh=mesh)
+    return OnlineTrainer(config, policy=policy, tokenizer=run.tokenizer, reward=reward, mesh=mesh)
 
 
 def tiny_model(run):
@@ -81,10 +81,10 @@ def test_prepare_is_the_mathematics_done_by_hand(by_hand):
     """Shaping, KL in the reward, GAE and whitening, in plain loops; in the second iteration, where the KL is not 0."""
     trainer, prompts, iterations = by_hand
     _, rollout, batch, info, _ = iterations[1]
-    texts = trainer.texts(rollout)
+    texts = trainer.sampler.texts(rollout)
     scores = np.array(tiny_task.count_a([p.text for p in prompts], texts))
-    np.testing.assert_allclose(batch.reward[:, 0], scores)
-    seen = np.concatenate([iterations[0][2].reward[:, 0], scores])
+    np.testing.assert_allclose(batch.score[:, 0], scores)
+    seen = np.concatenate([iterations[0][2].score[:, 0], scores])
     shaped = np.clip((scores - seen.mean()) / seen.std(), -1.5, 1.5) - 0.5 * ~rollout.finished[:, 0]
     beta, lam = trainer.config.kl.coef, trainer.config.gae_lambda
     all_advantages, all_returns = [], []
@@ -118,7 +118,7 @@ def test_sampled_ids_are_trained_on_as_they_are(by_hand):
     np.testing.assert_array_equal(batch.tokens, rollout.tokens)
     np.testing.assert_array_equal(batch.mask, rollout.mask)
     sampled = response_tokens(rollout)
-    again = [trainer.tokenizer.encode_response(text) for text in trainer.texts(rollout)]
+    again = [trainer.sampler.tokenizer.encode_response(text) for text in trainer.sampler.texts(rollout)]
     assert any(a.tolist() != b.tolist() for a, b in zip(sampled, again, strict=True))
 
 
@@ -127,7 +127,7 @@ def test_an_update_trains_policy_and_critic_and_leaves_the_reference(by_hand, sf
     first, second = iterations[0][0].train.params, iterations[1][0].train.params
     for role in ("policy", "critic"):
         assert not np.array_equal(first[role]["embedding"], second[role]["embedding"])
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trainer.reference), sft_run.params["policy"])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trainer.sampler.reference), sft_run.params["policy"])
     assert int(iterations[1][0].train.step) == trainer.config.epochs * trainer.config.minibatches
 
 
@@ -219,26 +219,23 @@ def test_a_finished_stage_is_returned_without_work_and_another_config_refused(pp
 def test_a_reward_that_is_not_finite_names_the_response(by_hand):
     trainer, prompts, iterations = by_hand
     rollout = jax.tree.map(jnp.asarray, iterations[0][1])
-    kept, trainer.reward = trainer.reward, lambda prompts, responses: [float("nan")] * len(responses)
-    try:
-        with pytest.raises(ValueError, match=r"the reward gave nan to response 0, .*finite"):
-            trainer.score(rollout, prompts)
-    finally:
-        trainer.reward = kept
+    reward = RolloutReward(lambda prompts, responses: [float("nan")] * len(responses), trainer.sampler)
+    with pytest.raises(ValueError, match=r"the reward gave nan to response 0, .*finite"):
+        reward(rollout, prompts)
 
 
 def test_a_sampler_that_disagrees_with_the_trainer_is_an_error(
     tables, tmp_path, folder, sft_run, one_device, monkeypatch
 ):
     """The sampler runs with a temperature of its own, without saying so."""
-    original = PPOTrainer.collect
+    original = OnlineTrainer.collect
 
     def off(self, state, prompts, step, **settings):
         rollout = original(self, state, prompts, step, **settings)
         return rollout._replace(logprobs=rollout.logprobs * 0.9)
 
-    monkeypatch.setattr(PPOTrainer, "collect", off)
-    monkeypatch.setattr(PPOTrainer, "update", lambda self, state, batch, step: (state, {}))
+    monkeypatch.setattr(OnlineTrainer, "collect", off)
+    monkeypatch.setattr(OnlineTrainer, "update", lambda self, state, batch, step: (state, {}))
     config = tiny_task.ppo_config(tables, tmp_path, policy=folder)
     with pytest.raises(SamplerMismatch, match=r"iteration 1 .*max_logprob_gap is 0\.05"):
         stages.ppo(config, reward=tiny_task.count_a, mesh=one_device)

@@ -15,8 +15,14 @@ from rlhf_jax.stages import RunError
 from rlhf_jax.training import OptimizerConfig
 
 
-def never(*_):
-    raise AssertionError("a finished stage does no work")
+@pytest.fixture
+def idle(monkeypatch):
+    """A finished stage does no work: it looks for no objective."""
+
+    def never(*_):
+        raise AssertionError("a finished stage does no work")
+
+    monkeypatch.setattr("rlhf_jax.stages.sft.find_objective", never)
 
 
 def test_the_loss_falls_and_the_best_parameters_are_returned(sft_run):
@@ -48,15 +54,15 @@ def test_the_run_folder_holds_what_the_result_holds(sft_run):
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_a_finished_stage_is_returned_without_work(sft_run):
-    again = stages.sft(sft_run.config, objective=never)
+def test_a_finished_stage_is_returned_without_work(sft_run, idle):
+    again = stages.sft(sft_run.config)
     jax.tree.map(np.testing.assert_array_equal, again.params, sft_run.params)
     assert again.metrics == sft_run.metrics
     assert again.summary == sft_run.summary
     assert again.tokenizer.to_json() == sft_run.tokenizer.to_json()
     # Where checkpoints are made and on which devices has no say in the result.
     elsewhere = dataclasses.replace(sft_run.config, checkpoint_every=7, keep_checkpoints=1)
-    assert stages.sft(elsewhere, objective=never).summary == sft_run.summary
+    assert stages.sft(elsewhere).summary == sft_run.summary
 
 
 @pytest.mark.parametrize(
@@ -72,9 +78,9 @@ def test_a_finished_stage_is_returned_without_work(sft_run):
     ],
     ids=["seed", "epochs", "optimizer", "model"],
 )
-def test_another_config_in_the_same_folder_is_refused_with_the_field_named(sft_run, change, field):
+def test_another_config_in_the_same_folder_is_refused_with_the_field_named(sft_run, idle, change, field):
     with pytest.raises(RunError, match=rf"sft stage of another config.*{field}.*--out") as caught:
-        stages.sft(dataclasses.replace(sft_run.config, **change), objective=never)
+        stages.sft(dataclasses.replace(sft_run.config, **change))
     assert str(sft_run.directory) in str(caught.value)
 
 

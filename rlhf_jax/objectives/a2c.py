@@ -1,0 +1,65 @@
+"""A2C: the plain policy gradient with a critic. PPO's data, used once."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from rlhf_jax import losses
+from rlhf_jax.losses.arrays import check_range, warn_outside
+from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.objectives.ppo import critic_fit
+from rlhf_jax.types import Loss, Outputs, SequenceBatch
+
+
+def a2c(outputs: Outputs, batch: SequenceBatch, *, value_coef: float = 0.1, entropy_coef: float = 0.0) -> Loss:
+    """The policy gradient, the squared error of the critic and an entropy bonus, summed per token.
+
+    ``L_t = -A_t log pi(y_t) + value_coef (V_t - R_t)^2 / 2 - entropy_coef H_t``
+
+    There is no probability ratio, so a batch serves one update: after it, its tokens are another policy's. On the
+    first update of a batch the gradient is that of ``ppo``. The KL to the reference is in the reward
+    (``losses.kl_penalised_rewards``), hence in the advantages.
+
+    Args:
+        outputs: ``logprobs``, ``entropy`` (the policy's) and ``values`` (the critic's), each [B, K, S].
+        batch: ``mask``, ``advantages`` and ``returns``, each [B, K, S]. No gradient flows into them.
+        value_coef: weight of the value loss; usually 0.1 (Ziegler et al. 2019) to 1.
+        entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Mnih et al. 2016).
+
+    Returns:
+        Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``, and
+        ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for ``explained_variance``.
+
+    Raises:
+        ValueError: if a field is missing or a weight is negative.
+
+    Example:
+        >>> x = jnp.zeros((1, 1, 2))
+        >>> batch = SequenceBatch(x.astype(int), x == 0, x.astype(int) + 1, jnp.array([[[0, 1]]]),
+        ...                       advantages=x + 2.0, returns=x + 1.0)
+        >>> loss = a2c(Outputs(logprobs=x - 3.0, entropy=x, values=x), batch)  # 2 * 3 + 0.1 / 2
+        >>> print(loss.values)
+        [[[6.05 6.05]]]
+
+    Source: Mnih et al. 2016 (arXiv:1602.01783); as a case of PPO: Huang et al. 2022 (arXiv:2205.09123).
+    """
+    check_range("value_coef", value_coef, at_least=0)
+    check_range("entropy_coef", entropy_coef, at_least=0)
+    warn_outside("value_coef", value_coef, 0.01, 1, "Ziegler et al. 2019; Mnih et al. 2016")
+    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Mnih et al. 2016")
+    mask = batch.mask
+    logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
+    entropy = learned(outputs.entropy, "outputs.entropy", mask)
+    values = learned(outputs.values, "outputs.values", mask)
+    returns = fixed(batch.returns, "batch.returns", mask)
+
+    policy_loss = losses.policy_gradient(logprobs, fixed(batch.advantages, "batch.advantages", mask))
+    value_loss = 0.5 * jnp.square(values - returns)
+    per_token = policy_loss + value_coef * value_loss - entropy_coef * entropy
+    logged = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        **critic_fit(values, returns),
+    }
+    return Loss(per_token, mask, losses.token_mean, {name: (value, mask) for name, value in logged.items()})

@@ -1,0 +1,71 @@
+"""GRPO: PPO whose critic is the group: a response's advantage is its standing among the K to its prompt."""
+
+from __future__ import annotations
+
+from rlhf_jax import losses
+from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, clipped_group, group_advantages
+from rlhf_jax.types import Loss, Outputs, SequenceBatch
+
+
+def grpo(
+    outputs: Outputs,
+    batch: SequenceBatch,
+    *,
+    kl_coef: float = 0.04,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    normalise_std: bool = True,
+    kl_estimator: Estimator = losses.k3,
+) -> Loss:
+    """The clipped surrogate of each token under its response's advantage, with the KL in the loss.
+
+    ``L_t = -min(rho_t A_k, clip(rho_t, 1 - clip_low, 1 + clip_high) A_k) + kl_coef kl_t``,
+    ``A_k = (r_k - mean) / (std + 1e-4)`` over the group
+
+    Every response weighs the same, whatever its length, so a token of a long one counts for less (what ``dapo`` and
+    ``dr_grpo`` change).
+
+    Args:
+        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] is logged if it is there.
+        batch: ``mask`` and ``old_logprobs`` [B, K, S], ``reward`` [B, K]; with a KL ``ref_logprobs`` [B, K, S]. A
+            controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. No gradient flows into
+            any of them.
+        kl_coef: weight of the KL in the loss; 0.04 (Shao et al. 2024) to 0.001 (DeepSeek-AI 2025); 0 needs no
+            reference.
+        clip_low: room of a token's probability ratio below 1; usually 0.2; inf switches it off.
+        clip_high: room above 1; usually 0.2.
+        normalise_std: False leaves the advantages in units of reward.
+        kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
+
+    Returns:
+        Per-token losses, reduced by ``losses.sequence_mean``. Empty responses do not enter the group. Metrics:
+        ``policy_loss``, ``ratio``, ``clip_fraction``, ``approx_kl`` (k3 a token, from the sampling policy to this one),
+        ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``kl`` (to the
+        reference, nats a token).
+
+    Raises:
+        ValueError: if K < 2, a field is missing, a clip is not above 0 or ``kl_coef`` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.zeros((1, 2, 2))
+        >>> batch = SequenceBatch(x.astype(int), x == 0, x.astype(int) + 1, jnp.broadcast_to(jnp.arange(2), (1, 2, 2)),
+        ...                       old_logprobs=x, ref_logprobs=x, reward=jnp.array([[5.0, 1.0]]))
+        >>> print(grpo(Outputs(logprobs=x), batch, normalise_std=False).values)
+        [[[-2. -2.]
+          [ 2.  2.]]]
+
+    Source: Shao et al. 2024, eq. 3 (arXiv:2402.03300).
+    """
+    check_clips(clip_low, clip_high, 0.05, 0.5, "Shao et al. 2024; Yu et al. 2025")
+    check_kl_coef(kl_coef, "Shao et al. 2024")
+    return clipped_group(
+        outputs,
+        batch,
+        group_advantages(batch, normalise_std=normalise_std),
+        clip_low=clip_low,
+        clip_high=clip_high,
+        reduction=losses.sequence_mean,
+        kl_coef=kl_coef,
+        kl_estimator=kl_estimator,
+    )

@@ -1,0 +1,104 @@
+"""From the name of an objective to the function: one of ``rlhf_jax.objectives``, or one in the user's own file."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax import objectives
+from rlhf_jax.stages.run import RunError
+from rlhf_jax.types import Objective
+
+
+def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
+    """The objective of a name, with hyperparameters bound.
+
+    Args:
+        name: like ``dpo``, or ``FILE.py:function``.
+        hyperparameters: keyword arguments to bind.
+
+    Returns:
+        ``(outputs, batch) -> Loss``.
+
+    Raises:
+        RunError: when there is no such objective, file or function, or it has no such hyperparameter.
+
+    Example:
+        >>> find_objective("dpo", {"beta": 0.05}).keywords
+        {'beta': 0.05}
+        >>> find_objective("dpa", {})
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.stages.run.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
+    """
+    function = _in_file(name) if ":" in name else _ours(name)
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in hyperparameters:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise RunError(f"objective {name} has no hyperparameter {key!r}: {hint}")
+    required = [p.name for p in inspect.signature(function).parameters.values() if _is_required(p)]
+    missing = [key for key in required if key not in hyperparameters]
+    if missing:
+        raise RunError(f"objective {name} needs --hyperparameters {missing[0]} VALUE")
+    return functools.partial(function, **hyperparameters) if hyperparameters else function
+
+
+def describe_objective(objective: Objective) -> str:
+    """A name for a function that was passed, for the run's config: a continuation with another one is refused.
+
+    Example:
+        >>> describe_objective(functools.partial(objectives.dpo, beta=0.05))
+        'rlhf_jax.objectives.dpo.dpo(beta=0.05)'
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(objective, functools.partial):
+        bound = {**objective.keywords, **bound}
+        objective = objective.func
+    named = inspect.unwrap(objective)
+    place = f"{named.__module__}.{named.__qualname__}" if inspect.isfunction(named) else type(named).__qualname__
+    shown = ", ".join(
+        f"{key}={value.__qualname__ if inspect.isfunction(value) else repr(value)}"
+        for key, value in sorted(bound.items())
+    )
+    return f"{place}({shown})" if bound else place
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+
+
+def _ours(name: str) -> Any:
+    if name not in objectives.NAMES:
+        near = difflib.get_close_matches(name, objectives.NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RunError(
+            f"there is no objective {name!r}: {hint}objectives are {', '.join(objectives.NAMES)}; one of your own is "
+            "FILE.py:function"
+        )
+    return vars(objectives)[name]
+
+
+def _in_file(name: str) -> Any:
+    path, _, wanted = name.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise RunError(f"objective {name}: no such file {path}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise RunError(f"objective {name}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = vars(module).get(wanted)
+    if not callable(found):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        near = difflib.get_close_matches(wanted, functions, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(functions) or 'none'}"
+        raise RunError(f"objective {name}: {path} has no function {wanted!r}: {hint}")
+    return found

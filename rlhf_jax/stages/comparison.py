@@ -1,0 +1,151 @@
+"""A trained policy beside the one it started from: the same prompts and keys, every judge, the KL between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import evaluation, rewards
+from rlhf_jax.rewards import TextReward
+from rlhf_jax.stages import sources
+from rlhf_jax.stages.sampler import Prompt, Sampler, response_tokens
+from rlhf_jax.stages.scoring import RolloutReward
+from rlhf_jax.types import Params, Rollout
+
+# Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
+HELDOUT, TEST = 2**30, 2**30 + 1
+
+
+class Judged(NamedTuple):
+    """What was measured of one response to each of n prompts."""
+
+    scores: Mapping[str, np.ndarray]  # name -> float32 [n]; "kl", and "proxy" and every judge where there are any
+    texts: list[str]
+    tokens: list[np.ndarray]
+    finished: np.ndarray  # bool [n]
+
+
+class Judges:
+    """Measures policies on prompts; the same instance for all that are to be compared.
+
+    Args:
+        sampler: draws and knows the reference.
+        reward: the proxy that is trained against, if any; its scores are called ``proxy``.
+        judges: callables like a reward that measure and never train, by name.
+    """
+
+    def __init__(self, sampler: Sampler, reward: RolloutReward | None, judges: Mapping[str, TextReward]):
+        self.sampler, self.reward, self._judges = sampler, reward, judges
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every score by which a policy can win."""
+        return (*(("proxy",) if self.reward is not None else ()), *self._judges)
+
+    def __call__(self, policy: Params, prompts: Sequence[Prompt], step: int) -> Judged:
+        """Sample one response to each prompt and measure it."""
+        return self.measure(policy, self.sampler(policy, prompts, step), prompts)
+
+    def measure(self, policy: Params, sampled: Rollout, prompts: Sequence[Prompt]) -> Judged:
+        """Measure responses that were drawn already, one to each prompt."""
+        texts, asked = self.sampler.texts(sampled), [p.text for p in prompts]
+        scores = {"kl": self.sampler.kl(policy, sampled)}
+        if self.reward is not None:
+            scores["proxy"] = np.asarray(self.reward(sampled, prompts).reward).reshape(-1)
+        scores |= {name: rewards.score_texts(judge, asked, texts) for name, judge in self._judges.items()}
+        return Judged(scores, texts, response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
+
+    def best_of(self, policy: Params, prompts: Sequence[Prompt], step: int, n: int) -> Judged:
+        """Sample n responses to each prompt and measure the one with the highest reward.
+
+        Raises:
+            ValueError: when there is no reward to choose by.
+        """
+        if self.reward is None:
+            raise ValueError("best-of-n needs a reward to choose by")
+        sampled = self.sampler(policy, prompts, step, samples=n)
+        return self.measure(policy, keep_best(sampled, self.reward(sampled, prompts).reward), prompts)
+
+
+def keep_best(sampled: Rollout, reward: Any) -> Rollout:
+    """Of each group the response with the highest reward, as a rollout of K = 1; the first of equals.
+
+    Args:
+        sampled: [B, K, ...].
+        reward: [B, K].
+    """
+    best = jnp.argmax(jnp.asarray(reward), axis=1)
+
+    def pick(x: Any) -> Any:
+        return jnp.take_along_axis(x, best.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)
+
+    return Rollout(*(pick(x) for x in sampled))
+
+
+def compare(
+    before: Judged, after: Judged, prompts: Sequence[Prompt], names: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures for the summary, and rows of samples.
+
+    Both should be drawn at the same step, that is with the same keys: a policy that has not changed then wins exactly
+    half.
+
+    Args:
+        before: what the reference says.
+        after: what the trained policy says.
+        prompts: of both.
+        names: the scores to compare by, ``Judges.names``.
+
+    Returns:
+        ``NAME_win_rate`` and its 95% interval for every name, means before and after, KL (nats a response) and its
+        interval, what the responses look like; and a row a prompt.
+    """
+    described = [evaluation.describe_responses(x.tokens, x.finished) for x in (before, after)]
+    kl = after.scores["kl"]
+    summary: dict[str, Any] = {
+        "kl": float(kl.mean()),
+        "kl_ci": list(evaluation.bootstrap_mean(kl, seed=0)),
+        "test_prompts": len(prompts),
+        **{f"{name}_before": described[0][name] for name in ("distinct_2", "length", "eos_rate", "unique_tokens")},
+        **{name: described[1][name] for name in ("distinct_1", "distinct_2", "length", "eos_rate", "unique_tokens")},
+    }
+    for name in names:
+        rate, interval = evaluation.win_rate(after.scores[name], before.scores[name])
+        summary |= {
+            f"{name}_before": float(before.scores[name].mean()),
+            f"{name}_after": float(after.scores[name].mean()),
+            f"{name}_win_rate": rate,
+            f"{name}_win_rate_ci": list(interval),
+        }
+    rows = [
+        {
+            "prompt": prompt.text,
+            "domain": sources.domain_of(prompt.text),
+            "before": before.texts[i],
+            "after": after.texts[i],
+            **{
+                f"{name}_{when}": float(x.scores[name][i])
+                for name in names
+                for when, x in (("before", before), ("after", after))
+            },
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    return summary, rows
+
+
+def heldout_metrics(judged: Judged) -> dict[str, float]:
+    """What the log says of an evaluation: the mean of every score, length and the share of ended responses."""
+    values = {f"heldout_{name}": float(np.mean(x)) for name, x in judged.scores.items()}
+    lengths = [len(t) for t in judged.tokens]
+    return {**values, "heldout_length": float(np.mean(lengths)), "heldout_eos": float(judged.finished.mean())}
+
+
+def evenly(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """``count`` prompts spread over the list, the same ones every time; all of them where there are fewer."""
+    if len(prompts) <= count:
+        return prompts
+    return [prompts[i] for i in np.linspace(0, len(prompts) - 1, count).astype(int)]

@@ -1,0 +1,45 @@
+"""Group methods: K samples of a prompt are compared with each other, and there is no critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+
+from rlhf_jax.rewards import TextReward
+from rlhf_jax.stages.online import train_online
+from rlhf_jax.stages.online_config import GroupConfig
+from rlhf_jax.stages.run import RunResult
+from rlhf_jax.types import Objective
+
+
+def group(
+    config: GroupConfig | None = None,
+    *,
+    reward: TextReward | None = None,
+    judges: Mapping[str, TextReward] | None = None,
+    objective: Objective | None = None,
+    mesh: Mesh | None = None,
+) -> RunResult:
+    """Train a policy on groups of its own samples: RLOO, GRPO and their kin, expert iteration, online DPO.
+
+    Args:
+        config: RLOO on the quickstart's task by default.
+        reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
+        judges: callables like a reward that measure and never train; those of ``stages.ppo`` by default.
+        objective: any objective of log-probabilities and ``batch.reward`` [B, K]; what ``config.objective`` names by
+            default.
+        mesh: devices; ``config.mesh`` over all of them by default.
+
+    Returns:
+        ``RunResult`` with ``params["policy"]`` of the best held-out proxy reward whose KL is below ``config.max_kl``.
+
+    Raises:
+        The same as ``stages.ppo``.
+
+    Example:
+        >>> from rlhf_jax import objectives
+        >>> result = group(objective=objectives.grpo)  # doctest: +SKIP
+    """
+    config = GroupConfig() if config is None else config
+    return train_online("group", config, reward=reward, judges=judges, objective=objective, mesh=mesh)

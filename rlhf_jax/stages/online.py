@@ -1,0 +1,203 @@
+"""The loop that PPO and the group methods share: collect, prepare, update, evaluate, and the judgement at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax import data, evaluation, parallel, training
+from rlhf_jax.checkpoint import Checkpoints, tree_sha256
+from rlhf_jax.data import Tokenizer, write_jsonl
+from rlhf_jax.rewards import TextReward
+from rlhf_jax.stages import run, sources
+from rlhf_jax.stages.choose import describe_objective
+from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
+from rlhf_jax.stages.config import DataConfig
+from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.online_config import OnlineConfig
+from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
+from rlhf_jax.stages.run import RunResult
+from rlhf_jax.stages.sampler import Prompt, response_tokens
+from rlhf_jax.stages.scoring import Trunk
+from rlhf_jax.stages.train import Stopwatch
+from rlhf_jax.training import MetricsWriter
+from rlhf_jax.types import Objective
+
+
+class SamplerMismatch(RuntimeError):
+    """The sampler and the trainer disagree about the log-probability of a token: the policy is not the one that
+    sampled, and every ratio would be wrong."""
+
+
+def train_online(
+    stage: str,
+    config: OnlineConfig,
+    *,
+    reward: TextReward | None,
+    judges: Mapping[str, TextReward] | None,
+    objective: Objective | None,
+    mesh: Mesh | None,
+) -> RunResult:
+    """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains the arguments."""
+    if objective is not None:
+        config = dataclasses.replace(config, objective=describe_objective(objective))
+    directory = Path(config.out)
+    if run.finished(directory, stage, config):
+        return run.load_result(directory, stage, config)
+    watch = Stopwatch()
+    policy_params, policy_config, tokenizer = run.load_stage(config.policy, "sft")
+    scored_by = load_reward(config.reward_model, tokenizer) if reward is None else reward
+    if judges is None:
+        judges = human_sentiment_judges() if config.data.source == sources.HUMAN_SENTIMENT else {}
+    train_prompts, heldout, test = (
+        read_prompts(config.data, tokenizer, split, config.max_prompt_length)
+        for split in ("train", "validation", "test")
+    )
+    trainer = OnlineTrainer(
+        config,
+        policy=Trunk(policy_config, policy_params["policy"]),
+        tokenizer=tokenizer,
+        reward=scored_by,
+        objective=objective,
+        prompt_columns=max(len(p.tokens) for p in (*train_prompts, *heldout, *test)),
+        mesh=parallel.make_mesh(config.mesh) if mesh is None else mesh,
+    )
+    run.start(directory, stage, config, tokenizer)
+    heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
+    judged = Judges(trainer.sampler, trainer.reward, judges)
+
+    def update(state: OnlineState, i: int) -> tuple[OnlineState, dict[str, Any]]:
+        chosen = batch_of_prompts(train_prompts, config, i)
+        sampled = trainer.collect(state, chosen, i)
+        batch, info = trainer.prepare(state, sampled, chosen)
+        state, metrics = trainer.update(state, batch, i)
+        # From here on the device is at the update while the host looks at the responses.
+        described = evaluation.describe_responses(response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
+        gap = float(info["logprob_gap"][0])
+        if not gap <= config.max_logprob_gap:
+            raise SamplerMismatch(
+                f"{stage}: at iteration {i + 1} the sampler's and the trainer's log-probability of a token differ by "
+                f"{gap:.3g} nats (max_logprob_gap is {config.max_logprob_gap}): the policy that is trained is not the "
+                "one that sampled"
+            )
+        watch.lap()
+        return state, {**described, **info, **metrics}
+
+    starts = {"policy": policy_params, "reward": scored_by.params if isinstance(scored_by, Trunk) else {}}
+    fingerprint = {**run.fingerprint(config), "starts_sha256": {k: tree_sha256(v) for k, v in starts.items()}}
+    with MetricsWriter(directory, stage) as writer:
+        alarms = _Alarms(stage, writer)
+
+        def evaluate(state: OnlineState) -> dict[str, float]:
+            values = heldout_metrics(judged(state.train.params["policy"], heldout, HELDOUT))
+            eligible = values["heldout_kl"] <= config.max_kl
+            alarms.report()
+            return {**values, "selection": values["heldout_proxy"] if eligible else float("-inf")}
+
+        fitted = training.fit(
+            stage=stage,
+            state=trainer.init(),
+            total=config.iterations,
+            update=update,
+            writer=writer,
+            checkpoints=Checkpoints(
+                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
+            ),
+            checkpoint_every=config.checkpoint_every,
+            evaluate=evaluate,
+            eval_every=config.eval_every,
+            evaluate_first=True,
+            best="selection",
+            mode="max",
+            max_skipped_in_row=config.max_skipped,
+            train_state=lambda state: state.train,
+            host=watch.host,
+            show=("proxy_mean", "kl", "length", "heldout_proxy", "heldout_gold"),
+        )
+        found = alarms.report()
+    before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, fitted.best_params["policy"]))
+    summary, samples = compare(before, after, test, judged.names)
+    write_jsonl(directory / "samples.jsonl", samples)
+    summary |= {
+        "objective": config.objective,
+        "best_step": fitted.best_step,
+        "steps": config.iterations,
+        "alarms": [alarm._asdict() for alarm in found],
+        "curve": [
+            {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
+            for row in fitted.history
+            if f"{stage}/heldout_kl" in row
+        ],
+        "skipped_updates": int(fitted.state.train.skipped),
+    }
+    return run.finish(
+        directory,
+        stage,
+        config,
+        params=fitted.best_params,
+        model_config=policy_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        seconds=watch.lap(),
+    )
+
+
+def load_reward(folder: str, tokenizer: Tokenizer) -> Trunk:
+    """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
+
+    Raises:
+        RunError: when there is none, or it has another tokenizer.
+    """
+    params, model_config, scored_with = run.load_stage(folder, "reward")
+    if scored_with.to_json() != tokenizer.to_json():
+        raise run.RunError(
+            f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
+            "policy (rlhf reward --init)"
+        )
+    return Trunk(model_config, params["reward"])
+
+
+def batch_of_prompts(prompts: Sequence[Prompt], config: OnlineConfig, iteration: int) -> list[Prompt]:
+    """The prompts of an iteration: a walk through shuffled epochs, a function of the iteration alone."""
+    positions = np.arange(iteration * config.prompts, (iteration + 1) * config.prompts)
+    epochs = {e: data.epoch_order(len(prompts), config.seed, e) for e in np.unique(positions // len(prompts)).tolist()}
+    return [prompts[epochs[p // len(prompts)][p % len(prompts)]] for p in positions.tolist()]
+
+
+def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_prompt_length: int) -> list[Prompt]:
+    """The prompts of a split as token ids; ``max_prompt_length`` 0 allows as many tokens as the data config."""
+    rows = sources.prompts(config, split)
+    ours = config.source == sources.HUMAN_SENTIMENT
+    encoded, kept, bad = data.encode_prompts(
+        rows,
+        tokenizer,
+        length=max_prompt_length or config.max_length,
+        on_bad_row="skip" if ours else config.on_bad_row,
+    )
+    if not ours:
+        sources.list_bad(bad)
+    if not encoded:
+        raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
+    return [Prompt(rows[i].prompt, tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
+
+
+class _Alarms:
+    """Says each alarm once, when it is first raised."""
+
+    def __init__(self, stage: str, writer: MetricsWriter):
+        self._stage, self._writer, self._said = stage, writer, set[str]()
+
+    def report(self) -> list[evaluation.Alarm]:
+        found = evaluation.alarms(self._writer.rows())
+        for alarm in found:
+            if alarm.name not in self._said:
+                print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)
+                self._said.add(alarm.name)
+        return found

@@ -1,0 +1,200 @@
+"""The configs of training on the policy's own samples: every option with its default, its range and its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from rlhf_jax import training
+from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive
+from rlhf_jax.training import Controller, OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """How strongly the policy is held to the reference: the coefficient beta of the KL, and where it acts."""
+
+    kind: Literal["adaptive", "banded", "fixed", "objective"] = "adaptive"
+    """`adaptive` steers beta so that the KL meets the target (Ziegler et al. 2019); `banded` changes it only outside
+    `low` to `high`; `fixed` keeps it; `objective` leaves the KL to the objective's own `kl_coef`, in its loss."""
+    placement: Literal["reward", "loss"] = "reward"
+    """Where beta acts: in the reward of every response, or in the loss, as GRPO has it."""
+    coef: float = 0.1
+    """Beta at the start; usually 0.01 to 0.1 (Ouyang et al. 2022 use 0.02)."""
+    target: float = 6.0
+    """adaptive: KL to aim at, nats a response."""
+    horizon: float = 1000.0
+    """adaptive: responses over which an error of 20% in the KL changes beta by 20%; longer runs want more, Ziegler et
+    al. use 10,000."""
+    low: float = 3.0
+    """banded: below this KL (nats a response) beta falls."""
+    high: float = 9.0
+    """banded: above this KL beta rises."""
+    factor: float = 1.2
+    """banded: what beta is multiplied with, or divided by, in an iteration."""
+    minimum: float = 0.01
+    """Beta never falls below this."""
+    maximum: float = 0.1
+    """Beta never rises above this."""
+
+    def __post_init__(self) -> None:
+        self.controller()  # refuses what does not fit together
+        warn_outside("kl.coef", self.coef, 0.0, 0.5, "Ziegler et al. 2019; Ouyang et al. 2022")
+
+    def controller(self) -> Controller:
+        """The controller as a pair of pure functions."""
+        if self.kind == "adaptive":
+            return training.adaptive(
+                self.coef, target=self.target, horizon=self.horizon, minimum=self.minimum, maximum=self.maximum
+            )
+        if self.kind == "banded":
+            return training.banded(
+                self.coef,
+                low=self.low,
+                high=self.high,
+                factor=self.factor,
+                minimum=self.minimum,
+                maximum=self.maximum,
+            )
+        return training.fixed(self.coef)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PTXConfig:
+    """Pretraining text mixed into every update, so that the policy keeps its language (Ouyang et al. 2022)."""
+
+    coef: float = 0.0
+    """Weight of its cross entropy beside the policy's loss; 0 is off. Usually 0.05 to 1 between two means over tokens;
+    the 27.8 of Ouyang et al. 2022 stands beside a loss of another scale."""
+    data: DataConfig = DataConfig()
+    """Its data set: rows of `text`, or of `prompt` and `response`."""
+    rows: int = 4
+    """Packed rows of text in an update."""
+
+    def __post_init__(self) -> None:
+        if not self.coef >= 0:
+            raise ValueError(f"ptx.coef must not be negative, found {self.coef}")
+        check_positive(self, "rows")
+        warn_outside("ptx.coef", self.coef, 0.0, 30.0, "Ouyang et al. 2022")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineConfig(StageConfig):
+    """What all training on the policy's own samples has: prompts, sampling, rewards, KL, updates, evaluation."""
+
+    policy: str = "runs/sft"
+    """Run folder of the SFT policy; a frozen copy of it is the reference."""
+    reward_model: str = "runs/reward"
+    """Run folder of the reward model, or of an ensemble of them."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    data: DataConfig = DataConfig()
+    """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
+    max_prompt_length: int = 0
+    """Longest prompt, in tokens; all are padded to it, so that one program serves all. 0 takes the longest there
+    is. Longer prompts of human_sentiment are left out; a longer one of anybody else's data is a bad row."""
+    iterations: int = 30
+    """Times collect, prepare, update."""
+    prompts: int = 64
+    """Prompts of an iteration."""
+    samples: int = 1
+    """Responses to each prompt."""
+    epochs: int = 4
+    """Passes over the responses of an iteration."""
+    minibatches: int = 4
+    """Updates of a pass."""
+    sampling: SamplingConfig = SamplingConfig()
+    shaping: ShapingConfig = ShapingConfig()
+    kl: KLConfig = KLConfig()
+    ptx: PTXConfig = PTXConfig()
+    policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
+    """1e-6 to 1e-5 for billions of parameters; a model of one million needs about a hundred times that."""
+    checkpoint_every: int = 10
+    eval_every: int = 10
+    """Iterations between two evaluations on held-out prompts."""
+    eval_prompts: int = 128
+    """Held-out prompts of an evaluation; the best checkpoint is chosen on them."""
+    test_prompts: int = 512
+    """Test prompts of the final comparison with the SFT policy."""
+    max_kl: float = 20.0
+    """A checkpoint with a higher KL on held-out prompts (nats a response) is never the best one."""
+    max_logprob_gap: float = 0.05
+    """Largest difference between the sampler's and the trainer's log-probability of a token, nats; more is an error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches")
+        check_positive(self, "eval_every", "eval_prompts", "test_prompts")
+        if self.max_prompt_length < 0:
+            raise ValueError(
+                f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
+            )
+        if self.prompts % self.minibatches:
+            raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of the whole run."""
+        return self.iterations * self.epochs * self.minibatches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOLossConfig:
+    """Hyperparameters of ``objectives.ppo``; its docstring explains them."""
+
+    clip_low: float = 0.2
+    """Room of the probability ratio below 1."""
+    clip_high: float = 0.2
+    """Room above 1; 0.28 keeps exploring (Yu et al. 2025)."""
+    dual_clip: float | None = None
+    """Bound for tokens with a negative advantage; 3 in Ye et al. 2020, None is off."""
+    value_clip: float = 0.2
+    """How far a value may move from the old one in one iteration."""
+    value_coef: float = 0.1
+    """Weight of the value loss; the critic has weights and a learning rate of its own."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus; 0 to 0.01."""
+    kl_coef: float = 0.0
+    """Weight of the KL in the loss (k3) when `kl.kind` is `objective`; 0.01 to 0.1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOConfig(OnlineConfig):
+    """KL-penalised PPO from an SFT policy against a reward model; `objective` may be another one with a critic."""
+
+    out: str = "runs/ppo"
+    objective: str = "ppo"
+    """`ppo`, `a2c` (set `epochs` and `minibatches` to 1), or FILE.py:function for one of your own."""
+    gamma: float = 1.0
+    """Discount of later rewards."""
+    gae_lambda: float = 0.95
+    """Trades the critic's bias for the return's variance (Schulman et al. 2016)."""
+    whiten_advantages: bool = True
+    """Advantages get mean 0 and variance 1 over the iteration's tokens."""
+    loss: PPOLossConfig = PPOLossConfig()
+    """Hyperparameters of the objective `ppo`; `hyperparameters` has those of any other."""
+    critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
+            warn_outside(name, getattr(self, name), 0.9, 1.0, "Schulman et al. 2016")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig(OnlineConfig):
+    """Objectives that compare K samples of a prompt with each other instead of asking a critic."""
+
+    out: str = "runs/group"
+    objective: str = "rloo"
+    """`rloo`, `grpo`, `dr_grpo`, `dapo`, `gspo`, `reinforce`, `expert_iteration`, `online_dpo`, or FILE.py:function."""
+    prompts: int = 32
+    samples: int = 4
+    """Responses to each prompt, K; RLOO 2 to 4 (Ahmadian et al. 2024), GRPO 8 to 64 (Shao et al. 2024)."""
+    epochs: int = 1
+    minibatches: int = 2
+    kl: KLConfig = KLConfig(kind="objective")

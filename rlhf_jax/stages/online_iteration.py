@@ -1,0 +1,285 @@
+"""One iteration of training on the policy's own samples, as three steps that can be called by hand.
+
+    trainer = OnlineTrainer(config, policy=..., tokenizer=..., reward=...)
+    state = trainer.init()
+    rollout = trainer.collect(state, prompts, step)
+    batch, info = trainer.prepare(state, rollout, prompts)
+    state, metrics = trainer.update(state, batch, step)
+
+With a ``PPOConfig`` a critic gives every token an advantage; with a ``GroupConfig`` there is none, and the objective
+compares the K samples of a prompt. ``stages.ppo`` and ``stages.group`` run these steps in a loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import data, losses, models, objectives, parallel, rewards, training
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.rewards import Moments, TextReward
+from rlhf_jax.stages import sources
+from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.choose import find_objective
+from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.online_config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
+from rlhf_jax.stages.scoring import RolloutReward, Scores, Trunk
+from rlhf_jax.training import KLState, TrainState
+from rlhf_jax.types import Array, Model, Objective, Params, Rollout, SequenceBatch
+
+Metrics = dict[str, tuple[Array, Array]]
+
+
+class OnlineState(NamedTuple):
+    """Everything that changes from one iteration to the next; this is what a checkpoint holds."""
+
+    train: TrainState  # params {"policy"} and maybe {"critic"}, optimisers, step, skipped updates
+    controller: KLState
+    moments: Moments  # of the scores seen so far
+
+
+class OnlineTrainer:
+    """A policy, a frozen reference, a reward and, for a ``PPOConfig``, a critic.
+
+    Args:
+        config: every hyperparameter.
+        policy: where the policy starts; a frozen copy is the reference.
+        tokenizer: of the policy (and of the reward model).
+        reward: a reward model (a ``Trunk`` with a scalar head, maybe an ensemble), or any callable
+            ``(prompts, responses) -> numbers``.
+        objective: the one that the config names by default.
+        prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
+            compiled program serves every iteration.
+        mesh: devices; the config's mesh by default.
+    """
+
+    def __init__(
+        self,
+        config: OnlineConfig,
+        *,
+        policy: Trunk,
+        tokenizer: Tokenizer,
+        reward: Trunk | TextReward,
+        objective: Objective | None = None,
+        prompt_columns: int = 8,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        self.config = config
+        self.critic = config if isinstance(config, PPOConfig) else None
+        self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+        self.models: dict[str, Model] = {"policy": models.build(policy.config)}
+        self._initial = {"policy": jax.tree.map(jnp.copy, policy.params)}
+        optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
+        if self.critic is not None:
+            self.models["critic"], self._initial["critic"] = _critic(policy, reward)
+            optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
+        self.optimizer = training.by_role(optimizers)
+        self.sampler = Sampler(
+            self.models["policy"],
+            tokenizer,
+            config.sampling,
+            reference=jax.tree.map(jnp.copy, policy.params),
+            mesh=self.mesh,
+            seed=config.seed,
+            prompt_columns=prompt_columns,
+        )
+        self.reward = RolloutReward(reward, self.sampler, config.ensemble)
+        self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
+        extra = {"ptx": training.Term(lift(objectives.sft, {"policy": self.models["policy"]}), config.ptx.coef)}
+        bound = objective or find_objective(config.objective, _hyperparameters(config))
+        self._step = training.make_train_step(
+            lift(bound, self.models), self.optimizer, extra=extra if self._text else None
+        )
+        self._control = config.kl.controller()
+        self._key = jax.random.key(config.seed)
+        self._compile()
+
+    def init(self) -> OnlineState:
+        """The state before the first iteration, placed on the mesh."""
+        train, _ = training.init(
+            lambda params: params,
+            self.optimizer,
+            self._initial,
+            shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
+        )
+        rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
+        return OnlineState(train, *rest)
+
+    def collect(self, state: OnlineState, prompts: Sequence[Prompt], step: int) -> Rollout:
+        """Sample K responses to each prompt from the current policy."""
+        return self.sampler(state.train.params["policy"], prompts, step, samples=self.config.samples)
+
+    def prepare(
+        self, state: OnlineState, sampled: Rollout, prompts: Sequence[Prompt], scores: Scores | None = None
+    ) -> tuple[SequenceBatch, Metrics]:
+        """Everything an update needs: log-probabilities, shaped rewards, KL, and with a critic values and advantages.
+
+        Args:
+            state: the current one.
+            sampled: what ``collect`` gave.
+            prompts: what it was given.
+            scores: from ``reward`` when not given.
+
+        Returns:
+            The batch and the iteration's metrics as ``(sum, weight)`` pairs.
+        """
+        scores = self.reward(sampled, prompts) if scores is None else scores
+        return self._prepare(state, self.sampler.reference, sampled, scores)
+
+    def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
+        """All epochs and minibatches of one iteration in one program; the given state is used up."""
+        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
+        return self._update(state, batch, self._text_batches(step), key)
+
+    def _text_batches(self, step: int) -> SequenceBatch | None:
+        """A batch of pretraining text for every update of an iteration, stacked; a function of the step alone."""
+        if self._text is None:
+            return None
+        count = self.config.epochs * self.config.minibatches
+        return jax.tree.map(lambda *x: np.stack(x), *(self._text[step * count + i] for i in range(count)))
+
+    def _compile(self) -> None:
+        """Close over what never changes and compile each piece once."""
+        config, critic, roles, mesh = self.config, self.critic, self.models, self.mesh
+
+        def prepare(
+            state: OnlineState, reference: Params, sampled: Rollout, scores: Scores
+        ) -> tuple[SequenceBatch, Metrics]:
+            batch = as_batch(sampled)
+            out = forward(roles, state.train.params, batch)
+            ref = forward({"policy": roles["policy"]}, {"policy": reference}, batch)
+            lengths = jnp.sum(sampled.mask, axis=-1)
+            moments = rewards.add_to_moments(state.moments, scores.reward)
+            shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)
+            batch = batch._replace(
+                score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref.logprobs
+            )
+            in_reward, in_loss = _kl_coefficients(config, state.controller.coef)
+            if in_loss is not None:
+                batch = batch._replace(kl_coef=jnp.broadcast_to(in_loss, shaped.shape))
+            info = {
+                **_rollout_metrics(batch, sampled),
+                "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
+                "kl_coef": _once(state.controller.coef),
+                "logprob_gap": _once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
+            }
+            if critic is None:
+                return batch._replace(reward=shaped - in_reward * _response_kl(batch)), info
+            per_token = losses.kl_penalised_rewards(shaped, out.logprobs, ref.logprobs, sampled.mask, kl_coef=in_reward)
+            advantages, returns = losses.gae(
+                per_token, out.values, sampled.mask, gamma=critic.gamma, gae_lambda=critic.gae_lambda
+            )
+            info["explained_variance"] = _once(_explained_variance(out.values, returns, sampled.mask))
+            if critic.whiten_advantages:
+                advantages = losses.masked_whiten(advantages, sampled.mask)
+            return batch._replace(advantages=advantages, returns=returns, old_values=out.values), info
+
+        def update(
+            state: OnlineState, batch: SequenceBatch, text: SequenceBatch | None, key: Array
+        ) -> tuple[OnlineState, Metrics]:
+            groups = batch.tokens.shape[0]
+            shuffle, step_key = jax.random.split(key)
+            order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
+            order = order.reshape(config.epochs * config.minibatches, -1)
+            small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((order.shape[1], *x.shape[1:]), x.dtype), batch)
+            place = parallel.batch_shardings(small, mesh)
+
+            def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
+                rows, text_rows, k = scanned
+                part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), place)
+                return self._step(train, part if text_rows is None else (part, {"ptx": text_rows}), k)
+
+            keys = jax.random.split(step_key, order.shape[0])
+            train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
+            kl = jnp.mean(_response_kl(batch))
+            samples = jnp.float32(groups * batch.tokens.shape[1])
+            controller = self._control.update(state.controller, kl=kl, samples=samples)
+            moments = rewards.add_to_moments(state.moments, batch.score)
+            totals = jax.tree.map(jnp.sum, metrics)
+            # A count, of the iteration's updates; everything else is a mean over them.
+            return OnlineState(train, controller, moments), {**totals, "skipped": _once(totals["skipped"][0])}
+
+        self._prepare: Callable[..., Any] = jax.jit(prepare)
+        self._update: Callable[..., Any] = jax.jit(update, donate_argnums=0)
+
+
+def _critic(policy: Trunk, reward: Trunk | TextReward) -> tuple[Model, Params]:
+    """The critic and its first weights: a trunk of its own, the reward model's (of an ensemble the first member's),
+    which already knows what is good, or else the policy's."""
+    start = reward if isinstance(reward, Trunk) else policy
+    params = start.params
+    if "head" in params and models.members(params):
+        params = jax.tree.map(lambda x: x[0], params)
+    trunk = {name: x for name, x in params.items() if name != "head"}
+    config = dataclasses.replace(start.config, scalar_head=True)
+    return models.build(config), models.with_scalar_head(trunk, config)
+
+
+def _hyperparameters(config: OnlineConfig) -> dict[str, Any]:
+    """What the config binds of its objective: PPO's have fields of their own."""
+    if isinstance(config, PPOConfig) and config.objective == "ppo":
+        return {**dataclasses.asdict(config.loss), **config.hyperparameters}
+    return dict(config.hyperparameters)
+
+
+def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> PackedEpochs:
+    """Packed batches of text, one for every update of the run."""
+    examples = sources.encode_demonstrations(sources.pretraining_text(config.ptx.data), tokenizer, config.ptx.data)
+    shape = {"rows": config.ptx.rows, "row_length": config.ptx.data.max_length, "pad_id": tokenizer.pad_id}
+
+    def epoch(number: int) -> list[Any]:
+        return [examples[i] for i in data.epoch_order(len(examples), config.seed, number)]
+
+    once = len(PackedEpochs(epoch, epochs=1, **shape))
+    # Epochs are cut differently, so that one more may be needed than their mean length says.
+    return PackedEpochs(epoch, epochs=math.ceil(config.updates / once) + 1, **shape)
+
+
+def _kl_coefficients(config: OnlineConfig, coef: Array) -> tuple[Array, Array | None]:
+    """The coefficient in the reward, and the one in the loss; None leaves the loss to the objective's own."""
+    if config.kl.kind == "objective":
+        return jnp.float32(0), None
+    if config.kl.placement == "loss":
+        return jnp.float32(0), coef
+    return coef, jnp.float32(0)
+
+
+def _response_kl(batch: SequenceBatch) -> Array:
+    """k1 summed over each response, [B, K], nats: unbiased for the KL of the policy that sampled."""
+    return losses.masked_sum(losses.k1(batch.old_logprobs, batch.ref_logprobs), batch.mask, axis=-1)
+
+
+def _rollout_metrics(batch: SequenceBatch, sampled: Rollout) -> Metrics:
+    count = jnp.float32(batch.mask.shape[0] * batch.mask.shape[1])
+    tokens = jnp.sum(batch.mask, dtype=jnp.float32)
+    kl = _response_kl(batch)
+    return {
+        "kl": (jnp.sum(kl), count),
+        "kl_per_token": (jnp.sum(kl), tokens),
+        "proxy_mean": (jnp.sum(batch.score), count),
+        "proxy_std": _once(jnp.std(batch.score)),
+        "shaped_reward": (jnp.sum(batch.reward), count),
+        "length": (tokens, count),
+        "eos_rate": (jnp.sum(sampled.finished, dtype=jnp.float32), count),
+    }
+
+
+def _explained_variance(values: Array, returns: Array, mask: Array) -> Array:
+    """``1 - Var(returns - values) / Var(returns)`` over response tokens: 1 is a perfect critic, 0 a constant."""
+
+    def variance(x: Array) -> Array:
+        return losses.masked_mean(x * x, mask) - losses.masked_mean(x, mask) ** 2
+
+    return 1.0 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
+
+
+def _once(x: Array) -> tuple[Array, Array]:
+    """A figure that is no mean, as a (sum, weight) pair."""
+    return x.astype(jnp.float32), jnp.float32(1)

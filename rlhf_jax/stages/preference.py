@@ -1,0 +1,273 @@
+"""Preference optimisation: a policy straight from comparisons, without a reward model; any objective on pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax import evaluation, losses, models, parallel
+from rlhf_jax.checkpoint import tree_sha256
+from rlhf_jax.data import Example, chosen_first, write_jsonl
+from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.rewards import EnsembleConfig, TextReward
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages import run, sources
+from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.choose import describe_objective, find_objective
+from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
+from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
+from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.online import load_reward, read_prompts
+from rlhf_jax.stages.reference_point import mismatched, reference_point
+from rlhf_jax.stages.run import RunResult
+from rlhf_jax.stages.sampler import Sampler
+from rlhf_jax.stages.scoring import RolloutReward
+from rlhf_jax.stages.sources import HeldOutPairs
+from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
+from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(PackedConfig):
+    """Preference optimisation from an SFT policy: DPO, IPO, KTO, ORPO, SimPO, ..."""
+
+    out: str = "runs/preference"
+    policy: str = "runs/sft"
+    """Run folder of the SFT policy; a frozen copy of it is the reference."""
+    objective: str = "dpo"
+    """`dpo`, `robust_dpo`, `ipo`, `kto`, `orpo`, `simpo`, `cpo`, `slic`, or FILE.py:function for one of your own."""
+    data: DataConfig = DataConfig()
+    """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs."""
+    min_share: float = 0.5
+    """Pairs in which fewer than this share of people prefer the chosen response are left out; ties always are."""
+    epochs: int = 1
+    """Passes over the training pairs; each draws new pairs of rated responses. Usually 1 to 3."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
+    """5e-7 for billions of parameters (Rafailov et al. 2023: 1e-6); a model of one million needs hundreds of times
+    that."""
+    pairs_per_response: int = 4
+    """Held-out comparisons drawn for each rated held-out response."""
+    eval_pairs: int = 512
+    """Held-out pairs of an evaluation during training; the best checkpoint is chosen on them."""
+    prompts: DataConfig = DataConfig()
+    """Prompts to judge the policy on: those of human_sentiment, or rows of `prompt`."""
+    reward_model: str = ""
+    """Run folder of a reward model that scores the samples beside the judges (`proxy`); none if empty."""
+    sampling: SamplingConfig = SamplingConfig()
+    max_prompt_length: int = 0
+    """Longest prompt to judge on, in tokens; 0 takes the longest there is."""
+    eval_prompts: int = 128
+    """Held-out prompts that are sampled in an evaluation during training."""
+    test_prompts: int = 512
+    """Test prompts of the final comparison with the SFT policy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
+        if not 0.5 <= self.min_share <= 1:
+            raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
+        warn_outside("epochs", self.epochs, 1, 5, "Rafailov et al. 2023 and most since use 1 to 3")
+
+
+def preference(
+    config: PreferenceConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    judges: Mapping[str, TextReward] | None = None,
+    mesh: Mesh | None = None,
+) -> RunResult:
+    """Train a policy on comparisons; continues or returns what the run folder already holds.
+
+    Args:
+        config: DPO on the quickstart's task by default.
+        objective: any objective of log-probabilities on pairs [B, 2], the chosen response first; what
+            ``config.objective`` names by default. The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and
+            ``kl`` (KTO's reference point); what the objective does not read is never computed.
+        judges: callables ``(prompts, responses) -> numbers`` that measure the policy; for human_sentiment those of
+            ``stages.ppo`` by default.
+        mesh: devices; ``config.mesh`` over all of them by default.
+
+    Returns:
+        ``RunResult`` with ``params["policy"]`` of the best held-out loss; ``summary`` has the accuracy of the implicit
+        reward on test pairs and compares the policy with the SFT policy on test prompts.
+
+    Raises:
+        DataError: on a bad row.
+        RunError: when a folder lacks the policy, the objective is unknown, or the folder holds a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        Interrupted: when a signal stopped it; the same call continues.
+
+    Example:
+        >>> from rlhf_jax import objectives
+        >>> result = preference(objective=objectives.simpo)  # doctest: +SKIP
+    """
+    config = PreferenceConfig() if config is None else config
+    if objective is not None:
+        config = dataclasses.replace(config, objective=describe_objective(objective))
+    directory = Path(config.out)
+    if run.finished(directory, "preference", config):
+        return run.load_result(directory, "preference", config)
+    watch = Stopwatch()
+    bound = objective or find_objective(config.objective, config.hyperparameters)
+    reference, model_config, tokenizer = run.load_stage(config.policy, "sft")
+    model = models.build(model_config)
+    pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed)
+    if judges is None:
+        judges = human_sentiment_judges() if config.prompts.source == sources.HUMAN_SENTIMENT else {}
+    heldout_prompts, test_prompts = (
+        read_prompts(config.prompts, tokenizer, split, config.max_prompt_length) for split in ("validation", "test")
+    )
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    sampler = Sampler(
+        model,
+        tokenizer,
+        config.sampling,
+        reference=reference["policy"],
+        mesh=mesh,
+        seed=config.seed,
+        prompt_columns=max(len(p.tokens) for p in (*heldout_prompts, *test_prompts)),
+    )
+    proxy = None
+    if config.reward_model:
+        proxy = RolloutReward(load_reward(config.reward_model, tokenizer), sampler, EnsembleConfig())
+    judged = Judges(sampler, proxy, judges)
+    heldout_prompts = evenly(heldout_prompts, config.eval_prompts)
+    test_prompts = evenly(test_prompts, config.test_prompts)
+    run.start(directory, "preference", config, tokenizer)
+
+    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    loss_fn = with_reference(bound, model)
+    compiled = jax.jit(loss_fn)
+    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs)
+    held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
+
+    def evaluate(params: Params) -> Mapping[str, Any]:
+        values = heldout(lambda batch: compiled(params, (batch, reference), jax.random.key(0)), held_batches)
+        return {**values, **heldout_metrics(judged(params["policy"], heldout_prompts, HELDOUT))}
+
+    fitted = train(
+        stage="preference",
+        config=config,
+        loss_fn=loss_fn,
+        params=reference,
+        optimizer=config.optimizer,
+        batches=PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape),
+        evaluate=evaluate,
+        mesh=mesh,
+        fingerprint={**run.fingerprint(config), "policy_sha256": tree_sha256(reference)},
+        watch=watch,
+        show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
+        frozen=reference,
+    )
+    policy = fitted.best_params["policy"]
+    before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
+    summary, samples = compare(before, after, test_prompts, judged.names)
+    write_jsonl(directory / "samples.jsonl", samples)
+    test = pairs.test(config.pairs_per_response)
+    gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
+    summary |= {
+        "objective": config.objective,
+        **implicit_reward_accuracy(gained[0] - gained[1], test),
+        **outcome(fitted),
+    }
+    return run.finish(
+        directory,
+        "preference",
+        config,
+        params=fitted.best_params,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        seconds=watch.lap(),
+    )
+
+
+class PreferenceBatches:
+    """Batches of pairs, each with its mismatched twin for KTO's reference point."""
+
+    def __init__(self, batches: PackedEpochs, *, rows: int, row_length: int, pad_id: int):
+        self._batches, self._shape = batches, {"rows": rows, "row_length": row_length, "pad_id": pad_id}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[SequenceBatch, SequenceBatch]:
+        batch = self._batches[step]
+        return batch, mismatched(batch, **self._shape)
+
+
+def with_reference(objective: Objective, model: Model) -> LossFn:
+    """Lift an objective on pairs: the reference's log-probabilities and KTO's reference point come into the batch.
+
+    Both are computed inside the compiled step, so that an objective which does not read one does not pay for it.
+
+    Returns:
+        ``loss_fn(params, ((batch, mismatched), reference), key)``.
+    """
+    roles = {"policy": model}
+    lifted = lift(objective, roles)
+
+    def loss_fn(params: Params, inputs: Any, key: Array) -> tuple[Array, Aux]:
+        (batch, other), reference = inputs
+        known = forward(roles, reference, batch).logprobs
+        point = reference_point(model, params, reference, other)
+        filled = batch._replace(
+            ref_logprobs=jax.lax.stop_gradient(known), kl=jnp.broadcast_to(point, batch.tokens.shape[:2])
+        )
+        return lifted(params, filled, key)
+
+    return loss_fn
+
+
+def sequence_logprobs(
+    model: Model, policy: Params, held: HeldOutPairs, *, rows: int, row_length: int, pad_id: int
+) -> np.ndarray:
+    """Log-probability of every held-out response given its prompt, float32 [n], nats."""
+    roles = {"policy": model}
+
+    @jax.jit
+    def total(policy: Params, batch: SequenceBatch) -> Array:
+        return losses.masked_sum(forward(roles, {"policy": policy}, batch).logprobs, batch.mask, axis=-1)
+
+    examples = [Example((t,), (start,)) for t, start in zip(held.sequences, held.starts, strict=True)]
+    batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
+    sums = [np.asarray(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
+    return np.concatenate(sums)
+
+
+def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str, Any]:
+    """How often the response that more people prefer gained more log-probability, with a 95% interval."""
+    counted, correct = evaluation.pair_accuracy(gained, held.pairs, held.share)
+    interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)
+    return {
+        "accuracy": float(correct[counted].mean()),
+        "accuracy_ci": list(interval),
+        "pairs": int(counted.sum()),
+    }
+
+
+def _heldout_examples(held: HeldOutPairs, count: int) -> list[Example]:
+    """Held-out pairs without a tie, spread over all there are, the preferred response first."""
+    decided = np.flatnonzero(held.share != 0.5)
+    chosen = decided[np.linspace(0, len(decided) - 1, min(count, len(decided))).astype(int)]
+    examples = []
+    for (i, j), share in zip(held.pairs[chosen].tolist(), held.share[chosen].tolist(), strict=True):
+        pair = Example(
+            (held.sequences[i], held.sequences[j]),
+            (held.starts[i], held.starts[j]),
+            np.array([[0.0, share], [1 - share, 0.0]], np.float32),
+        )
+        ordered = chosen_first(pair, 0.5)
+        if ordered is not None:
+            examples.append(ordered)
+    return examples

@@ -1,0 +1,95 @@
+"""Drawing responses on a mesh: what online training, evaluations and best-of-n share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlhf_jax import losses, parallel, rollout
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages.lift import forward
+from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
+
+
+class Prompt(NamedTuple):
+    """A prompt as text and as the token ids that are sampled from; ``id`` names it in its sampling key."""
+
+    text: str
+    tokens: np.ndarray
+    id: int
+
+
+class Sampler:
+    """Samples from any policy of one shape, and measures how far it has moved from the reference.
+
+    Args:
+        model: the policy as pure functions.
+        tokenizer: the policy's.
+        sampling: how to draw.
+        reference: the frozen policy that KL is measured against; copied onto the mesh.
+        mesh: devices.
+        seed: of the run.
+        prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
+            compiled program serves every call.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        sampling: SamplingConfig,
+        *,
+        reference: Params,
+        mesh: jax.sharding.Mesh,
+        seed: int = 0,
+        prompt_columns: int = 8,
+    ):
+        self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
+        self.reference = parallel.put(reference, parallel.param_shardings(reference, mesh))
+        self.engine = rollout.Engine(model, sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+        self._key = jax.random.fold_in(jax.random.key(seed), 1)
+        self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+
+        def kl(policy: Params, reference: Params, sampled: Rollout) -> Array:
+            batch = as_batch(sampled)
+            new, old = (forward({"policy": model}, {"policy": p}, batch) for p in (policy, reference))
+            return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
+
+        self._kl: Callable[..., Any] = jax.jit(kl)
+
+    def __call__(self, policy: Params, prompts: Sequence[Prompt], step: int, *, samples: int = 1) -> Rollout:
+        """Sample K responses to each prompt; the same step, prompt and seed draw the same."""
+        return self.engine(
+            policy,
+            [p.tokens for p in prompts],
+            key=self._key,
+            step=step,
+            prompt_ids=np.asarray([p.id for p in prompts]),
+            samples=samples,
+            bucket=self.prompt_columns,
+            sharding=self._rows if len(prompts) % self._rows.num_devices == 0 else parallel.replicated(self.mesh),
+        )
+
+    def texts(self, sampled: Rollout) -> list[str]:
+        """The responses as text, in the order of ``[B, K]`` flattened."""
+        return [self.tokenizer.decode_response(ids) for ids in response_tokens(sampled)]
+
+    def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
+        """k1 of every response under a policy against the reference, float32 [B * K], nats."""
+        return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
+
+
+def as_batch(sampled: Rollout) -> SequenceBatch:
+    """A rollout as a batch of sequences: the response tokens are the targets."""
+    return SequenceBatch(sampled.tokens, sampled.mask, sampled.segment_ids, sampled.positions)
+
+
+def response_tokens(sampled: Rollout) -> list[np.ndarray]:
+    """The token ids of every response, ``[B, K]`` flattened, end-of-sequence token included."""
+    tokens, mask = (np.asarray(x) for x in (sampled.tokens, sampled.mask))
+    flat_tokens, flat_mask = (x.reshape(-1, x.shape[-1]) for x in (tokens, mask))
+    return [t[m] for t, m in zip(flat_tokens, flat_mask, strict=True)]
