@@ -8,6 +8,7 @@ raises ``ObjectiveError`` with the name of the first property that does not hold
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,13 @@ import numpy as np
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data.packing import Example, pack
-from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.lift import forward
 from rlhf_jax.types import Array, Loss, Model, Objective, Outputs, Params, SequenceBatch
 
 PAD, EOS, VOCAB = 0, 2, 32
 _PER_TOKEN = ("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values")
 _SIGNALS = ("reward", "rating", "advantages", "returns")  # what raters and reward functions may give as whole numbers
-Probe = Callable[[Outputs, SequenceBatch], tuple[Array, Outputs, dict[str, Array]]]
+Probe = Callable[[Outputs, SequenceBatch], tuple[tuple[Array, Array], Outputs, dict[str, Array]]]
 
 
 class ObjectiveError(AssertionError):
@@ -54,13 +55,16 @@ def tiny_models(seed: int = 0) -> tuple[dict[str, Model], Params]:
     roles, params = {}, {}
     for i, role in enumerate(("policy", "critic", "reward")):
         config = models.ModelConfig(**size, scalar_head=role != "policy")
-        roles[role] = models.build(config)
+        roles[role] = _build(config)
         key = jax.random.fold_in(jax.random.key(seed), i)
         init_key, head_key = jax.random.split(key)
         params[role] = jax.tree.map(lambda x: x * 4.0, jax.jit(roles[role].init)(init_key))
         if role != "policy":
             params[role]["head"]["kernel"] = jax.random.normal(head_key, (config.d_model, 1))
     return roles, params
+
+
+_build = functools.cache(models.build)  # one model for one config, so that its programs are compiled once
 
 
 def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int = 0) -> SequenceBatch:
@@ -174,10 +178,11 @@ def check_objective(
     batch = jax.tree.map(jnp.asarray, batch)
     checked: list[str] = []
 
-    outputs = jax.jit(lambda p, b: forward(roles, p, b))(params, batch)
-    _check_form(objective, outputs, batch)
+    probe, (run, _) = _prober(objective), _passes(tuple(roles.items()))
+    outputs = run(params, batch)
+    eager = _check_form(objective, outputs, batch)
     checked += ["returns a Loss", "scalar float32"]
-    evaluate = _evaluator(objective, roles)
+    evaluate = _evaluator(probe, roles)
     loss, gradient = evaluate(params, batch)
     if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((loss, gradient))):
         raise ObjectiveError("finite gradients", f"the loss is {loss} and some gradient is not finite")
@@ -189,13 +194,12 @@ def check_objective(
         _compare(name, (loss, gradient), got, rtol, detail)
         checked.append(name)
 
-    probe = _prober(objective)
     fresh = _before_the_first_update(outputs, batch)
     as_eos = batch._replace(tokens=jnp.where(batch.segment_ids > 0, batch.tokens, EOS))
 
     def hidden(where: Array) -> tuple[Array, Params]:
-        noisy, moved = _disturbed(objective, batch, where)
-        return _evaluator(noisy, roles)(params, moved)
+        noise = jnp.where(where, jax.random.normal(jax.random.key(5), where.shape) * 3.0, 0.0)
+        return evaluate(params, _disturbed(batch, noise), noise=noise)
 
     behind = hidden(~batch.mask)
     if _difference((loss, gradient), behind, rtol):
@@ -225,44 +229,63 @@ def check_objective(
     for point in (outputs, fresh):
         _check_stop_gradient(probe, point, batch)
     checked.append("stop gradient")
-    eager = jax.value_and_grad(lambda o: _reduced(objective(o, batch)))(outputs)
-    _compare("jit = eager", probe(outputs, batch)[:2], eager, rtol, "the objective gives another loss outside jit")
+    jitted = _quotient(*probe(outputs, batch)[0])
+    _compare("jit = eager", (jitted, ()), (eager, ()), rtol, "the objective gives another loss outside jit")
     return [*checked, "jit = eager"]
 
 
-def _evaluator(objective: Objective, roles: dict[str, Model]) -> Callable[..., tuple[Array, Params]]:
-    """Loss and gradient of a global batch given in micro-batches: sums of both, divided once."""
-    part = jax.jit(jax.value_and_grad(lift(objective, roles), has_aux=True))
+@functools.cache
+def _passes(roles: tuple[tuple[str, Model], ...]) -> tuple[Callable[..., Outputs], Callable[..., Params]]:
+    """The models' forward pass, and the way back: compiled apart from the objective, once for all objectives."""
+    run = functools.partial(forward, dict(roles))
 
-    def evaluate(params: Params, *batches: SequenceBatch) -> tuple[Array, Params]:
-        parts = [part(params, batch, jax.random.key(0)) for batch in batches]
-        weight = sum(float(aux.weight) for (_, aux), _ in parts) or 1.0
-        gradients = jax.tree.map(lambda *g: sum(g) / weight, *(g for _, g in parts))
-        return sum((n for (n, _), _ in parts), jnp.float32(0)) / weight, gradients
+    def back(params: Params, batch: SequenceBatch, into_outputs: Outputs) -> Params:
+        return jax.vjp(lambda p: run(p, batch), params)[1](into_outputs)[0]
+
+    return jax.jit(run), jax.jit(back)
+
+
+def _prober(objective: Objective) -> Probe:
+    """The objective alone, as ``stages.lift`` calls it.
+
+    Its numerator and weight; the numerator's gradient with respect to the outputs and to the batch's float fields.
+    """
+
+    @jax.jit
+    def probe(outputs: Outputs, batch: SequenceBatch) -> tuple[tuple[Array, Array], Outputs, dict[str, Array]]:
+        arrays = {name: x for name, x in batch._asdict().items() if name != "packing" and x is not None}
+        floats: dict[str, Any] = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+
+        def numerator(outputs: Outputs, floats: dict[str, Any]) -> tuple[Array, Array]:
+            loss = objective(outputs, batch._replace(**floats))
+            return loss.reduction(loss.values, loss.mask)
+
+        value, (into_outputs, into_batch) = jax.value_and_grad(numerator, (0, 1), has_aux=True)(outputs, floats)
+        return value, into_outputs, into_batch
+
+    return probe
+
+
+def _evaluator(probe: Probe, roles: dict[str, Model]) -> Callable[..., tuple[Array, Params]]:
+    """Loss and gradient of a global batch given in micro-batches: sums of both, divided once."""
+    run, back = _passes(tuple(roles.items()))
+
+    def evaluate(params: Params, *batches: SequenceBatch, noise: Array | None = None) -> tuple[Array, Params]:
+        numerators, weights, gradients = [], [], []
+        for batch in batches:
+            outputs = run(params, batch)
+            value, into_outputs, _ = probe(outputs if noise is None else _disturbed(outputs, noise), batch)
+            numerators.append(value[0])
+            weights.append(value[1])
+            gradients.append(back(params, batch, into_outputs))
+        weight = sum(map(float, weights)) or 1.0
+        return jnp.stack(numerators).sum() / weight, jax.tree.map(lambda *g: sum(g) / weight, *gradients)
 
     return evaluate
 
 
-def _reduced(loss: Loss) -> Array:
-    numerator, weight = loss.reduction(loss.values, loss.mask)
-    return numerator / jnp.where(weight == 0, 1.0, weight)
-
-
-def _prober(objective: Objective) -> Probe:
-    """The objective alone: its loss, and the gradient with respect to the outputs and to the batch's float fields."""
-
-    @jax.jit
-    def probe(outputs: Outputs, batch: SequenceBatch) -> tuple[Array, Outputs, dict[str, Array]]:
-        arrays = {name: x for name, x in batch._asdict().items() if name != "packing" and x is not None}
-        floats: dict[str, Any] = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
-
-        def loss(outputs: Outputs, floats: dict[str, Any]) -> Array:
-            return _reduced(objective(outputs, batch._replace(**floats)))
-
-        value, (into_outputs, into_batch) = jax.value_and_grad(loss, argnums=(0, 1))(outputs, floats)
-        return value, into_outputs, into_batch
-
-    return probe
+def _quotient(numerator: Array, weight: Array) -> Array:
+    return numerator / (float(weight) or 1.0)
 
 
 def _before_the_first_update(outputs: Outputs, batch: SequenceBatch) -> Outputs:
@@ -277,7 +300,8 @@ def _before_the_first_update(outputs: Outputs, batch: SequenceBatch) -> Outputs:
     )
 
 
-def _check_form(objective: Objective, outputs: Outputs, batch: SequenceBatch) -> None:
+def _check_form(objective: Objective, outputs: Outputs, batch: SequenceBatch) -> Array:
+    """Look at what the objective returns, outside ``jax.jit``; gives the loss it makes."""
     loss = objective(outputs, batch)
     if not isinstance(loss, Loss):
         raise ObjectiveError(
@@ -287,9 +311,11 @@ def _check_form(objective: Objective, outputs: Outputs, batch: SequenceBatch) ->
         raise ObjectiveError("scalar float32", f"values are {loss.values.dtype}, not float32")
     if loss.values.shape != loss.mask.shape:
         raise ObjectiveError("scalar float32", f"values {loss.values.shape} and mask {loss.mask.shape} differ in shape")
-    for name, x in zip(("numerator", "denominator"), loss.reduction(loss.values, loss.mask), strict=True):
+    quotient = loss.reduction(loss.values, loss.mask)
+    for name, x in zip(("numerator", "denominator"), quotient, strict=True):
         if jnp.shape(x) != () or jnp.asarray(x).dtype != jnp.float32:
             raise ObjectiveError("scalar float32", f"the reduction's {name} is {jnp.asarray(x).dtype}{jnp.shape(x)}")
+    return _quotient(*quotient)
 
 
 def _check_stop_gradient(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
@@ -300,18 +326,11 @@ def _check_stop_gradient(probe: Probe, outputs: Outputs, batch: SequenceBatch) -
             )
 
 
-def _disturbed(objective: Objective, batch: SequenceBatch, where: Array) -> tuple[Objective, SequenceBatch]:
-    """The objective and the batch with every per-token array overwritten at some places."""
-    noise = jnp.where(where, jax.random.normal(jax.random.key(5), batch.mask.shape) * 3.0, 0.0)
-
-    def disturbed(x: Any) -> Any:
-        return x + noise if x is not None and x.shape == batch.mask.shape else x
-
-    def noisy(outputs: Outputs, moved: SequenceBatch) -> Loss:
-        return objective(Outputs(*(disturbed(x) for x in outputs)), moved)
-
-    fields: Any = {name: disturbed(getattr(batch, name)) for name in _PER_TOKEN}
-    return noisy, batch._replace(**fields)
+def _disturbed(x: Any, noise: Array) -> Any:
+    """Outputs or a batch with noise on every float per token."""
+    return type(x)(
+        *(v + noise if isinstance(v, Array) and v.shape == noise.shape and v.dtype == noise.dtype else v for v in x)
+    )
 
 
 def _check_shift(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
@@ -331,7 +350,7 @@ def _check_shift(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
     noise = np.random.default_rng(2).uniform(0.1, 0.5, mask.shape).astype(np.float32)
     before = probe(outputs, batch)[:2]
 
-    def after(name: str, where: np.ndarray) -> tuple[Array, Outputs]:
+    def after(name: str, where: np.ndarray) -> tuple[tuple[Array, Array], Outputs]:
         nudge = np.where(where, noise, np.float32(0))
         if name in Outputs._fields:
             return probe(outputs._replace(**{name: getattr(outputs, name) + nudge}), batch)[:2]
@@ -366,27 +385,37 @@ def _check_integers(probe: Probe, outputs: Outputs, batch: SequenceBatch, rtol: 
     not taken for one.
     """
     rng = np.random.default_rng(3)
-    given = {name: getattr(batch, name) for name in _SIGNALS if getattr(batch, name) is not None}
-    for name, field in given.items():
-        fraction, other = (rng.uniform(0.06, 0.44, field.shape).astype(np.float32) for _ in range(2))
-        steps = rng.integers(0, 3, field.shape).astype(np.float32)
+    as_int: dict[str, Any] = {}
+    for name in _SIGNALS:
+        if getattr(batch, name) is None:
+            continue
+        shape = getattr(batch, name).shape
+        fraction, other = (rng.uniform(0.06, 0.44, shape).astype(np.float32) for _ in range(2))
+        steps = rng.integers(0, 3, shape).astype(np.float32)
 
-        def at(value: Any, name: str = name) -> tuple[Array, Outputs]:
+        def at(value: Any, name: str = name) -> tuple[tuple[Array, Array], Outputs]:
             return probe(outputs, batch._replace(**{name: value}))[:2]
 
-        def cut(level: np.float32, x: np.ndarray = fraction, y: np.ndarray = other, z: np.ndarray = steps) -> bool:
-            base = at(level + x)
-            smooth = any(_unlike(base, at(level + v)) for v in (np.float32(0.5) - x, y))
-            return not smooth and _unlike(base, at(level + x + z))
-
-        if cut(np.float32(0)) and cut(np.float32(3)):
+        base = {level: at(np.float32(level) + fraction) for level in (0, 3)}
+        moved = {level: _unlike(base[level], at(np.float32(level) + fraction + steps)) for level in base}
+        if any(moved.values()):
+            as_int[name] = rng.integers(-3, 4, shape).astype(np.int32)
+        if all(moved.values()) and not any(
+            _unlike(base[level], at(np.float32(level) + x)) for level in base for x in (0.5 - fraction, other)
+        ):
             raise ObjectiveError(
                 "integer rewards", f"batch.{name} reaches the loss in whole numbers, without fractions"
             )
-    as_int: Any = {name: rng.integers(-3, 4, field.shape).astype(np.int32) for name, field in given.items()}
-    as_float: Any = {name: x.astype(np.float32) for name, x in as_int.items()}
-    want, got = (probe(outputs, batch._replace(**fields))[:2] for fields in (as_float, as_int))
-    _compare("integer rewards", want, got, rtol, "rewards of integer type change the loss")
+    if as_int:
+        as_float: dict[str, Any] = {name: x.astype(np.float32) for name, x in as_int.items()}
+        (value, want, _), (other_value, got, _) = (probe(outputs, batch._replace(**x)) for x in (as_float, as_int))
+        _compare(
+            "integer rewards",
+            (_quotient(*value), want),
+            (_quotient(*other_value), got),
+            rtol,
+            "rewards of integer type change the loss",
+        )
 
 
 def _padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBatch:
@@ -449,11 +478,9 @@ def _difference(want: tuple[Array, Params], got: tuple[Array, Params], rtol: flo
     a, b = float(want[0]), float(got[0])
     if not abs(a - b) <= rtol * max(abs(a), 1e-2):
         return f"{a:.8g} becomes {b:.8g}"
-    scale = max(float(np.max(np.abs(np.asarray(x)))) for x in jax.tree.leaves(want[1]))
-    off = max(
-        float(np.max(np.abs(np.asarray(x) - np.asarray(y))))
-        for x, y in zip(jax.tree.leaves(want[1]), jax.tree.leaves(got[1]), strict=True)
-    )
+    pairs = [(np.asarray(x), np.asarray(y)) for x, y in zip(*map(jax.tree.leaves, (want[1], got[1])), strict=True)]
+    scale = max((float(np.max(np.abs(x))) for x, _ in pairs), default=0.0)
+    off = max((float(np.max(np.abs(x - y))) for x, y in pairs), default=0.0)
     return "" if off <= 10 * rtol * scale else f"a gradient is off by {off:.3g} where the largest is {scale:.3g}"
 
 

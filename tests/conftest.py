@@ -1,5 +1,6 @@
 """The whole session runs on 8 simulated CPU devices, with JAX's own checks on: set before JAX starts."""
 
+import functools
 import os
 
 # Programs here run for milliseconds and compile for seconds, so LLVM's optimiser is left out.
@@ -22,10 +23,18 @@ jax.config.update("jax_debug_key_reuse", True)
 
 @pytest.fixture
 def quick_models(monkeypatch):
-    """Models that compile in no time: a token's state is the sum of the embeddings of its segment up to it.
+    """Models that compile in no time, in place of ``testing.tiny_models``.
 
-    What is looked for here is faults in objectives, which any model that obeys segments and order brings to light.
+    What is looked for with them is faults in objectives, which any model that obeys segments and order brings to light.
     """
+    from rlhf_jax import testing
+
+    monkeypatch.setattr(testing, "tiny_models", lambda seed=0: _quick_models())
+
+
+@functools.cache
+def _quick_models():
+    """A token's state is the sum of the embeddings of its segment up to it; built once, so compiled once."""
     from rlhf_jax import models, testing
 
     def state(params, tokens, positions, segment_ids):
@@ -48,4 +57,4 @@ def quick_models(monkeypatch):
         params[role]["embedding"] = jax.random.normal(embedding_key, (testing.VOCAB, 8))
         if role != "policy":
             params[role]["head"]["kernel"] = jax.random.normal(head_key, (8, 1))
-    monkeypatch.setattr(testing, "tiny_models", lambda seed=0: (roles, params))
+    return roles, params

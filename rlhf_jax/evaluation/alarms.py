@@ -1,7 +1,8 @@
-"""What can go wrong in PPO and shows in its log: pure functions over the rows of ``metrics.jsonl``.
+"""What can go wrong in training a policy and shows in its log: pure functions over the rows of ``metrics.jsonl``.
 
-A row is a dict with ``step`` and ``ppo/...`` figures. Rows that lack a figure are passed over: evaluations are rarer
-than updates, and a run may stop at any time. Each alarm is reported once, at the step where it first held.
+A row is a dict with ``step`` and figures ``STAGE/...``; figures are named here without their stage. Rows that lack a
+figure are passed over: evaluations are rarer than updates, a run may stop at any time, and not every stage logs all
+of them. Each alarm is reported once, at the step where it first held.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ class Alarm(NamedTuple):
     message: str  # one plain sentence or two: what was seen, and what it usually means
 
 
-def alarms(history: Sequence[Row]) -> list[Alarm]:
+def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
     Args:
-        history: rows in the order of their steps.
+        history: rows in the order of their steps; those of other stages may be among them.
+        stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -33,13 +35,17 @@ def alarms(history: Sequence[Row]) -> list[Alarm]:
     Example:
         >>> [alarm.name for alarm in alarms([{"step": 3, "ppo/kl": 31.0}])]
         ['high_kl']
+        >>> [alarm.name for alarm in alarms([{"step": 3, "group/skipped": 1}], stage="group")]
+        ['skipped_updates']
     """
     checks = (negative_kl, high_kl, reward_hacking, mode_collapse, skipped_updates, logprob_gap)
-    found = [alarm for check in checks if (alarm := check(history)) is not None]
+    found = [alarm for check in checks if (alarm := check(history, stage=stage)) is not None]
     return sorted(found, key=lambda alarm: alarm.step)
 
 
-def negative_kl(history: Sequence[Row], *, window: int = 10, tolerance: float = 0.05) -> Alarm | None:
+def negative_kl(
+    history: Sequence[Row], *, stage: str = "ppo", window: int = 10, tolerance: float = 0.05
+) -> Alarm | None:
     """The estimated KL to the reference averages below zero over a window.
 
     The estimate of one batch may be below zero, the KL itself cannot: a whole window below means that the sampled
@@ -47,6 +53,7 @@ def negative_kl(history: Sequence[Row], *, window: int = 10, tolerance: float = 
 
     Args:
         history: rows in the order of their steps.
+        stage: whose figures to look at.
         window: steps averaged over; usual 5 to 20.
         tolerance: nats a response that noise may account for.
 
@@ -57,7 +64,7 @@ def negative_kl(history: Sequence[Row], *, window: int = 10, tolerance: float = 
         >>> negative_kl([{"step": i, "ppo/kl": -0.5} for i in range(10)]).step
         9
     """
-    series = _series(history, "ppo/kl")
+    series = _series(history, f"{stage}/kl")
     for end in range(window, len(series) + 1):
         mean = sum(value for _, value in series[end - window : end]) / window
         if mean < -tolerance:
@@ -69,11 +76,12 @@ def negative_kl(history: Sequence[Row], *, window: int = 10, tolerance: float = 
     return None
 
 
-def high_kl(history: Sequence[Row], *, limit: float = 20.0) -> Alarm | None:
+def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) -> Alarm | None:
     """The KL to the reference passes a limit, in training or on held-out prompts.
 
     Args:
         history: rows in the order of their steps.
+        stage: whose figures to look at.
         limit: nats a response.
 
     Returns:
@@ -83,19 +91,20 @@ def high_kl(history: Sequence[Row], *, limit: float = 20.0) -> Alarm | None:
         >>> high_kl([{"step": 0, "ppo/kl": 3.0}]) is None
         True
     """
-    found = [point for name in ("ppo/kl", "ppo/heldout_kl") for point in _series(history, name) if point[1] > limit]
+    found = [point for name in ("kl", "heldout_kl") for point in _series(history, f"{stage}/{name}") if point[1] > limit]
     if not found:
         return None
     step, value = min(found)
     message = (
         f"The KL to the reference reached {value:.1f} nats a response, above {limit:g}: "
-        "the policy has left the text that the reward model was trained to judge. Raise the KL coefficient."
+        "the policy has left the text that the comparisons were about. A higher KL coefficient (beta), a lower "
+        "learning rate or fewer steps hold it closer."
     )
     return Alarm("high_kl", step, message)
 
 
 def reward_hacking(
-    history: Sequence[Row], *, window: int = 4, rise: float = 0.1, gold_rise: float = 0.02
+    history: Sequence[Row], *, stage: str = "ppo", window: int = 4, rise: float = 0.1, gold_rise: float = 0.02
 ) -> Alarm | None:
     """Held-out proxy reward rises over a window of evaluations while the gold judge's score does not.
 
@@ -103,9 +112,10 @@ def reward_hacking(
 
     Args:
         history: rows in the order of their steps.
+        stage: whose figures to look at.
         window: evaluations looked at together; even, at least 2.
         rise: how much the proxy must rise, in standard deviations of the proxy over responses (the first logged
-            ``ppo/proxy_std``; 1 if none was logged).
+            ``proxy_std``; 1 if none was logged).
         gold_rise: a rise of the gold score up to this counts as flat.
 
     Returns:
@@ -123,9 +133,9 @@ def reward_hacking(
     """
     if window < 2 or window % 2:
         raise ValueError(f"window must be even and at least 2, found {window}")
-    gold_at = dict(_series(history, "ppo/heldout_gold"))
-    series = [(step, proxy, gold_at[step]) for step, proxy in _series(history, "ppo/heldout_proxy") if step in gold_at]
-    unit = next((value for _, value in _series(history, "ppo/proxy_std") if value > 0), 1.0)
+    gold_at = dict(_series(history, f"{stage}/heldout_gold"))
+    series = [(step, proxy, gold_at[step]) for step, proxy in _series(history, f"{stage}/heldout_proxy") if step in gold_at]
+    unit = next((value for _, value in _series(history, f"{stage}/proxy_std") if value > 0), 1.0)
     half = window // 2
     for end in range(window, len(series) + 1):
         early, late = series[end - window : end - half], series[end - half : end]
@@ -134,19 +144,22 @@ def reward_hacking(
         if proxy_change > rise * unit and gold_change <= gold_rise:
             message = (
                 f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the gold "
-                f"score changed by {gold_change:+.2f}: the policy is learning the reward model's mistakes."
+                f"score changed by {gold_change:+.2f}: what the reward model likes better is its own mistakes."
             )
             return Alarm("reward_hacking", late[-1][0], message)
     return None
 
 
-def mode_collapse(history: Sequence[Row], *, most_common: float = 0.5, distinct_2: float = 0.05) -> Alarm | None:
+def mode_collapse(
+    history: Sequence[Row], *, stage: str = "ppo", most_common: float = 0.5, distinct_2: float = 0.05
+) -> Alarm | None:
     """One response answers most prompts, or hardly any word pair is used once only.
 
     Args:
         history: rows in the order of their steps.
-        most_common: share of a batch (``ppo/most_common``) that may be one and the same response.
-        distinct_2: share of different word pairs (``ppo/distinct_2``) below which the responses are near copies.
+        stage: whose figures to look at.
+        most_common: share of a batch (``most_common``) that may be one and the same response.
+        distinct_2: share of different word pairs (``distinct_2``) below which the responses are near copies.
 
     Returns:
         The alarm, or None.
@@ -156,7 +169,7 @@ def mode_collapse(history: Sequence[Row], *, most_common: float = 0.5, distinct_
         7
     """
     for row in history:
-        common, distinct = _figure(row, "ppo/most_common"), _figure(row, "ppo/distinct_2")
+        common, distinct = _figure(row, f"{stage}/most_common"), _figure(row, f"{stage}/distinct_2")
         if common is not None and common > most_common:
             seen = f"One and the same response was {common:.0%} of a batch"
         elif distinct is not None and distinct < distinct_2:
@@ -167,11 +180,12 @@ def mode_collapse(history: Sequence[Row], *, most_common: float = 0.5, distinct_
     return None
 
 
-def skipped_updates(history: Sequence[Row]) -> Alarm | None:
+def skipped_updates(history: Sequence[Row], *, stage: str = "ppo") -> Alarm | None:
     """Updates were skipped because the loss or a gradient was not finite.
 
     Args:
-        history: rows in the order of their steps; ``ppo/skipped`` is the number of updates skipped in a step.
+        history: rows in the order of their steps; ``skipped`` is the number of updates skipped in a step.
+        stage: whose figures to look at.
 
     Returns:
         The alarm with the total, at the first skipped step; None if there was none.
@@ -180,7 +194,7 @@ def skipped_updates(history: Sequence[Row]) -> Alarm | None:
         >>> skipped_updates([{"step": 1, "ppo/skipped": 0.0}]) is None
         True
     """
-    skipped = [(step, value) for step, value in _series(history, "ppo/skipped") if value > 0]
+    skipped = [(step, value) for step, value in _series(history, f"{stage}/skipped") if value > 0]
     if not skipped:
         return None
     total = sum(value for _, value in skipped)
@@ -191,11 +205,12 @@ def skipped_updates(history: Sequence[Row]) -> Alarm | None:
     return Alarm("skipped_updates", skipped[0][0], message)
 
 
-def logprob_gap(history: Sequence[Row], *, limit: float = 0.05) -> Alarm | None:
+def logprob_gap(history: Sequence[Row], *, stage: str = "ppo", limit: float = 0.05) -> Alarm | None:
     """The sampler's log-probabilities differ from the trainer's for the same tokens under the same parameters.
 
     Args:
         history: rows in the order of their steps.
+        stage: whose figures to look at.
         limit: nats a token; float32 on both sides stays below 1e-3, mixed precision below 0.05.
 
     Returns:
@@ -205,10 +220,10 @@ def logprob_gap(history: Sequence[Row], *, limit: float = 0.05) -> Alarm | None:
         >>> logprob_gap([{"step": 0, "ppo/logprob_gap": 0.4}]).name
         'logprob_gap'
     """
-    for step, value in _series(history, "ppo/logprob_gap"):
+    for step, value in _series(history, f"{stage}/logprob_gap"):
         if abs(value) > limit:
             message = (
-                f"Sampler and trainer differ by {value:.3g} nats a token: PPO's ratio does not start at 1, "
+                f"Sampler and trainer differ by {value:.3g} nats a token: the ratio does not start at 1, "
                 "so the update is of a policy that did not write these responses."
             )
             return Alarm("logprob_gap", step, message)

@@ -7,28 +7,41 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.arrays import check_range, warn_outside
 from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.objectives.group import Estimator, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.objectives.ppo import critic_fit
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
-def a2c(outputs: Outputs, batch: SequenceBatch, *, value_coef: float = 0.1, entropy_coef: float = 0.0) -> Loss:
-    """The policy gradient, the squared error of the critic and an entropy bonus, summed per token.
+def a2c(
+    outputs: Outputs,
+    batch: SequenceBatch,
+    *,
+    value_coef: float = 0.1,
+    entropy_coef: float = 0.0,
+    kl_coef: float = 0.0,
+    kl_estimator: Estimator = losses.k3,
+) -> Loss:
+    """The policy gradient, the squared error of the critic, an entropy bonus and perhaps a KL, summed per token.
 
-    ``L_t = -A_t log pi(y_t) + value_coef (V_t - R_t)^2 / 2 - entropy_coef H_t``
+    ``L_t = -A_t log pi(y_t) + value_coef (V_t - R_t)^2 / 2 - entropy_coef H_t + kl_coef kl_t``
 
     There is no probability ratio, so a batch serves one update: after it, its tokens are another policy's. On the
-    first update of a batch the gradient is that of ``ppo``. The KL to the reference is in the reward
-    (``losses.kl_penalised_rewards``), hence in the advantages.
+    first update of a batch the gradient is that of ``ppo``, and the KL to the reference has the same two places.
 
     Args:
         outputs: ``logprobs``, ``entropy`` (the policy's) and ``values`` (the critic's), each [B, K, S].
-        batch: ``mask``, ``advantages`` and ``returns``, each [B, K, S]. No gradient flows into them.
+        batch: ``mask``, ``advantages`` and ``returns``, each [B, K, S]; with a KL in the loss ``ref_logprobs``
+            [B, K, S]. A controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. No gradient
+            flows into any of them.
         value_coef: weight of the value loss; usually 0.1 (Ziegler et al. 2019) to 1.
         entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Mnih et al. 2016).
+        kl_coef: weight of the KL in the loss; usually 0, as the standard is a KL in the reward, or up to 0.1.
+        kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
         Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``, and
-        ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for ``explained_variance``.
+        ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for ``explained_variance``; with a KL
+        in the loss ``ref_kl`` (to the reference, nats a token).
 
     Raises:
         ValueError: if a field is missing or a weight is negative.
@@ -45,6 +58,7 @@ def a2c(outputs: Outputs, batch: SequenceBatch, *, value_coef: float = 0.1, entr
     """
     check_range("value_coef", value_coef, at_least=0)
     check_range("entropy_coef", entropy_coef, at_least=0)
+    check_kl_coef(kl_coef, "Ziegler et al. 2019")
     warn_outside("value_coef", value_coef, 0.01, 1, "Ziegler et al. 2019; Mnih et al. 2016")
     warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Mnih et al. 2016")
     mask = batch.mask
@@ -62,4 +76,7 @@ def a2c(outputs: Outputs, batch: SequenceBatch, *, value_coef: float = 0.1, entr
         "entropy": entropy,
         **critic_fit(values, returns),
     }
+    if has_kl(batch, kl_coef):
+        penalty, logged["ref_kl"] = kl_penalty(logprobs, batch, kl_coef, kl_estimator)
+        per_token = per_token + penalty
     return Loss(per_token, mask, losses.token_mean, {name: (value, mask) for name, value in logged.items()})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -64,7 +65,7 @@ def clipped_group(
     Returns:
         Losses [B, K, S], or [B, K] with a ``pool``. Metrics: ``policy_loss``, ``ratio``, ``clip_fraction``,
         ``approx_kl`` (k3 a token, from the sampling policy to this one), ``advantage``, ``advantage_abs``, ``reward``,
-        ``entropy`` if the outputs have it, and ``kl`` (to the reference, nats a token) if it is in the loss.
+        ``entropy`` if the outputs have it, and ``ref_kl`` (to the reference, nats a token) if it is in the loss.
 
     Raises:
         ValueError: if a field is missing or a clip is not above 0.
@@ -98,10 +99,9 @@ def clipped_group(
         metrics["entropy"] = (learned(outputs.entropy, "outputs.entropy", mask), mask)
     values = policy_loss
     if kl_coef is not None and has_kl(batch, kl_coef):
-        kl = kl_estimator(logprobs, fixed(batch.ref_logprobs, "batch.ref_logprobs", mask))
-        weighted = scale * kl_weight(batch, kl_coef) * kl
-        values = values + (weighted if pool is None else pool(weighted, mask, axis=-1))
-        metrics["kl"] = (kl, mask)
+        penalty, kl = kl_penalty(logprobs, batch, kl_coef, kl_estimator)
+        values = values + scale * (penalty if pool is None else pool(penalty, mask, axis=-1))
+        metrics["ref_kl"] = (kl, mask)
     return Loss(values, counted, reduction, metrics)
 
 
@@ -136,6 +136,30 @@ def penalised_reward(batch: SequenceBatch, kl_coef: float) -> tuple[Array, Array
     old_logprobs = fixed(batch.old_logprobs, "batch.old_logprobs", mask)
     kl = losses.k1(old_logprobs, fixed(batch.ref_logprobs, "batch.ref_logprobs", mask))
     return reward, reward - losses.masked_sum(kl_weight(batch, kl_coef) * kl, mask, axis=-1), kl
+
+
+def kl_penalty(logprobs: Array, batch: SequenceBatch, kl_coef: float, estimator: Estimator) -> tuple[Array, Array]:
+    """What each token pays for its KL to the reference, and that KL without a gradient, for the log.
+
+    ``kl_coef kl_t``
+
+    Args:
+        logprobs: [B, K, S], the policy's, 0 behind the mask.
+        batch: ``mask`` and ``ref_logprobs`` [B, K, S]; ``kl_coef`` [B, K] in place of the number if it is there.
+        kl_coef: the price of a nat.
+        estimator: of the KL per token.
+
+    Returns:
+        Two arrays [B, K, S]. A weight of 0 is no penalty, even where the estimate overflows.
+
+    Raises:
+        ValueError: if ``batch.ref_logprobs`` is missing.
+    """
+    ref_logprobs = fixed(batch.ref_logprobs, "batch.ref_logprobs", batch.mask)
+    weight = kl_weight(batch, kl_coef)
+    # A controller of the KL in the reward leaves a 0 here, and 0 times an overflow is NaN.
+    penalty = weight * estimator(jnp.where(weight != 0, logprobs, ref_logprobs), ref_logprobs)
+    return penalty, estimator(jax.lax.stop_gradient(logprobs), ref_logprobs)
 
 
 def has_kl(batch: SequenceBatch, kl_coef: float) -> bool:

@@ -40,8 +40,8 @@ def grpo(
     Returns:
         Per-token losses, reduced by ``losses.sequence_mean``. Empty responses do not enter the group. Metrics:
         ``policy_loss``, ``ratio``, ``clip_fraction``, ``approx_kl`` (k3 a token, from the sampling policy to this one),
-        ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``kl`` (to the
-        reference, nats a token).
+        ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``ref_kl``
+        (to the reference, nats a token).
 
     Raises:
         ValueError: if K < 2, a field is missing, a clip is not above 0 or ``kl_coef`` is negative.

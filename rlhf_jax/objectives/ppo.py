@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.arrays import check_range, warn_outside
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
-from rlhf_jax.objectives.fields import fixed, kl_weight, learned
-from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, has_kl
+from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 
 
@@ -57,7 +57,7 @@ def ppo(
         Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``,
         ``ratio``, ``clip_fraction`` (tokens whose ratio left the range), ``approx_kl`` (k3, from the sampling policy to
         this one), and ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for
-        ``explained_variance``; with a KL in the loss ``kl`` (to the reference, nats a token).
+        ``explained_variance``; with a KL in the loss ``ref_kl`` (to the reference, nats a token).
 
     Raises:
         ValueError: if a field is missing, a clip is not above 0 (``dual_clip``: 1), or a weight is negative.
@@ -107,9 +107,8 @@ def ppo(
         **critic_fit(values, returns),
     }
     if has_kl(batch, kl_coef):
-        kl = kl_estimator(logprobs, fixed(batch.ref_logprobs, "batch.ref_logprobs", mask))
-        per_token = per_token + kl_weight(batch, kl_coef) * kl
-        logged["kl"] = kl
+        penalty, logged["ref_kl"] = kl_penalty(logprobs, batch, kl_coef, kl_estimator)
+        per_token = per_token + penalty
     return Loss(per_token, mask, losses.token_mean, {name: (value, mask) for name, value in logged.items()})
 
 

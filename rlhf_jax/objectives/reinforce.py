@@ -38,8 +38,8 @@ def reinforce(
 
     Returns:
         Per-token losses, reduced by ``losses.sequence_sum``. Metrics: ``policy_loss``, ``advantage``,
-        ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``kl`` (k1 to the reference,
-        nats a token).
+        ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``ref_kl`` (k1 to the
+        reference, nats a token).
 
     Raises:
         ValueError: if a field is missing or a weight is negative.
@@ -74,5 +74,5 @@ def reinforce(
         values = values - entropy_coef * entropy
         metrics["entropy"] = (entropy, mask)
     if kl is not None:
-        metrics["kl"] = (kl, mask)
+        metrics["ref_kl"] = (kl, mask)
     return Loss(values, mask, losses.sequence_sum, metrics)

@@ -38,8 +38,8 @@ def rloo(
         One loss a response, [B, K], averaged over responses by ``losses.token_mean``. An empty response is compared
         with nobody and does not count; nor do the others of its group lose by it. Metrics: ``policy_loss``, ``ratio``
         and ``clip_fraction`` (of responses), ``approx_kl`` (k3 a token, from the sampling policy to this one),
-        ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``kl`` (k1 to
-        the reference, nats a token).
+        ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``ref_kl``
+        (k1 to the reference, nats a token).
 
     Raises:
         ValueError: if K < 2, a field is missing, a clip is not above 0 or ``kl_coef`` is negative.
@@ -67,4 +67,4 @@ def rloo(
         reduction=losses.token_mean,
         kl_coef=None,
     )
-    return loss if kl is None else loss._replace(metrics={**loss.metrics, "kl": (kl, batch.mask)})
+    return loss if kl is None else loss._replace(metrics={**loss.metrics, "ref_kl": (kl, batch.mask)})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.evaluation import alarms
 from rlhf_jax.report import plots
+from rlhf_jax.report.formats import number, percent, percent_interval, with_interval
 from rlhf_jax.report.panels import stage_panels
-from rlhf_jax.report.run_folder import Row, RunFolder, read_run, series
+from rlhf_jax.report.policies import policy_section, policy_table, sampled_by
+from rlhf_jax.report.run_folder import Row, RunFolder, read_run
+from rlhf_jax.report.stage_names import POLICIES, TITLES, policy_name, stage_title
 from rlhf_jax.report.verdicts import verdicts
 
-_TITLES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO against the reward model"}
 _SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
 # Enough to read; samples.jsonl has them all.
 _SAMPLES_SHOWN = 32
@@ -55,16 +55,19 @@ def write_report(run_dir: Path | str) -> Path:
 
 def _context(run: RunFolder) -> dict[str, Any]:
     summary = run.summary
-    names = [*_TITLES, *(stage for stage in run.metrics if stage not in _TITLES)]
+    names = [*TITLES, *(stage for stage in run.metrics if stage not in TITLES)]
+    sampled = sampled_by(summary)
     return {
         "name": run.path.resolve().name,
         "seed": summary.get("seed"),
         "verdicts": verdicts(summary),
         "headline": _headline(summary),
+        "policies": [_policy_name(stage, run) for stage in POLICIES if stage in summary],
+        "policy_table": policy_table(summary),
         "stages": [_stage(name, run) for name in names if name in run.metrics or name in summary],
         "reward": _reward(summary),
-        "ppo": _ppo(run),
         "samples": _samples(run.samples),
+        "sampled_by": None if sampled is None else _policy_name(sampled, run),
         "samples_left": max(0, len(run.samples) - _SAMPLES_SHOWN),
         "prompts": summary.get("prompts", {}),
         "agreement": _flat(summary.get("agreement", {})),
@@ -76,12 +79,11 @@ def _context(run: RunFolder) -> dict[str, Any]:
 
 
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, figure, 95% interval) of everything a reader looks for first; what the run lacks is left out."""
-    sft, reward, ppo = (summary.get(stage, {}) for stage in ("sft", "reward", "ppo"))
-    yardsticks = summary.get("yardsticks", {})
-    rows = [("SFT: held-out loss, nats a token", _number(sft.get("heldout_loss")), "")]
+    """(what, figure, 95% interval) of what a policy is trained from; what the run lacks is left out."""
+    sft, reward, yardsticks = (summary.get(key, {}) for key in ("sft", "reward", "yardsticks"))
+    rows = [("SFT: held-out loss, nats a token", number(sft.get("heldout_loss")), "")]
     rows += [
-        (f"Reward model: {what}", _percent(reward.get(key)), _interval(reward.get(f"{key}_ci")))
+        (f"Reward model: {what}", percent(reward.get(key)), percent_interval(reward.get(f"{key}_ci")))
         for key, what in (
             ("accuracy", "accuracy, all held-out pairs"),
             ("accuracy_decided", "accuracy, pairs with a vote share outside 0.2 to 0.8"),
@@ -91,8 +93,8 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows += [
         (
             f"Yardstick: {name}, all held-out pairs",
-            _percent(yardsticks.get(key)),
-            _interval(yardsticks.get(f"{key}_ci")),
+            percent(yardsticks.get(key)),
+            percent_interval(yardsticks.get(f"{key}_ci")),
         )
         for key, name in (
             ("ridge", "ridge regression on TF-IDF"),
@@ -100,32 +102,31 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("single_rater", "one person against the majority"),
         )
     ]
-    rows += [
-        (
-            "PPO: wins against SFT, gold judge",
-            _percent(ppo.get("gold_win_rate")),
-            _interval(ppo.get("gold_win_rate_ci")),
-        ),
-        ("PPO: KL to the SFT policy, nats a response", _number(ppo.get("kl"), 2), ""),
-        ("PPO: proxy reward, before → after", _change(ppo, "proxy"), ""),
-        ("PPO: gold score, before → after", _change(ppo, "gold"), ""),
-        ("PPO: distinct-2", _number(ppo.get("distinct_2")), ""),
-    ]
     return [row for row in rows if row[1]]
 
 
 def _stage(name: str, run: RunFolder) -> dict[str, Any]:
-    rows = run.metrics.get(name, [])
+    rows, figures = run.metrics.get(name, []), run.summary.get(name, {})
     main, other = stage_panels(name, rows)
     return {
         "name": name,
-        "title": _TITLES.get(name, name),
+        "title": stage_title(name, figures.get("objective") or _configured(name, run)),
         "steps": rows[-1]["step"] if rows else None,
         "done": name in run.summary,
+        "policy": policy_section(name, rows, figures) if name in POLICIES else None,
         "curves": plots.curves(main, columns=min(3, max(1, len(main)))),
         "other": plots.curves(other),
-        "figures": [(key, value) for key, value in _flat(run.summary.get(name, {})) if _is_plain(key)],
+        "figures": [(key, value) for key, value in _flat(figures) if _is_plain(key)],
     }
+
+
+def _policy_name(stage: str, run: RunFolder) -> str:
+    return policy_name(stage, run.summary.get(stage, {}), _configured(stage, run))
+
+
+def _configured(stage: str, run: RunFolder) -> str | None:
+    """The objective in a stage's config, which is there before the summary is."""
+    return run.config[stage].get("objective") if isinstance(run.config.get(stage), dict) else None
 
 
 def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
         (domain, cells["pairs"] if (cells := found["reward model"].get(domain, {})) else None, _row(found, domain))
         for domain in (domains if "reward model" in found else [])
     ]
-    pooled = [_percent(overall[s].get("accuracy")) + _after(_interval(overall[s].get("accuracy_ci"))) for s in found]
+    pooled = [percent(overall[s].get("accuracy")) + _after(percent_interval(overall[s].get("accuracy_ci"))) for s in found]
     return {
         "scorers": list(found),
         "table": table,
@@ -147,28 +148,14 @@ def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
         "pairs": reward.get("pairs"),
         "by_domain": plots.accuracy_by_domain(found) if table else "",
         "reliability": plots.reliability_diagram(reward["reliability"]) if reward.get("reliability") else "",
-        "ece": _number(reward.get("ece")),
-        "mean": _number(reward.get("reward_mean"), 2),
-        "std": _number(reward.get("reward_std"), 2),
-        "longer": _percent(reward.get("longer_wins")),
-        "longer_people": _percent(reward.get("longer_wins_people")),
-    }
-
-
-def _ppo(run: RunFolder) -> dict[str, Any]:
-    rows, ppo = run.metrics.get("ppo", []), run.summary.get("ppo", {})
-    names = ("ppo/heldout_kl", "ppo/heldout_proxy", "ppo/heldout_gold")
-    columns = [dict(series(rows, name)) for name in names]
-    # One point a step that has all three; a figure that was not finite is no point.
-    steps = sorted(set.intersection(*(set(column) for column in columns)))
-    points = [(columns[0][step], columns[1][step], columns[2][step]) for step in steps]
-    points = [point for point in points if all(math.isfinite(value) for value in point)]
-    # While the run is going there is no summary yet, and its log says the same.
-    found = ppo["alarms"] if "alarms" in ppo else [alarm._asdict() for alarm in alarms(rows)]
-    return {
-        "there": bool(rows or ppo),
-        "over_optimisation": plots.over_optimisation(points) if len(points) > 1 else "",
-        "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
+        "ece": number(reward.get("ece")),
+        "mean": number(reward.get("reward_mean"), 2),
+        "std": number(reward.get("reward_std"), 2),
+        "longer": percent(reward.get("longer_wins")),
+        "longer_people": percent(reward.get("longer_wins_people")),
+        "members": [percent(accuracy) for accuracy in reward.get("member_accuracy", [])],
+        "together": percent(reward.get("accuracy")),
+        "disagreement": number(reward.get("disagreement"), 2),
     }
 
 
@@ -180,7 +167,7 @@ def _samples(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
     each = -(-_SAMPLES_SHOWN // max(1, len(groups)))
     fields = ("proxy_before", "proxy_after", "gold_before", "gold_after")
     return [
-        (domain, [{**row, **{name: _number(row.get(name), 2) for name in fields}} for row in members[:each]])
+        (domain, [{**row, **{name: number(row.get(name), 2) for name in fields}} for row in members[:each]])
         for domain, members in groups.items()
     ]
 
@@ -231,7 +218,7 @@ def _is_plain(name: str) -> bool:
 
 def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:
     cells = [by_domain.get(domain, {"accuracy": None, "ci": None}) for by_domain in found.values()]
-    return [_percent(cell["accuracy"]) + _after(_interval(cell["ci"])) for cell in cells]
+    return [percent(cell["accuracy"]) + _after(percent_interval(cell["ci"])) for cell in cells]
 
 
 def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
@@ -245,27 +232,6 @@ def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
 
 def _overall(yardsticks: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {"accuracy": yardsticks.get(key), "accuracy_ci": yardsticks.get(f"{key}_ci")}
-
-
-def _change(ppo: Mapping[str, Any], name: str) -> str:
-    before, after = ppo.get(f"{name}_before"), ppo.get(f"{name}_after")
-    return "" if before is None or after is None else f"{before:.2f} → {after:.2f}"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}%"
-
-
-def _interval(interval: Sequence[float] | None) -> str:
-    return "" if not interval else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-
-
-def _after(text: str) -> str:
-    return f" ({text})" if text else ""
 
 
 def _template() -> Any:

@@ -41,6 +41,7 @@ def combine(scores: Array, config: EnsembleConfig) -> Array:
         [...], float32.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> scores = jnp.array([[1.0, 4.0], [3.0, 4.0]])
         >>> [combine(scores, EnsembleConfig(combine=how)).tolist() for how in ("mean", "min", "lower_bound")]
         [[2.0, 4.0], [1.0, 4.0], [1.0, 4.0]]
@@ -64,6 +65,7 @@ def disagreement(scores: Array) -> Array:
         [...], float32; divides by M. 0 for a single model.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> disagreement(jnp.array([[1.0, 4.0], [3.0, 4.0]])).tolist()
         [1.0, 0.0]
     """

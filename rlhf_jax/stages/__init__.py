@@ -1,6 +1,7 @@
 """Stages: each builds model, objective and data from a config, and runs the loop."""
 
 from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
 from rlhf_jax.stages.config import DataConfig, StageConfig
@@ -49,6 +50,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Trunk",
+    "best_of_n",
     "compare",
     "comparisons",
     "describe_objective",

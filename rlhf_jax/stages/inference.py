@@ -125,11 +125,15 @@ class Scorer:
     def _run(self) -> Callable[..., Any]:
         """Compiled once: a scorer that is PPO's reward is called at every iteration."""
         model = models.build(self.config)
-        return jax.jit(lambda params, batch: member_scores(model, params["reward"], batch).mean(0))
+        return jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
-        scores = np.zeros(len(sequences), np.float32)
+        return self.score_members(sequences).mean(0)
+
+    def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """What every member of an ensemble says of token sequences, float32 [M, n]; M is 1 for a single model."""
+        scores = np.zeros((max(1, models.members(self.params["reward"])), len(sequences)), np.float32)
         # Sorted by length, sequences of a batch are alike and a few shapes serve all.
         order = np.argsort([len(s) for s in sequences], kind="stable")
         for start in range(0, len(order), BATCH):
@@ -137,7 +141,7 @@ class Scorer:
             length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
             examples = [Example((sequences[i],), (1,)) for i in rows]
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
-            scores[rows] = np.asarray(self._run(self.params, batch))[: len(rows), 0]
+            scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
         return scores
 
 

@@ -195,7 +195,7 @@ class _Alarms:
         self._stage, self._writer, self._said = stage, writer, set[str]()
 
     def report(self) -> list[evaluation.Alarm]:
-        found = evaluation.alarms(self._writer.rows())
+        found = evaluation.alarms(self._writer.rows(), stage=self._stage)
         for alarm in found:
             if alarm.name not in self._said:
                 print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)

@@ -211,7 +211,7 @@ def test_kl_is_logged_where_it_counts(batch, outputs, objective):
     logp = batch.old_logprobs if objective is objectives.rloo else outputs.logprobs
     log_ratio = np.asarray(logp - batch.ref_logprobs, np.float64)[mask]
     expected = log_ratio if objective is objectives.rloo else np.exp(-log_ratio) - 1 + log_ratio
-    np.testing.assert_allclose(losses.masked_mean(*loss.metrics["kl"]), expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(losses.masked_mean(*loss.metrics["ref_kl"]), expected.mean(), rtol=1e-4)
 
 
 @WITH_RATIO
@@ -224,10 +224,31 @@ def test_a_controller_sets_the_weight_of_the_kl(batch, outputs, total, objective
 
 
 @KL_IN_LOSS
+def test_a_weight_of_0_is_no_kl_even_where_the_estimate_overflows(batch, outputs, total, objective):
+    """What a controller of the KL in the reward leaves in the batch."""
+    far = batch._replace(ref_logprobs=batch.old_logprobs + 300.0)
+    off = far._replace(kl_coef=jnp.zeros(far.mask.shape[:2]))
+
+    def value_and_gradient(batch):
+        return jax.value_and_grad(lambda out: total(objective(out, batch, kl_coef=0.0)))(outputs)
+
+    jax.tree.map(np.testing.assert_array_equal, value_and_gradient(off), value_and_gradient(far))
+
+
+def test_rloo_takes_a_reward_that_has_paid_for_its_kl_already(batch, outputs, total):
+    """A controller's 0 replaces the default price, so that a KL in the batch's reward is not paid twice."""
+    kl = losses.masked_sum(losses.k1(batch.old_logprobs, batch.ref_logprobs), batch.mask, axis=-1)
+    paid = batch._replace(reward=batch.reward - 0.3 * kl, kl_coef=jnp.zeros_like(batch.reward))
+    np.testing.assert_allclose(
+        total(objectives.rloo(outputs, paid)), total(objectives.rloo(outputs, batch, kl_coef=0.3)), rtol=1e-5
+    )
+
+
+@KL_IN_LOSS
 def test_the_estimator_of_the_kl_can_be_chosen(batch, outputs, total, objective):
     with_k2 = objective(outputs, batch, kl_coef=0.1, kl_estimator=losses.k2)
     expected = losses.masked_mean(losses.k2(outputs.logprobs, batch.ref_logprobs), batch.mask)
-    np.testing.assert_allclose(losses.masked_mean(*with_k2.metrics["kl"]), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.masked_mean(*with_k2.metrics["ref_kl"]), expected, rtol=1e-6)
     assert total(with_k2) != total(objective(outputs, batch, kl_coef=0.1))
 
 
@@ -244,7 +265,7 @@ def test_the_kl_in_the_loss_pulls_towards_the_reference(batch, total, objective)
 @WITH_RATIO
 def test_without_kl_no_reference_is_needed(batch, outputs, objective):
     bare = batch._replace(ref_logprobs=None)
-    assert "kl" not in objective(outputs, bare, kl_coef=0.0).metrics
+    assert "ref_kl" not in objective(outputs, bare, kl_coef=0.0).metrics
     with pytest.raises(ValueError, match=r"batch\.ref_logprobs is None"):
         objective(outputs, bare, kl_coef=0.1)
 

@@ -13,7 +13,10 @@ from rlhf_jax.losses.arrays import UnusualHyperparameter
 from rlhf_jax.types import Outputs
 
 ALL = {
-    "a2c": (functools.partial(objectives.a2c, entropy_coef=0.01), ("advantages", "returns")),
+    "a2c": (
+        functools.partial(objectives.a2c, kl_coef=0.1, entropy_coef=0.01),
+        ("advantages", "returns", "ref_logprobs"),
+    ),
     "reinforce": (
         functools.partial(objectives.reinforce, baseline=0.4, kl_coef=0.1, entropy_coef=0.01),
         ("reward", "old_logprobs", "ref_logprobs"),
@@ -69,8 +72,8 @@ def test_a2c_against_numpy_on_the_counted_tokens(batch, outputs, total):
 
 def test_on_the_first_update_of_a_batch_a2c_is_ppo(batch, outputs, total):
     fresh = outputs._replace(logprobs=batch.old_logprobs, values=batch.old_values)
-    a2c = functools.partial(objectives.a2c, value_coef=0.3, entropy_coef=0.01)
-    ppo = functools.partial(objectives.ppo, value_coef=0.3, entropy_coef=0.01)
+    options = {"value_coef": 0.3, "entropy_coef": 0.01, "kl_coef": 0.2, "kl_estimator": losses.k2}
+    a2c, ppo = (functools.partial(f, **options) for f in (objectives.a2c, objectives.ppo))
     gradients = [jax.grad(lambda out, f=f: total(f(out, batch)))(fresh) for f in (a2c, ppo)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *gradients)
 
@@ -89,7 +92,7 @@ def test_reinforce_by_hand(batch, outputs, total):
         "advantage_abs": np.abs(advantage)[present].mean(),
         "reward": np.asarray(batch.reward)[present].mean(),
         "entropy": counted(outputs.entropy, batch).mean(),
-        "kl": counted(batch.old_logprobs - batch.ref_logprobs, batch).mean(),
+        "ref_kl": counted(batch.old_logprobs - batch.ref_logprobs, batch).mean(),
     }
     logged = means(loss)
     assert set(logged) == set(expected)
@@ -120,11 +123,12 @@ def test_a_baseline_changes_no_expected_gradient(batch, baseline):
     np.testing.assert_allclose(jax.grad(expected_loss)(logits), -rising, rtol=1e-5, atol=1e-6)
 
 
-def test_a_controller_sets_the_price_of_kl(batch, outputs, total):
+@pytest.mark.parametrize("objective", [objectives.a2c, objectives.reinforce])
+def test_a_controller_sets_the_price_of_kl(batch, outputs, total, objective):
     controlled = batch._replace(kl_coef=jnp.full(batch.mask.shape[:2], 0.3))
-    fixed, steered = objectives.reinforce(outputs, batch, kl_coef=0.3), objectives.reinforce(outputs, controlled)
-    np.testing.assert_allclose(total(steered), total(fixed), rtol=1e-6)
-    assert total(fixed) != total(objectives.reinforce(outputs, batch))
+    fixed = total(objective(outputs, batch, kl_coef=0.3))
+    np.testing.assert_allclose(total(objective(outputs, controlled)), fixed, rtol=1e-6)
+    assert fixed != total(objective(outputs, batch))
 
 
 def test_integer_rewards_are_not_truncated(batch, outputs, total):
@@ -180,7 +184,7 @@ def test_missing_fields_are_named(batch, outputs, objective, fields):
 
 def test_what_is_switched_off_is_not_asked_for(batch, outputs):
     bare = batch._replace(old_logprobs=None, ref_logprobs=None)
-    assert set(objectives.reinforce(Outputs(logprobs=outputs.logprobs), bare).metrics).isdisjoint({"kl", "entropy"})
+    assert set(objectives.reinforce(Outputs(logprobs=outputs.logprobs), bare).metrics).isdisjoint({"ref_kl", "entropy"})
     objectives.a2c(outputs, bare._replace(old_values=None))
 
 
@@ -189,6 +193,7 @@ def test_what_is_switched_off_is_not_asked_for(batch, outputs):
     [
         (objectives.a2c, "value_coef"),
         (objectives.a2c, "entropy_coef"),
+        (objectives.a2c, "kl_coef"),
         (objectives.reinforce, "kl_coef"),
         (objectives.reinforce, "entropy_coef"),
     ],

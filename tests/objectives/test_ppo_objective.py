@@ -158,8 +158,8 @@ def test_the_kl_can_stand_in_the_loss(with_reference, outputs, total, estimator)
     gap = counted(outputs.logprobs, with_reference) - counted(with_reference.ref_logprobs, with_reference)
     kl = gap**2 / 2 if estimator is losses.k2 else np.exp(-gap) - 1 + gap
     np.testing.assert_allclose(total(loss) - total(without), 0.3 * kl.mean(), rtol=1e-4)
-    np.testing.assert_allclose(losses.masked_mean(*loss.metrics["kl"]), kl.mean(), rtol=1e-5)
-    assert set(loss.metrics) - set(without.metrics) == {"kl"}
+    np.testing.assert_allclose(losses.masked_mean(*loss.metrics["ref_kl"]), kl.mean(), rtol=1e-5)
+    assert set(loss.metrics) - set(without.metrics) == {"ref_kl"}
 
 
 def test_a_controller_sets_the_weight_of_the_kl(with_reference, outputs, total):
@@ -167,6 +167,17 @@ def test_a_controller_sets_the_weight_of_the_kl(with_reference, outputs, total):
     expected = total(objectives.ppo(outputs, with_reference, kl_coef=0.3))
     for kl_coef in (0.0, 0.1):
         np.testing.assert_allclose(total(objectives.ppo(outputs, controlled, kl_coef=kl_coef)), expected, rtol=1e-6)
+
+
+def test_a_weight_of_0_is_no_kl_even_where_the_estimate_overflows(with_reference, outputs, total):
+    """What a controller of the KL in the reward leaves in the batch."""
+    far = with_reference._replace(ref_logprobs=with_reference.old_logprobs + 300.0)
+    off = far._replace(kl_coef=jnp.zeros(far.mask.shape[:2]))
+
+    def value_and_gradient(batch):
+        return jax.value_and_grad(lambda out: total(objectives.ppo(out, batch)))(outputs)
+
+    jax.tree.map(np.testing.assert_array_equal, value_and_gradient(off), value_and_gradient(far))
 
 
 def test_the_reference_is_asked_for_with_a_kl_only(batch, outputs):

@@ -159,8 +159,11 @@ def test_the_parts_are_logged_and_add_up(batch, outputs, total, objective, weigh
 
 
 def test_slic_logs_the_share_of_pairs_within_the_margin(batch, outputs):
-    gaps = [np.subtract(*Pair(batch, outputs, b).h) for b in PAIRS]
-    loss = objectives.slic(outputs, batch, beta=0.5, delta=float(0.5 * np.median(gaps) + 1e-3))
+    gaps = jnp.array([-1.0, 3.0, 5.0, 0.0, 0.0])
+    one_token = jnp.asarray(MASK[:, 0] & (MASK[:, 0].cumsum(-1) == 1))
+    moved = batch.ref_logprobs.at[:, 0].add(jnp.where(one_token, gaps[:, None], 0))
+    loss = objectives.slic(outputs._replace(logprobs=moved), batch, beta=0.5, delta=2.0)
+    np.testing.assert_allclose(loss.values[:3], [2.5, 0.5, 0.0], rtol=1e-5)
     np.testing.assert_allclose(losses.masked_mean(*loss.metrics["active"]), 2 / 3, rtol=1e-6)
 
 
@@ -262,7 +265,11 @@ def test_groups_that_are_not_pairs_are_refused(batch, outputs, name, responses):
         *((f, {"beta": 0.0}, "beta must be above 0") for f in (objectives.dpo, objectives.robust_dpo, objectives.ipo)),
         *((f, {"beta": -0.1}, "beta must be above 0") for f in (objectives.simpo, objectives.cpo, objectives.slic)),
         (objectives.dpo, {"label_smoothing": -0.1}, "label_smoothing must be at least 0"),
-        (objectives.dpo, {"label_smoothing": 1.1, "soft_labels": True}, "label_smoothing must be at least 0 and at most"),
+        (
+            objectives.dpo,
+            {"label_smoothing": 1.1, "soft_labels": True},
+            "label_smoothing must be at least 0 and at most",
+        ),
         (objectives.robust_dpo, {"label_smoothing": 0.5}, "label_smoothing must be below 0.5"),
         (objectives.cpo, {"label_smoothing": 1.1}, "label_smoothing must be at least 0"),
         (objectives.cpo, {"sft_weight": -1.0}, "sft_weight must be at least 0"),
@@ -305,5 +312,5 @@ def test_usual_hyperparameters_pass_in_silence(batch, outputs, name):
 
 
 @every_objective
-def test_sound_on_a_model(name):
-    testing.check_objective(OBJECTIVES[name][0])
+def test_sound_on_a_model(quick_models, name):
+    assert "mesh" in testing.check_objective(OBJECTIVES[name][0])

@@ -6,12 +6,15 @@ code, so a difference by one token or one padding column shows in the gradient.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from rlhf_jax import losses
 from rlhf_jax.stages import forward, lift
@@ -19,9 +22,11 @@ from rlhf_jax.types import Array, Loss, Model, Objective, Outputs, SequenceBatch
 
 VOCAB, PROMPT, RESPONSE = 11, 4, 6  # PROMPT and RESPONSE: the longest, in tokens
 PAD = 0
+SPREAD = 0.3  # of the policies, in logits: some ratios lie outside a clip of 0.2, and some inside
 
 
-class Problem(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Problem:
     """B prompts, K responses each; prompts are left-padded to the longest, responses right-padded."""
 
     tokens: np.ndarray  # int [B, K, S]
@@ -38,9 +43,9 @@ class Problem(NamedTuple):
 
     def group(self, b: int) -> Problem:
         """The problem of one group."""
-        return Problem(*(field[b : b + 1] for field in self))
+        return Problem(*(vars(self)[field.name][b : b + 1] for field in dataclasses.fields(self)))
 
-    @property
+    @functools.cached_property
     def batch(self) -> SequenceBatch:
         """Our batch, with the log-probabilities under the old policy and the reference."""
         real = jnp.asarray(self.attended, jnp.int32)
@@ -55,14 +60,13 @@ class Problem(NamedTuple):
         )
 
 
-def problem(groups: int, responses: int, *, seed: int, spread: float = 0.3, prompt: int = PROMPT) -> Problem:
+def problem(groups: int, responses: int, *, seed: int, prompt: int = PROMPT) -> Problem:
     """Draw a problem of unequal lengths, the longest and the shortest ones among them.
 
     Args:
         groups: B.
         responses: K.
         seed: of everything.
-        spread: how far the policies are apart, in logits; 0.3 puts some ratios outside a clip of 0.2, and some inside.
         prompt: the longest prompt, tokens.
     """
     rng = np.random.default_rng(seed)
@@ -75,13 +79,13 @@ def problem(groups: int, responses: int, *, seed: int, spread: float = 0.3, prom
     tokens = rng.integers(1, VOCAB, size=mask.shape)
     tokens[..., :prompt] = tokens[:, :1, :prompt]  # one prompt a group
     base = rng.normal(size=(*mask.shape, VOCAB))
-    nudged = [(base + spread * rng.normal(size=base.shape)).astype(np.float32) for _ in range(3)]
+    nudged = [(base + SPREAD * rng.normal(size=base.shape)).astype(np.float32) for _ in range(3)]
     return Problem(np.where(is_prompt | mask, tokens, PAD), is_prompt, mask, *nudged)
 
 
 def outputs(logits: np.ndarray, batch: SequenceBatch) -> Outputs:
     """What a model with these logits says about the batch."""
-    return forward({"policy": _MODEL}, {"policy": jnp.asarray(_rows(logits))}, batch)
+    return forward({"policy": MODEL}, {"policy": rows(logits)}, batch)
 
 
 def ours(objective: Objective, logits: np.ndarray, *batches: SequenceBatch) -> tuple[float, np.ndarray]:
@@ -92,18 +96,18 @@ def ours(objective: Objective, logits: np.ndarray, *batches: SequenceBatch) -> t
         logits: [B, K, S, V], of all micro-batches together.
         batches: the micro-batches, in order along the first axis.
     """
-    loss_fn = lift(objective, {"policy": _MODEL})
+    loss_fn = lift(objective, {"policy": MODEL})
 
     def loss(logits: Array) -> Array:
         numerator, denominator, start = jnp.zeros(()), jnp.zeros(()), 0
         for batch in batches:
             part = logits[start : start + len(batch.tokens)]
             start += len(batch.tokens)
-            partial, aux = loss_fn({"policy": _rows(part)}, batch, jax.random.key(0))
+            partial, aux = loss_fn({"policy": rows(part)}, batch, jax.random.key(0))
             numerator, denominator = numerator + partial, denominator + aux.weight
         return numerator / jnp.where(denominator == 0, 1, denominator)
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits))
     return float(value), np.asarray(gradient)
 
 
@@ -119,16 +123,18 @@ def value_and_gradient(f: Callable[[Array], Array], x: np.ndarray) -> tuple[floa
     return float(value), np.asarray(gradient)
 
 
-def _rows(logits: Array) -> Array:
+def rows(logits: ArrayLike) -> Array:
+    """The "parameters" of ``MODEL``: [B, K, S, V] -> [B * K, S, V]."""
+    logits = jnp.asarray(logits)
     return logits.reshape(-1, *logits.shape[2:])
 
 
-def _unused(*_: object) -> None:
+def _unused(*_: object) -> NoReturn:
     raise NotImplementedError("a table of logits neither samples nor scores")
 
 
-# Hidden states are the logits.
-_MODEL = Model(
+# Params are the logits of the rows, and so are hidden states.
+MODEL = Model(
     init=_unused,
     apply=lambda logits, tokens, positions, segment_ids: logits,
     logits=_unused,

@@ -1,7 +1,9 @@
 """Objectives on the policy's own samples against TRL's GRPOTrainer and RLOOTrainer, from rewards to gradients."""
 
 import functools
+import operator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,9 +85,7 @@ def test_dr_grpo(trl, compare, kl_coef, clip):
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])  # the same on one batch; on several, "dapo" is the global mean
 @pytest.mark.parametrize("kl_coef", [0.0, 0.04])
 def test_dapo(trl, compare, kl_coef, loss_type):
-    _, theirs = trl.grpo(
-        BATCH, REWARDS, loss_type=loss_type, beta=kl_coef, epsilon=0.2, epsilon_high=0.28, **PLAIN_KL
-    )
+    _, theirs = trl.grpo(BATCH, REWARDS, loss_type=loss_type, beta=kl_coef, epsilon=0.2, epsilon_high=0.28, **PLAIN_KL)
     compare(value_gradient(objectives.dapo, kl_coef=kl_coef), theirs)
 
 
@@ -120,7 +120,7 @@ def test_micro_batches(trl, compare, objective, options, loss_type, scale_reward
         BATCH, REWARDS, micro_batches=2, loss_type=loss_type, scale_rewards=scale_rewards, beta=0.04, **PLAIN_KL
     )
     batch = BATCH.batch._replace(reward=jnp.asarray(REWARDS))
-    halves = [type(batch)(*(None if f is None else f[part] for f in batch)) for part in (slice(2), slice(2, 4))]
+    halves = [jax.tree.map(operator.itemgetter(part), batch) for part in (slice(2), slice(2, 4))]
     assert BATCH.mask[:2].sum() != BATCH.mask[2:].sum()
     compare(value_gradient(objective, *halves, **options), theirs)
 

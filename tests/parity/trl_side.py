@@ -47,6 +47,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.kernels.chunked_logprob import OPTIONAL_OUTPUTS
 from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
+torch.set_num_threads(1)  # tiny tensors, and other tests beside these
+
 IGNORED = -100
 Result = tuple[float, np.ndarray]  # the loss, and its gradient
 
@@ -105,7 +107,7 @@ def bare(trainer: type, config: Any, model: Any, **attributes: Any) -> Any:
 def configured(config: type, **options: Any) -> Any:
     """A real config, with everything that looks for an accelerator, a network or a log switched off."""
     return config(
-        output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", **options
+        output_dir="unused", use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none", **options
     )
 
 

@@ -1,0 +1,57 @@
+"""How the page writes numbers; what a run lacks is an empty text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits after the point.
+
+    Example:
+        >>> number(0.12345, 2), number(None)
+        ('0.12', '')
+    """
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage.
+
+    Example:
+        >>> percent(0.7123)
+        '71.2%'
+    """
+    return "" if value is None else f"{100 * value:.1f}%"
+
+
+def percent_interval(interval: Sequence[float] | None) -> str:
+    """The two ends of an interval of shares, in per cent.
+
+    Example:
+        >>> percent_interval([0.7, 0.725])
+        '70.0 to 72.5'
+    """
+    return "" if not interval else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def with_interval(figure: str, interval: str) -> str:
+    """A figure and its interval in brackets, if there is one.
+
+    Example:
+        >>> with_interval("71.2%", "70.0 to 72.5"), with_interval("71.2%", "")
+        ('71.2% (70.0 to 72.5)', '71.2%')
+    """
+    return f"{figure} ({interval})" if figure and interval else figure
+
+
+def change(before: float | None, after: float | None, digits: int = 2) -> str:
+    """What a figure was and what it became; only the latter where the former is not known.
+
+    Example:
+        >>> change(0.1, 0.97), change(None, 0.97)
+        ('0.10 → 0.97', '0.97')
+    """
+    if before is None or after is None:
+        return number(after, digits)
+    return f"{before:.{digits}f} → {after:.{digits}f}"

@@ -1,0 +1,113 @@
+"""What the page says of a policy, whichever stage trained it: results side by side, alarms, over-optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_jax.evaluation import alarms
+from rlhf_jax.report import plots
+from rlhf_jax.report.formats import change, number, percent, percent_interval, with_interval
+from rlhf_jax.report.run_folder import Row, series
+from rlhf_jax.report.stage_names import POLICIES
+
+_JUDGES = {"gold": "the gold judge", "vader": "VADER"}
+# What the alarms look for, and the figures (any set of them) without which an alarm stays silent.
+_WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
+    ("a negative KL", [{"kl"}]),
+    ("a KL above the limit", [{"kl"}, {"heldout_kl"}]),
+    ("a proxy that rises while the gold score does not", [{"heldout_proxy", "heldout_gold"}]),
+    ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
+    ("skipped updates", [{"skipped"}]),
+    ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
+)
+
+
+def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Every policy of a run in figures, one column each in the order of the stages.
+
+    Args:
+        summary: as in ``summary.json``.
+
+    Returns:
+        (what, a text for each policy) rows; a row that no policy has a figure for is left out.
+
+    Example:
+        >>> policy_table({"ppo": {"kl": 7.0}, "preference": {"kl": 2.0, "kl_ci": [1.5, 2.5]}})
+        [('KL to the SFT policy, nats a response', ['7.00', '2.00 (1.50 to 2.50)'])]
+    """
+    policies = [summary[stage] for stage in POLICIES if stage in summary]
+    won = dict.fromkeys(key.removesuffix("_win_rate") for p in policies for key in p if key.endswith("_win_rate"))
+    # The judge that decides comes first. The proxy is no judge, and its change has a row of its own.
+    judges = [name for name in dict.fromkeys(["gold", *won]) if name in won and name != "proxy"]
+    rows = [
+        (f"wins against the SFT policy by {_JUDGES.get(name, name)}", [_share(p, f"{name}_win_rate") for p in policies])
+        for name in judges
+    ]
+    rows += [
+        ("KL to the SFT policy, nats a response", [_kl(p) for p in policies]),
+        ("proxy reward, SFT → this policy", [_change(p, "proxy_before", "proxy_after") for p in policies]),
+        ("gold score, SFT → this policy", [_change(p, "gold_before", "gold_after") for p in policies]),
+        ("length, tokens, SFT → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
+        ("distinct-2, SFT → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
+        ("pairs that the implicit reward ranks as people do", [_share(p, "accuracy") for p in policies]),
+    ]
+    return [row for row in rows if any(row[1])]
+
+
+def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Alarms and over-optimisation of one stage.
+
+    Args:
+        stage: one of ``POLICIES``.
+        rows: its part of the log.
+        figures: its part of the summary.
+
+    Returns:
+        What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
+        address, or empty) and ``has_proxy`` (whether that drawing has a proxy reward).
+    """
+    # While the run is going there is no summary yet, and its log says the same.
+    found = figures["alarms"] if "alarms" in figures else [alarm._asdict() for alarm in alarms(rows, stage=stage)]
+    logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
+    points = _points(stage, rows)
+    return {
+        "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
+        "watched": [what for what, needs in _WATCHED if any(need <= logged for need in needs)],
+        "over_optimisation": plots.over_optimisation(points) if len(points) > 1 else "",
+        "has_proxy": any(proxy is not None for _, proxy, _ in points),
+    }
+
+
+def sampled_by(summary: Mapping[str, Any]) -> str | None:
+    """The stage whose samples a run folder holds: each writes them anew, and its summary right after them.
+
+    Example:
+        >>> sampled_by({"preference": {}, "ppo": {}, "seed": 0})
+        'ppo'
+    """
+    return next((stage for stage in reversed(summary) if stage in POLICIES), None)
+
+
+def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, float]]:
+    """(KL, proxy, gold) of each evaluation that has them all; no proxy where none was ever logged."""
+    kl, proxy, gold = (dict(series(rows, f"{stage}/heldout_{name}")) for name in ("kl", "proxy", "gold"))
+    steps = sorted(set(kl) & set(gold) & (set(proxy) if proxy else set(kl)))
+    points = [(kl[step], proxy.get(step), gold[step]) for step in steps]
+    return [point for point in points if all(value is None or math.isfinite(value) for value in point)]
+
+
+def _share(figures: Mapping[str, Any], key: str) -> str:
+    return with_interval(percent(figures.get(key)), percent_interval(figures.get(f"{key}_ci")))
+
+
+def _kl(figures: Mapping[str, Any]) -> str:
+    interval = figures.get("kl_ci")
+    # Of best-of-n the KL is known, not estimated.
+    known = not interval or interval[0] == interval[1]
+    return with_interval(number(figures.get("kl"), 2), "" if known else f"{interval[0]:.2f} to {interval[1]:.2f}")
+
+
+def _change(figures: Mapping[str, Any], before: str, after: str, digits: int = 2) -> str:
+    return change(figures.get(before), figures.get(after), digits)

@@ -1,0 +1,86 @@
+"""Best-of-n: no training; n responses are drawn and the reward keeps one. What every training method competes with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from rlhf_jax import losses, models, parallel
+from rlhf_jax.rewards import EnsembleConfig, TextReward
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages import run, sources
+from rlhf_jax.stages.comparison import TEST, Judges, compare, evenly
+from rlhf_jax.stages.config import DataConfig
+from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.online import load_reward, read_prompts
+from rlhf_jax.stages.sampler import Sampler
+from rlhf_jax.stages.scoring import RolloutReward
+
+
+def best_of_n(
+    policy: str,
+    reward_model: str,
+    *,
+    n: int = 16,
+    ensemble: EnsembleConfig | None = None,
+    reward: TextReward | None = None,
+    data: DataConfig | None = None,
+    sampling: SamplingConfig | None = None,
+    test_prompts: int = 512,
+    max_prompt_length: int = 0,
+    judges: Mapping[str, TextReward] | None = None,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compare the best of n samples of an SFT policy with one sample of it, on test prompts.
+
+    Args:
+        policy: run folder of the SFT policy.
+        reward_model: run folder of the reward model, or of an ensemble; not looked at when ``reward`` is given.
+        n: responses to each prompt; usually 4 to 64.
+        ensemble: how the members of an ensemble are combined; their mean by default.
+        reward: any callable ``(prompts, responses) -> numbers`` to choose by instead.
+        data: where prompts come from; human_sentiment by default.
+        sampling: how to draw.
+        test_prompts: how many.
+        max_prompt_length: longest prompt, in tokens; 0 takes the longest there is.
+        judges: callables like a reward that measure; for human_sentiment those of ``stages.ppo`` by default.
+        seed: of the samples.
+        mesh: devices; all of them by default.
+
+    Returns:
+        The summary and the rows of samples that training stages write; ``kl`` is ``log n - (n - 1) / n``, the KL of
+        the policy this makes to the one that sampled.
+
+    Raises:
+        RunError: when a folder lacks what is needed.
+        ValueError: when n is below 1.
+
+    Example:
+        >>> summary, samples = best_of_n("runs/mine", "runs/mine", n=16)  # doctest: +SKIP
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, found {n}")
+    data = data or DataConfig()
+    params, model_config, tokenizer = run.load_stage(policy, "sft")
+    prompts = evenly(read_prompts(data, tokenizer, "test", max_prompt_length), test_prompts)
+    if judges is None:
+        judges = human_sentiment_judges() if data.source == sources.HUMAN_SENTIMENT else {}
+    sampler = Sampler(
+        models.build(model_config),
+        tokenizer,
+        sampling or SamplingConfig(),
+        reference=params["policy"],
+        mesh=parallel.make_mesh(parallel.MeshConfig()) if mesh is None else mesh,
+        seed=seed,
+        prompt_columns=max(len(p.tokens) for p in prompts),
+    )
+    scored_by = load_reward(reward_model, tokenizer) if reward is None else reward
+    judged = Judges(sampler, RolloutReward(scored_by, sampler, ensemble), judges)
+    before, after = (judged.best_of(sampler.reference, prompts, TEST, count) for count in (1, n))
+    summary, rows = compare(before, after, prompts, judged.names)
+    # The kept response has the likelihood it always had under the policy; the KL is that of choosing it.
+    kl = float(losses.best_of_n_kl(n))
+    return {**summary, "n": n, "kl": kl, "kl_ci": [kl, kl]}, rows

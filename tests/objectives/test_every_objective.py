@@ -1,0 +1,98 @@
+"""What holds for all objectives alike: soundness, empty groups, silence of the defaults, and that none is left out."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import objectives, testing
+from rlhf_jax.types import Outputs
+
+ON_TEXTS = {"sft"}
+ON_SCORES = {"likert", "plackett_luce", "reward_model"}
+ON_SAMPLES = {"a2c", "dapo", "dr_grpo", "expert_iteration", "grpo", "gspo", "ppo", "reinforce", "rloo"}
+ON_PREFERENCES = {"cpo", "dpo", "ipo", "kto", "online_dpo", "orpo", "robust_dpo", "simpo", "slic"}
+OBJECTIVES = {*ON_TEXTS, *ON_SCORES, *ON_SAMPLES, *ON_PREFERENCES}
+HELPERS = {"NAMES", "explained_variance"}
+
+NO_DEFAULT = {"dr_grpo": {"max_length": 14}}
+PROPERTIES = {
+    "returns a Loss",
+    "scalar float32",
+    "finite gradients",
+    "has a gradient",
+    "mask",
+    "shift",
+    "padding length",
+    "padding side",
+    "pad == eos",
+    "packing",
+    "integer rewards",
+    "micro-batching",
+    "mesh",
+    "stop gradient",
+    "jit = eager",
+}
+
+for_each = pytest.mark.parametrize("name", sorted(set(objectives.__all__) - HELPERS))
+
+
+def objective(name):
+    return functools.partial(getattr(objectives, name), **NO_DEFAULT.get(name, {}))
+
+
+def test_no_public_name_is_left_out():
+    assert set(objectives.__all__) == OBJECTIVES | HELPERS
+    assert set(objectives.NAMES) == OBJECTIVES, "what the command line finds"
+
+
+@for_each
+def test_it_is_sound(quick_models, name):
+    assert set(testing.check_objective(objective(name))) == PROPERTIES
+
+
+@for_each
+def test_the_defaults_are_usual(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(name)(some_outputs(testing.tiny_batch()), testing.tiny_batch())
+
+
+@for_each
+@pytest.mark.parametrize("left_behind", [0.0, np.nan], ids=["zeros", "NaN"])
+def test_groups_that_only_fill_the_batch_do_not_count(name, left_behind):
+    batch = testing.tiny_batch(groups=4)
+    outputs = some_outputs(batch)
+
+    def grow(x):
+        filler = jnp.full((2, *x.shape[1:]), left_behind if jnp.issubdtype(x.dtype, jnp.floating) else 0, x.dtype)
+        return jnp.concatenate([x[:1], filler[:1], x[1:], filler[1:]])
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss(outputs, batch):
+        given = objective(name)(outputs, batch)
+        numerator, weight = given.reduction(given.values, given.mask)
+        means = {k: jnp.sum(jnp.where(m, v, 0)) / jnp.maximum(jnp.sum(m), 1) for k, (v, m) in given.metrics.items()}
+        return numerator / jnp.where(weight == 0, 1, weight), means
+
+    (want, metrics), gradient = loss(outputs, batch)
+    (got, metrics_got), gradient_got = loss(*jax.tree.map(grow, (outputs, batch)))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-7), metrics, metrics_got)
+    for with_filler, without in zip(gradient_got, gradient, strict=True):
+        expected = jnp.concatenate([without[:1], 0 * without[:1], without[1:], 0 * without[:1]])
+        np.testing.assert_allclose(with_filler, expected, rtol=1e-5, atol=1e-7)
+
+
+def some_outputs(batch):
+    noise = functools.partial(np.random.default_rng(4).normal, 0.0, 0.1)
+    return Outputs(
+        logprobs=batch.old_logprobs + noise(batch.mask.shape).astype(np.float32),
+        entropy=jnp.abs(noise(batch.mask.shape).astype(np.float32)),
+        values=batch.old_values + noise(batch.mask.shape).astype(np.float32),
+        scores=jnp.asarray(noise(batch.reward.shape), jnp.float32),
+    )
