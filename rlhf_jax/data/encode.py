@@ -14,6 +14,9 @@ from rlhf_jax.data.rows import Comparison, Demonstration, PromptRow
 from rlhf_jax.data.tokenizer import Tokenizer
 
 
+EVEN = 1e-6  # shares of votes that differ by less are the same
+
+
 def encode(row: Demonstration | Comparison, tokenizer: Tokenizer) -> Example:
     """Encodes one row as one group; its targets are the response and the end-of-sequence token.
 
@@ -187,7 +190,9 @@ def chosen_first(example: Example, min_share: float) -> Example | None:
     if len(example.tokens) != 2 or example.votes is None:
         raise ValueError(f"expected a pair with votes, found {len(example.tokens)} responses")
     first, second = float(example.votes[0, 1]), float(example.votes[1, 0])
-    if first == second or max(first, second) < min_share * (first + second):
+    share = max(first, second) / (first + second) if first + second else 0.5
+    # Votes are float32: a share of 0.9 is stored as a little less.
+    if share - 0.5 < EVEN or share < min_share - EVEN:
         return None
     order = [0, 1] if first > second else [1, 0]
     return Example(

@@ -91,7 +91,9 @@ def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) 
         >>> high_kl([{"step": 0, "ppo/kl": 3.0}]) is None
         True
     """
-    found = [point for name in ("kl", "heldout_kl") for point in _series(history, f"{stage}/{name}") if point[1] > limit]
+    found = [
+        point for name in ("kl", "heldout_kl") for point in _series(history, f"{stage}/{name}") if point[1] > limit
+    ]
     if not found:
         return None
     step, value = min(found)
@@ -134,7 +136,9 @@ def reward_hacking(
     if window < 2 or window % 2:
         raise ValueError(f"window must be even and at least 2, found {window}")
     gold_at = dict(_series(history, f"{stage}/heldout_gold"))
-    series = [(step, proxy, gold_at[step]) for step, proxy in _series(history, f"{stage}/heldout_proxy") if step in gold_at]
+    series = [
+        (step, proxy, gold_at[step]) for step, proxy in _series(history, f"{stage}/heldout_proxy") if step in gold_at
+    ]
     unit = next((value for _, value in _series(history, f"{stage}/proxy_std") if value > 0), 1.0)
     half = window // 2
     for end in range(window, len(series) + 1):

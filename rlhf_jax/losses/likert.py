@@ -31,7 +31,7 @@ def likert(scores: ArrayLike, ratings: ArrayLike, *, mean: float = 0.0, std: flo
         >>> print(likert(jnp.array([0.0, 1.0]), jnp.array([5, 4]), mean=3.0, std=1.0))  # (0 - 2)^2, (1 - 1)^2
         [4. 0.]
 
-    Source: regression on ratings as in Wang et al. 2023, HelpSteer (arXiv:2311.09528).
+    Source: reward models as regression on ratings: Wang et al. 2024, HelpSteer2 (arXiv:2406.08673).
     """
     check_range("std", std, above=0)
     scores, ratings = as_float(scores), as_float(ratings)

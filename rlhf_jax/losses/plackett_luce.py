@@ -32,7 +32,7 @@ def plackett_luce(ranked_scores: ArrayLike, *, mask: ArrayLike | None = None) ->
         AssertionError: if the shapes differ.
 
     Example:
-        >>> print(plackett_luce(jnp.zeros(3)).round(4))  # one of 3! orders: log 6
+        >>> print(f"{plackett_luce(jnp.zeros(3)):.4f}")  # one of 3! orders: log 6
         1.7918
 
     Source: Plackett 1975; Luce 1959; for language models: Rafailov et al. 2023, appendix A.3 (arXiv:2305.18290).

@@ -59,7 +59,7 @@ def reinforce(
     mask, present = batch.mask, batch.mask.any(-1)
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     reward, penalised, kl = penalised_reward(batch, kl_coef)
-    advantages = losses.masked_fill(penalised - baseline, present)
+    advantages = penalised - baseline
 
     policy_loss = losses.policy_gradient(logprobs, jnp.broadcast_to(advantages[..., None], mask.shape))
     metrics = {

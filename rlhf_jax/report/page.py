@@ -18,6 +18,8 @@ from rlhf_jax.report.verdicts import verdicts
 _SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
 # Enough to read; samples.jsonl has them all.
 _SAMPLES_SHOWN = 32
+# Diagrams in a row, for so few that three would leave a hole.
+_COLUMNS = {1: 1, 2: 2, 4: 2}
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -114,7 +116,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "steps": rows[-1]["step"] if rows else None,
         "done": name in run.summary,
         "policy": policy_section(name, rows, figures) if name in POLICIES else None,
-        "curves": plots.curves(main, columns=min(3, max(1, len(main)))),
+        "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "other": plots.curves(other),
         "figures": [(key, value) for key, value in _flat(figures) if _is_plain(key)],
     }
@@ -140,7 +142,7 @@ def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
         (domain, cells["pairs"] if (cells := found["reward model"].get(domain, {})) else None, _row(found, domain))
         for domain in (domains if "reward model" in found else [])
     ]
-    pooled = [percent(overall[s].get("accuracy")) + _after(percent_interval(overall[s].get("accuracy_ci"))) for s in found]
+    pooled = [_accuracy(overall[scorer].get("accuracy"), overall[scorer].get("accuracy_ci")) for scorer in found]
     return {
         "scorers": list(found),
         "table": table,
@@ -218,7 +220,11 @@ def _is_plain(name: str) -> bool:
 
 def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:
     cells = [by_domain.get(domain, {"accuracy": None, "ci": None}) for by_domain in found.values()]
-    return [percent(cell["accuracy"]) + _after(percent_interval(cell["ci"])) for cell in cells]
+    return [_accuracy(cell["accuracy"], cell["ci"]) for cell in cells]
+
+
+def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
+    return with_interval(percent(value), percent_interval(interval))
 
 
 def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:

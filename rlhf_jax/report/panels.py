@@ -7,38 +7,77 @@ from collections.abc import Mapping, Sequence
 from rlhf_jax.report.plots import Line, Panel
 from rlhf_jax.report.run_folder import Row, series
 
-# stage -> (title, {logged name: label in the diagram}, band the figure should stay in)
-_PANELS: Mapping[str, Sequence[tuple[str, Mapping[str, str], tuple[float, float] | None]]] = {
-    "sft": [
-        ("loss, nats a token", {"sft/loss": "training", "sft/heldout_loss": "held out"}, None),
-        ("learning rate", {"sft/learning_rate": "learning rate"}, None),
-    ],
+# title, {figure: label in the diagram}, band the figure should stay in
+Spec = tuple[str, Mapping[str, str], tuple[float, float] | None]
+
+_BOTH = ("training prompts", "held-out prompts")
+
+
+def _spec(title: str, lines: Mapping[str, str] | str, band: tuple[float, float] | None = None) -> Spec:
+    """A diagram of several figures, or of one, whose title says enough."""
+    return (title, {lines: title} if isinstance(lines, str) else lines, band)
+
+
+def _over(figure: str, heldout: str, names: tuple[str, str] = ("training", "held out")) -> dict[str, str]:
+    return {figure: names[0], heldout: names[1]}
+
+
+_LEARNING_RATE = _spec("learning rate", "learning_rate")
+_JUDGED = [
+    _spec("proxy reward", _over("proxy_mean", "heldout_proxy", _BOTH)),
+    _spec("gold score, held-out prompts", "heldout_gold"),
+    _spec("VADER score, held-out prompts", "heldout_vader"),
+]
+_RESPONSES = [
+    _spec("response length, tokens", _over("length", "heldout_length", _BOTH)),
+    _spec("share of responses that end", _over("eos_rate", "heldout_eos", _BOTH)),
+]
+# Of objectives on pairs, whether people ordered them or a reward model did.
+_PAIRS = [
+    _spec("pairs the implicit reward ranks right", _over("accuracy", "heldout_accuracy")),
+    _spec("implicit reward: chosen less rejected", _over("reward_margin", "heldout_reward_margin")),
+    _spec("implicit reward, training pairs", {"chosen_reward": "chosen", "rejected_reward": "rejected"}),
+    _spec("log-prob, training pairs, nats", {"chosen_logprob": "chosen", "rejected_logprob": "rejected"}),
+    _spec("implicit reward, training responses", {"desirable_reward": "thumbs up", "undesirable_reward": "thumbs down"}),
+]
+# Figures that a stage does not log have no diagram, so PPO and the group methods share one list.
+_ONLINE = [
+    *_JUDGED,
+    _spec("KL to SFT, nats a response", _over("kl", "heldout_kl", _BOTH)),
+    _spec("KL to SFT, nats a token", "kl_per_token"),
+    _spec("KL coefficient β", "kl_coef"),
+    *_RESPONSES,
+    _spec("entropy, nats a token", "entropy"),
+    _spec("spread of the proxy reward (std)", "proxy_std"),
+    _spec("disagreement of the reward models (std)", "disagreement"),
+    _spec("share clipped", "clip_fraction"),
+    _spec("mean ratio to the sampling policy", "ratio"),
+    _spec("critic: explained variance", "explained_variance"),
+    _spec("mean size of an advantage", "advantage_abs"),
+    *_PAIRS,
+    _spec("loss on pretraining text, nats a token", "ptx_loss"),
+    _spec("distinct-2 (different token pairs)", "distinct_2"),
+    _spec("different tokens in a batch", "unique_tokens"),
+    _spec("sampler - trainer log-prob, nats", "logprob_gap", (-0.05, 0.05)),
+]
+_PANELS: Mapping[str, Sequence[Spec]] = {
+    "sft": [_spec("loss, nats a token", _over("loss", "heldout_loss")), _LEARNING_RATE],
     "reward": [
-        ("Bradley-Terry loss, nats a pair", {"reward/loss": "training", "reward/heldout_loss": "held out"}, None),
-        (
-            "share of pairs ranked as people do",
-            {"reward/accuracy": "training", "reward/heldout_accuracy": "held out"},
-            None,
-        ),
-        ("learning rate", {"reward/learning_rate": "learning rate"}, None),
+        _spec("loss, nats a pair", {"loss": "training", "heldout_loss": "held out (Bradley-Terry)"}),
+        _spec("share of pairs ranked as people do", _over("accuracy", "heldout_accuracy")),
+        _spec("members' held-out disagreement (std)", "heldout_disagreement"),
+        _LEARNING_RATE,
     ],
-    "ppo": [
-        ("proxy reward", {"ppo/proxy_mean": "training prompts", "ppo/heldout_proxy": "held-out prompts"}, None),
-        ("gold score, held-out prompts", {"ppo/heldout_gold": "ridge judge"}, None),
-        ("VADER score, held-out prompts", {"ppo/heldout_vader": "VADER"}, None),
-        ("KL to SFT, nats a response", {"ppo/kl": "training prompts", "ppo/heldout_kl": "held-out prompts"}, None),
-        ("KL to SFT, nats a token", {"ppo/kl_per_token": "KL"}, None),
-        ("KL coefficient β", {"ppo/kl_coef": "β"}, None),
-        ("response length, tokens", {"ppo/length": "length"}, None),
-        ("share of responses that end", {"ppo/eos_rate": "EOS rate"}, None),
-        ("entropy, nats a token", {"ppo/entropy": "entropy"}, None),
-        ("spread of the proxy reward (std)", {"ppo/proxy_std": "std"}, None),
-        ("share of tokens clipped", {"ppo/clip_fraction": "clipped"}, None),
-        ("mean ratio to the sampling policy", {"ppo/ratio": "ratio"}, None),
-        ("critic: explained variance", {"ppo/explained_variance": "explained variance"}, None),
-        ("distinct-2 (different token pairs)", {"ppo/distinct_2": "distinct-2"}, None),
-        ("different tokens in a batch", {"ppo/unique_tokens": "unique tokens"}, None),
-        ("sampler - trainer log-prob, nats", {"ppo/logprob_gap": "gap"}, (-0.05, 0.05)),
+    "ppo": _ONLINE,
+    "group": _ONLINE,
+    "preference": [
+        _spec("loss", _over("loss", "heldout_loss")),
+        *_PAIRS,
+        *_JUDGED,
+        _spec("held-out KL to SFT, nats a response", "heldout_kl"),
+        *_RESPONSES,
+        _spec("KTO's reference point, nats", "kl"),
+        _LEARNING_RATE,
     ],
 }
 
@@ -59,12 +98,25 @@ def stage_panels(stage: str, rows: Sequence[Row]) -> tuple[list[Panel], list[Pan
         (['loss, nats a token'], ['skipped'])
     """
     known = _PANELS.get(stage, [])
+    points = {
+        name: found
+        for name in dict.fromkeys(name for row in rows for name in row if name not in ("stage", "step"))
+        if (found := series(rows, name)) and not _single_model(name, found)
+    }
     main = [
-        Panel(title, [Line(label, series(rows, name)) for name, label in lines.items()], band)
+        Panel(title, [Line(label, points.get(f"{stage}/{name}", [])) for name, label in lines.items()], band)
         for title, lines, band in known
     ]
-    drawn = {name for _, lines, _ in known for name in lines}
-    names = dict.fromkeys(name for row in rows for name in row if name not in drawn | {"stage", "step"})
-    other = [Panel(name.removeprefix(f"{stage}/"), [Line(name, series(rows, name))]) for name in names]
-    main, other = ([panel for panel in panels if any(line.points for line in panel.lines)] for panels in (main, other))
+    drawn = {f"{stage}/{name}" for _, lines, _ in known for name in lines}
+    other = [
+        Panel(name.removeprefix(f"{stage}/"), [Line(name, found)])
+        for name, found in points.items()
+        if name not in drawn
+    ]
+    main = [panel for panel in main if any(line.points for line in panel.lines)]
     return (main, other) if known else (other, [])
+
+
+def _single_model(name: str, points: Sequence[tuple[int, float]]) -> bool:
+    """Whether this is the disagreement of a reward model with itself: always 0, and nothing to look at."""
+    return name.endswith("disagreement") and not any(value for _, value in points)

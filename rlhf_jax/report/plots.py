@@ -161,11 +161,12 @@ def accuracy_by_domain(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
         return _address(figure)
 
 
-def over_optimisation(points: Sequence[tuple[float, float, float]]) -> str:
+def over_optimisation(points: Sequence[tuple[float, float | None, float]]) -> str:
     """Proxy and gold reward against sqrt(KL), and against one another, on held-out prompts.
 
     Args:
-        points: (KL in nats a response, proxy, gold), one an evaluation, in the order of their steps.
+        points: (KL in nats a response, proxy, gold), one an evaluation, in the order of their steps. Where there is
+            no proxy it is None in all of them, and gold is drawn alone.
 
     Returns:
         The address of the drawing.
@@ -174,25 +175,27 @@ def over_optimisation(points: Sequence[tuple[float, float, float]]) -> str:
         >>> over_optimisation([(0.0, 0.1, 0.0), (4.0, 1.0, 0.3)]).startswith("data:image/svg+xml")
         True
     """
-    kl, proxy, gold = (np.array(column, float) for column in zip(*points, strict=True))
+    kl, gold = (np.array([point[i] for point in points], float) for i in (0, 2))
+    proxy = np.array([value for _, value, _ in points if value is not None])
     # The estimate of a KL near zero may come out below it.
     distance = np.sqrt(np.maximum(kl, 0.0))
+    drawn = [(proxy, "proxy (the reward model)", BLUE)] if len(proxy) else []
+    drawn.append((gold, "gold (a judge never trained on)", GREEN))
     with _style():
-        figure = _figure(10.2, 2.9)
-        left, middle, right = figure.subplots(1, 3)
-        for axes, values, title, colour in (
-            (left, proxy, "proxy (the reward model)", BLUE),
-            (middle, gold, "gold (a judge never trained on)", GREEN),
-        ):
+        figure = _figure(10.2 if len(proxy) else 3.6, 2.9)
+        places = figure.subplots(1, 3 if len(proxy) else 1, squeeze=False)[0]
+        for axes, (values, title, colour) in zip(places, drawn, strict=False):
             axes.plot(distance, values, color=colour, linewidth=1, alpha=0.5)
             axes.scatter(distance, values, color=colour, s=18)
             axes.set_title(title)
             axes.set_xlabel("√KL to the SFT policy, √nats")
-        right.plot(proxy, gold, color=GREY, linewidth=1, alpha=0.6)
-        right.scatter(proxy, gold, c=np.arange(len(proxy)), cmap="viridis", s=22, zorder=3)
-        right.set_title("gold against proxy (dark to light: first to last)")
-        right.set_xlabel("proxy")
-        right.set_ylabel("gold")
+        if len(proxy):
+            right = places[2]
+            right.plot(proxy, gold, color=GREY, linewidth=1, alpha=0.6)
+            right.scatter(proxy, gold, c=np.arange(len(proxy)), cmap="viridis", s=22, zorder=3)
+            right.set_title("gold against proxy, dark to light")
+            right.set_xlabel("proxy")
+            right.set_ylabel("gold")
         return _address(figure)
 
 
@@ -201,8 +204,10 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
     if panel.limits is not None:
         axes.axhspan(*panel.limits, color=GREEN, alpha=0.08, linewidth=0)
-    drawn = [line for line in panel.lines if len(line.points)]
-    for line, colour in zip(drawn, (BLUE, ORANGE, GREEN, GREY, PURPLE), strict=False):
+    # A line has its colour by its place: held-out figures are orange even where nothing else was logged.
+    for line, colour in zip(panel.lines, (BLUE, ORANGE, GREEN, GREY, PURPLE), strict=False):
+        if not len(line.points):
+            continue
         x, y = _thinned(line.points)
         if _noisy(y):
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
@@ -214,7 +219,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    if len(drawn) > 1:
+    if len(panel.lines) > 1:
         axes.legend()
 
 

@@ -51,7 +51,7 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("gold score, SFT → this policy", [_change(p, "gold_before", "gold_after") for p in policies]),
         ("length, tokens, SFT → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
         ("distinct-2, SFT → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
-        ("pairs that the implicit reward ranks as people do", [_share(p, "accuracy") for p in policies]),
+        ("implicit reward: held-out pairs ranked as people do", [_share(p, "accuracy") for p in policies]),
     ]
     return [row for row in rows if any(row[1])]
 
@@ -87,7 +87,7 @@ def sampled_by(summary: Mapping[str, Any]) -> str | None:
         >>> sampled_by({"preference": {}, "ppo": {}, "seed": 0})
         'ppo'
     """
-    return next((stage for stage in reversed(summary) if stage in POLICIES), None)
+    return next((stage for stage in reversed(list(summary)) if stage in POLICIES), None)
 
 
 def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, float]]:
@@ -103,10 +103,9 @@ def _share(figures: Mapping[str, Any], key: str) -> str:
 
 
 def _kl(figures: Mapping[str, Any]) -> str:
-    interval = figures.get("kl_ci")
+    low, high = figures.get("kl_ci") or (0.0, 0.0)
     # Of best-of-n the KL is known, not estimated.
-    known = not interval or interval[0] == interval[1]
-    return with_interval(number(figures.get("kl"), 2), "" if known else f"{interval[0]:.2f} to {interval[1]:.2f}")
+    return with_interval(number(figures.get("kl"), 2), f"{low:.2f} to {high:.2f}" if low < high else "")
 
 
 def _change(figures: Mapping[str, Any], before: str, after: str, digits: int = 2) -> str:

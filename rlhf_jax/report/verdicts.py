@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+from rlhf_jax.report.stage_names import POLICIES, policy_name
 
 # The least a reward model on human_sentiment must reach over all domains, and the most a policy may drift.
 ACCURACY_BAR, KL_BAR = 0.70, 20.0
@@ -19,7 +21,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
-    """Sentences on the reward model and the policy of a run, as far as its summary goes.
+    """Sentences on the reward model and the policies of a run, as far as its summary goes.
 
     Args:
         summary: as in ``summary.json``; any part may be missing.
@@ -31,15 +33,15 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
         >>> verdicts({"ppo": {"gold_win_rate": 0.6, "gold_win_rate_ci": [0.52, 0.67], "kl": 4.0}})[0].kind
         'met'
     """
-    reward, ppo = summary.get("reward", {}), summary.get("ppo", {})
+    reward = summary.get("reward", {})
     found: list[Verdict] = []
     if reward.get("accuracy") is not None:
         found += _reward_verdicts(reward, summary.get("yardsticks", {}))
     found += [Verdict("warning", text) for text in reward.get("warnings", [])]
-    if ppo.get("gold_win_rate") is not None:
-        found.append(_win_verdict(ppo))
-    if ppo.get("kl") is not None:
-        found.append(_kl_verdict(ppo["kl"]))
+    for stage in POLICIES:
+        if stage not in summary:
+            continue
+        found += _policy_verdicts(f"the {policy_name(stage, summary[stage])} policy", summary[stage])
     return found
 
 
@@ -79,9 +81,20 @@ def _against(accuracy: float, interval: Any, other: float, name: str) -> Verdict
     return Verdict("met" if accuracy > other else "missed", f"{text}.")
 
 
-def _win_verdict(ppo: Mapping[str, Any]) -> Verdict:
-    text = f"On held-out prompts the gold judge prefers the trained policy to the SFT policy {ppo['gold_win_rate']:.1%}"
-    interval = ppo.get("gold_win_rate_ci")
+def _policy_verdicts(policy: str, figures: Mapping[str, Any]) -> list[Verdict]:
+    found = []
+    if figures.get("gold_win_rate") is not None:
+        found.append(_win_verdict(policy, figures["gold_win_rate"], figures.get("gold_win_rate_ci")))
+    if figures.get("kl") is not None:
+        found.append(_kl_verdict(policy, figures["kl"]))
+    if figures.get("accuracy") is not None:
+        ranked = f"The implicit reward of {policy} ranks {figures['accuracy']:.1%} of held-out pairs"
+        found.append(Verdict("note", f"{ranked} as the majority of people does."))
+    return found
+
+
+def _win_verdict(policy: str, rate: float, interval: Sequence[float] | None) -> Verdict:
+    text = f"On held-out prompts the gold judge prefers {policy} to the SFT policy {rate:.1%}"
     if not interval:
         return Verdict("note", f"{text} of the time; the run gives no interval.")
     text += f" of the time (95% interval {interval[0]:.1%} to {interval[1]:.1%})"
@@ -92,9 +105,9 @@ def _win_verdict(ppo: Mapping[str, Any]) -> Verdict:
     return Verdict("missed", f"{text}: the interval holds 50%, so no improvement is shown.")
 
 
-def _kl_verdict(kl: float) -> Verdict:
+def _kl_verdict(policy: str, kl: float) -> Verdict:
+    # The estimate of a KL near zero may come out below it, and nobody wants to read -0.0.
+    text = f"T{policy[1:]} is {round(kl, 1) + 0.0:.1f} nats a response from the SFT policy"
     if kl < KL_BAR:
-        return Verdict("met", f"The trained policy is {kl:.1f} nats a response from the SFT policy, below {KL_BAR:g}.")
-    return Verdict(
-        "missed", f"The trained policy is {kl:.1f} nats a response from the SFT policy; the limit is {KL_BAR:g}."
-    )
+        return Verdict("met", f"{text}, below {KL_BAR:g}.")
+    return Verdict("missed", f"{text}; the limit is {KL_BAR:g}.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.parallel import MeshConfig
+from rlhf_jax.training import OptimizerConfig
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -13,6 +15,12 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, found {getattr(config, name)}")
+
+
+def warn_rate(name: str, optimizer: OptimizerConfig) -> None:
+    """Warn of a learning rate that fits neither billions of parameters nor a small model from scratch."""
+    source = "1e-7 to 1e-5 for billions of parameters, up to 1e-2 for a million"
+    warn_outside(f"{name}.learning_rate", optimizer.learning_rate, 1e-7, 1e-2, source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

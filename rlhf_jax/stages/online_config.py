@@ -9,7 +9,7 @@ from rlhf_jax import training
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive
+from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive, warn_rate
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -133,6 +133,8 @@ class OnlineConfig(StageConfig):
             )
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
+        warn_rate("policy_optimizer", self.policy_optimizer)
+        warn_outside("epochs", self.epochs, 1, 10, "1 to 4 in Ziegler et al. 2019 and Ouyang et al. 2022")
 
     @property
     def updates(self) -> int:
@@ -179,6 +181,7 @@ class PPOConfig(OnlineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        warn_rate("critic_optimizer", self.critic_optimizer)
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")

@@ -22,7 +22,7 @@ from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
-from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
+from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.online import load_reward, read_prompts
@@ -75,6 +75,7 @@ class PreferenceConfig(PackedConfig):
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         if not 0.5 <= self.min_share <= 1:
             raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
+        warn_rate("optimizer", self.optimizer)
         warn_outside("epochs", self.epochs, 1, 5, "Rafailov et al. 2023 and most since use 1 to 3")
 
 

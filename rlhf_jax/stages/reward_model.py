@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from rlhf_jax import evaluation, models, parallel
 from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import Example
+from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.stages.choose import describe_objective, find_objective
-from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive
+from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.scoring import member_scores
@@ -63,6 +64,9 @@ class RewardConfig(PackedConfig):
         check_positive(self, "pairs_per_response", "members")
         if self.group_size < 2:
             raise ValueError(f"group_size must be at least 2, found {self.group_size}")
+        warn_rate("optimizer", self.optimizer)
+        warn_outside("epochs", self.epochs, 1, 5, "1 for large models, Ouyang et al. 2022; a few for small ones")
+        warn_outside("members", self.members, 1, 10, "Coste et al. 2023 use 3 to 5")
 
 
 def reward_model(

@@ -15,7 +15,7 @@ from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import describe_objective, find_objective
-from rlhf_jax.stages.config import DataConfig, PackedConfig
+from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
@@ -39,6 +39,10 @@ class SFTConfig(PackedConfig):
     """Passes over the training rows."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
     """1e-3 or more for a million parameters from scratch; 1e-5 for fine-tuning billions (Ouyang et al. 2022)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        warn_rate("optimizer", self.optimizer)
 
 
 def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:

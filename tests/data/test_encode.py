@@ -8,6 +8,7 @@ from rlhf_jax.data import (
     Demonstration,
     Example,
     PromptRow,
+    chosen_first,
     encode_prompts,
     encode_rows,
     rated_groups,
@@ -72,6 +73,65 @@ def test_rated_groups_stay_in_their_domain_and_carry_their_votes():
         np.testing.assert_allclose(group.votes, feedback.votes([ratings[m] for m in members]), rtol=1e-6)
     other = rated_groups(sentences, domains, histograms, epoch=1, **arguments)
     assert [int(t[1]) for g in other for t in g.tokens] != seen
+
+
+def test_rated_groups_carry_the_ratings_of_their_responses():
+    sentences = [Example((np.array([1, n, 2], np.int32),), (1,), ratings=np.array([n / 4], np.float32)) for n in range(8)]
+    histograms = feedback.histograms([np.array([n % 3]) for n in range(8)])
+    arguments = dict(group_size=2, votes=feedback.votes_from_histograms, seed=5, epoch=0)
+    for group in rated_groups(sentences, ["x"] * 8, histograms, **arguments):
+        np.testing.assert_array_equal(group.ratings, [tokens[1] / 4 for tokens in group.tokens])
+    # Half a group's ratings are none: a number of one response says nothing about the other.
+    sentences[3] = sentences[3]._replace(ratings=None)
+    for group in rated_groups(sentences, ["x"] * 8, histograms, **arguments):
+        assert (group.ratings is None) == any(tokens[1] == 3 for tokens in group.tokens)
+
+
+def pair(first, second, **fields):
+    tokens = (np.array([1, 5, 2], np.int32), np.array([1, 4, 6, 7, 2], np.int32))
+    return Example(tokens, (1, 2), np.array([[0, first], [second, 0]], np.float32), **fields)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (3, 2), (0.9, 0.1)])
+def test_the_response_with_more_votes_comes_first(first, second):
+    example = pair(first, second, ratings=np.array([2.0, -1.0], np.float32))
+    for given, turn in ((example, False), (pair(second, first, ratings=np.array([2.0, -1.0], np.float32)), True)):
+        ordered = chosen_first(given, 0.5)
+        order = [1, 0] if turn else [0, 1]
+        for k, source in enumerate(order):
+            np.testing.assert_array_equal(ordered.tokens[k], given.tokens[source])
+            assert ordered.starts[k] == given.starts[source]
+            assert ordered.ratings[k] == given.ratings[source]
+        np.testing.assert_array_equal(ordered.votes, np.array([[0, first], [second, 0]], np.float32))
+        assert ordered.labels.tolist() == [1.0, 0.0]
+        assert ordered.labels.dtype == np.float32
+
+
+def test_ties_and_small_majorities_are_left_out():
+    assert chosen_first(pair(2, 2), 0.5) is None
+    assert chosen_first(pair(0, 0), 0.5) is None  # nobody voted
+    assert chosen_first(pair(3, 2), 0.7) is None
+    assert chosen_first(pair(2, 3), 0.7) is None
+    assert chosen_first(pair(7, 3), 0.7) is not None  # the share itself passes
+    assert chosen_first(pair(0.9, 0.1), 0.9) is not None  # which in float32 is less than 0.9
+    assert chosen_first(pair(1.2, np.nextafter(np.float32(1.2), np.float32(2))), 0.5) is None  # a tie but for rounding
+    assert chosen_first(pair(0.0, 1.0), 1.0).tokens[0].tolist() == [1, 4, 6, 7, 2]
+    assert chosen_first(pair(1, 0), 0.5).ratings is None
+
+
+def test_only_pairs_with_votes_have_a_chosen_response():
+    one = np.array([1, 5, 2], np.int32)
+    with pytest.raises(ValueError, match="expected a pair with votes, found 2 responses"):
+        chosen_first(Example((one, one), (1, 1)), 0.5)
+    with pytest.raises(ValueError, match="expected a pair with votes, found 3 responses"):
+        chosen_first(Example((one,) * 3, (1,) * 3, np.zeros((3, 3), np.float32)), 0.5)
+
+
+def test_text_without_a_prompt_is_all_target(tokenizer):
+    (example,), _ = encode_rows([Demonstration("", "good film", "f:1")], tokenizer, length=20)
+    assert example.tokens[0][0] == tokenizer.bos_id
+    assert example.starts == (1,)
+    assert tokenizer.decode_response(example.tokens[0][1:]) == "good film"
 
 
 def test_a_group_of_one_compares_nothing():

@@ -99,6 +99,35 @@ def test_groups_that_are_not_filled_are_empty():
     assert not empty.packing.segment_ids.any()
 
 
+@pytest.mark.parametrize("layout", ["pad", "pack"])
+def test_ratings_and_labels_stay_with_their_groups(layout):
+    tokens = (np.array([1, 5, 2], np.int32), np.array([1, 6, 7, 2], np.int32))
+    rated = Example(tokens, (1, 1), ratings=np.array([3.5, -1.25], np.float32))
+    labelled = Example(tokens, (1, 1), labels=np.array([1, 0], np.float32))
+    both = Example(tokens, (1, 1), ratings=np.array([0.5, 0.25], np.float32), labels=np.array([0, 1], np.float32))
+
+    def batch(examples):
+        size = {"groups": 4, "responses": 2, "length": 4, "pad_id": 0}
+        return pad(examples, **size) if layout == "pad" else pack(examples, rows=3, row_length=8, **size)
+
+    mixed = batch([rated, labelled, both])
+    np.testing.assert_array_equal(mixed.rating, [[3.5, -1.25], [0, 0], [0.5, 0.25], [0, 0]])
+    np.testing.assert_array_equal(mixed.label, [[0, 0], [1, 0], [0, 1], [0, 0]])
+    assert (mixed.rating.dtype, mixed.label.dtype) == (np.dtype(np.float32), np.dtype(np.float32))
+    assert mixed.votes is None
+    # What nobody said of any group is not there, so that an objective that needs it says so.
+    assert batch([rated]).label is None
+    assert batch([labelled]).rating is None
+    bare = batch([Example(tokens, (1, 1))])
+    assert (bare.rating, bare.label, bare.votes) == (None, None, None)
+
+
+def test_ratings_of_another_number_of_responses_are_refused():
+    tokens = (np.array([1, 5, 2], np.int32),) * 2
+    with pytest.raises(ValueError, match="shape"):
+        pad([Example(tokens, (1, 1), ratings=np.zeros(3, np.float32))], length=4, pad_id=0)
+
+
 def test_what_does_not_fit_is_refused():
     long = Example((np.zeros(9, np.int32),), (1,))
     with pytest.raises(ValueError, match=r"group 1 with lengths \[9\] does not fit in 2 rows of 8 tokens"):

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from rlhf_jax import feedback
-from rlhf_jax.data import DataError, parse_comparison, parse_demonstration, parse_prompt, parse_rated
+from rlhf_jax.data import (
+    DataError,
+    parse_comparison,
+    parse_demonstration,
+    parse_prompt,
+    parse_rated,
+    parse_text,
+)
 
 ADVICE = "; fix the row or pass --on-bad-row skip"
 
@@ -10,6 +17,8 @@ ADVICE = "; fix the row or pass --on-bad-row skip"
 def test_the_accepted_forms():
     assert parse_demonstration({"prompt": "P", "response": "R", "id": 3}, "f:1") == ("P", "R", "f:1")
     assert parse_prompt({"prompt": " P "}, "f:1") == (" P ", "f:1")
+    assert parse_text({"text": " T ", "prompt": "not looked at"}, "f:1") == ("", " T ", "f:1")
+    assert parse_text({"prompt": "P", "response": "R"}, "f:1") == ("P", "R", "f:1")
     rated = parse_rated({"prompt": "P", "response": "R", "ratings": [1, 2.5]}, "f:1")
     assert rated.ratings.dtype == np.float32
     assert rated.ratings.tolist() == [1, 2.5]
@@ -64,6 +73,9 @@ def test_ratings_give_the_votes_that_feedback_gives():
          "field 'ratings.b': expected a non-empty list of finite numbers, found [] (list)"),
         (parse_comparison, {"prompt": "P", "a": "A", "b": "B", "ratings": {"a": [1], "b": [1]}, "preference": 1},
          "fields 'preference' and 'ratings': expected one of them, found both"),
+        (parse_text, {"text": ""}, "field 'text': expected non-empty text, found '' (str)"),
+        (parse_text, {"text": ["T"]}, "field 'text': expected non-empty text, found ['T'] (list)"),
+        (parse_text, {"body": "T"}, "field 'prompt': expected it to be there, found only 'body'"),
         (parse_rated, {"prompt": "P", "response": "R", "ratings": [1, float("inf")]},
          "field 'ratings': expected a non-empty list of finite numbers, found [1, inf] (list)"),
         (parse_rated, {"prompt": "P", "response": "R", "ratings": "345"},

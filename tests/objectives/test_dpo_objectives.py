@@ -111,16 +111,11 @@ def test_missing_votes_are_named(voted):
     objectives.dpo(outputs, batch._replace(votes=None))
 
 
-# Groups of four: a plain one; one whose extremes by number are empty; equal rewards; one response; an empty group.
-REWARD = [
-    [1.0, 5.0, -2.0, 0.0],
-    [9.0, -9.0, 0.5, 0.25],
-    [3.0, 3.0, 3.0, 7.0],
-    [5.0, 1.0, 1.0, 1.0],
-    [1.0, 2.0, 3.0, 4.0],
-]
+# Groups of four: rewards below 0 and one response empty; extremes by number that are empty; equal rewards but for an
+# empty response; a single response; an empty group.
+REWARD = [[-3, -1, -8, 0], [9, -9, 0.5, 0.25], [3, 3, 3, 7], [5, 1, 1, 1], [1, 2, 3, 4]]
 PICKED = {0: (1, 2), 1: (2, 3)}  # which are best and worst
-EMPTY = [(1, 0), (1, 1), (2, 3), (3, 1), (3, 2), (3, 3)]
+EMPTY = [(0, 3), (1, 0), (1, 1), (2, 3), (3, 1), (3, 2), (3, 3)]
 
 
 @pytest.fixture

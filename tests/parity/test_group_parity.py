@@ -22,9 +22,9 @@ REWARDS[2] = 0.5  # a group that teaches nothing
 PLAIN_KL = {"use_bias_correction_kl": False}
 
 
-def value_gradient(objective, *batches, rewards=REWARDS, **options):
+def value_gradient(objective, *batches, **options):
     """Of the whole batch, or of it in pieces of the same number of groups."""
-    batch = BATCH.batch._replace(reward=jnp.asarray(rewards))
+    batch = BATCH.batch._replace(reward=jnp.asarray(REWARDS))
     return ours(functools.partial(objective, **options), BATCH.logits, *(batches or [batch]))
 
 

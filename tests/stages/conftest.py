@@ -1,5 +1,7 @@
 """One tiny run of every stage, on one device, shared by all tests of this folder: read it, never write to it."""
 
+import sys
+
 import jax
 import pytest
 import tiny_task
@@ -10,6 +12,18 @@ from rlhf_jax import parallel, stages
 @pytest.fixture(scope="session")
 def one_device():
     return parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """A finished stage does no work: it looks for no objective."""
+
+    def never(*_):
+        raise AssertionError("a finished stage does no work")
+
+    for name in ("sft", "reward_model", "preference", "online_iteration"):
+        # Through sys.modules: in the package, most of these names are the stages' functions.
+        monkeypatch.setattr(sys.modules[f"rlhf_jax.stages.{name}"], "find_objective", never)
 
 
 @pytest.fixture(scope="session")

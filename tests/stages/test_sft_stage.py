@@ -15,16 +15,6 @@ from rlhf_jax.stages import RunError
 from rlhf_jax.training import OptimizerConfig
 
 
-@pytest.fixture
-def idle(monkeypatch):
-    """A finished stage does no work: it looks for no objective."""
-
-    def never(*_):
-        raise AssertionError("a finished stage does no work")
-
-    monkeypatch.setattr("rlhf_jax.stages.sft.find_objective", never)
-
-
 def test_the_loss_falls_and_the_best_parameters_are_returned(sft_run):
     losses = [row["sft/loss"] for row in sft_run.metrics]
     assert losses[0] == pytest.approx(math.log(sft_run.tokenizer.vocab_size), abs=0.2)  # untrained: uniform

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.training import adaptive, fixed
+from rlhf_jax.training import adaptive, banded, fixed
 
 
 def test_fixed_never_moves():
@@ -60,3 +60,62 @@ def test_nonsense_is_refused(arguments):
         adaptive(arguments.pop("initial"), **arguments)
     with pytest.raises(ValueError, match="at least 0"):
         fixed(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (9.1, 0.05 * 1.5),
+        (9.0, 0.05),  # the band's ends belong to it
+        (5.0, 0.05),
+        (3.0, 0.05),
+        (2.9, 0.05 / 1.5),
+        (-4.0, 0.05 / 1.5),
+        (1e9, 0.05 * 1.5),  # one step, however far away
+    ],
+)
+def test_banded_by_hand(kl, expected):
+    controller = banded(0.05, low=3.0, high=9.0, factor=1.5)
+    for samples in (1, 1000):  # how many responses were measured has no say
+        assert float(controller.update(controller.init(), kl=kl, samples=samples).coef) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("kl", "bound"), [(50.0, 0.08), (0.0, 0.02)])
+def test_banded_stays_inside_its_bounds(kl, bound):
+    controller = banded(0.05, low=3.0, high=9.0, minimum=0.02, maximum=0.08)
+    update = jax.jit(lambda state: controller.update(state, kl=kl, samples=100))
+    state, seen = controller.init(), []
+    for _ in range(20):
+        state = update(state)
+        seen.append(float(state.coef))
+    assert state.coef.dtype == jnp.float32
+    assert seen[-1] == seen[-2] == pytest.approx(bound)
+    assert min(seen) >= 0.02 * (1 - 1e-6)
+    assert max(seen) <= 0.08 * (1 + 1e-6)
+
+
+def test_banded_rests_at_a_kl_that_is_not_finite():
+    controller = banded(0.05, low=3.0, high=9.0)
+    for kl in (jnp.nan, jnp.inf, -jnp.inf):
+        assert float(controller.update(controller.init(), kl=kl, samples=100).coef) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"low": 9.0, "high": 3.0}, "need 0 <= low < high, found 9.0 and 3.0"),
+        ({"low": 3.0, "high": 3.0}, "low < high"),
+        ({"low": -1.0}, "low < high"),
+        ({"factor": 1.0}, "factor must be above 1, found 1.0"),
+        ({"factor": 0.5}, "factor must be above 1"),
+        ({"initial": 0.5}, "minimum <= initial"),
+        ({"minimum": 0.0}, "minimum <= initial"),
+        ({"high": float("nan")}, "low < high"),
+        ({"factor": float("nan")}, "factor must be above 1"),
+    ],
+    ids=str,
+)
+def test_a_band_that_is_nonsense_is_refused(change, says):
+    arguments = {"initial": 0.05, "low": 3.0, "high": 9.0, **change}
+    with pytest.raises(ValueError, match=says):
+        banded(arguments.pop("initial"), **arguments)

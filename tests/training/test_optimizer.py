@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.training import OptimizerConfig, by_role, make_optimizer, make_schedule
+from rlhf_jax.training import OptimizerConfig, by_role, make_optimizer, make_schedule, per_member
 
 
 def updates_of(optimizer, params, gradients, steps=1):
@@ -90,6 +90,48 @@ def test_roles_are_clipped_apart():
 def test_roles_must_agree():
     with pytest.raises(ValueError, match=r"roles \['policy'\], optimisers were given for \['critic'\]"):
         by_role({"critic": optax.sgd(0.1)}).init({"policy": {"x": jnp.zeros(2)}})
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0], ids=["unclipped", "clipped"])
+def test_members_are_updated_as_if_each_were_alone(max_grad_norm):
+    """AdamW with decay, a schedule and clipping: three members whose gradients differ a hundredfold in norm."""
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.1, warmup_fraction=0.5, max_grad_norm=max_grad_norm)
+    single = make_optimizer(config, 6)
+    together = per_member(single)
+    rng = np.random.default_rng(0)
+
+    def tree():
+        return {"w": rng.normal(size=(3, 4, 2)).astype(np.float32), "norm": rng.normal(size=(3, 4)).astype(np.float32)}
+
+    def member(tree, m):
+        return jax.tree.map(lambda x: x[m], tree)
+
+    stacked = tree()
+    alone = [member(stacked, m) for m in range(3)]
+    state, states = together.init(stacked), [single.init(p) for p in alone]
+    for _ in range(5):
+        scale = np.array([0.1, 1.0, 10.0], np.float32)
+        own = jax.tree.map(lambda g, s=scale: g * s.reshape(3, *(1,) * (g.ndim - 1)), tree())
+        # What arrives is the gradient of the members' mean.
+        updates, state = together.update(jax.tree.map(lambda g: g / 3, own), state, stacked)
+        stacked = optax.apply_updates(stacked, updates)
+        for m in range(3):
+            mine, states[m] = single.update(member(own, m), states[m], alone[m])
+            alone[m] = optax.apply_updates(alone[m], mine)
+    for m in range(3):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), member(stacked, m), alone[m]
+        )
+
+
+def test_clipping_of_one_member_leaves_the_others_alone():
+    optimizer = per_member(optax.clip_by_global_norm(1.0))
+    params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros((2,))}
+    # Times 2, the first has norm 0.5 over its leaves and the second 50.
+    gradient = {"a": jnp.array([[0.15, 0.0], [15.0, 0.0]]), "b": jnp.array([0.2, 20.0])}
+    updates = updates_of(optimizer, params, gradient)
+    np.testing.assert_allclose(updates["a"], [[0.3, 0.0], [0.6, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [0.4, 0.8], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

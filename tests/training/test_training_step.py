@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.parallel import MeshConfig, batch_shardings, make_mesh, param_shardings
-from rlhf_jax.training import fetch, init, init_state, jit_step, make_train_step
+from rlhf_jax.training import Term, fetch, init, init_state, jit_step, make_train_step
 from rlhf_jax.types import Aux
 
 RULES = ((r"w1$", P("fsdp", "tensor")), (r"w2$", P("tensor")))
@@ -200,3 +200,112 @@ def test_weights_may_be_bfloat16():
     )
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
     assert metrics["loss"][0].dtype == jnp.float32
+
+
+def quartic(params, batch, key):
+    """A second loss on batches of another shape, with a weight of its own."""
+    del key
+    error = jnp.where(batch["mask"], (jnp.sum(params["policy"]["w1"]) - batch["y"]) ** 4, 0.0)
+    return jnp.sum(error), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), {"unseen": (jnp.sum(error), jnp.float32(1))})
+
+
+def text_batch(rows, seed=7, length=5):
+    batch = make_batch(rows, seed, length)
+    return {"y": batch["y"], "mask": batch["mask"]}
+
+
+def recorder():
+    """An optimiser that keeps the gradient it was given and moves nothing."""
+    return optax.chain(optax.trace(decay=0.0), optax.scale(0.0))
+
+
+def gradient_of(state):
+    return state.opt_state[0].trace
+
+
+def by_hand(params, batch, text, coef):
+    """Both losses with their own denominators, over whole batches."""
+
+    def total(p):
+        (main, main_aux), (second, second_aux) = loss_fn(p, batch, None), quartic(p, text, None)
+        return main / main_aux.weight + coef * second / second_aux.weight
+
+    return jax.value_and_grad(total)(params)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_term_is_added_with_its_own_denominator_over_all_micro_batches(count):
+    batch, text, params = make_batch(16), text_batch(24), make_params()
+    step = jax.jit(make_train_step(loss_fn, recorder(), accumulate=count, extra={"ptx": Term(quartic, 0.3)}))
+    both = (batch, {"ptx": text}) if count == 1 else (micro(batch, count), {"ptx": micro(text, count)})
+    state, metrics = step(init_state(params, recorder()), both, jax.random.key(0))
+    want, gradient = by_hand(params, batch, text, 0.3)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient))
+    assert max_difference(gradient_of(state), gradient) < 2e-6 * scale
+    found = fetch(metrics)
+    main, aux = loss_fn(params, batch, None)
+    second, second_aux = quartic(params, text, None)
+    assert found["loss"] == pytest.approx(float(main / aux.weight), rel=1e-6)  # without the term
+    assert found["ptx_loss"] == pytest.approx(float(second / second_aux.weight), rel=1e-6)
+    assert float(want) == pytest.approx(found["loss"] + 0.3 * found["ptx_loss"], rel=1e-6)
+    assert found["grad_norm"] == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
+    assert "unseen" not in found
+
+
+def test_two_terms_are_both_added():
+    batch, text, params = make_batch(8), text_batch(8), make_params()
+    terms = {"a": Term(quartic, 0.25), "b": Term(quartic, 0.5)}
+    other = text_batch(8, seed=9)
+    step = make_train_step(loss_fn, recorder(), extra=terms)
+    state, metrics = step(init_state(params, recorder()), (batch, {"a": text, "b": other}), jax.random.key(0))
+    first, second = by_hand(params, batch, text, 0.25)[1], by_hand(params, batch, other, 0.5)[1]
+    main = by_hand(params, batch, text, 0.0)[1]
+    want = jax.tree.map(lambda x, y, z: x + y - z, first, second, main)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(want))
+    assert max_difference(gradient_of(state), want) < 2e-6 * scale
+    assert fetch(metrics)["a_loss"] != fetch(metrics)["b_loss"]
+
+
+def test_no_terms_are_no_change():
+    batch, params = make_batch(8), make_params()
+    plain, metrics = make_train_step(loss_fn, recorder())(init_state(params, recorder()), batch, jax.random.key(0))
+    empty, same = make_train_step(loss_fn, recorder(), extra={})(
+        init_state(params, recorder()), (batch, {}), jax.random.key(0)
+    )
+    assert max_difference(gradient_of(plain), gradient_of(empty)) == 0
+    assert fetch(metrics) == fetch(same)
+
+
+def test_a_term_that_is_not_finite_skips_the_update():
+    batch, text = make_batch(8), text_batch(8)
+    text["y"][2, 0] = np.nan
+    optimizer = optax.adam(1e-2)
+    step = make_train_step(loss_fn, optimizer, extra={"ptx": Term(quartic, 0.3)})
+    before = init_state(make_params(), optimizer)
+    after, metrics = step(before, (batch, {"ptx": text}), jax.random.key(0))
+    assert fetch(metrics) == {"skipped": 1.0}
+    assert max_difference(before.params, after.params) == 0
+    assert int(after.skipped) == 1
+
+
+def test_a_term_draws_noise_of_its_own_and_leaves_that_of_the_loss_alone():
+    def noise(params, batch, key):
+        draw = jax.random.normal(key)
+        return params["x"] * 0 + draw, Aux(jnp.float32(1), {})
+
+    def losses(extra):
+        step = make_train_step(noise, optax.sgd(1.0), extra=extra)
+        batch = 0.0 if extra is None else (0.0, dict.fromkeys(extra, 0.0))
+        return fetch(step(init_state({"x": jnp.float32(0)}, optax.sgd(1.0)), batch, jax.random.key(3))[1])
+
+    alone, one, two = losses(None), losses({"a": Term(noise, 1.0)}), losses({n: Term(noise, 1.0) for n in "ba"})
+    assert alone["loss"] == one["loss"] == two["loss"]
+    assert one["a_loss"] == two["a_loss"]
+    assert len({two["loss"], two["a_loss"], two["b_loss"]}) == 3
+
+
+def test_micro_batches_of_a_term_are_counted_too():
+    step = make_train_step(loss_fn, optax.sgd(0.1), accumulate=2, extra={"ptx": Term(quartic, 1.0)})
+    both = (micro(make_batch(4), 2), {"ptx": micro(text_batch(4), 4)})
+    with pytest.raises(ValueError, match="accumulate=2 needs batches with 2 micro-batches"):
+        step(init_state(make_params(), optax.sgd(0.1)), both, jax.random.key(0))
