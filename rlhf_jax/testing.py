@@ -197,14 +197,14 @@ def check_objective(
     fresh = _before_the_first_update(outputs, batch)
     as_eos = batch._replace(tokens=jnp.where(batch.segment_ids > 0, batch.tokens, EOS))
 
-    def hidden(where: Array) -> tuple[Array, Params]:
-        noise = jnp.where(where, jax.random.normal(jax.random.key(5), where.shape) * 3.0, 0.0)
-        return evaluate(params, _disturbed(batch, noise), noise=noise)
+    def hidden(where: Array, batch: SequenceBatch = batch) -> tuple[Array, Params]:
+        return evaluate(params, _disturbed(batch, where, seed=5), disturb=lambda o: _disturbed(o, where, seed=6))
 
     behind = hidden(~batch.mask)
     if _difference((loss, gradient), behind, rtol):
         # Something behind the mask is read. Which mistake it is shows in what else changes the loss.
-        same("pad == eos", evaluate(params, as_eos), "the mask is made from the padding's id, not read from the batch")
+        by_id = "the mask is made from the padding's id, not read from the batch"
+        _compare("pad == eos", behind, hidden(~batch.mask, as_eos), rtol, by_id)
         far = ~(batch.mask | jnp.roll(batch.mask, 1, axis=-1) | jnp.roll(batch.mask, -1, axis=-1))
         if bool(jnp.any(far)) and not _difference((loss, gradient), hidden(far), rtol):
             raise ObjectiveError(
@@ -215,7 +215,8 @@ def check_objective(
     checked.append("shift")
     same("padding length", evaluate(params, _padded(batch, right=3)), "three more columns of padding change the loss")
     same("padding side", evaluate(params, _padded(batch, left=3)), "padding on the left changes the loss")
-    same("pad == eos", evaluate(params, as_eos), "padding with the end-of-sequence token changes the loss")
+    _check_ids(probe, fresh, batch)
+    same("pad == eos", hidden(~batch.mask, as_eos), "padding with the end-of-sequence token changes the loss")
     same("packing", evaluate(params, _packed(batch)), "several responses in one row change the loss")
     _check_integers(probe, fresh, batch, rtol)
     checked.append("integer rewards")
@@ -270,11 +271,12 @@ def _evaluator(probe: Probe, roles: dict[str, Model]) -> Callable[..., tuple[Arr
     """Loss and gradient of a global batch given in micro-batches: sums of both, divided once."""
     run, back = _passes(tuple(roles.items()))
 
-    def evaluate(params: Params, *batches: SequenceBatch, noise: Array | None = None) -> tuple[Array, Params]:
+    def evaluate(
+        params: Params, *batches: SequenceBatch, disturb: Callable[[Outputs], Outputs] = lambda outputs: outputs
+    ) -> tuple[Array, Params]:
         numerators, weights, gradients = [], [], []
         for batch in batches:
-            outputs = run(params, batch)
-            value, into_outputs, _ = probe(outputs if noise is None else _disturbed(outputs, noise), batch)
+            value, into_outputs, _ = probe(disturb(run(params, batch)), batch)
             numerators.append(value[0])
             weights.append(value[1])
             gradients.append(back(params, batch, into_outputs))
@@ -326,11 +328,40 @@ def _check_stop_gradient(probe: Probe, outputs: Outputs, batch: SequenceBatch) -
             )
 
 
-def _disturbed(x: Any, noise: Array) -> Any:
-    """Outputs or a batch with noise on every float per token."""
-    return type(x)(
-        *(v + noise if isinstance(v, Array) and v.shape == noise.shape and v.dtype == noise.dtype else v for v in x)
+def _disturbed(x: Any, where: Array, *, seed: int) -> Any:
+    """Outputs or a batch with noise on every float per token, of its own for each field so that no two cancel."""
+    rng, there = np.random.default_rng(seed), np.asarray(where)
+
+    def noisy(v: Any) -> Any:
+        noise = np.where(there, rng.normal(0.0, 3.0, there.shape), 0.0).astype(np.float32)
+        return v + noise if isinstance(v, Array) and v.shape == there.shape and v.dtype == jnp.float32 else v
+
+    return type(x)(*(noisy(v) for v in x))
+
+
+def _with_last_token(batch: SequenceBatch, token: int) -> SequenceBatch:
+    """The batch with one id for the last token that counts of every response, as only the objective sees it."""
+    number = jnp.cumsum(batch.mask, axis=-1)
+    last = batch.mask & (number == number[..., -1:])
+    return batch._replace(tokens=jnp.where(last, token, batch.tokens))
+
+
+def _check_ids(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
+    """Look for end-of-sequence tokens that stop counting once they share the padding's id, and only then."""
+    padding = np.asarray(batch.tokens)[np.asarray(batch.segment_ids) == 0]
+    if padding.size == 0:
+        return
+    plain, as_padding, as_word = (
+        probe(outputs, b)[:2]
+        for b in (batch, _with_last_token(batch, int(padding[0])), _with_last_token(batch, _unused(batch)))
     )
+    if _unlike(plain, as_padding) and not _unlike(plain, as_word):
+        raise ObjectiveError("pad == eos", "a token that counts is left out because it has the padding's id")
+
+
+def _unused(batch: SequenceBatch) -> int:
+    """An id that no token has."""
+    return int(jnp.max(batch.tokens)) + 1
 
 
 def _check_shift(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
@@ -360,6 +391,8 @@ def _check_shift(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
     for name in ("logprobs", "entropy", *(x for x in given if x != "old_values")):  # bootstrapping skips an end rightly
         ends = [_unlike(before, after(name, where)) for where in (first, last)]
         if ends[0] != ends[1] and _unlike(before, after(name, long & ~first & ~last)):
+            if ends[0] and _unlike(before, probe(outputs, _with_last_token(batch, _unused(batch)))[:2]):
+                raise ObjectiveError("pad == eos", "the last token of a response is left out because of its id")
             raise ObjectiveError(
                 "shift",
                 f"{name}: the {'last' if ends[0] else 'first'} token of a response does not reach the loss, all others "

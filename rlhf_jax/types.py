@@ -55,7 +55,7 @@ class SequenceBatch(NamedTuple):
     returns: MaybeArray = None  # float32 [B, K, S]
     old_values: MaybeArray = None  # float32 [B, K, S]; the critic's, when the batch was prepared
     kl: MaybeArray = None  # float32 [B, K]; KTO's reference point, one estimate for the whole global batch
-    kl_coef: MaybeArray = None  # float32 [B, K]; a controller's weight of the KL in the loss
+    kl_coef: MaybeArray = None  # float32 [B, K]; a controller's price of the KL, in place of the objective's own
     packing: Packing | None = None
 
 

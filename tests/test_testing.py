@@ -124,6 +124,34 @@ def mask_is_all_but_the_pad_id(outputs, batch):
     return Loss(-outputs.logprobs, batch.tokens != testing.PAD, losses.token_mean)
 
 
+def mask_without_the_pad_id(outputs, batch):
+    """Harmless until the end of sequence has the padding's id, and is dropped with it."""
+    return Loss(-outputs.logprobs, batch.mask & (batch.tokens != testing.PAD), losses.token_mean)
+
+
+def forgets_the_mask_of_a_ratio(outputs, batch):
+    """Log-probabilities of the prompt cancel against their reference only if both come from the same model."""
+    ref_logprobs = jax.lax.stop_gradient(batch.ref_logprobs)
+    return gain(outputs, batch._replace(mask=jnp.ones_like(batch.mask)), ref_logprobs)
+
+
+def mask_of_a_ratio_from_the_pad_id(outputs, batch):
+    ref_logprobs = jax.lax.stop_gradient(batch.ref_logprobs)
+    return gain(outputs, batch._replace(mask=batch.tokens != testing.PAD), ref_logprobs)
+
+
+def counts_all_ends(outputs, batch):
+    """Sees to it that the end of sequence counts, and with it all padding of that id."""
+    ref_logprobs = jax.lax.stop_gradient(batch.ref_logprobs)
+    return gain(outputs, batch._replace(mask=batch.mask | (batch.tokens == testing.EOS)), ref_logprobs)
+
+
+def asks_whether_a_response_ended(outputs, batch):
+    """Reads the id of a token that counts, on purpose."""
+    ended = jnp.any(batch.mask & (batch.tokens == testing.EOS), axis=-1, keepdims=True)
+    return Loss(-outputs.logprobs * jnp.where(ended, 1.0, 2.0), batch.mask, losses.token_mean)
+
+
 def mask_is_all_but_eos(outputs, batch):
     """Where padding and end of sequence share an id, this is the same mistake."""
     return Loss(-outputs.logprobs, batch.mask & (batch.tokens != testing.EOS), losses.token_mean)
@@ -200,6 +228,11 @@ def _under_jit(x):
         (everything_counts, "mask"),
         (reads_two_tokens_too_many, "mask"),
         (mask_is_all_but_the_pad_id, "pad == eos"),
+        (mask_is_all_but_eos, "pad == eos"),
+        (mask_without_the_pad_id, "pad == eos"),
+        (forgets_the_mask_of_a_ratio, "mask"),
+        (mask_of_a_ratio_from_the_pad_id, "pad == eos"),
+        (counts_all_ends, "pad == eos"),
         (divides_by_the_width, "padding length"),
         (mask_by_column, "padding side"),
         (mask_from_the_pad_id, "pad == eos"),
@@ -308,6 +341,10 @@ def temporal_difference(outputs, batch):
     target = reward + 0.9 * jnp.roll(old_values, -1, axis=-1)
     policy = -losses.masked_fill(outputs.logprobs, batch.mask) * jax.lax.stop_gradient(target - values)
     return Loss(policy + jnp.square(values - target), batch.mask, losses.token_mean)
+
+
+def test_reading_an_id_on_purpose_is_sound(quick_models):
+    assert check_objective(asks_whether_a_response_ended) == ALL
 
 
 @pytest.mark.parametrize("objective", [rewards_to_come, temporal_difference])

@@ -9,10 +9,11 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number with so many digits after the point.
 
     Example:
-        >>> number(0.12345, 2), number(None)
-        ('0.12', '')
+        >>> number(0.12345, 2), number(-0.001, 2), number(None)
+        ('0.12', '0.00', '')
     """
-    return "" if value is None else f"{value:.{digits}f}"
+    # An estimate just below zero, of a KL say, is not to be read as -0.00.
+    return "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
@@ -54,4 +55,4 @@ def change(before: float | None, after: float | None, digits: int = 2) -> str:
     """
     if before is None or after is None:
         return number(after, digits)
-    return f"{before:.{digits}f} → {after:.{digits}f}"
+    return f"{number(before, digits)} → {number(after, digits)}"

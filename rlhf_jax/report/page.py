@@ -137,7 +137,8 @@ def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
     found |= {name: _cells(yardsticks, key) for key, name in _SCORERS.items()}
     found = {scorer: cells for scorer, cells in found.items() if cells}
     overall = {"reward model": reward, **{name: _overall(yardsticks, key) for key, name in _SCORERS.items()}}
-    domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells))
+    # Data without domains counts as one called "all", and all pairs have a row anyway.
+    domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells if domain != "all"))
     table = [
         (domain, cells["pairs"] if (cells := found["reward model"].get(domain, {})) else None, _row(found, domain))
         for domain in (domains if "reward model" in found else [])

@@ -38,7 +38,9 @@ _PAIRS = [
     _spec("implicit reward: chosen less rejected", _over("reward_margin", "heldout_reward_margin")),
     _spec("implicit reward, training pairs", {"chosen_reward": "chosen", "rejected_reward": "rejected"}),
     _spec("log-prob, training pairs, nats", {"chosen_logprob": "chosen", "rejected_logprob": "rejected"}),
-    _spec("implicit reward, training responses", {"desirable_reward": "thumbs up", "undesirable_reward": "thumbs down"}),
+    _spec(
+        "implicit reward, training responses", {"desirable_reward": "thumbs up", "undesirable_reward": "thumbs down"}
+    ),
 ]
 # Figures that a stage does not log have no diagram, so PPO and the group methods share one list.
 _ONLINE = [

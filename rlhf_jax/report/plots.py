@@ -175,6 +175,8 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]]) -> st
         >>> over_optimisation([(0.0, 0.1, 0.0), (4.0, 1.0, 0.3)]).startswith("data:image/svg+xml")
         True
     """
+    from matplotlib.ticker import MaxNLocator
+
     kl, gold = (np.array([point[i] for point in points], float) for i in (0, 2))
     proxy = np.array([value for _, value, _ in points if value is not None])
     # The estimate of a KL near zero may come out below it.
@@ -196,6 +198,8 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]]) -> st
             right.set_title("gold against proxy, dark to light")
             right.set_xlabel("proxy")
             right.set_ylabel("gold")
+        for axes in places:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         return _address(figure)
 
 

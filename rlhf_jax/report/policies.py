@@ -42,7 +42,10 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     # The judge that decides comes first. The proxy is no judge, and its change has a row of its own.
     judges = [name for name in dict.fromkeys(["gold", *won]) if name in won and name != "proxy"]
     rows = [
-        (f"wins against the SFT policy by {_JUDGES.get(name, name)}", [_share(p, f"{name}_win_rate") for p in policies])
+        (
+            f"wins against the SFT policy by {_JUDGES.get(name, f'the judge {name}')}",
+            [_share(p, f"{name}_win_rate") for p in policies],
+        )
         for name in judges
     ]
     rows += [
@@ -71,6 +74,8 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     # While the run is going there is no summary yet, and its log says the same.
     found = figures["alarms"] if "alarms" in figures else [alarm._asdict() for alarm in alarms(rows, stage=stage)]
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
+    if stage == "preference":
+        logged.discard("kl")  # KTO's reference point, which is never below 0
     points = _points(stage, rows)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rlhf_jax.report.formats import number
 from rlhf_jax.report.stage_names import POLICIES, policy_name
 
 # The least a reward model on human_sentiment must reach over all domains, and the most a policy may drift.
@@ -39,9 +40,8 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
         found += _reward_verdicts(reward, summary.get("yardsticks", {}))
     found += [Verdict("warning", text) for text in reward.get("warnings", [])]
     for stage in POLICIES:
-        if stage not in summary:
-            continue
-        found += _policy_verdicts(f"the {policy_name(stage, summary[stage])} policy", summary[stage])
+        if stage in summary:
+            found += _policy_verdicts(f"the {policy_name(stage, summary[stage])} policy", summary[stage])
     return found
 
 
@@ -106,8 +106,7 @@ def _win_verdict(policy: str, rate: float, interval: Sequence[float] | None) -> 
 
 
 def _kl_verdict(policy: str, kl: float) -> Verdict:
-    # The estimate of a KL near zero may come out below it, and nobody wants to read -0.0.
-    text = f"T{policy[1:]} is {round(kl, 1) + 0.0:.1f} nats a response from the SFT policy"
+    text = f"T{policy[1:]} is {number(kl, 1)} nats a response from the SFT policy"
     if kl < KL_BAR:
         return Verdict("met", f"{text}, below {KL_BAR:g}.")
     return Verdict("missed", f"{text}; the limit is {KL_BAR:g}.")

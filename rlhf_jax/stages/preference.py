@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, losses, models, parallel
 from rlhf_jax.checkpoint import tree_sha256
-from rlhf_jax.data import Example, chosen_first, write_jsonl
+from rlhf_jax.data import DataError, Example, chosen_first, write_jsonl
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
@@ -102,7 +102,7 @@ def preference(
         reward on test pairs and compares the policy with the SFT policy on test prompts.
 
     Raises:
-        DataError: on a bad row.
+        DataError: on a bad row, and when no pair has a majority.
         RunError: when a folder lacks the policy, the objective is unknown, or the folder holds a run of another config.
         SkippedUpdates: when too many updates in a row were not finite.
         Interrupted: when a signal stopped it; the same call continues.
@@ -143,13 +143,16 @@ def preference(
     judged = Judges(sampler, proxy, judges)
     heldout_prompts = evenly(heldout_prompts, config.eval_prompts)
     test_prompts = evenly(test_prompts, config.test_prompts)
+    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
+    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs)
+    if not held:
+        raise DataError(f"{config.data.source}: no held-out pair has a majority")
+    held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
     run.start(directory, "preference", config, tokenizer)
 
-    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(loss_fn)
-    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs)
-    held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         values = heldout(lambda batch: compiled(params, (batch, reference), jax.random.key(0)), held_batches)
@@ -161,7 +164,7 @@ def preference(
         loss_fn=loss_fn,
         params=reference,
         optimizer=config.optimizer,
-        batches=PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape),
+        batches=batches,
         evaluate=evaluate,
         mesh=mesh,
         fingerprint={**run.fingerprint(config), "policy_sha256": tree_sha256(reference)},

@@ -22,11 +22,14 @@ def mismatched(batch: SequenceBatch, *, rows: int, row_length: int, pad_id: int)
         pad_id: what fills empty places.
 
     Returns:
-        [B, K, row_length]. Groups that do not fit are left out: the estimate is a mean, and the shapes stay the same.
+        [B, K, row_length]. Groups that do not fit, and one that is alone, are left out: the estimate is a mean, and the
+        shapes stay the same.
     """
     real = np.asarray(batch.segment_ids) > 0
     mask, tokens = np.asarray(batch.mask), np.asarray(batch.tokens)
     present = np.flatnonzero(mask.any(-1).all(-1))
+    if len(present) == 1:  # there is no other response than its own
+        present = present[:0]
     joined = []
     for b, other in zip(present, np.roll(present, -1), strict=True):
         each = []

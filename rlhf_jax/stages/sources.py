@@ -111,13 +111,17 @@ def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, se
 def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int) -> Comparisons:
     """Comparisons in pairs, the response that more people prefer first; the pairs of rated responses change by epoch.
 
-    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training.
+    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training; an epoch without
+    any other is a ``DataError``.
     """
     drawn = comparisons(config, tokenizer, group_size=2, seed=seed)
 
     def epoch(number: int) -> list[Example]:
         ordered = [data.chosen_first(example, min_share) for example in drawn.epoch(number)]
-        return [example for example in ordered if example is not None]
+        kept = [example for example in ordered if example is not None]
+        if not kept:
+            raise DataError(f"{config.source}: no training pair has a majority of at least min_share, {min_share}")
+        return kept
 
     return drawn._replace(epoch=epoch)
 

@@ -17,6 +17,14 @@ from rlhf_jax.evaluation import (
 )
 
 
+def of_stage(stage: str, rows: list[dict]) -> list[dict]:
+    """The same figures as another stage would log them."""
+    return [
+        {name.replace("ppo/", f"{stage}/"): stage if value == "ppo" else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
 def healthy(steps: int = 60) -> list[dict]:
     rows = []
     for i in range(steps):
@@ -107,6 +115,36 @@ def test_logprob_gap_on_either_side():
 def test_missing_and_non_finite_figures_are_passed_over():
     rows = [{"step": 0}, {"step": 1, "ppo/kl": None}, {"step": 2, "ppo/kl": float("nan")}]
     assert alarms(rows) == []
+
+
+@pytest.mark.parametrize("stage", ["group", "preference", "mine"])
+def test_every_alarm_rings_for_the_figures_of_any_stage(stage):
+    rows = [
+        {
+            "stage": "ppo",
+            "step": i,
+            "ppo/kl": -1.0,
+            "ppo/heldout_kl": 30.0,
+            "ppo/heldout_proxy": 1.0 * i,
+            "ppo/heldout_gold": -1.0 * i,
+            "ppo/most_common": 0.9,
+            "ppo/skipped": 1.0,
+            "ppo/logprob_gap": 1.0,
+        }
+        for i in range(12)
+    ]
+    expected = alarms(rows)
+    assert len(expected) == 6
+    assert alarms(of_stage(stage, rows), stage=stage) == expected
+    for check in (negative_kl, high_kl, reward_hacking, mode_collapse, skipped_updates, logprob_gap):
+        assert check(of_stage(stage, rows), stage=stage) == check(rows)
+
+
+def test_a_stage_looks_at_its_own_figures_only():
+    bad = [{"stage": "ppo", "step": i, "ppo/kl": 40.0, "ppo/skipped": 1.0} for i in range(12)]
+    good = of_stage("group", healthy())
+    assert alarms(bad + good, stage="group") == []
+    assert {alarm.name for alarm in alarms(bad + good)} == {"high_kl", "skipped_updates"}
 
 
 def test_alarms_come_in_the_order_of_their_steps():

@@ -37,6 +37,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.text += " "
 
     def handle_data(self, data):
         self.text += data
@@ -48,6 +50,35 @@ def ppo_rows(steps: int) -> list[dict]:
         row = {"stage": "ppo", "step": i, "ppo/kl": 0.1 * i, "ppo/proxy_mean": 0.05 * i, "ppo/skipped": 0}
         if i % 5 == 0:
             row |= {"ppo/heldout_kl": 0.1 * i, "ppo/heldout_proxy": 0.05 * i, "ppo/heldout_gold": 0.02 * i}
+        rows.append(row)
+    return rows
+
+
+def words_of(page: Page) -> str:
+    return re.sub(r"\s+", " ", page.text)
+
+
+def add_policy(run, stage: str, rows: list[dict], figures: dict, config: dict | None = None) -> None:
+    """What a further policy stage adds to a folder, in the order in which stages write it."""
+    with (run / "metrics.jsonl").open("a") as file:
+        for row in rows:
+            named = {f"{stage}/{name}": value for name, value in row.items() if name != "step"}
+            file.write(json.dumps({"stage": stage, "step": row["step"], **named}) + "\n")
+    for name, value in (("summary.json", figures), ("config.json", config or {})):
+        path = run / name
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**before, stage: value}))
+
+
+def pair_rows(steps: int, *, proxy: bool = True) -> list[dict]:
+    """What preference optimisation logs."""
+    rows = []
+    for i in range(1, steps + 1):
+        row = {"step": i, "loss": 0.69 - 0.01 * i, "accuracy": 0.5, "chosen_reward": 0.1, "rejected_reward": -0.1}
+        row |= {"reward_margin": 0.2, "chosen_logprob": -50, "rejected_logprob": -60, "skipped": 0, "learning_rate": 1}
+        if i % 2 == 0:
+            row |= {"heldout_kl": 0.2 * i, "heldout_gold": 0.1 * i, "heldout_loss": 0.6, "heldout_accuracy": 0.55}
+            row |= {"heldout_proxy": 0.1 * i} if proxy else {}
         rows.append(row)
     return rows
 
@@ -222,3 +253,126 @@ def test_short_and_long_logs(tmp_path, rows):
     log = [{"stage": "sft", "step": i, "sft/loss": 2 + math.sin(i)} for i in range(rows)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     assert len(read(run)[0]) < 150_000
+
+
+COMPARED = {"gold_win_rate": 0.656, "gold_win_rate_ci": [0.596, 0.712], "kl": 2.71, "kl_ci": [2.38, 3.03]}
+
+
+def test_preference_optimisation_is_shown_like_any_policy(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    changes = {"gold_before": 0.15, "gold_after": 0.39, "distinct_2_before": 0.902, "distinct_2": 0.883}
+    implicit = {"objective": "dpo", "accuracy": 0.59, "accuracy_ci": [0.568, 0.612], "pairs": 9347}
+    add_policy(run, "preference", pair_rows(6), {**COMPARED, **changes, **implicit})
+    (run / "samples.jsonl").write_text('{"prompt": "p", "before": "b", "after": "a"}\n')
+    html, page = read(run)
+    for words in (
+        "Preference optimisation: dpo (complete, 6 steps)",
+        "the gold judge prefers the dpo policy to the SFT policy 65.6% of the time",
+        "65.6% (59.6 to 71.2)",
+        "2.71 (2.38 to 3.03)",
+        "0.15 → 0.39",
+        "0.902 → 0.883",
+        "59.0% (56.8 to 61.2)",
+        "None. Watched: a KL above the limit; a proxy that rises while the gold score does not; skipped updates.",
+        "here the reward model only measures",
+        "Samples, before and after dpo",
+        "after (dpo)",
+    ):
+        assert words in words_of(page), words
+    assert "PPO" not in page.text
+    assert 'id="preference"' in html
+
+
+def test_without_a_reward_model_gold_is_drawn_alone(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    add_policy(run, "preference", pair_rows(6, proxy=False), {"objective": "dpo"})
+    _, page = read(run)
+    assert "Does going further from the SFT policy still pay?" in page.text
+    assert "proxy" not in page.text
+
+
+def test_the_reference_point_of_kto_is_no_kl_that_is_watched(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [{"step": 1, "loss": 0.5, "kl": 0.0, "desirable_reward": 0.1, "undesirable_reward": 0.0, "skipped": 0}]
+    add_policy(run, "preference", rows, {"objective": "kto"})
+    assert "None. Watched: skipped updates." in words_of(read(run)[1])
+
+
+def test_a_group_method_raises_alarms_from_its_own_log(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [{"step": i, "kl": 12.0 * i, "proxy_mean": 0.1, "logprob_gap": 0.0} for i in range(1, 4)]
+    add_policy(run, "group", rows, {}, {"objective": "grpo"})
+    (run / "summary.json").unlink()
+    _, page = read(run)
+    assert "Group policy gradient: grpo (at step 3, not complete)" in words_of(page)
+    assert "24.0 nats a response" in page.text
+
+
+def test_a_folder_with_several_policies_shows_them_all(tmp_path):
+    run = write_run(tmp_path / "run")
+    rows = [{name.removeprefix("ppo/"): value for name, value in row.items() if name != "stage"} for row in ppo_rows(9)]
+    add_policy(run, "group", rows, {**COMPARED, "objective": "rlhf_jax.objectives.rloo.rloo(kl_coef=0.05)"})
+    add_policy(run, "preference", pair_rows(4), {"objective": "mine.py:hinge", "kl": 30.0, "mine_win_rate": 0.5})
+    html, page = read(run)
+    for stage in ("sft", "reward", "ppo", "group", "preference"):
+        assert f'<section id="{stage}">' in html
+    for words in (
+        "PPO against the reward model (complete, 20 steps); Group policy gradient: rloo (complete, 9 steps); "
+        "Preference optimisation: hinge (complete, 4 steps).",
+        "On held-out prompts PPO rloo hinge",
+        "by the gold judge 61.0% (55.0 to 67.0) 65.6% (59.6 to 71.2)",
+        "by the judge mine 50.0%",
+        "nats a response 7.50 2.71 (2.38 to 3.03) 30.00",
+        "The hinge policy is 30.0 nats",
+        "Samples, before and after hinge",
+        "it finished last",
+    ):
+        assert words in words_of(page), words
+    assert page.text.count("Alarms") == 3
+
+
+def test_the_objective_of_a_critics_policy_is_named_unless_it_is_ppo(tmp_path):
+    for objective, title in (
+        ("ppo", "PPO against the reward model ("),
+        ("a2c", "Policy gradient with a critic: a2c ("),
+    ):
+        run = tmp_path / objective
+        run.mkdir()
+        add_policy(run, "ppo", [{"step": 1, "kl": 0.1}], {"objective": objective})
+        assert title in words_of(read(run)[1])
+
+
+def test_an_ensemble_shows_its_members_and_how_far_they_are_apart(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert "The members of the ensemble" not in read(run)[1].text
+    summary = json.loads((run / "summary.json").read_text())
+    summary["reward"] |= {"member_accuracy": [0.701, 0.698, 0.705], "disagreement": 0.234, "reward_std": 0.88}
+    (run / "summary.json").write_text(json.dumps(summary))
+    words = words_of(read(run)[1])
+    assert "Each alone ranks 70.1%, 69.8% and 70.5% of the held-out pairs" in words
+    assert "the mean of their scores ranks 71.2%" in words
+    assert "differ by 0.23 (standard deviation), scores of different sentences by 0.88" in words
+
+
+def test_best_of_n_is_a_policy_without_steps(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    add_policy(run, "best_of_n", [], {"n": 16, "kl": 1.84, "kl_ci": [1.84, 1.84], "gold_win_rate": 0.7})
+    words = words_of(read(run)[1])
+    assert "Best of n, without training (complete)." in words
+    assert "nats a response 1.84 " in words
+    assert "Alarms" not in words
+
+
+def test_data_without_domains_has_no_table_of_them(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    reward = {"accuracy": 0.9, "accuracy_by_domain": {"all": 0.9}, "pairs_by_domain": {"all": 12}, "pairs": 12}
+    (run / "summary.json").write_text(json.dumps({"reward": reward}))
+    _, page = read(run)
+    assert "Ranking held-out pairs" not in page.text
+    assert "accuracy, all held-out pairs 90.0%" in words_of(page)

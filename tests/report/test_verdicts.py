@@ -52,5 +52,32 @@ def test_kl():
     assert verdicts({"ppo": {"kl": 20.0}})[0].kind == "missed"
 
 
+@pytest.mark.parametrize(
+    ("stage", "figures", "name"),
+    [
+        ("ppo", {}, "PPO"),
+        ("ppo", {"objective": "a2c"}, "a2c"),
+        ("group", {"objective": "rlhf_jax.objectives.rloo.rloo(kl_coef=0.05)"}, "rloo"),
+        ("preference", {"objective": "losses/mine.py:hinge"}, "hinge"),
+        ("best_of_n", {"n": 16}, "best-of-16"),
+    ],
+)
+def test_the_policy_of_every_stage_is_named(stage, figures, name):
+    win, kl = verdicts({stage: {"gold_win_rate": 0.6, "gold_win_rate_ci": [0.52, 0.66], "kl": 3.0, **figures}})
+    assert f"the gold judge prefers the {name} policy to the SFT policy 60.0% of the time" in win.text
+    assert kl.text.startswith(f"The {name} policy is 3.0 nats a response from the SFT policy")
+
+
+def test_several_policies_in_the_order_of_the_stages():
+    found = verdicts({"preference": {"objective": "dpo", "kl": 25.0, "accuracy": 0.59}, "ppo": {"kl": 5.0}})
+    assert [verdict.kind for verdict in found] == ["met", "missed", "note"]
+    assert "PPO" in found[0].text
+    assert "implicit reward of the dpo policy ranks 59.0% of held-out pairs" in found[2].text
+
+
+def test_a_kl_estimated_just_below_zero_reads_as_zero():
+    assert "is 0.0 nats" in verdicts({"group": {"kl": -0.03}})[0].text
+
+
 def test_nothing_yet():
     assert verdicts({}) == []

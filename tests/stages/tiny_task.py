@@ -15,7 +15,21 @@ import numpy as np
 
 from rlhf_jax import models
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, SFTConfig, ppo, reward_model, sft
+from rlhf_jax.stages import (
+    DataConfig,
+    GroupConfig,
+    KLConfig,
+    PPOConfig,
+    PTXConfig,
+    PreferenceConfig,
+    RewardConfig,
+    SFTConfig,
+    group,
+    ppo,
+    preference,
+    reward_model,
+    sft,
+)
 from rlhf_jax.training import Interrupted, OptimizerConfig
 
 ANIMALS = ("cat", "dog", "hen", "fox", "owl", "cow", "bee", "ant", "elk", "yak", "pig", "rat")
@@ -35,6 +49,9 @@ def tables():
     bad = [sentence(rng, BAD) for _ in prompts]
     each = list(zip(prompts, good, bad, strict=True))
 
+    later = np.random.default_rng(1)  # what was added later leaves the rows before it as they were
+    unseen = [{"prompt": p, "chosen": sentence(later, GOOD), "rejected": sentence(later, BAD)} for p in prompts]
+
     def rated(text, mean):
         return {"response": text, "ratings": (mean + rng.integers(-1, 2, size=5)).tolist()}
 
@@ -53,6 +70,8 @@ def tables():
             for row in (rated(sentence(rng, GOOD), 3), rated(sentence(rng, BAD), -2))
         ],
         "prompts": [{"prompt": p} for p in prompts],
+        "unseen": unseen,
+        "text": [{"text": f"{sentence(later, both)}. {sentence(later, both)}."} for _ in range(24)],
     }
 
 
@@ -85,21 +104,45 @@ def reward_config(data_folder, out, *, init, table="chosen", **changes):
     return RewardConfig(out=str(out), init=str(init), data=data(data_folder, table), **{**size, **changes})
 
 
-def ppo_config(data_folder, out, *, policy, reward=".", **changes):
+def preference_config(data_folder, out, *, policy, table="chosen", **changes):
+    """On 36 pairs, measured on 36 others."""
     settings = {
-        "iterations": 3,
-        "prompts": 16,
-        "epochs": 2,
-        "minibatches": 2,
-        "eval_every": 2,
+        "data": data(data_folder, table, heldout=str(Path(data_folder) / "unseen.jsonl")),
+        "epochs": 5,
+        "optimizer": OptimizerConfig(learning_rate=4e-3, weight_decay=0.0),
+        "sampling": SamplingConfig(max_new_tokens=8, window=4),
         "eval_prompts": 8,
         "test_prompts": 8,
-        "checkpoint_every": 1,
-        "sampling": SamplingConfig(max_new_tokens=8, window=4),
-        "policy_optimizer": OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
+        "patience": 0,
+        **PACKED,
     }
+    places = {"out": str(out), "policy": str(policy), "prompts": data(data_folder, "prompts")}
+    return PreferenceConfig(**{**places, **settings, **changes})
+
+
+ONLINE = {
+    "iterations": 3,
+    "prompts": 16,
+    "epochs": 2,
+    "minibatches": 2,
+    "eval_every": 2,
+    "eval_prompts": 8,
+    "test_prompts": 8,
+    "checkpoint_every": 1,
+    "sampling": SamplingConfig(max_new_tokens=8, window=4),
+    "policy_optimizer": OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
+}
+
+
+def ppo_config(data_folder, out, *, policy, reward=".", **changes):
     places = {"out": str(out), "policy": str(policy), "reward_model": str(reward)}
-    return PPOConfig(**places, data=data(data_folder, "prompts"), **{**settings, **changes})
+    return PPOConfig(**places, data=data(data_folder, "prompts"), **{**ONLINE, **changes})
+
+
+def group_config(data_folder, out, *, policy, reward=".", **changes):
+    places = {"out": str(out), "policy": str(policy), "reward_model": str(reward)}
+    settings = {**ONLINE, "prompts": 8, "samples": 4, "epochs": 1}
+    return GroupConfig(**places, data=data(data_folder, "prompts"), **{**settings, **changes})
 
 
 def count_a(prompts, responses):
@@ -118,10 +161,25 @@ def run_stage(stage, folder, slow=lambda: None):
             reward_config(table, folder / "run", init=folder / "run", table="ratings", epochs=8, patience=0)
         )
 
+    if stage == "preference":
+        kto = {"objective": "kto", "hyperparameters": {"beta": 0.2}}
+        return preference(
+            preference_config(table, folder / "run", policy=folder / "run", **kto), judges={"gold": count_a}
+        )
+
     def reward(prompts, responses):
         slow()
         return count_a(prompts, responses)
 
+    if stage == "group":
+        text = PTXConfig(coef=0.1, data=data(table, "text"), rows=2)
+        banded = KLConfig(kind="banded", low=0.01, high=0.02)
+        return group(
+            group_config(
+                table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2, ptx=text, kl=banded
+            ),
+            reward=reward,
+        )
     return ppo(
         ppo_config(table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2), reward=reward
     )
