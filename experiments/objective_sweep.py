@@ -24,7 +24,7 @@ from rlhf_jax import evaluation, objectives, stages
 from rlhf_jax.data import write_jsonl
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import DataConfig, GroupConfig, KLConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
+from rlhf_jax.stages import DataConfig, GroupConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
 from rlhf_jax.training import OptimizerConfig
 
 BEST_OF = 16
@@ -112,7 +112,7 @@ class Sweep:
         )
         stages.ppo(config, objective=objective)
 
-    def group(self, out: str, seed: int, objective: Any, rate: float = 3e-4, kl: KLConfig | None = None) -> None:
+    def group(self, out: str, seed: int, objective: Any, rate: float = 5e-4) -> None:
         """No critic: 16 prompts of four responses an iteration."""
         config = GroupConfig(
             out=out,
@@ -123,7 +123,6 @@ class Sweep:
             samples=4,
             epochs=2,
             minibatches=2,
-            kl=kl or KLConfig(kind="objective"),
             policy_optimizer=OptimizerConfig(learning_rate=rate),
             eval_every=self.size.iterations,
             **self.judged,
@@ -157,8 +156,8 @@ class Sweep:
             "IPO": functools.partial(preference, objective=o.ipo),
             "KTO": functools.partial(preference, objective=o.kto),
             "ORPO": functools.partial(preference, objective=o.orpo),
-            "SimPO": functools.partial(preference, objective=o.simpo),
-            "online DPO": functools.partial(group, objective=o.online_dpo),
+            "SimPO": functools.partial(preference, objective=o.simpo, rate=1e-4),
+            "online DPO": functools.partial(group, objective=o.online_dpo, rate=2e-4),
         }
 
 

@@ -23,7 +23,13 @@ from rlhf_jax.types import Array, Loss, Model, Objective, Outputs, Params, Seque
 
 PAD, EOS, VOCAB = 0, 2, 32
 _PER_TOKEN = ("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values")
-_SIGNALS = ("reward", "rating", "advantages", "returns")  # what raters and reward functions may give as whole numbers
+_SIGNALS = (
+    "score",
+    "reward",
+    "rating",
+    "advantages",
+    "returns",
+)  # what raters and reward functions may give as whole numbers
 Probe = Callable[[Outputs, SequenceBatch], tuple[tuple[Array, Array], Outputs, dict[str, Array]]]
 
 
@@ -125,6 +131,7 @@ def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int 
         returns=np.where(mask, normal(1.0, *shape), 0.0),
         old_values=np.where(mask, normal(1.0, *shape), 0.0),
         kl=np.full(shape[:2], 0.3, np.float32),
+        score=normal(1.0, *shape[:2]),
     )
     return SequenceBatch(**jax.tree.map(jnp.asarray, fields))
 
@@ -144,7 +151,7 @@ def check_objective(
     - padding length; padding side: neither changes the loss.
     - pad == eos: the mask is the batch's, not made from the padding's id.
     - packing: several responses in a row give the same loss.
-    - integer rewards: rewards, ratings, advantages and returns are not cut to whole numbers, and may be given as such.
+    - integer rewards: scores, rewards, ratings, advantages and returns are not cut to whole numbers, and may be such.
     - micro-batching: micro-batches of unequal length give the loss of the whole batch.
     - mesh: several devices give the loss of one.
     - stop gradient: the loss has none with respect to the batch, whose fields were computed before.

@@ -38,7 +38,8 @@ def kto(
 
     Returns:
         A loss [B, K] averaged over the responses that are not empty. Metrics: ``desirable_reward`` and
-        ``undesirable_reward`` (mean implicit reward ``beta h`` of either sort), and ``kl`` (``z``).
+        ``undesirable_reward`` (mean implicit reward ``beta h`` of either sort), and ``reference_point``
+        (``z``).
 
     Raises:
         ValueError: if a field is missing, ``beta`` is not above 0 or a weight is negative.
@@ -73,6 +74,6 @@ def kto(
     metrics = {
         "desirable_reward": (rewards, present & desirable),
         "undesirable_reward": (rewards, present & ~desirable),
-        "kl": (kl, present),
+        "reference_point": (kl, present),
     }
     return Loss(values, present, losses.token_mean, metrics)

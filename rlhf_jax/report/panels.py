@@ -78,7 +78,7 @@ _PANELS: Mapping[str, Sequence[Spec]] = {
         *_JUDGED,
         _spec("held-out KL to SFT, nats a response", "heldout_kl"),
         *_RESPONSES,
-        _spec("KTO's reference point, nats", "kl"),
+        _spec("KTO's reference point, nats", "reference_point"),
         _LEARNING_RATE,
     ],
 }

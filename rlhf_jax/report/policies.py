@@ -74,8 +74,6 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     # While the run is going there is no summary yet, and its log says the same.
     found = figures["alarms"] if "alarms" in figures else [alarm._asdict() for alarm in alarms(rows, stage=stage)]
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
-    if stage == "preference":
-        logged.discard("kl")  # KTO's reference point, which is never below 0
     points = _points(stage, rows)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],

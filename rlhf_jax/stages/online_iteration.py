@@ -167,9 +167,10 @@ class OnlineTrainer:
             info = {
                 **_rollout_metrics(batch, sampled),
                 "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-                "kl_coef": _once(state.controller.coef),
                 "logprob_gap": _once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
             }
+            if config.kl.kind != "objective":
+                info["kl_coef"] = _once(state.controller.coef)
             if critic is None:
                 return batch._replace(reward=shaped - in_reward * _response_kl(batch)), info
             per_token = losses.kl_penalised_rewards(shaped, out.logprobs, ref.logprobs, sampled.mask, kl_coef=in_reward)

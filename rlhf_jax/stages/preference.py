@@ -170,6 +170,7 @@ def preference(
         fingerprint={**run.fingerprint(config), "policy_sha256": tree_sha256(reference)},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
+        evaluate_first=True,
         frozen=reference,
     )
     policy = fitted.best_params["policy"]

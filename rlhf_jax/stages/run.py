@@ -6,7 +6,7 @@ RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
 RUN/events/<stage>/       the same for TensorBoard
 RUN/checkpoints/<stage>/  to continue an interrupted stage
 RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
-RUN/samples.jsonl         responses before and after PPO
+RUN/samples.jsonl         responses of the SFT policy and of the last policy stage that ran here
 RUN/summary.json          the results
 RUN/report.html           the same to look at
 """

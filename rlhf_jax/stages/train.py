@@ -75,6 +75,7 @@ def train(
     fingerprint: Mapping[str, Any],
     watch: Stopwatch,
     show: tuple[str, ...],
+    evaluate_first: bool = False,
     frozen: Params | None = None,
     members: int = 0,
 ) -> FitResult:
@@ -92,6 +93,7 @@ def train(
         fingerprint: what the result depends on; a checkpoint of another one is refused.
         watch: counts the seconds.
         show: metrics beside the progress bar.
+        evaluate_first: evaluate before the first step too: where the parameters start may be the best.
         frozen: parameters that are read and never trained, a reference; ``loss_fn`` is then given
             ``(batch, frozen)``.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
@@ -137,6 +139,7 @@ def train(
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(s.params),
             eval_every=config.eval_every,
+            evaluate_first=evaluate_first,
             best="heldout_loss",
             patience=config.patience,
             max_skipped_in_row=config.max_skipped,

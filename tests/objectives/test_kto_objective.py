@@ -56,10 +56,10 @@ def test_against_numpy_response_by_response(batch, outputs, total):
     np.testing.assert_allclose(np.asarray(loss.values)[PRESENT], expected, rtol=1e-5)
     np.testing.assert_allclose(total(loss), expected.mean(), rtol=1e-5)
     logged = {name: float(losses.masked_mean(*pair)) for name, pair in loss.metrics.items()}
-    assert set(logged) == {"desirable_reward", "undesirable_reward", "kl"}
+    assert set(logged) == {"desirable_reward", "undesirable_reward", "reference_point"}
     np.testing.assert_allclose(logged["desirable_reward"], 0.3 * h[up].mean(), rtol=1e-4)
     np.testing.assert_allclose(logged["undesirable_reward"], 0.3 * h[~up].mean(), rtol=1e-4)
-    np.testing.assert_allclose(logged["kl"], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(logged["reference_point"], 0.4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("responses", [1, 2, 3])

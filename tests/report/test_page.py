@@ -293,14 +293,6 @@ def test_without_a_reward_model_gold_is_drawn_alone(tmp_path):
     assert "proxy" not in page.text
 
 
-def test_the_reference_point_of_kto_is_no_kl_that_is_watched(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    rows = [{"step": 1, "loss": 0.5, "kl": 0.0, "desirable_reward": 0.1, "undesirable_reward": 0.0, "skipped": 0}]
-    add_policy(run, "preference", rows, {"objective": "kto"})
-    assert "None. Watched: skipped updates." in words_of(read(run)[1])
-
-
 def test_a_group_method_raises_alarms_from_its_own_log(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -55,8 +55,8 @@ def test_preference_optimisation_draws_pairs_and_judges():
     assert titles(other) == ["grad_norm"]
 
 
-def test_the_kl_of_kto_is_its_reference_point():
-    main, _ = stage_panels("preference", rows_of("preference", kl=0.2, heldout_kl=1.0))
+def test_the_reference_point_of_kto_has_a_diagram_of_its_own():
+    main, _ = stage_panels("preference", rows_of("preference", reference_point=0.2, heldout_kl=1.0))
     assert titles(main) == ["held-out KL to SFT, nats a response", "KTO's reference point, nats"]
 
 
