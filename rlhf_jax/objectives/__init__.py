@@ -15,8 +15,10 @@ from rlhf_jax.objectives.grpo import grpo
 from rlhf_jax.objectives.gspo import gspo
 from rlhf_jax.objectives.ipo import ipo
 from rlhf_jax.objectives.kto import kto
+from rlhf_jax.objectives.likert import likert
 from rlhf_jax.objectives.online_dpo import online_dpo
 from rlhf_jax.objectives.orpo import orpo
+from rlhf_jax.objectives.plackett_luce import plackett_luce
 from rlhf_jax.objectives.ppo import explained_variance, ppo
 from rlhf_jax.objectives.reinforce import reinforce
 from rlhf_jax.objectives.reward_model import reward_model
@@ -38,8 +40,10 @@ NAMES = (
     "gspo",
     "ipo",
     "kto",
+    "likert",
     "online_dpo",
     "orpo",
+    "plackett_luce",
     "ppo",
     "reinforce",
     "reward_model",
@@ -63,8 +67,10 @@ __all__ = [
     "gspo",
     "ipo",
     "kto",
+    "likert",
     "online_dpo",
     "orpo",
+    "plackett_luce",
     "ppo",
     "reinforce",
     "reward_model",
