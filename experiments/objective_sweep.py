@@ -107,7 +107,7 @@ class Sweep:
             iterations=self.size.iterations,
             epochs=epochs,
             minibatches=4,
-            eval_every=self.size.iterations,
+            eval_every=10,
             **self.judged,
         )
         stages.ppo(config, objective=objective)
@@ -124,7 +124,7 @@ class Sweep:
             epochs=2,
             minibatches=2,
             policy_optimizer=OptimizerConfig(learning_rate=rate),
-            eval_every=self.size.iterations,
+            eval_every=10,
             **self.judged,
         )
         stages.group(config, objective=objective)
@@ -147,7 +147,7 @@ class Sweep:
         return {
             "SFT on chosen": functools.partial(preference, objective=sft_on_chosen),
             "best-of-16": self.best_of_n,
-            "expert iteration": functools.partial(group, objective=o.expert_iteration, rate=1e-3),
+            "expert iteration": functools.partial(group, objective=o.expert_iteration, rate=3e-4),
             "PPO": self.ppo,
             "A2C": functools.partial(self.ppo, objective=o.a2c, epochs=1),
             "RLOO": functools.partial(group, objective=o.rloo),

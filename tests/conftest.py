@@ -23,13 +23,15 @@ jax.config.update("jax_debug_key_reuse", True)
 
 @pytest.fixture
 def quick_models(monkeypatch):
-    """Models that compile in no time, in place of ``testing.tiny_models``.
+    """Models that compile in no time, in place of ``testing.tiny_models``, for tests and for ``check_objective``.
 
     What is looked for with them is faults in objectives, which any model that obeys segments and order brings to light.
     """
     from rlhf_jax import testing
+    from rlhf_jax.testing import check
 
-    monkeypatch.setattr(testing, "tiny_models", lambda seed=0: _quick_models())
+    for module in (testing, check):  # each holds the name by itself
+        monkeypatch.setattr(module, "tiny_models", lambda seed=0: _quick_models())
 
 
 @functools.cache

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from rlhf_jax import objectives
 from rlhf_jax.stages.run import RunError
-from rlhf_jax.types import Objective
+from rlhf_jax.types import Objective, Outputs, SequenceBatch
 
 
 def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
@@ -48,6 +51,60 @@ def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
     if missing:
         raise RunError(f"objective {name} needs --hyperparameters {missing[0]} VALUE")
     return functools.partial(function, **hyperparameters) if hyperparameters else function
+
+
+# What a stage gives to its objective: the fields of ``Outputs`` and of ``SequenceBatch`` that it fills.
+SFT = (("logprobs", "entropy"), ())
+REWARD = (("scores",), ("votes", "rating"))
+PREFERENCE = (("logprobs", "entropy"), ("votes", "label", "ref_logprobs", "kl"))
+GROUP = (("logprobs", "entropy"), ("score", "reward", "old_logprobs", "ref_logprobs", "kl_coef"))
+PPO = ((*GROUP[0], "values"), (*GROUP[1], "advantages", "returns", "old_values"))
+
+_SHAPES = {
+    "scores": 2,
+    "label": 2,
+    "rating": 2,
+    "score": 2,
+    "reward": 2,
+    "kl": 2,
+    "kl_coef": 2,
+}  # axes, if not [B, K, S]
+
+
+def try_objective(
+    objective: Objective, name: str, given: tuple[tuple[str, ...], tuple[str, ...]], *, responses: int
+) -> None:
+    """Call an objective on shapes alone, before anything is written: a value that makes no sense shows here.
+
+    Args:
+        objective: hyperparameters bound.
+        name: for the message.
+        given: what the stage fills, one of the constants of this module.
+        responses: K.
+
+    Raises:
+        RunError: when the objective refuses, or reads what the stage does not give.
+
+    Example:
+        >>> try_objective(objectives.rloo, "rloo", PREFERENCE, responses=2)
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.stages.run.RunError: objective rloo: batch.reward is None, but the objective reads it; ...
+    """
+    groups, length = 2, 4
+
+    def filled(field: str) -> Any:
+        shape = (groups, responses, responses if field == "votes" else length)[: _SHAPES.get(field, 3)]
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    ids: Any = jax.ShapeDtypeStruct((groups, responses, length), jnp.int32)
+    mask: Any = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
+    outputs = Outputs(**{field: filled(field) for field in given[0]})
+    batch = SequenceBatch(ids, mask, ids, ids, **{field: filled(field) for field in given[1]})
+    try:
+        jax.eval_shape(lambda o, b: objective(o, b)[:2], outputs, batch)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise RunError(f"objective {name}: {error}") from error
 
 
 def describe_objective(objective: Objective) -> str:

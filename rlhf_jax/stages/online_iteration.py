@@ -26,7 +26,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import find_objective
+from rlhf_jax.stages.choose import GROUP, PPO, find_objective, try_objective
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.online_config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
@@ -94,6 +94,8 @@ class OnlineTrainer:
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
         extra = {"ptx": training.Term(lift(objectives.sft, {"policy": self.models["policy"]}), config.ptx.coef)}
         bound = objective or find_objective(config.objective, _hyperparameters(config))
+        given = GROUP if self.critic is None else PPO
+        try_objective(bound, config.objective, given, responses=config.samples)
         self._step = training.make_train_step(
             lift(bound, self.models), self.optimizer, extra=extra if self._text else None
         )
@@ -238,9 +240,12 @@ def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> PackedEpoch
     def epoch(number: int) -> list[Any]:
         return [examples[i] for i in data.epoch_order(len(examples), config.seed, number)]
 
-    once = len(PackedEpochs(epoch, epochs=1, **shape))
-    # Epochs are cut differently, so that one more may be needed than their mean length says.
-    return PackedEpochs(epoch, epochs=math.ceil(config.updates / once) + 1, **shape)
+    epochs, batches = 1, PackedEpochs(epoch, epochs=1, **shape)
+    while len(batches) < config.updates:
+        # Epochs are cut differently, so how many it takes is only known when they are cut.
+        epochs = max(epochs + 1, math.ceil(epochs * config.updates / len(batches)))
+        batches = PackedEpochs(epoch, epochs=epochs, **shape)
+    return batches
 
 
 def _kl_coefficients(config: OnlineConfig, coef: Array) -> tuple[Array, Array | None]:

@@ -20,7 +20,7 @@ from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import describe_objective, find_objective
+from rlhf_jax.stages.choose import PREFERENCE, describe_objective, find_objective, try_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
@@ -58,8 +58,8 @@ class PreferenceConfig(PackedConfig):
     """Held-out comparisons drawn for each rated held-out response."""
     eval_pairs: int = 512
     """Held-out pairs of an evaluation during training; the best checkpoint is chosen on them."""
-    prompts: DataConfig = DataConfig()
-    """Prompts to judge the policy on: those of human_sentiment, or rows of `prompt`."""
+    prompts: DataConfig = DataConfig(source="")
+    """Prompts to judge the policy on, rows of `prompt`; those of `data` if its source is empty."""
     reward_model: str = ""
     """Run folder of a reward model that scores the samples beside the judges (`proxy`); none if empty."""
     sampling: SamplingConfig = SamplingConfig()
@@ -119,14 +119,16 @@ def preference(
         return run.load_result(directory, "preference", config)
     watch = Stopwatch()
     bound = objective or find_objective(config.objective, config.hyperparameters)
+    try_objective(bound, config.objective, PREFERENCE, responses=2)
     reference, model_config, tokenizer = run.load_stage(config.policy, "sft")
     model = models.build(model_config)
     pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed)
-    if judges is None:
-        judges = human_sentiment_judges() if config.prompts.source == sources.HUMAN_SENTIMENT else {}
+    asked = config.prompts if config.prompts.source else config.data
     heldout_prompts, test_prompts = (
-        read_prompts(config.prompts, tokenizer, split, config.max_prompt_length) for split in ("validation", "test")
+        read_prompts(asked, tokenizer, split, config.max_prompt_length) for split in ("validation", "test")
     )
+    if judges is None:
+        judges = human_sentiment_judges() if asked.source == sources.HUMAN_SENTIMENT else {}
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     sampler = Sampler(
         model,

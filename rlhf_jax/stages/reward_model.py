@@ -18,7 +18,7 @@ from rlhf_jax.data import Example
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
-from rlhf_jax.stages.choose import describe_objective, find_objective
+from rlhf_jax.stages.choose import REWARD, describe_objective, find_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
@@ -95,13 +95,14 @@ def reward_model(
     directory = Path(config.out)
     if run.finished(directory, "reward", config):
         return run.load_result(directory, "reward", config)
+    bound = objective or find_objective(config.objective, _hyperparameters(config))
+    try_objective(bound, config.objective, REWARD, responses=2)
     watch = Stopwatch()
     policy, policy_config, tokenizer = run.load_stage(config.init, "sft")
     model_config = dataclasses.replace(policy_config, scalar_head=True)
     model = models.build(model_config)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    bound = objective or find_objective(config.objective, _hyperparameters(config))
     run.start(directory, "reward", config, tokenizer)
 
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}

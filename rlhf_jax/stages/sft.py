@@ -14,7 +14,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import describe_objective, find_objective
+from rlhf_jax.stages.choose import SFT, describe_objective, find_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
@@ -71,6 +71,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     directory = Path(config.out)
     if run.finished(directory, "sft", config):
         return run.load_result(directory, "sft", config)
+    bound = objective or find_objective(config.objective, config.hyperparameters)
+    try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
     rows = sources.demonstrations(config.data)
     tokenizer = sources.tokenizer(directory, rows.train, config.vocab_size)
@@ -84,7 +86,6 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
 
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
-    bound = objective or find_objective(config.objective, config.hyperparameters)
     loss_fn = lift(bound, {"policy": model})
     heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
     loss = jax.jit(loss_fn)

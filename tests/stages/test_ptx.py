@@ -107,13 +107,13 @@ def test_another_seed_reads_the_text_in_another_order(make):
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("iterations", [1, 7, 150])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("iterations", "seed"), [(1, 0), (42, 0), (35, 3)])
 def test_the_text_lasts_to_the_last_update(make, iterations, seed):
-    """Epochs are cut differently, so that one that has fewer batches than the first must not end the run early."""
-    trainer = make(rows=3, iterations=iterations, epochs=2, minibatches=2, seed=seed)
+    """Two rows hold the text in seven batches in the first epoch and in six in most others: 12 or 10 epochs, by their
+    first, would be one or two batches short of these updates."""
+    trainer = make(rows=2, iterations=iterations, minibatches=2, seed=seed)
     last = trainer._text_batches(iterations - 1)
-    assert last.mask.any((1, 2, 3)).all()
+    assert last.mask.any((1, 2, 3)).tolist() == [True, True]
 
 
 def test_the_text_is_what_the_file_holds(make, tables, sft_run):
