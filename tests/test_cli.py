@@ -10,7 +10,7 @@ import pytest
 from rlhf_jax import cli
 from rlhf_jax.data import DataError, human_sentiment
 
-COMMANDS = ("quickstart", "sft", "reward", "ppo", "report", "sample", "score", "data")
+COMMANDS = ("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data")
 
 
 def ends(argv):
@@ -33,13 +33,31 @@ def test_the_overview_names_every_command(argv, capsys):
     [
         ("quickstart", ["--seed", "--out", "--fast"]),
         ("sft", ["--config", "--data.source", "--data.on-bad-row", "--model.n-layers", "--optimizer.learning-rate"]),
-        ("reward", ["--config", "--init", "--group-size", "--center"]),
+        ("reward", ["--config", "--init", "--group-size", "--center", "--members", "--objective"]),
         (
             "ppo",
             ["--config", "--policy", "--reward-model", "--kl.target", "--shaping.clip", "--sampling.max-new-tokens"],
         ),
+        (
+            "group",
+            [
+                *("--config", "--policy", "--reward-model", "--objective", "--hyperparameters", "--samples"),
+                *("--kl.kind", "--kl.placement", "--kl.low", "--ensemble.combine", "--ptx.coef", "--ptx.data.source"),
+                *("expert_iteration", "online_dpo", "FILE.py:function"),
+            ],
+        ),
+        (
+            "preference",
+            [
+                *("--config", "--policy", "--objective", "--hyperparameters", "--min-share", "--prompts.source"),
+                *("--reward-model", "robust_dpo", "simpo", "kto", "FILE.py:function"),
+            ],
+        ),
         ("report", ["A run folder"]),
-        ("sample", ["A run folder", "--prompts", "--n", "--to", "--seed", "--temperature", "--on-bad-row"]),
+        (
+            "sample",
+            ["A run folder", "--prompts", "--n", "--to", "--seed", "--temperature", "--best-of", "--on-bad-row"],
+        ),
         ("score", ["A run folder", "--input", "--to", "--on-bad-row"]),
         ("data", ["human_sentiment", "--split", "--to"]),
     ],
@@ -81,6 +99,8 @@ def test_an_unknown_command_names_the_nearest(name, near, capsys):
         (["sft", "--model.n-layer", "3"], "--model.n-layers"),
         (["ppo", "--kl.targt", "3"], "--kl.target"),
         (["sample", "run", "x", "--temprature", "1"], "--temperature"),
+        (["group", "--sample", "3"], "--samples"),
+        (["preference", "--min-shar", "0.7"], "--min-share"),
     ],
     ids=lambda x: x if isinstance(x, str) else None,
 )
@@ -100,6 +120,12 @@ def test_an_unknown_field_names_the_nearest(argv, nearest, capsys):
         (["ppo", "--prompts", "10", "--minibatches", "4"], "must be a multiple of minibatches"),
         (["ppo", "--sampling.top-p", "2"], "top_p"),
         (["reward", "--data.on-bad-row", "ignore"], "skip"),
+        (["reward", "--members", "0"], "members must be at least 1"),
+        (["group", "--kl.kind", "elastic"], "banded"),
+        (["group", "--kl.kind", "banded", "--kl.low", "9", "--kl.high", "3"], "need 0 <= low < high"),
+        (["group", "--ensemble.combine", "max"], "lower_bound"),
+        (["preference", "--min-share", "0.3"], "min_share must lie between 0.5 and 1"),
+        (["preference", "--hyperparameters", "beta", "much"], "--hyperparameters"),
     ],
     ids=str,
 )
@@ -166,6 +192,63 @@ def test_the_flag_that_error_messages_name_works(tmp_path):
         assert cli.override(SFTConfig(), "sft", words).data.on_bad_row == "skip"
 
 
+@pytest.mark.parametrize("command", ["sft", "reward", "ppo", "group", "preference"])
+def test_every_stage_takes_an_objective_and_its_hyperparameters(command):
+    from rlhf_jax import stages
+
+    kinds = {
+        "sft": stages.SFTConfig,
+        "reward": stages.RewardConfig,
+        "ppo": stages.PPOConfig,
+        "group": stages.GroupConfig,
+        "preference": stages.PreferenceConfig,
+    }
+    default = kinds[command]()
+    assert default.hyperparameters == {}
+    words = ["--objective", "mine.py:own", "--hyperparameters", "beta", "0.05", "label_smoothing", "1"]
+    config = cli.override(default, command, words)
+    assert config.objective == "mine.py:own"
+    assert config.hyperparameters == {"beta": 0.05, "label_smoothing": 1.0}
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory):
+    """A run folder with an untrained policy in it, which is all that a stage looks at before its objective."""
+    import dataclasses
+
+    import jax
+
+    from rlhf_jax import checkpoint, data, models
+
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer = data.train_tokenizer(["a good film", "a bad film"] * 4, 280)
+    tokenizer.save(folder / "tokenizer.json")
+    sizes = {"d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "head_dim": 8, "d_ff": 8}
+    config = models.ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)
+    params = {"policy": jax.jit(models.build(config).init)(jax.random.key(0))}
+    checkpoint.save_params(folder / "params" / "sft", jax.device_get(params), {"model": dataclasses.asdict(config)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--objective", "dpa"], "preference: there is no objective 'dpa': did you mean 'dpo'?"),
+        (["--objective", "gone.py:own"], "preference: objective gone.py:own: no such file gone.py"),
+        (["--hyperparameters", "btea", "0.1"], "objective dpo has no hyperparameter 'btea': did you mean 'beta'?"),
+        (["--objective", "dr_grpo"], "objective dr_grpo needs --hyperparameters max_length VALUE"),
+    ],
+    ids=["name", "file", "hyperparameter", "missing"],
+)
+def test_an_objective_that_cannot_be_found_is_named(policy_folder, words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ends(["preference", "--policy", str(policy_folder), *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["report", "sample", "score"])
 def test_a_folder_that_is_no_run_is_named(command, tmp_path, capsys):
     more = {"report": [], "sample": ["hello"], "score": ["--input", "x.jsonl", "--to", "y.jsonl"]}[command]
@@ -182,8 +265,9 @@ def test_a_folder_that_is_no_run_is_named(command, tmp_path, capsys):
         (["hello", "--prompts", "p.jsonl"], "give one prompt"),
         (["--prompts", "p.jsonl"], "--prompts needs --to"),
         (["hello", "--n", "0"], "--n must be at least 1"),
+        (["hello", "--best-of", "0"], "--best-of must be at least 1, found 0"),
     ],
-    ids=["nothing", "both", "no output", "none"],
+    ids=["nothing", "both", "no output", "none", "best of none"],
 )
 def test_sample_says_what_it_needs(words, says, tmp_path, capsys):
     assert ends(["sample", str(tmp_path), *words]) == 2

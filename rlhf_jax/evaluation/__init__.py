@@ -13,17 +13,20 @@ from rlhf_jax.evaluation.alarms import (
     skipped_updates,
 )
 from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
+from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
 from rlhf_jax.evaluation.yardsticks import fit_ridge, vader
 
 __all__ = [
     "Alarm",
+    "OverOptimisation",
     "alarms",
     "bootstrap_mean",
     "bootstrap_pairs",
     "describe_responses",
     "distinct_n",
+    "fit_over_optimisation",
     "fit_ridge",
     "high_kl",
     "logprob_gap",

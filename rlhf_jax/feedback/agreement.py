@@ -1,4 +1,4 @@
-"""How far people agree: one person against the majority of the others, and Krippendorff's alpha."""
+"""How far people agree: one person against the majority of the others, Krippendorff's alpha and Fleiss' kappa."""
 
 from __future__ import annotations
 
@@ -102,3 +102,50 @@ def krippendorff_alpha(
     observed = np.einsum("uc,uk,ck->u", counts, counts, difference, optimize=True) / (raters - 1)
     expected = totals @ difference @ totals / (totals.sum() - 1)
     return float(1.0 - observed.sum() / expected)
+
+
+def fleiss_kappa(counts: np.ndarray) -> float:
+    """Fleiss' kappa: agreement on unordered categories beyond chance, where every item has the same number of ratings.
+
+    kappa = (P - P_e) / (1 - P_e), where P is the share of agreeing pairs among the ratings of an item, averaged over
+    items, and P_e = sum_j p_j^2 with p_j the share of category j among all ratings. The raters of one item need not be
+    those of another. Where the number of ratings differs, ``krippendorff_alpha(..., "nominal")`` is meant for that: on
+    items with m ratings each, N in all, it is kappa + (1 - kappa) / N.
+
+    Args:
+      counts: [n_items, n_categories], how many raters put each item in each category.
+
+    Returns:
+      1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement, at least -1 / (m - 1).
+
+    Raises:
+      ValueError: if counts are not whole numbers of at least 0, items have different numbers of ratings or fewer than
+        two, or all ratings are of one category (kappa is then undefined).
+
+    Example:
+        >>> round(fleiss_kappa([[3, 0], [0, 3], [2, 1], [1, 2]]), 3)
+        0.333
+
+    Source: Fleiss, "Measuring Nominal Scale Agreement Among Many Raters", 1971.
+    """
+    table = np.asarray(counts, np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"expected counts [n_items, n_categories], found shape {table.shape}")
+    if not ((table >= 0) & np.isfinite(table) & (table == np.floor(table))).all():
+        raise ValueError("expected counts that are whole numbers of at least 0")
+    ratings = table.sum(-1)
+    m = ratings[0]
+    if (ratings != m).any():
+        other = int((ratings != m).argmax())
+        raise ValueError(
+            f"item 0 has {m:g} ratings and item {other} has {ratings[other]:g}; kappa is for equal numbers: "
+            "use krippendorff_alpha with level='nominal'"
+        )
+    if m < 2:
+        raise ValueError(f"expected at least two ratings an item, found {m:g}")
+    totals = table.sum(0)
+    if (totals > 0).sum() == 1:
+        raise ValueError("all ratings are of one category: kappa is undefined where nothing differs")
+    agreed = (table * (table - 1)).sum(-1) / (m * (m - 1))
+    by_chance = np.square(totals / totals.sum()).sum()
+    return float((agreed.mean() - by_chance) / (1 - by_chance))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Points = Sequence[tuple[float, float]]
+Curve = Callable[[np.ndarray], np.ndarray]
 
 # The colours of Okabe & Ito (2008), which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#767676", "#CC79A7"
@@ -161,12 +162,13 @@ def accuracy_by_domain(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
         return _address(figure)
 
 
-def over_optimisation(points: Sequence[tuple[float, float | None, float]]) -> str:
+def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitted: Curve | None = None) -> str:
     """Proxy and gold reward against sqrt(KL), and against one another, on held-out prompts.
 
     Args:
         points: (KL in nats a response, proxy, gold), one an evaluation, in the order of their steps. Where there is
             no proxy it is None in all of them, and gold is drawn alone.
+        fitted: gold by KL of the form of Gao et al. (2022) for RL, to be drawn as far as the points go.
 
     Returns:
         The address of the drawing.
@@ -191,6 +193,12 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]]) -> st
             axes.scatter(distance, values, color=colour, s=18)
             axes.set_title(title)
             axes.set_xlabel("√KL to the SFT policy, √nats")
+        if fitted is not None:
+            along = np.linspace(0, distance.max(), 100)
+            label = "fitted d (a - b log d), d = √KL"
+            middle = places[len(drawn) - 1]
+            middle.plot(along, fitted(along**2), color=GREY, linewidth=1.2, linestyle="--", label=label)
+            middle.legend()
         if len(proxy):
             right = places[2]
             right.plot(proxy, gold, color=GREY, linewidth=1, alpha=0.6)

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.evaluation import alarms
+from rlhf_jax.evaluation import alarms, fit_over_optimisation
+from rlhf_jax.evaluation.over_optimisation import FEWEST
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import change, number, percent, percent_interval, with_interval
 from rlhf_jax.report.run_folder import Row, series
 from rlhf_jax.report.stage_names import POLICIES
 
 _JUDGES = {"gold": "the gold judge", "vader": "VADER"}
+_RL = ("ppo", "group")
 # What the alarms look for, and the figures (any set of them) without which an alarm stays silent.
 _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a negative KL", [{"kl"}]),
@@ -78,7 +80,7 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
         "watched": [what for what, needs in _WATCHED if any(need <= logged for need in needs)],
-        "over_optimisation": plots.over_optimisation(points) if len(points) > 1 else "",
+        "over_optimisation": plots.over_optimisation(points, _fitted(stage, points)) if len(points) > 1 else "",
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
     }
 
@@ -99,6 +101,21 @@ def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, 
     steps = sorted(set(kl) & set(gold) & (set(proxy) if proxy else set(kl)))
     points = [(kl[step], proxy.get(step), gold[step]) for step in steps]
     return [point for point in points if all(value is None or math.isfinite(value) for value in point)]
+
+
+def _fitted(stage: str, points: Sequence[tuple[float, float | None, float]]) -> plots.Curve | None:
+    """Gold score by KL, fitted; None where that is not known, of too few evaluations, and where nothing bends down."""
+    # The curve starts at the SFT policy, which only these stages evaluate before their first step.
+    if stage not in _RL or points[0][0] != 0:
+        return None
+    start = points[0][2]
+    away = [(kl, gold - start) for kl, _, gold in points if kl > 0]
+    if len({kl for kl, _ in away}) < FEWEST:
+        return None
+    found = fit_over_optimisation(*zip(*away, strict=True), kind="rl")
+    # The form rises steeply first. Where gold has not bent down yet it can only be met by a curve that dips below the
+    # SFT policy on its way, between evaluations, where nobody measured.
+    return None if found.peak_d is None else lambda kl: start + found.curve(kl)
 
 
 def _share(figures: Mapping[str, Any], key: str) -> str:

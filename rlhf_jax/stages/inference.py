@@ -156,7 +156,9 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
     """
     every = iter(rows)
     while drawn := list(itertools.islice(every, n)):
-        scores = scorer([row["prompt"] for row in drawn], [row["response"] for row in drawn])
+        # The tokens that were sampled, not their text encoded again: a response without an end stays without one.
+        prompts = [scorer.tokenizer.encode_prompt(row["prompt"]) for row in drawn]
+        scores = scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(prompts, drawn, strict=True)])
         best = int(np.argmax(scores))
         yield {**drawn[best], "score": float(scores[best])}
 

@@ -76,7 +76,9 @@ def test_rated_groups_stay_in_their_domain_and_carry_their_votes():
 
 
 def test_rated_groups_carry_the_ratings_of_their_responses():
-    sentences = [Example((np.array([1, n, 2], np.int32),), (1,), ratings=np.array([n / 4], np.float32)) for n in range(8)]
+    sentences = [
+        Example((np.array([1, n, 2], np.int32),), (1,), ratings=np.array([n / 4], np.float32)) for n in range(8)
+    ]
     histograms = feedback.histograms([np.array([n % 3]) for n in range(8)])
     arguments = dict(group_size=2, votes=feedback.votes_from_histograms, seed=5, epoch=0)
     for group in rated_groups(sentences, ["x"] * 8, histograms, **arguments):

@@ -13,7 +13,7 @@ from rlhf_jax.parallel import (
     put,
     replicated,
 )
-from rlhf_jax.training import OptimizerConfig, by_role, init, make_optimizer
+from rlhf_jax.training import OptimizerConfig, by_role, init, make_optimizer, per_member
 
 L, D, H, F, V = 2, 8, 12, 16, 32
 MODEL = {
@@ -59,6 +59,26 @@ def test_every_parameter_has_its_place(mesh):
         "policy/head/kernel": P("fsdp", None),
         "policy/head/bias": P(),
     }
+
+
+def test_members_of_an_ensemble_are_stacked_on_an_axis_of_their_own(mesh):
+    """Each member lies as it would alone; the axis that counts them is whole."""
+    alone, stacked = make_params("reward"), jax.tree.map(lambda x: jnp.stack([x] * 3), make_params("reward"))
+    one, three = param_shardings(alone, mesh), param_shardings(stacked, mesh, leading=1)
+    jax.tree.map(lambda a, b: np.testing.assert_equal(b.spec, P(None, *a.spec)), one, three)
+    optimizer = per_member(make_optimizer(OptimizerConfig(learning_rate=1e-3), 10))
+    state, places = init(
+        lambda p: p, optimizer, stacked, shardings=lambda shapes: param_shardings(shapes, mesh, leading=1)
+    )
+    assert jax.tree.map(lambda x: x.sharding, state) == places
+    up = [
+        leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("mlp/up")
+    ]
+    assert len(up) == 3  # the parameter and both moments
+    assert {leaf.sharding.spec for leaf in up} == {P(None, None, "fsdp", "tensor")}
+    assert places.step.spec == P()  # a scalar has no axis of members
 
 
 def test_optimiser_moments_lie_where_their_parameters_lie(mesh):

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_jax import losses, objectives, testing
 from rlhf_jax.stages import RunError, describe_objective, find_objective
+from rlhf_jax.stages.choose import GROUP, PPO, PREFERENCE, REWARD, SFT, try_objective
 from rlhf_jax.types import Loss, Outputs
 
 # A hyperparameter that has no default, so that nobody trains with a value that fits another task.
@@ -123,6 +124,56 @@ def test_a_file_that_does_not_hold_it_says_what_it_holds(file, words, hyperparam
 def test_the_path_of_a_file_without_a_function_says_how_to_name_one(file):
     with pytest.raises(RunError, match=r"there is no objective .*own\.py': .*FILE\.py:function"):
         find_objective(str(file), {})
+
+
+STAGES = {
+    "sft": (SFT, 1, ("sft",)),
+    "reward": (REWARD, 4, ("reward_model",)),
+    "preference": (PREFERENCE, 2, ("dpo", "robust_dpo", "ipo", "kto", "orpo", "simpo", "cpo", "slic", "sft")),
+    "group": (GROUP, 4, ("rloo", "grpo", "dapo", "gspo", "reinforce", "expert_iteration", "online_dpo", "sft")),
+    "ppo": (PPO, 1, ("ppo", "a2c", "reinforce")),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_gives_its_objectives_what_they_read(stage):
+    given, responses, names = STAGES[stage]
+    for name in names:
+        try_objective(find_objective(name, {}), name, given, responses=responses)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "stage", "says"),
+    [
+        ("rloo", {}, "preference", "objective rloo: batch.reward is None, but the objective reads it"),
+        ("ppo", {}, "group", "objective ppo: outputs.values is None"),
+        ("dpo", {}, "group", r"objective dpo: expected pairs .*, found groups of 4"),
+        ("rloo", {}, "ppo", r"objective rloo: .*at least 2, found 1"),
+        ("reward_model", {}, "preference", "objective reward_model: outputs.scores is None"),
+        ("sft", {}, "reward", "objective sft: outputs.logprobs is None"),
+        ("kto", {"desirable_weight": -1.0}, "preference", "objective kto: desirable_weight must be"),
+        ("expert_iteration", {"keep": 5}, "group", "objective expert_iteration: keep must be .*at most 4"),
+    ],
+    ids=lambda x: x if isinstance(x, str) and len(x) < 20 else "",
+)
+def test_an_objective_that_does_not_fit_the_stage_says_what_it_lacks(name, hyperparameters, stage, says):
+    given, responses, _ = STAGES[stage]
+    with pytest.raises(RunError, match=says):
+        try_objective(find_objective(name, hyperparameters), name, given, responses=responses)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda outputs, batch: None,
+        lambda outputs, batch: Loss(outputs.logprobs + jnp.zeros(7), batch.mask, losses.token_mean),
+        lambda outputs: outputs,
+    ],
+    ids=["no loss", "shapes", "arguments"],
+)
+def test_a_function_that_is_no_objective_is_an_error_a_person_can_read(broken):
+    with pytest.raises(RunError, match="^objective mine: "):
+        try_objective(broken, "mine", SFT, responses=1)
 
 
 def my_objective(outputs, batch, *, kl_estimator=losses.k3, weight=1.0):

@@ -83,6 +83,47 @@ def test_many_prompts_sample_as_few_do(ppo_run):
     assert [row["tokens"] for row in few] == [row["tokens"] for row in rows[:4]]
 
 
+def test_best_of_keeps_the_response_that_the_reward_model_scores_highest(ppo_run, folder, tmp_path, capsys):
+    prompts = write(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    every, best = tmp_path / "every.jsonl", tmp_path / "best.jsonl"
+    assert sample(folder, "--prompts", prompts, "--n", 8, "--to", every) == 0
+    assert sample(folder, "--prompts", prompts, "--n", 2, "--best-of", 4, "--to", best) == 0
+    drawn, kept = read(every), read(best)
+    assert [row["prompt"] for row in kept] == [p for p in PROMPTS for _ in range(2)]
+    scorer = Scorer.load(folder)
+    for i, row in enumerate(kept):
+        four = drawn[4 * i : 4 * i + 4]  # the same seed draws the same: two fours of the eight
+        asked = [np.append(scorer.tokenizer.encode_prompt(r["prompt"]), r["tokens"]) for r in four]
+        scores = scorer.score_tokens(asked)
+        assert row == {**four[int(np.argmax(scores))], "score": pytest.approx(float(scores.max()), abs=1e-5)}
+    assert any(row != drawn[4 * i] for i, row in enumerate(kept))
+
+
+def test_best_of_scores_a_response_that_did_not_end_as_it_is(ppo_run, folder):
+    """Its text encoded again would get an end-of-sequence token, and other tokens besides."""
+    policy, scorer = Policy.load(folder), Scorer.load(folder)
+    from rlhf_jax.rollout import SamplingConfig
+    from rlhf_jax.stages.inference import best_of
+
+    rows = list(policy.sample(PROMPTS, n=4, sampling=SamplingConfig(max_new_tokens=3)))
+    unfinished = [row["tokens"][-1] != policy.tokenizer.eos_id for row in rows]
+    assert any(unfinished)
+    for kept in best_of(rows, scorer, 4):
+        asked = np.append(scorer.tokenizer.encode_prompt(kept["prompt"]), kept["tokens"])
+        assert kept["score"] == pytest.approx(float(scorer.score_tokens([asked])[0]), abs=1e-5)
+
+
+def test_best_of_needs_a_reward_model(tables, tmp_path, sft_run, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "sft").symlink_to(sft_run.directory / "params" / "sft")
+    (tmp_path / "tokenizer.json").symlink_to(sft_run.directory / "tokenizer.json")
+    to = tmp_path / "out.jsonl"
+    assert sample(tmp_path, "x", "--best-of", 2, "--to", to) == 2
+    assert "no finished reward stage" in capsys.readouterr().err
+    assert not to.exists()
+
+
 def test_score_adds_a_score_to_every_row(reward_run, folder, tmp_path, capsys):
     single = [{"prompt": p, "response": r, "id": i} for i, (p, r) in enumerate(zip(PROMPTS, "abc", strict=True))]
     to = tmp_path / "scored.jsonl"

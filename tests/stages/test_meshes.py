@@ -60,6 +60,26 @@ def test_reward_models_give_the_same_losses(tables, tmp_path, folder, reward_alo
     same(reward_alone.metrics, result.metrics, ("reward/loss", "reward/accuracy"))
 
 
+def short_preference(tables, out, folder, mesh):
+    """KTO, which reads all there is: the reference, and the reference point of mismatched pairs."""
+    settings = {"epochs": 1, "objective": "kto", "eval_every": 99, "checkpoint_every": 99}
+    return stages.preference(tiny_task.preference_config(tables, out, policy=folder, **settings), mesh=mesh)
+
+
+@pytest.fixture(scope="module")
+def preference_alone(tables, tmp_path_factory, folder, sft_run, one_device):
+    return short_preference(tables, tmp_path_factory.mktemp("preference"), folder, one_device)
+
+
+def test_preference_optimisation_gives_the_same_losses(tables, tmp_path, folder, preference_alone, mesh):
+    result = short_preference(tables, tmp_path, folder, mesh)
+    names = ("loss", "grad_norm", "reference_point", "desirable_reward", "undesirable_reward")
+    same(preference_alone.metrics[1:], result.metrics[1:], [f"preference/{name}" for name in names])
+    assert max(row["preference/reference_point"] for row in result.metrics[1:]) > 0
+    for name in ("heldout_loss", "accuracy", "kl"):
+        assert result.summary[name] == pytest.approx(preference_alone.summary[name], rel=1e-5, abs=1e-5)
+
+
 def iterate(tables, sft_run, reward_run, mesh):
     """Two iterations of PPO by hand, two samples a prompt: what was sampled, and the figures."""
     config = tiny_task.ppo_config(tables, "unused", policy="unused", samples=2)

@@ -13,7 +13,7 @@ import tiny_task
 
 from rlhf_jax import objectives, stages, testing
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import Policy, RunError, find_objective, lift, sources
+from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, lift, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.preference import PreferenceBatches, with_reference
 
@@ -42,8 +42,9 @@ def dpo_run(tables, tmp_path_factory, folder, sft_run, one_device):
 
 @pytest.fixture(scope="module")
 def simpo_run(tables, tmp_path_factory, folder, sft_run, one_device):
-    """A function that is passed, bound by hand; no judges."""
-    config = tiny_task.preference_config(tables, tmp_path_factory.mktemp("simpo"), policy=folder)
+    """A function that is passed, bound by hand; no judges, and no prompts but those of the comparisons."""
+    own = DataConfig(source="")
+    config = tiny_task.preference_config(tables, tmp_path_factory.mktemp("simpo"), policy=folder, prompts=own)
     bound = functools.partial(objectives.simpo, beta=2.0, margin=0.5)
     return stages.preference(config, objective=bound, mesh=one_device)
 
@@ -91,13 +92,16 @@ def test_pairs_that_were_not_trained_on_are_told_apart(name, sft_run, tables, re
 
 
 def test_before_the_first_update_dpo_knows_nothing(dpo_run):
-    first, last = dpo_run.metrics[0], dpo_run.metrics[-1]
+    start, first, last = dpo_run.metrics[0], dpo_run.metrics[1], dpo_run.metrics[-1]
+    assert start["preference/heldout_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert start["preference/heldout_kl"] == 0.0
+    assert [row["step"] for row in dpo_run.metrics] == list(range(dpo_run.summary["steps"] + 1))
     assert first["preference/loss"] == pytest.approx(math.log(2), abs=1e-6)
     for name in ("chosen_reward", "rejected_reward", "reward_margin"):
         assert first[f"preference/{name}"] == pytest.approx(0.0, abs=1e-6)
     assert last["preference/loss"] < 0.5
     assert last["preference/reward_margin"] > 0.5
-    assert all(row["preference/skipped"] == 0 for row in dpo_run.metrics)
+    assert all(row["preference/skipped"] == 0 for row in dpo_run.metrics[1:])
 
 
 def test_the_reference_is_where_the_policy_started(dpo_run, simpo_run, sft_run):
@@ -197,20 +201,42 @@ def test_an_objective_in_a_file_trains_like_one_of_ours(tables, tmp_path, folder
     result = stages.preference(config, mesh=one_device, judges={"gold": tiny_task.count_a})
     assert len(result.metrics) == len(dpo_run.metrics)
     for ours, own in zip(dpo_run.metrics, result.metrics, strict=True):
-        for name in ("preference/loss", "preference/grad_norm"):
+        for name in {"preference/loss", "preference/grad_norm", "preference/heldout_loss"} & ours.keys():
             assert own[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5)
     assert result.summary["accuracy"] == dpo_run.summary["accuracy"]
     assert result.summary["heldout_loss"] == pytest.approx(dpo_run.summary["heldout_loss"], rel=1e-3)
 
 
-def test_an_objective_that_there_is_not_is_named_before_anything_is_written(tables, tmp_path, folder, sft_run):
-    config = tiny_task.preference_config(tables, tmp_path / "run", policy=folder, objective="sipmo")
-    with pytest.raises(RunError, match="did you mean 'simpo'"):
-        stages.preference(config)
-    config = dataclasses.replace(config, objective="simpo", hyperparameters={"gamma": 1.0})
-    with pytest.raises(RunError, match="objective simpo has no hyperparameter 'gamma'"):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"objective": "sipmo"}, "did you mean 'simpo'"),
+        ({"objective": "simpo", "hyperparameters": {"gamma": 1.0}}, "objective simpo has no hyperparameter 'gamma'"),
+        ({"hyperparameters": {"beta": -1.0}}, "objective dpo: beta must be above 0, found -1"),
+        ({"objective": "grpo"}, "objective grpo: batch.reward is None"),
+        ({"objective": "reward_model"}, "objective reward_model: outputs.scores is None"),
+    ],
+    ids=["name", "hyperparameter", "value", "of samples", "of scores"],
+)
+def test_an_objective_that_does_not_fit_is_named_before_anything_is_written(
+    tables, tmp_path, folder, sft_run, change, says
+):
+    config = tiny_task.preference_config(tables, tmp_path / "run", policy=folder, **change)
+    with pytest.raises(RunError, match=says):
         stages.preference(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_prompts_are_those_of_the_comparisons_unless_others_are_named(dpo_run, simpo_run, tables):
+    samples = {}
+    for run in (dpo_run, simpo_run):
+        rows = [json.loads(line) for line in (run.directory / "samples.jsonl").read_text().splitlines()]
+        samples[run.config.prompts.source] = {row["prompt"] for row in rows}
+    assert len(samples[str(tables / "prompts.jsonl")]) == 3  # a tenth of the file is held out
+    # The held-out comparisons are a file of their own, of which eight prompts are taken.
+    unseen = {json.loads(line)["prompt"] for line in (tables / "unseen.jsonl").read_text().splitlines()}
+    assert len(samples[""]) == simpo_run.config.test_prompts == 8
+    assert samples[""] < unseen
 
 
 # ---- the loss, by itself --------------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ def test_another_seed_reads_the_text_in_another_order(make):
 
 @pytest.mark.parametrize(("iterations", "seed"), [(1, 0), (42, 0), (35, 3)])
 def test_the_text_lasts_to_the_last_update(make, iterations, seed):
-    """Two rows hold the text in seven batches in the first epoch and in six in most others: 12 or 10 epochs, by their
-    first, would be one or two batches short of these updates."""
+    """Two rows hold the text in seven batches in the first epoch and in six in most others: as many epochs as the first
+    one promises, and one to spare, would be one or two batches short of these updates."""
     trainer = make(rows=2, iterations=iterations, minibatches=2, seed=seed)
     last = trainer._text_batches(iterations - 1)
     assert last.mask.any((1, 2, 3)).tolist() == [True, True]

@@ -1,4 +1,4 @@
-"""All three stages as a process that is really killed, and ends with the same parameters, bit for bit."""
+"""All stages as a process that is really killed, and ends with the same parameters, bit for bit."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("tiny_task.py")
-ALL = "sft,reward,ppo"
+ALL = "sft,reward,ppo,preference,group"
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,22 @@ def stop_in(stage, step, folder, signum, environment):
 
 def finish(folder, environment):
     process = start(ALL, folder, 0.0, environment)
-    said = process.communicate(timeout=240)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-    figures = {stage: summary[stage] for stage in ("sft", "reward", "ppo")}
+    figures = {stage: summary[stage] for stage in ALL.split(",")}
     return summary["params_sha256"], figures, rows(folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_killed_stages_end_bit_for_bit_like_ones_that_never_stopped(tmp_path, environment):
     hashes, figures, logged = finish(tmp_path / "whole", environment)
-    assert hashes.keys() == {"sft", "reward", "ppo"}
+    assert hashes.keys() == set(ALL.split(","))
+    # What is continued is not only the parameters: the controller has moved, and text was read.
+    coefficients = [row["group/kl_coef"] for row in logged if row["stage"] == "group" and row["step"] > 0]
+    assert len(set(coefficients)) > 2
+    assert all("group/ptx_loss" in row for row in logged if row["stage"] == "group" and row["step"] > 0)
 
     folder = tmp_path / "killed"
     assert stop_in("sft", 5, folder, signal.SIGKILL, environment)[0] == -signal.SIGKILL
@@ -79,6 +83,8 @@ def test_killed_stages_end_bit_for_bit_like_ones_that_never_stopped(tmp_path, en
     code, said = stop_in("ppo", 4, folder, signal.SIGTERM, environment)
     assert code == 143, said
     assert "the same command continues from there" in said
+    assert stop_in("preference", 7, folder, signal.SIGKILL, environment)[0] == -signal.SIGKILL
+    assert stop_in("group", 3, folder, signal.SIGKILL, environment)[0] == -signal.SIGKILL
 
     # The data of both runs lies in folders of their own: only the config's path to it differs.
     again, again_figures, again_logged = finish(folder, environment)

@@ -158,7 +158,7 @@ def run_stage(stage, folder, slow=lambda: None):
         return sft(sft_config(table, folder / "run", epochs=6, patience=0))
     if stage == "reward":
         return reward_model(
-            reward_config(table, folder / "run", init=folder / "run", table="ratings", epochs=8, patience=0)
+            reward_config(table, folder / "run", init=folder / "run", table="ratings", epochs=8, members=2, patience=0)
         )
 
     if stage == "preference":
@@ -173,7 +173,7 @@ def run_stage(stage, folder, slow=lambda: None):
 
     if stage == "group":
         text = PTXConfig(coef=0.1, data=data(table, "text"), rows=2)
-        banded = KLConfig(kind="banded", low=0.01, high=0.02)
+        banded = KLConfig(kind="banded", coef=0.02, low=0.01, high=0.02)
         return group(
             group_config(
                 table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2, ptx=text, kl=banded

@@ -119,9 +119,7 @@ def test_members_are_updated_as_if_each_were_alone(max_grad_norm):
             mine, states[m] = single.update(member(own, m), states[m], alone[m])
             alone[m] = optax.apply_updates(alone[m], mine)
     for m in range(3):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), member(stacked, m), alone[m]
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), member(stacked, m), alone[m])
 
 
 def test_clipping_of_one_member_leaves_the_others_alone():
