@@ -13,7 +13,6 @@ from rlhf_jax.data.packing import Example
 from rlhf_jax.data.rows import Comparison, Demonstration, PromptRow
 from rlhf_jax.data.tokenizer import Tokenizer
 
-
 EVEN = 1e-6  # shares of votes that differ by less are the same
 
 

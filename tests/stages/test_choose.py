@@ -172,7 +172,7 @@ def test_an_objective_that_does_not_fit_the_stage_says_what_it_lacks(name, hyper
     ids=["no loss", "shapes", "arguments"],
 )
 def test_a_function_that_is_no_objective_is_an_error_a_person_can_read(broken):
-    with pytest.raises(RunError, match="^objective mine: "):
+    with pytest.raises(RunError, match=r"^objective mine: "):
         try_objective(broken, "mine", SFT, responses=1)
 
 

@@ -1,4 +1,4 @@
-"""Reward models trained side by side: each as if it were alone, and together one reward that knows where it is unsure."""
+"""Reward models side by side: each trained as if it were alone, together one reward that knows where it is unsure."""
 
 import dataclasses
 import functools

@@ -260,7 +260,7 @@ def test_a_finished_stage_is_returned_and_another_config_or_objective_refused(gr
     ):
         with pytest.raises(RunError, match=rf"group stage of another config.*{field}"):
             stages.group(dataclasses.replace(group_run.config, **change), reward=never)
-    with pytest.raises(RunError, match="group stage of another config .objective"):
+    with pytest.raises(RunError, match=r"group stage of another config \(objective"):
         stages.group(group_run.config, reward=never, objective=functools.partial(objectives.rloo, kl_coef=0.01))
 
 

@@ -186,7 +186,7 @@ def test_another_function_in_the_same_folder_is_refused(dpo_run, simpo_run, idle
         (simpo_run, objectives.simpo),
         (simpo_run, functools.partial(objectives.simpo, beta=2.0, margin=0.25)),
     ):
-        with pytest.raises(RunError, match="preference stage of another config .objective"):
+        with pytest.raises(RunError, match=r"preference stage of another config \(objective"):
             stages.preference(run.config, objective=other)
 
 
