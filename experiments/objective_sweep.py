@@ -98,15 +98,16 @@ class Sweep:
         )
         stages.preference(config, objective=objective)
 
-    def ppo(self, out: str, seed: int, objective: Any = None, epochs: int = 4) -> None:
-        """A critic: 64 prompts of one response an iteration."""
+    def ppo(self, out: str, seed: int, objective: Any = None, passes: int = 4, rate: float = 2e-4) -> None:
+        """A critic: 64 prompts of one response an iteration; four passes of four updates, or a single update."""
         config = PPOConfig(
             out=out,
             seed=seed,
             data=self.data,
             iterations=self.size.iterations,
-            epochs=epochs,
-            minibatches=4,
+            epochs=passes,
+            minibatches=4 if passes > 1 else 1,
+            policy_optimizer=OptimizerConfig(learning_rate=rate),
             eval_every=10,
             **self.judged,
         )
@@ -149,7 +150,7 @@ class Sweep:
             "best-of-16": self.best_of_n,
             "expert iteration": functools.partial(group, objective=o.expert_iteration, rate=3e-4),
             "PPO": self.ppo,
-            "A2C": functools.partial(self.ppo, objective=o.a2c, epochs=1),
+            "A2C": functools.partial(self.ppo, objective=o.a2c, passes=1, rate=1e-3),
             "RLOO": functools.partial(group, objective=o.rloo),
             "GRPO": functools.partial(group, objective=o.grpo),
             "DPO": functools.partial(preference, objective=o.dpo),
@@ -247,9 +248,11 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
     sweep = Sweep(out, size)
-    methods = {k: v for k, v in sweep.methods().items() if not options.only or k in options.only}
-    if not methods:
-        parser.error(f"--only: no such method; there are {', '.join(sweep.methods())}")
+    methods = sweep.methods()
+    unknown = [name for name in options.only or () if name not in methods]
+    if unknown:
+        parser.error(f"--only: there is no method {unknown[0]!r}; there are {', '.join(methods)}")
+    methods = {name: method for name, method in methods.items() if not options.only or name in options.only}
     sweep.prepare()
     rows = []
     for name, method in methods.items():

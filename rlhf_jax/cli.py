@@ -258,6 +258,10 @@ class SampleOptions:
     """Whose policy; that of the last stage there is if not given."""
     best_of: int = 1
     """Sample this many for each response and keep the one the run's reward model scores highest."""
+    combine: Literal["mean", "min", "lower_bound"] = "mean"
+    """What an ensemble of reward models says by `--best-of`: mean, the worst case, or mean - k * std."""
+    k: float = 1.0
+    """Standard deviations that `--combine lower_bound` takes off."""
     max_new_tokens: int = 48
     """Longest response, in tokens."""
     temperature: float = 1.0
@@ -284,6 +288,7 @@ def _sample(argv: list[str]) -> None:
         raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
     _must_be_run(o.run)
     from rlhf_jax import data
+    from rlhf_jax.rewards import EnsembleConfig
     from rlhf_jax.rollout import SamplingConfig
     from rlhf_jax.stages import Policy, Scorer, sources
     from rlhf_jax.stages.inference import best_of
@@ -302,7 +307,7 @@ def _sample(argv: list[str]) -> None:
         texts = [row.prompt for row in rows]
     made = policy.sample(texts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if o.best_of > 1:
-        made = best_of(made, Scorer.load(o.run), o.best_of)
+        made = best_of(made, Scorer.load(o.run, EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
     if o.to:
         _write(o.to, made)
         return

@@ -44,7 +44,7 @@ class SequenceBatch(NamedTuple):
     mask: Array  # bool [B, K, S]; True where this token is a target that counts
     segment_ids: Array  # int32 [B, K, S]; 0 is padding
     positions: Array  # int32 [B, K, S]
-    label: MaybeArray = None  # float32 [B, K]; share of votes in a pair, or 1 / 0 for thumbs up / down
+    label: MaybeArray = None  # float32 [B, K]; 1 thumbs up, 0 thumbs down
     rating: MaybeArray = None  # float32 [B, K]; an absolute score by people
     score: MaybeArray = None  # float32 [B, K]; what the reward function gave
     reward: MaybeArray = None  # float32 [B, K]; the score after shaping: what is to be maximised

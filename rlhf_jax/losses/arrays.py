@@ -7,6 +7,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -61,7 +62,7 @@ def check_range(
         ...
         ValueError: clip must be above 0, found -0.2
     """
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float, np.number)):
         return
     if value > above and at_least <= value <= at_most:
         return
@@ -90,6 +91,6 @@ def warn_outside(name: str, value: ArrayLike, low: float, high: float, source: s
         >>> print(caught[0].message)
         beta is 7, outside the usual 0.01 to 0.5 (Rafailov et al. 2023)
     """
-    if isinstance(value, (int, float)) and not low <= value <= high:
+    if isinstance(value, (int, float, np.number)) and not low <= value <= high:
         text = f"{name} is {value:g}, outside the usual {low:g} to {high:g} ({source})"
         warnings.warn(text, UnusualHyperparameter, stacklevel=3)

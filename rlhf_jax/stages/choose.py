@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import objectives
+from rlhf_jax import losses, objectives
 from rlhf_jax.stages.run import RunError
-from rlhf_jax.types import Objective, Outputs, SequenceBatch
+from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
 def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
@@ -39,23 +40,55 @@ def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
         ...
         rlhf_jax.stages.run.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
     """
-    function = _in_file(name) if ":" in name else _ours(name)
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return choose_objective(None, name, hyperparameters)
+
+
+def bind_objective(
+    function: Objective, name: str, hyperparameters: Mapping[str, Any], fields: Mapping[str, Any] | None = None
+) -> Objective:
+    """Bind what a config says of an objective to the function.
+
+    Args:
+        function: the objective; hyperparameters that are bound to it already stay.
+        name: for messages.
+        hyperparameters: keyword arguments; each must be one of the function's.
+        fields: a config's own fields for hyperparameters; those that the function does not have are left out.
+
+    Raises:
+        RunError: when it has no such hyperparameter, or needs one that is not given.
+
+    Example:
+        >>> bind_objective(objectives.plackett_luce, "plackett_luce", {}, {"center": 0.01, "margin": 0.5}).keywords
+        {'center': 0.01}
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for key in hyperparameters:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise RunError(f"objective {name} has no hyperparameter {key!r}: {hint}")
-    required = [p.name for p in inspect.signature(function).parameters.values() if _is_required(p)]
-    missing = [key for key in required if key not in hyperparameters]
+    already = function.keywords if isinstance(function, functools.partial) else {}
+    own = {key: value for key, value in (fields or {}).items() if key in known and key not in already}
+    bound = {**own, **hyperparameters}
+    missing = [p.name for p in parameters if _is_required(p) and p.name not in bound]
     if missing:
         raise RunError(f"objective {name} needs --hyperparameters {missing[0]} VALUE")
-    return functools.partial(function, **hyperparameters) if hyperparameters else function
+    return functools.partial(function, **bound) if bound else function
+
+
+def choose_objective(
+    passed: Objective | None, name: str, hyperparameters: Mapping[str, Any], fields: Mapping[str, Any] | None = None
+) -> Objective:
+    """The function that was passed, or else the one that is named, with what the config says of it bound."""
+    if passed is None:
+        passed = _in_file(name) if ":" in name else _ours(name)
+    return bind_objective(passed, name, hyperparameters, fields)
 
 
 # What a stage gives to its objective: the fields of ``Outputs`` and of ``SequenceBatch`` that it fills.
 SFT = (("logprobs", "entropy"), ())
-REWARD = (("scores",), ("votes", "rating"))
+REWARD = (("scores",), ("votes", "rating"))  # ratings only where the rows are rated responses
 PREFERENCE = (("logprobs", "entropy"), ("votes", "label", "ref_logprobs", "kl"))
 GROUP = (("logprobs", "entropy"), ("score", "reward", "old_logprobs", "ref_logprobs", "kl_coef"))
 PPO = ((*GROUP[0], "values"), (*GROUP[1], "advantages", "returns", "old_values"))
@@ -101,9 +134,17 @@ def try_objective(
     mask: Any = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
     outputs = Outputs(**{field: filled(field) for field in given[0]})
     batch = SequenceBatch(ids, mask, ids, ids, **{field: filled(field) for field in given[1]})
+
+    def whole(o: Outputs, b: SequenceBatch) -> Any:
+        loss = objective(o, b)
+        if not isinstance(loss, Loss):
+            raise TypeError(f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)")
+        logged = [losses.masked_sum(values, counted) for values, counted in loss.metrics.values()]
+        return loss.reduction(loss.values, loss.mask), logged
+
     try:
-        jax.eval_shape(lambda o, b: objective(o, b)[:2], outputs, batch)
-    except (ValueError, TypeError, AssertionError) as error:
+        jax.eval_shape(whole, outputs, batch)
+    except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"objective {name}: {error}") from error
 
 
@@ -147,11 +188,15 @@ def _in_file(name: str) -> Any:
     file = Path(path)
     if not file.is_file():
         raise RunError(f"objective {name}: no such file {path}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"objective_in_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise RunError(f"objective {name}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's own raises
+        raise RunError(f"objective {name}: {path} cannot be imported: {error}") from error
     found = vars(module).get(wanted)
     if not callable(found):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]

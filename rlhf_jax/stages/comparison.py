@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,7 @@ from rlhf_jax.types import Params, Rollout
 
 # Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
 HELDOUT, TEST = 2**30, 2**30 + 1
+_AT_ONCE = 2048  # responses that best-of-n holds at the same time
 
 
 class Judged(NamedTuple):
@@ -66,8 +68,16 @@ class Judges:
         """
         if self.reward is None:
             raise ValueError("best-of-n needs a reward to choose by")
-        sampled = self.sampler(policy, prompts, step, samples=n)
-        return self.measure(policy, keep_best(sampled, self.reward(sampled, prompts).reward), prompts)
+        size = max(1, _AT_ONCE // n)
+        kept = []
+        for start in range(0, len(prompts), size):
+            part = list(prompts[start : start + size])
+            # The last part is filled up, so that one compiled program serves all.
+            filled = part + [part[-1]] * (size - len(part)) if len(prompts) > size else part
+            sampled = self.sampler(policy, filled, step, samples=n)
+            best = keep_best(sampled, self.reward(sampled, filled).reward)
+            kept.append(jax.device_get(Rollout(*(x[: len(part)] for x in best))))
+        return self.measure(policy, jax.tree.map(lambda *x: jnp.concatenate(x), *kept), prompts)
 
 
 def keep_best(sampled: Rollout, reward: Any) -> Rollout:

@@ -64,7 +64,8 @@ class StageConfig:
     objective: str
     """What is minimised: a name in rlhf_jax.objectives, or FILE.py:function for one of your own."""
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Keyword arguments of the objective by name, `--hyperparameters beta 0.05`; its docstring lists them."""
+    """Keyword arguments of the objective, `--hyperparameters beta 0.05`: names as in its docstring, numbers as values
+    (a switch is 1 or 0)."""
     max_skipped: int = 20
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import models, rollout
+from rlhf_jax import models, rewards, rollout
 from rlhf_jax.data import DataError, Demonstration, Tokenizer, parse_comparison, parse_demonstration
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
+from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.run import RunError, load_stage
 from rlhf_jax.stages.sampler import response_tokens
@@ -100,21 +102,22 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A trained reward model that scores responses; an ensemble gives the mean of its members."""
+    """A trained reward model that scores responses; the members of an ensemble are combined."""
 
     config: models.ModelConfig
     params: Params
     tokenizer: Tokenizer
+    ensemble: EnsembleConfig = EnsembleConfig()
 
     @classmethod
-    def load(cls, run: Path | str) -> Scorer:
-        """The reward model of a run folder.
+    def load(cls, run: Path | str, ensemble: EnsembleConfig | None = None) -> Scorer:
+        """The reward model of a run folder, and how the members of an ensemble are combined (their mean by default).
 
         Raises:
             RunError: when the folder holds no finished reward model.
         """
         params, config, tokenizer = load_stage(run, "reward")
-        return cls(config, params, tokenizer)
+        return cls(config, params, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Scores of texts, float32 [n]: this makes a reward model a reward like any other callable."""
@@ -129,7 +132,7 @@ class Scorer:
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
-        return self.score_members(sequences).mean(0)
+        return np.asarray(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """What every member of an ensemble says of token sequences, float32 [M, n]; M is 1 for a single model."""
@@ -150,7 +153,7 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
 
     Args:
         rows: from ``Policy.sample``, a multiple of n for each prompt, in order.
-        scorer: what chooses; an ensemble's mean.
+        scorer: what chooses.
         n: how many are drawn for one that is kept. The policy this makes has a KL of log n - (n - 1) / n
             (``losses.best_of_n_kl``) to the one that sampled.
     """

@@ -42,6 +42,11 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         self.controller()  # refuses what does not fit together
+        if self.kind == "objective" and (self.coef, self.placement) != (KLConfig.coef, KLConfig.placement):
+            raise ValueError(
+                "kl.coef and kl.placement do nothing while kl.kind is objective: give the objective's own kl_coef "
+                "(--hyperparameters kl_coef VALUE), or another kl.kind"
+            )
         warn_outside("kl.coef", self.coef, 0.0, 0.5, "Ziegler et al. 2019; Ouyang et al. 2022")
 
     def controller(self) -> Controller:
@@ -78,7 +83,7 @@ class PTXConfig:
         if not self.coef >= 0:
             raise ValueError(f"ptx.coef must not be negative, found {self.coef}")
         check_positive(self, "rows")
-        warn_outside("ptx.coef", self.coef, 0.0, 30.0, "Ouyang et al. 2022")
+        warn_outside("ptx.coef", self.coef, 0.0, 30.0, "27.8 in Ouyang et al. 2022")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,9 @@ class OnlineConfig(StageConfig):
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
         warn_rate("policy_optimizer", self.policy_optimizer)
+        if self.objective.split("(")[0].rsplit(".")[-1] in ("a2c", "reinforce"):
+            once = "on-policy: without a ratio, samples are good for one update"
+            warn_outside("epochs times minibatches", self.epochs * self.minibatches, 1, 1, once)
         warn_outside("epochs", self.epochs, 1, 10, "1 to 4 in Ziegler et al. 2019 and Ouyang et al. 2022")
 
     @property
@@ -176,12 +184,17 @@ class PPOConfig(OnlineConfig):
     whiten_advantages: bool = True
     """Advantages get mean 0 and variance 1 over the iteration's tokens."""
     loss: PPOLossConfig = PPOLossConfig()
-    """Hyperparameters of the objective `ppo`; `hyperparameters` has those of any other."""
+    """Hyperparameters of `ppo`, and of any other objective that has one of the same name."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         warn_rate("critic_optimizer", self.critic_optimizer)
+        if self.loss.kl_coef and self.kl.kind != "objective":
+            raise ValueError(
+                f"loss.kl_coef does nothing while kl.kind is {self.kl.kind}: pass --kl.kind objective, or use kl.coef "
+                "with --kl.placement loss"
+            )
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")

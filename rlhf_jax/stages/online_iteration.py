@@ -26,7 +26,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import GROUP, PPO, find_objective, try_objective
+from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.online_config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
@@ -92,13 +92,12 @@ class OnlineTrainer:
         )
         self.reward = RolloutReward(reward, self.sampler, config.ensemble)
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
-        extra = {"ptx": training.Term(lift(objectives.sft, {"policy": self.models["policy"]}), config.ptx.coef)}
-        bound = objective or find_objective(config.objective, _hyperparameters(config))
+        text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
+        extra = {"ptx": training.Term(text_loss, config.ptx.coef)} if self._text else None
+        bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
-        self._step = training.make_train_step(
-            lift(bound, self.models), self.optimizer, extra=extra if self._text else None
-        )
+        self._step = training.make_train_step(lift(bound, self.models), self.optimizer, extra=extra)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
         self._compile()
@@ -173,8 +172,9 @@ class OnlineTrainer:
             }
             if config.kl.kind != "objective":
                 info["kl_coef"] = _once(state.controller.coef)
+            batch = batch._replace(reward=shaped - in_reward * _response_kl(batch))
             if critic is None:
-                return batch._replace(reward=shaped - in_reward * _response_kl(batch)), info
+                return batch, info
             per_token = losses.kl_penalised_rewards(shaped, out.logprobs, ref.logprobs, sampled.mask, kl_coef=in_reward)
             advantages, returns = losses.gae(
                 per_token, out.values, sampled.mask, gamma=critic.gamma, gae_lambda=critic.gae_lambda
@@ -197,7 +197,10 @@ class OnlineTrainer:
             def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
                 rows, text_rows, k = scanned
                 part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), place)
-                return self._step(train, part if text_rows is None else (part, {"ptx": text_rows}), k)
+                if text_rows is None:
+                    return self._step(train, part, k)
+                spread = jax.lax.with_sharding_constraint(text_rows, parallel.batch_shardings(text_rows, mesh))
+                return self._step(train, (part, {"ptx": spread}), k)
 
             keys = jax.random.split(step_key, order.shape[0])
             train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
@@ -225,11 +228,9 @@ def _critic(policy: Trunk, reward: Trunk | TextReward) -> tuple[Model, Params]:
     return models.build(config), models.with_scalar_head(trunk, config)
 
 
-def _hyperparameters(config: OnlineConfig) -> dict[str, Any]:
-    """What the config binds of its objective: PPO's have fields of their own."""
-    if isinstance(config, PPOConfig) and config.objective == "ppo":
-        return {**dataclasses.asdict(config.loss), **config.hyperparameters}
-    return dict(config.hyperparameters)
+def _loss_fields(config: OnlineConfig) -> dict[str, Any]:
+    """What ``PPOConfig.loss`` says of hyperparameters that an objective with a critic may have."""
+    return dataclasses.asdict(config.loss) if isinstance(config, PPOConfig) else {}
 
 
 def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> PackedEpochs:

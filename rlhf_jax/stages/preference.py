@@ -20,7 +20,7 @@ from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import PREFERENCE, describe_objective, find_objective, try_objective
+from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
@@ -48,7 +48,8 @@ class PreferenceConfig(PackedConfig):
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs."""
     min_share: float = 0.5
-    """Pairs in which fewer than this share of people prefer the chosen response are left out; ties always are."""
+    """Pairs in which fewer than this share of people prefer the chosen response are left out of training and of the
+    held-out loss; ties always are. The accuracy on test pairs counts all but ties."""
     epochs: int = 1
     """Passes over the training pairs; each draws new pairs of rated responses. Usually 1 to 3."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
@@ -118,7 +119,7 @@ def preference(
     if run.finished(directory, "preference", config):
         return run.load_result(directory, "preference", config)
     watch = Stopwatch()
-    bound = objective or find_objective(config.objective, config.hyperparameters)
+    bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
     reference, model_config, tokenizer = run.load_stage(config.policy, "sft")
     model = models.build(model_config)
@@ -147,9 +148,9 @@ def preference(
     test_prompts = evenly(test_prompts, config.test_prompts)
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
-    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs)
+    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs, config.min_share)
     if not held:
-        raise DataError(f"{config.data.source}: no held-out pair has a majority")
+        raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")
     held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
     run.start(directory, "preference", config, tokenizer)
 
@@ -263,18 +264,14 @@ def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str
     }
 
 
-def _heldout_examples(held: HeldOutPairs, count: int) -> list[Example]:
-    """Held-out pairs without a tie, spread over all there are, the preferred response first."""
-    decided = np.flatnonzero(held.share != 0.5)
-    chosen = decided[np.linspace(0, len(decided) - 1, min(count, len(decided))).astype(int)]
+def _heldout_examples(held: HeldOutPairs, count: int, min_share: float) -> list[Example]:
+    """Held-out pairs as training has them, spread over all there are, the preferred response first."""
     examples = []
-    for (i, j), share in zip(held.pairs[chosen].tolist(), held.share[chosen].tolist(), strict=True):
-        pair = Example(
-            (held.sequences[i], held.sequences[j]),
-            (held.starts[i], held.starts[j]),
-            np.array([[0.0, share], [1 - share, 0.0]], np.float32),
-        )
-        ordered = chosen_first(pair, 0.5)
+    for (i, j), votes in zip(held.pairs.tolist(), held.votes, strict=True):
+        pair = Example((held.sequences[i], held.sequences[j]), (held.starts[i], held.starts[j]), votes)
+        ordered = chosen_first(pair, min_share)
         if ordered is not None:
             examples.append(ordered)
-    return examples
+    if len(examples) <= count:
+        return examples
+    return [examples[i] for i in np.linspace(0, len(examples) - 1, count).astype(int)]

@@ -17,7 +17,7 @@ def mismatched(batch: SequenceBatch, *, rows: int, row_length: int, pad_id: int)
 
     Args:
         batch: packed, of numpy arrays, [B, K, S].
-        rows: packed rows of the batch; a quarter more are taken, since other joins fill rows less well.
+        rows: packed rows of the batch.
         row_length: tokens of a row; a longer join is cut.
         pad_id: what fills empty places.
 
@@ -37,7 +37,7 @@ def mismatched(batch: SequenceBatch, *, rows: int, row_length: int, pad_id: int)
             prompt = tokens[b, k][real[b, k] & ~mask[b, k]]
             each.append((np.concatenate([prompt, tokens[other, k][mask[other, k]]])[:row_length], len(prompt)))
         joined.append(Example(tuple(t for t, _ in each), tuple(start for _, start in each)))
-    shape = {"rows": rows + -(-rows // 4), "row_length": row_length, "length": row_length, "pad_id": pad_id}
+    shape = {"rows": rows, "row_length": row_length, "length": row_length, "pad_id": pad_id}
     while True:
         try:
             return pack(joined, groups=tokens.shape[0], responses=tokens.shape[1], **shape)

@@ -18,7 +18,7 @@ from rlhf_jax.data import Example
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
-from rlhf_jax.stages.choose import REWARD, describe_objective, find_objective, try_objective
+from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
@@ -51,7 +51,7 @@ class RewardConfig(PackedConfig):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)
     """For large models 1e-5 or less, and one epoch (Ouyang et al. 2022)."""
     center: float = 0.01
-    """reward_model: weight of the term that holds the mean reward of a pair near 0 (Eisenstein et al. 2023)."""
+    """reward_model, plackett_luce: weight of the term that holds the mean reward near 0 (Eisenstein et al. 2023)."""
     margin: float = 0.0
     """reward_model: how much better the preferred response must score (Touvron et al. 2023); 0 is off."""
     epochs: int = 3
@@ -95,14 +95,17 @@ def reward_model(
     directory = Path(config.out)
     if run.finished(directory, "reward", config):
         return run.load_result(directory, "reward", config)
-    bound = objective or find_objective(config.objective, _hyperparameters(config))
-    try_objective(bound, config.objective, REWARD, responses=2)
     watch = Stopwatch()
     policy, policy_config, tokenizer = run.load_stage(config.init, "sft")
     model_config = dataclasses.replace(policy_config, scalar_head=True)
     model = models.build(model_config)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    given = data.epoch(0)
+    said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
+    fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}
+    bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
+    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
     run.start(directory, "reward", config, tokenizer)
 
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
@@ -189,11 +192,13 @@ def scorer(
     return score
 
 
-def _hyperparameters(config: RewardConfig) -> dict[str, Any]:
-    """What the config binds of its objective: the usual one has fields of its own."""
-    if config.objective == "reward_model":
-        return {"center": config.center, "margin": config.margin, **config.hyperparameters}
-    return dict(config.hyperparameters)
+def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float]:
+    """Mean and standard deviation of the training ratings, by which ``likert`` standardises; of other data none."""
+    ratings = [e.ratings for e in examples if e.ratings is not None]
+    if objective.split("(")[0].rsplit(".")[-1] != "likert" or not ratings:
+        return {}
+    each = np.concatenate(ratings)
+    return {"mean": float(each.mean()), "std": float(max(each.std(), 1e-6))}
 
 
 def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:

@@ -14,7 +14,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
-from rlhf_jax.stages.choose import SFT, describe_objective, find_objective, try_objective
+from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
@@ -71,7 +71,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     directory = Path(config.out)
     if run.finished(directory, "sft", config):
         return run.load_result(directory, "sft", config)
-    bound = objective or find_objective(config.objective, config.hyperparameters)
+    bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
     rows = sources.demonstrations(config.data)

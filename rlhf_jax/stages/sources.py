@@ -38,6 +38,7 @@ class HeldOutPairs(NamedTuple):
     ratings: list[np.ndarray]  # n arrays, what every rater gave; empty where rows are pairs
     pairs: np.ndarray  # int64 [m, 2]
     share: np.ndarray  # float64 [m], share of votes for the first
+    votes: np.ndarray  # float32 [m, 2, 2]; [i, j] = votes that prefer i to j, as in training
     domains: list[str]  # n
     golden: np.ndarray | None  # indices of the responses on which people agree most
 
@@ -259,6 +260,7 @@ def _rated_pairs(
         ratings=[np.asarray(row.ratings) for row in kept],
         pairs=pairs,
         share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
+        votes=votes.astype(np.float32),
         domains=domains,
         golden=golden,
     )
@@ -278,6 +280,7 @@ def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataC
         ratings=[],
         pairs=np.where(turned[:, None], pairs[:, ::-1], pairs),
         share=np.where(turned, 1 - share, share),
+        votes=np.where(turned[:, None, None], votes[:, ::-1, ::-1], votes).astype(np.float32),
         domains=["all"] * (2 * len(kept)),
         golden=None,
     )

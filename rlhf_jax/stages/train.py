@@ -1,4 +1,4 @@
-"""What SFT and reward modelling share: a loss function, packed batches, a mesh, and the loop over them."""
+"""What all training on a data set shares: a loss function, packed batches, a mesh, and the loop over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Controllers of the KL coefficient: how strongly PPO is held near the reference."""
+"""Controllers of the KL coefficient: how strongly a policy is held near the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class KLState(NamedTuple):
       dtype('float32')
     """
 
-    coef: Array  # float32 []; the weight of the KL in the reward
+    coef: Array  # float32 []; the weight of the KL, in the reward or in the loss
 
 
 class Controller(NamedTuple):
@@ -38,7 +38,7 @@ def fixed(coef: float) -> Controller:
     """A coefficient that never changes.
 
     Args:
-      coef: weight of the KL in the reward; 0.01 to 0.2.
+      coef: weight of the KL; 0.01 to 0.2.
 
     Returns:
       A controller whose update gives back its state.

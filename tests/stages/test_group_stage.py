@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import objectives, stages, training
+from rlhf_jax import cli, objectives, stages, training
 from rlhf_jax.rewards import ShapingConfig
 from rlhf_jax.stages import KLConfig, OnlineTrainer, Policy, Prompt, RunError, Trunk
 from rlhf_jax.stages.sampler import Sampler
@@ -124,7 +124,7 @@ def moved(make):
 PLACES = {
     "reward": KLConfig(kind="fixed", coef=0.07, placement="reward"),
     "loss": KLConfig(kind="fixed", coef=0.07, placement="loss"),
-    "objective": KLConfig(kind="objective", coef=0.07),
+    "objective": KLConfig(kind="objective"),
 }
 
 
@@ -151,7 +151,9 @@ def test_the_kl_goes_where_the_config_says(make, moved, prompts, place):
     coefficient = {"reward": np.zeros((8, K)), "loss": np.full((8, K), 0.07), "objective": None}[place]
     if coefficient is None:
         assert batch.kl_coef is None
+        assert "kl_coef" not in info  # no controller acts, so none is logged
     else:
+        assert mean(info["kl_coef"]) == pytest.approx(0.07)
         np.testing.assert_allclose(batch.kl_coef, coefficient, rtol=1e-6)
     assert mean(info["kl"]) == pytest.approx(kl.mean(), rel=1e-4)
     assert mean(info["kl_per_token"]) == pytest.approx(kl.sum() / mask.sum(), rel=1e-4)
@@ -264,6 +266,13 @@ def test_a_finished_stage_is_returned_and_another_config_or_objective_refused(gr
         stages.group(group_run.config, reward=never, objective=functools.partial(objectives.rloo, kl_coef=0.01))
 
 
+def test_the_report_shows_the_run(group_run, capsys):
+    assert cli.run(["report", str(group_run.directory)]) == 0
+    page = (group_run.directory / "report.html").read_text()
+    assert "group" in page
+    assert "kl" in page.lower()
+
+
 def test_the_hyperparameters_of_the_config_reach_the_objective(make, prompts):
     named = make(objective="dr_grpo", hyperparameters={"max_length": 8}, minibatches=1)
     with pytest.raises(RunError, match="objective dr_grpo needs --hyperparameters max_length VALUE"):
@@ -301,6 +310,8 @@ def test_a_config_that_cannot_run_is_refused(tables, change, says):
         ({"kind": "banded", "coef": 0.5}, "minimum <= initial <= maximum"),
         ({"kind": "adaptive", "target": 0.0}, "target and horizon must be positive"),
         ({"kind": "fixed", "coef": -1.0}, "coef must be at least 0"),
+        ({"kind": "objective", "coef": 0.2}, "do nothing while kl.kind is objective"),
+        ({"kind": "objective", "placement": "loss"}, "do nothing while kl.kind is objective"),
     ],
     ids=str,
 )

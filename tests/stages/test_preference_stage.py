@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import objectives, stages, testing
+from rlhf_jax import cli, objectives, stages, testing
 from rlhf_jax.data import DataError
 from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, lift, sources
 from rlhf_jax.stages.batches import PackedEpochs
@@ -237,6 +237,20 @@ def test_prompts_are_those_of_the_comparisons_unless_others_are_named(dpo_run, s
     unseen = {json.loads(line)["prompt"] for line in (tables / "unseen.jsonl").read_text().splitlines()}
     assert len(samples[""]) == simpo_run.config.test_prompts == 8
     assert samples[""] < unseen
+
+
+def test_its_command_continues_from_its_folder_and_writes_the_report(dpo_run, tables, folder, tmp_path, idle, capsys):
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(tiny_task.__file__.rsplit('/', 1)[0])!r})\nimport tiny_task\n"
+        f"config = tiny_task.preference_config({str(tables)!r}, {str(dpo_run.directory)!r}, policy={str(folder)!r})\n"
+    )
+    assert cli.run(["preference", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(dpo_run.directory / "report.html")
+    assert "preference" in (dpo_run.directory / "report.html").read_text()
+    assert cli.run(["preference", "--config", str(config), "--hyperparameters", "beta", "0.2"]) == 2
+    assert "preference stage of another config (hyperparameters" in capsys.readouterr().err
+    assert cli.run(["sample", str(dpo_run.directory), "The cat and", "--max-new-tokens", "3"]) == 0
 
 
 # ---- the loss, by itself --------------------------------------------------------------------------------------------
