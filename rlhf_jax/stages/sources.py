@@ -238,6 +238,8 @@ def _rated_epochs(
             seed=seed,
             epoch=number,
         )
+        if not groups:
+            raise DataError(f"{config.source}: no prompt has {group_size} rated responses to compare with each other")
         return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
 
     return epoch

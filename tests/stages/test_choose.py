@@ -7,7 +7,16 @@ import pytest
 
 from rlhf_jax import losses, objectives, testing
 from rlhf_jax.stages import RunError, describe_objective, find_objective
-from rlhf_jax.stages.choose import GROUP, PPO, PREFERENCE, REWARD, SFT, try_objective
+from rlhf_jax.stages.choose import (
+    GROUP,
+    PPO,
+    PREFERENCE,
+    REWARD,
+    SFT,
+    bind_objective,
+    choose_objective,
+    try_objective,
+)
 from rlhf_jax.types import Loss, Outputs
 
 # A hyperparameter that has no default, so that nobody trains with a value that fits another task.
@@ -124,6 +133,30 @@ def test_a_file_that_does_not_hold_it_says_what_it_holds(file, words, hyperparam
 def test_the_path_of_a_file_without_a_function_says_how_to_name_one(file):
     with pytest.raises(RunError, match=r"there is no objective .*own\.py': .*FILE\.py:function"):
         find_objective(str(file), {})
+
+
+def test_a_configs_own_fields_are_bound_where_the_objective_has_them():
+    """``center`` and ``margin`` are fields of the reward model's config, and hyperparameters of some objectives."""
+    fields = {"center": 0.25, "margin": 0.5}
+
+    def bound(function, hyperparameters=()):
+        return getattr(bind_objective(function, "mine", dict(hyperparameters), fields), "keywords", {})
+
+    assert bound(objectives.reward_model) == fields
+    assert bound(objectives.sft) == {}
+    assert bound(objectives.reward_model, {"center": 0.0}) == {**fields, "center": 0.0}  # said twice, the last counts
+    assert bound(functools.partial(objectives.reward_model, margin=0.0)) == {"center": 0.25, "margin": 0.0}
+
+
+def test_hyperparameters_are_bound_to_a_function_that_is_passed_too():
+    passed = choose_objective(objectives.simpo, "simpo", {"beta": 3.0})
+    assert (passed.func, passed.keywords) == (objectives.simpo, {"beta": 3.0})
+    over = choose_objective(functools.partial(objectives.simpo, beta=2.0, margin=0.5), "simpo", {"beta": 3.0})
+    assert over.keywords == {"beta": 3.0, "margin": 0.5}
+    assert choose_objective(objectives.simpo, "ignored", {}) is objectives.simpo
+    assert choose_objective(None, "simpo", {}) is objectives.simpo
+    with pytest.raises(RunError, match="objective mine has no hyperparameter 'gamma'"):
+        choose_objective(objectives.simpo, "mine", {"gamma": 1.0})
 
 
 STAGES = {

@@ -91,7 +91,7 @@ def test_the_gradient_is_the_sum_of_two_losses_each_with_its_own_denominator(mak
 
 
 def test_every_update_has_a_text_batch_that_is_a_function_of_the_step_alone(make):
-    trainer, again = (make(objective="reinforce", epochs=2, minibatches=2) for _ in range(2))
+    trainer, again = (make(epochs=2, minibatches=2) for _ in range(2))
     config = trainer.config
     first = [trainer._text_batches(step) for step in range(config.iterations)]
     for step in reversed(range(config.iterations)):  # in whatever order they are asked for

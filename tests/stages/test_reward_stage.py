@@ -71,6 +71,14 @@ def test_pairs_and_ratings_in_one_file_are_refused(tables, tmp_path, sft_run, fo
         stages.reward_model(config)
 
 
+def test_too_few_responses_to_any_prompt_is_an_error_and_nothing_is_written(tables, tmp_path, sft_run, folder):
+    """Six people's responses to each prompt make no group of seven."""
+    config = tiny_task.reward_config(tables, tmp_path / "run", init=folder, table="ratings", group_size=7)
+    with pytest.raises(DataError, match=r"ratings\.jsonl: no prompt has 7 rated responses"):
+        stages.reward_model(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_bad_pair_names_file_line_and_field(tables, tmp_path, sft_run, folder):
     lines = (tables / "chosen.jsonl").read_text().splitlines()
     lines[4] = json.dumps({"prompt": "x", "chosen": "y", "rejected": None})
