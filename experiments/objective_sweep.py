@@ -2,8 +2,20 @@
 
 Command:  python experiments/objective_sweep.py            (--fast for a miniature)
 Hardware: 2 CPU cores, float32
-Time:     TIME
-Result:   RESULT
+Time:     53 min beside other work (SFT and reward model 7 of them); FASTTIME
+Result:   gold win rate over SFT on 512 prompts, mean of 3 seeds (95% interval over prompts), KL in nats a response
+
+    PPO              70.0% (67.7 to 72.3)   4.8        expert iteration 65.4% (63.1 to 67.7)  11.9
+    DPO              68.1% (65.9 to 70.3)   2.9        IPO              65.0% (62.5 to 67.4)  11.8
+    best-of-16       67.3% (64.8 to 69.6)   1.8        A2C              61.1% (58.8 to 63.3)   5.4
+    GRPO             67.2% (64.9 to 69.4)   8.1        RLOO             60.9% (58.5 to 63.4)   4.3
+    KTO              66.3% (63.9 to 68.6)   7.2        ORPO             55.5% (53.2 to 57.8)   0.5
+    SimPO            51.2% (48.4 to 53.7)   7.7        online DPO       55.3% (52.7 to 57.7)   4.7
+    SFT on chosen    55.1% (53.0 to 57.2)   0.5
+
+The size: 418,272 parameters, 8,000 sentences, one pass over their pairs or 1,920 samples. Learning rates were set after
+one or two trial runs each and are not tuned. SimPO gains nothing for its KL, expert iteration differs by 34 points
+between seeds; docs/objectives/comparison.md says the rest.
 """
 
 from __future__ import annotations
@@ -223,11 +235,20 @@ def figure(rows: list[Row], path: Path) -> None:
     page = Figure(figsize=(8, 5), layout="constrained")
     axes = page.subplots()
     axes.axhline(0.5, color="0.7", linewidth=1)
-    for i, r in enumerate(rows):
+    # Neighbours are labelled above and below in turn, and the last ones to their left, so that names do not overlap.
+    for i, r in enumerate(sorted(rows, key=lambda row: row.kl)):
         low, high = r.interval
         error = [[r.win_rate - low], [high - r.win_rate]]
         axes.errorbar(r.kl, r.win_rate, yerr=error, fmt="os^D"[i % 4], color=f"C{i % 10}", capsize=3)
-        axes.annotate(r.name, (r.kl, r.win_rate), textcoords="offset points", xytext=(6, 5), fontsize=9)
+        left = r.kl > 0.9 * max(row.kl for row in rows)
+        axes.annotate(
+            r.name,
+            (r.kl, r.win_rate),
+            textcoords="offset points",
+            xytext=(-6 if left else 6, 5 if i % 2 else -12),
+            ha="right" if left else "left",
+            fontsize=9,
+        )
     axes.set(xlabel="KL to the SFT policy, nats a response", ylabel="gold win rate over the SFT policy")
     axes.yaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axes.set_title("Every objective from the same SFT weights")

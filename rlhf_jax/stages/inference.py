@@ -132,7 +132,8 @@ class Scorer:
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
-        return np.asarray(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
+        # A copy: what comes from the device is read-only, and whoever asked for scores may change them.
+        return np.array(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """What every member of an ensemble says of token sequences, float32 [M, n]; M is 1 for a single model."""

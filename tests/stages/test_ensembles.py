@@ -126,7 +126,7 @@ def test_it_comes_back_from_disk_as_it_was(ensemble_run, idle):
         stages.reward_model(dataclasses.replace(ensemble_run.config, members=2))
 
 
-def test_a_scorer_gives_the_mean_of_the_members(ensemble_run):
+def test_a_scorer_combines_the_members(ensemble_run):
     prompts, responses = ["About the cat"] * 3, ["sat a far", "rose the low", "ran vast bath"]
     scorer = Scorer.load(ensemble_run.directory)
     each = [
@@ -134,6 +134,8 @@ def test_a_scorer_gives_the_mean_of_the_members(ensemble_run):
         for m in range(MEMBERS)
     ]
     np.testing.assert_allclose(scorer(prompts, responses), np.mean(each, axis=0), atol=1e-6)
+    worst = Scorer.load(ensemble_run.directory, EnsembleConfig(combine="min"))
+    np.testing.assert_allclose(worst(prompts, responses), np.min(each, axis=0), atol=1e-6)
     assert np.std(each, axis=0).min() > 1e-4
 
 
