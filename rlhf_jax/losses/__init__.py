@@ -8,6 +8,7 @@ from rlhf_jax.losses.bradley_terry import bradley_terry
 from rlhf_jax.losses.gae import gae
 from rlhf_jax.losses.group import best_of_n_kl, grpo_advantages, gspo_ratio, rloo_advantages
 from rlhf_jax.losses.kl import full_kl, k1, k2, k3, kl_penalised_rewards
+from rlhf_jax.losses.kto import kto
 from rlhf_jax.losses.likert import likert
 from rlhf_jax.losses.logprobs import entropy, token_logprobs
 from rlhf_jax.losses.masked import (
@@ -24,7 +25,7 @@ from rlhf_jax.losses.masked import (
 from rlhf_jax.losses.plackett_luce import plackett_luce
 from rlhf_jax.losses.policy_gradient import policy_gradient
 from rlhf_jax.losses.ppo import clipped_surrogate, clipped_value
-from rlhf_jax.losses.preference import cpo, dpo, implicit_reward, ipo, kto, orpo, robust_dpo, simpo, slic
+from rlhf_jax.losses.preference import cpo, dpo, implicit_reward, ipo, orpo, robust_dpo, simpo, slic
 from rlhf_jax.losses.rao_kupper import rao_kupper
 from rlhf_jax.losses.segments import segment_scores
 from rlhf_jax.losses.sft import cross_entropy
