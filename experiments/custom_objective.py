@@ -3,8 +3,9 @@
 Command:  python experiments/custom_objective.py
           rlhf preference --objective experiments/custom_objective.py:my_objective    (after rlhf sft)
 Hardware: 2 CPU cores, float32
-Time:     TIME
-Result:   RESULT
+Time:     5 min 52 s beside other work
+Result:   held-out pairs in which people's choice gained log-probability, gold win rate over SFT (95% interval), KL:
+          my_objective 65.0%, 73.7% (69.8 to 77.4), 4.9 nats; dpo 63.6%, 73.9% (70.0 to 77.5), 5.0 nats
 
 Nothing in training knows about it: ``stages.preference`` runs the forward passes of policy and reference, takes the
 gradient, keeps the best checkpoint and judges the samples.

@@ -1,8 +1,7 @@
-"""Preference optimisation: comparisons and thumbs become a loss on log-probabilities, without a reward model between.
+"""Preference optimisation: comparisons become a loss on log-probabilities, without a reward model between.
 
 Inputs are one number a response: its summed log-probability ``s = sum_t log pi(y_t)``, or where the name says ``mean``
-the average over its tokens. Nothing here stops a gradient but at KTO's reference point: that ``ref_*`` are constants is
-for the caller to see to.
+the average over its tokens. Nothing here stops a gradient: that ``ref_*`` are constants is for the caller to see to.
 """
 
 from __future__ import annotations
