@@ -255,7 +255,7 @@ class SampleOptions:
     to: Path | None = None
     """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
     stage: Literal["ppo", "group", "preference", "sft"] | None = None
-    """Whose policy; that of the last stage there is if not given."""
+    """Whose policy; PPO's where there is one, else in this order."""
     best_of: int = 1
     """Sample this many for each response and keep the one the run's reward model scores highest."""
     combine: Literal["mean", "min", "lower_bound"] = "mean"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from rlhf_jax.types import Params, Rollout
 
 # Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
 HELDOUT, TEST = 2**30, 2**30 + 1
+Item = TypeVar("Item")
 _AT_ONCE = 2048  # responses that best-of-n holds at the same time
 
 
@@ -154,8 +155,8 @@ def heldout_metrics(judged: Judged) -> dict[str, float]:
     return {**values, "heldout_length": float(np.mean(lengths)), "heldout_eos": float(judged.finished.mean())}
 
 
-def evenly(prompts: list[Prompt], count: int) -> list[Prompt]:
-    """``count`` prompts spread over the list, the same ones every time; all of them where there are fewer."""
-    if len(prompts) <= count:
-        return prompts
-    return [prompts[i] for i in np.linspace(0, len(prompts) - 1, count).astype(int)]
+def evenly(items: list[Item], count: int) -> list[Item]:
+    """``count`` items spread over the list, the same ones every time; all of them where there are fewer."""
+    if len(items) <= count:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]

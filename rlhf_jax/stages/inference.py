@@ -41,7 +41,8 @@ class Policy:
 
     @classmethod
     def load(cls, run: Path | str, stage: str | None = None) -> Policy:
-        """The policy of a run folder: that of the last stage there is, or of the one that is named.
+        """The policy of a run folder: PPO's where there is one, else the group stage's, the preference
+        stage's, the SFT policy; or that of the stage that is named.
 
         Raises:
             RunError: when the folder holds no finished policy.

@@ -272,6 +272,4 @@ def _heldout_examples(held: HeldOutPairs, count: int, min_share: float) -> list[
         ordered = chosen_first(pair, min_share)
         if ordered is not None:
             examples.append(ordered)
-    if len(examples) <= count:
-        return examples
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, count).astype(int)]
+    return evenly(examples, count)
