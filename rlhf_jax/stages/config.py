@@ -23,6 +23,16 @@ def warn_rate(name: str, optimizer: OptimizerConfig) -> None:
     warn_outside(f"{name}.learning_rate", optimizer.learning_rate, 1e-7, 1e-2, source)
 
 
+def is_one_of(objective: str, *names: str) -> bool:
+    """Whether a config's objective, a name or what describes a function that was passed, is one of these.
+
+    Example:
+        >>> is_one_of("rlhf_jax.objectives.a2c.a2c(value_coef=0.5)", "a2c"), is_one_of("ppo", "a2c", "reinforce")
+        (True, False)
+    """
+    return objective.split("(")[0].rsplit(".")[-1] in names
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where a stage's rows come from, and which rows are held out."""

@@ -9,7 +9,7 @@ from rlhf_jax import training
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive, warn_rate
+from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -139,7 +139,7 @@ class OnlineConfig(StageConfig):
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
         warn_rate("policy_optimizer", self.policy_optimizer)
-        if self.objective.split("(")[0].rsplit(".")[-1] in ("a2c", "reinforce"):
+        if is_one_of(self.objective, "a2c", "reinforce"):
             once = "on-policy: without a ratio, samples are good for one update"
             warn_outside("epochs times minibatches", self.epochs * self.minibatches, 1, 1, once)
         warn_outside("epochs", self.epochs, 1, 10, "1 to 4 in Ziegler et al. 2019 and Ouyang et al. 2022")

@@ -19,7 +19,7 @@ from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
+from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.scoring import member_scores
@@ -195,7 +195,7 @@ def scorer(
 def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float]:
     """Mean and standard deviation of the training ratings, by which ``likert`` standardises; of other data none."""
     ratings = [e.ratings for e in examples if e.ratings is not None]
-    if objective.split("(")[0].rsplit(".")[-1] != "likert" or not ratings:
+    if not is_one_of(objective, "likert") or not ratings:
         return {}
     each = np.concatenate(ratings)
     return {"mean": float(each.mean()), "std": float(max(each.std(), 1e-6))}
