@@ -15,18 +15,45 @@ import numpy as np
 from rlhf_jax.data.errors import DataError
 
 
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str  # system, user or assistant
+    content: str
+
+
+Chat = tuple[Message, ...]
+Prompt = str | Chat  # text, or the turns so far
+
+
 class Demonstration(NamedTuple):
     """A prompt and a response to imitate."""
 
-    prompt: str
+    prompt: Prompt
     response: str
+    where: str
+
+
+class Dialogue(NamedTuple):
+    """A whole chat; every turn of the assistant is to be imitated."""
+
+    messages: Chat
+    where: str
+
+
+class LabelledResponse(NamedTuple):
+    """A response with thumbs up or down."""
+
+    prompt: Prompt
+    response: str
+    label: bool
     where: str
 
 
 class Comparison(NamedTuple):
     """K responses to one prompt and the votes among them."""
 
-    prompt: str
+    prompt: Prompt
     responses: tuple[str, ...]
     votes: np.ndarray  # float32 [K, K]; [i, j] = votes that prefer i to j, ties counted half
     where: str
@@ -35,7 +62,7 @@ class Comparison(NamedTuple):
 class PromptRow(NamedTuple):
     """A prompt alone."""
 
-    prompt: str
+    prompt: Prompt
     where: str
 
 

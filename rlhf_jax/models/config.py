@@ -3,18 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Rotary frequencies stretched for contexts longer than those of pretraining."""
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    """`linear` divides every frequency by `factor`; `llama3` only those whose wavelength is long, with a ramp between
+    (Llama 3.1); `none` leaves them."""
+    factor: float = 1.0
+    """How much longer the context has become."""
+    low_freq_factor: float = 1.0
+    """llama3: wavelengths above `original_length` / `low_freq_factor` are divided by `factor`."""
+    high_freq_factor: float = 4.0
+    """llama3: wavelengths below `original_length` / `high_freq_factor` are left alone."""
+    original_length: int = 8192
+    """llama3: context of pretraining, tokens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters beside frozen matrices: ``y = W x + (alpha / rank) B A x`` (Hu et al. 2021)."""
+
+    rank: int = 0
+    """Columns of A and rows of B; 0 trains all weights instead. Usually 8 to 64."""
+    alpha: float = 16.0
+    """The adapter is scaled by `alpha / rank`."""
+    targets: str = r"attention/(query|key|value|out)$|mlp/(gate|up|down)$"
+    """Regular expression searched in the paths of matrices (`blocks/attention/query`): which get an adapter."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that are zeroed in training; usually 0 to 0.1."""
+    int8_trunk: bool = False
+    """Hold the frozen matrices in 8 bits: a quarter of float32's memory, and logits that are slightly off."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"lora.rank must be 0 (off) or positive, found {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"lora.alpha must be positive, found {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout must lie in [0, 1), found {self.dropout}")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ValueError(f"lora.targets {self.targets!r} is not a regular expression: {error}") from error
+
+    def adapts(self, path: str) -> bool:
+        """Whether the matrix at a path (`blocks/mlp/up`) gets an adapter."""
+        return self.rank > 0 and re.search(self.targets, path) is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, gated MLP.
+    """A decoder-only transformer.
 
-    The defaults are the quickstart's model: about 1.1 million parameters.
+    The defaults are the quickstart's model, about 1.1 million parameters, of the Llama family: pre-norm RMSNorm, rotary
+    positions, grouped-query attention, gated MLP. ``load_pretrained`` fills the fields for other families.
 
     Raises:
         ValueError: when the sizes do not fit together.
     """
 
+    family: str = "llama"
+    """Whose names and layout `save_pretrained` writes: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, olmo2, gpt2
+    or gpt_neox. The network itself is said by the other fields."""
     vocab_size: int = 4096
     """Tokens in the vocabulary; stages set it from the tokenizer."""
     d_model: int = 128
@@ -28,15 +83,63 @@ class ModelConfig:
     head_dim: int = 64
     """Width of one head; even, for the rotary embedding."""
     d_ff: int = 344
-    """Width of the gated MLP, about 8/3 of `d_model`."""
+    """Width of the MLP; about 8/3 of `d_model` for a gated one, 4 times for a plain one."""
+    max_length: int = 0
+    """Longest sequence the model was made for, tokens; the size of the table where positions are learned. 0: unknown."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How a token knows its place: rotations of queries and keys, or a table added to the embedding (GPT-2)."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_fraction: float = 1.0
+    """Share of a head's dimensions that is rotated (GPT-NeoX: 0.25)."""
+    rope_scaling: RopeScaling = RopeScaling()
+    """Of the layers that see everything."""
+    local_rope_theta: float = 0.0
+    """Base in the layers with a sliding window, unscaled (Gemma 3); 0: the same as everywhere."""
+    sliding_window: int = 0
+    """Tokens a windowed layer sees, itself included; 0: all."""
+    local_layers: tuple[bool, ...] = ()
+    """Which layers have the window, one entry a layer; empty: all of them."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with a bias."""
     norm_eps: float = 1e-6
-    """Added to the mean square inside RMSNorm."""
+    """Added to the mean square (or variance) inside a norm."""
+    norm_offset: float = 0.0
+    """Added to a norm's stored scale (Gemma: 1)."""
+    norm_before: bool = True
+    """Attention and MLP read a normed stream."""
+    norm_after: bool = False
+    """What attention and MLP give is normed before it is added (OLMo 2, Gemma)."""
+    parallel_residual: bool = False
+    """Attention and MLP read the same stream and are added together (GPT-NeoX)."""
+    qk_norm: Literal["none", "head", "all"] = "none"
+    """RMSNorm of queries and keys: each head on its own (Qwen3, Gemma 3) or all heads together (OLMo 2)."""
+    qkv_bias: bool = False
+    """Biases on the query, key and value matrices (Qwen2)."""
+    out_bias: bool = False
+    """A bias on attention's output matrix."""
+    mlp_bias: bool = False
+    """Biases on the MLP's matrices."""
+    gated_mlp: bool = True
+    """``down(f(gate x) * up x)``, or else ``down(f(up x))``."""
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    """The MLP's f."""
+    query_scale: float = 0.0
+    """Attention's logits are multiplied by it; 0: ``head_dim ** -0.5``."""
+    attention_softcap: float = 0.0
+    """``c tanh(z / c)`` of attention's logits (Gemma 2); 0: none."""
+    logit_softcap: float = 0.0
+    """The same for the vocabulary's logits; 0: none."""
+    embedding_scale: float = 1.0
+    """Embeddings are multiplied by it (Gemma: the root of `d_model`)."""
     tie_embeddings: bool = True
     """The output head is the embedding table, transposed."""
     scalar_head: bool = False
     """A linear head to one number a token: reward models and critics."""
+    lora: LoRAConfig = LoRAConfig()
+    """Adapters beside the matrices."""
+    int8: bool = False
+    """The blocks' matrices are held in 8 bits, with a scale for each output."""
     compute_dtype: str = "float32"
     """Type of activations and matrix products: float32, or bfloat16 on an accelerator. Losses are float32 always."""
     remat: bool = False
@@ -50,5 +153,33 @@ class ModelConfig:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, found {self.head_dim}")
+        if self.positions == "learned" and self.max_length < 1:
+            raise ValueError("learned positions need max_length, the size of their table")
+        if self.local_layers and len(self.local_layers) != self.n_layers:
+            raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
+        if not (self.norm_before or self.norm_after):
+            raise ValueError("a block needs norm_before, norm_after or both")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
+
+    @property
+    def windowed(self) -> tuple[bool, ...]:
+        """For every layer, whether it sees a sliding window only."""
+        if not self.sliding_window:
+            return (False,) * self.n_layers
+        return self.local_layers or (True,) * self.n_layers
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The config that ``dataclasses.asdict`` wrote, read back from JSON.
+
+        Example:
+            >>> config = ModelConfig(rope_scaling=RopeScaling(kind="linear", factor=2.0))
+            >>> ModelConfig.from_json(dataclasses.asdict(config)) == config
+            True
+        """
+        nested = {"rope_scaling": RopeScaling, "lora": LoRAConfig}
+        made = {name: kind(**fields[name]) for name, kind in nested.items() if name in fields}
+        if "local_layers" in fields:
+            made["local_layers"] = tuple(fields["local_layers"])
+        return cls(**{**fields, **made})
