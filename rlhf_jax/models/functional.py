@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.transformer import Cache, Transformer
 from rlhf_jax.types import Array, Model, Params
 
@@ -28,7 +29,7 @@ def build(config: ModelConfig) -> Model:
         config: its sizes; with ``scalar_head`` the model also has ``values`` and ``scores``.
 
     Returns:
-        A ``Model``; ``model.init(key)`` gives a nested dict of float32 arrays.
+        A ``Model``; ``model.init(key)`` gives a nested dict of float32 arrays (a fresh model's; loaded weights keep their type).
 
     Example:
         >>> sizes = {"d_model": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4, "d_ff": 16}
@@ -47,14 +48,16 @@ def build(config: ModelConfig) -> Model:
     def init(key: Array) -> Params:
         return nnx.to_pure_dict(nnx.split(Transformer(config, nnx.Rngs(key)))[1])
 
-    def apply(params: Params, tokens: Array, positions: Array, segment_ids: Array) -> Array:
-        return bind(params)(tokens, positions, segment_ids)
+    def apply(
+        params: Params, tokens: Array, positions: Array, segment_ids: Array, key: Array | None = None
+    ) -> Array:
+        return bind(params)(tokens, positions, segment_ids, key if config.lora.dropout else None)
 
     def logits(params: Params, hidden: Array) -> Array:
-        return (hidden @ bind(params).output_matrix().astype(hidden.dtype)).astype(jnp.float32)
+        return bind(params).logits(hidden)
 
     def token_stats(params: Params, hidden: Array, targets: Array) -> tuple[Array, Array]:
-        return _token_stats(bind(params).output_matrix(), hidden, targets)
+        return _token_stats(bind(params).logits, config.vocab_size, hidden, targets)
 
     def values(params: Params, hidden: Array) -> Array:
         if not config.scalar_head:
@@ -104,17 +107,19 @@ def logits(config: ModelConfig, params: Params, tokens: Array, mask: Array) -> A
     return model.logits(params, model.apply(params, tokens, positions, mask.astype(jnp.int32)))
 
 
-def _token_stats(matrix: Array, hidden: Array, targets: Array) -> tuple[Array, Array]:
+def _token_stats(
+    logits: Callable[[Array], Array], vocab_size: int, hidden: Array, targets: Array
+) -> tuple[Array, Array]:
     """Log-probability of each target and entropy of its distribution, float32 [B, S], from hidden [B, S, D].
 
     Chunks run along the sequence, so that the batch stays sharded. A single chunk keeps its logits for the backward
     pass; several are recomputed there one by one (``jax.checkpoint``), so no more than one chunk ever exists.
     """
     batch, length, width = hidden.shape
-    chunk = max(1, min(length, LOGIT_CHUNK // max(1, batch * matrix.shape[-1])))
+    chunk = max(1, min(length, LOGIT_CHUNK // max(1, batch * vocab_size)))
 
     def stats(h: Array, t: Array) -> tuple[Array, Array]:
-        z = (h @ matrix.astype(h.dtype)).astype(jnp.float32)
+        z = logits(h)
         log_z = jax.nn.logsumexp(z, axis=-1)
         logprob = jnp.take_along_axis(z, t[..., None], axis=-1)[..., 0] - log_z
         probability = jnp.exp(z - log_z[..., None])
@@ -133,7 +138,7 @@ def _token_stats(matrix: Array, hidden: Array, targets: Array) -> tuple[Array, A
 def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = None) -> Params:
     """A language model's weights with a fresh scalar head on top: how a reward model or a critic starts.
 
-    Leaves are copies, because donating the original would delete shared ones.
+    A trunk under adapters is shared; other leaves are copies, because donating the original would delete shared ones.
 
     Args:
         params: of a language model.
@@ -146,17 +151,16 @@ def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = No
     """
     shape = (config.d_model, 1)
     kernel = jnp.zeros(shape) if key is None else jax.random.normal(key, shape) * (config.d_model + 1) ** -0.5
-    return {**jax.tree.map(jnp.copy, params), "head": {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}}
+    trained, frozen = split(params)
+    return {**join(jax.tree.map(jnp.copy, trained), frozen), "head": {"kernel": kernel}}
 
 
 def members(params: Params) -> int:
     """How many reward models are stacked in the parameters of one with a scalar head; 0 when it is a single one.
 
     Example:
-        >>> members({"head": {"kernel": jnp.zeros((3, 8, 1)), "bias": jnp.zeros((3, 1))}})
-        3
-        >>> members({"head": {"kernel": jnp.zeros((8, 1)), "bias": jnp.zeros(1)}})
-        0
+        >>> members({"head": {"kernel": jnp.zeros((3, 8, 1))}}), members({"head": {"kernel": jnp.zeros((8, 1))}})
+        (3, 0)
     """
     kernel = params["head"]["kernel"]
     return int(kernel.shape[0]) if kernel.ndim == 3 else 0

@@ -8,12 +8,14 @@ from flax import nnx
 
 
 class ScalarHead(nnx.Module):
-    """A linear map from a hidden state to one float32 number; starts at zero, so the first scores are all 0."""
+    """A linear map from a hidden state to one float32 number; starts at zero, so the first scores are all 0.
 
-    def __init__(self, d_model: int, rngs: nnx.Rngs):
+    There is no bias: a reward's zero means nothing, and sequence-classification checkpoints have none.
+    """
+
+    def __init__(self, d_model: int):
         self.kernel = nnx.Param(jnp.zeros((d_model, 1), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((1,), jnp.float32))
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """``hidden [..., D]`` -> float32 ``[...]``."""
-        return (hidden.astype(jnp.float32) @ self.kernel[...])[..., 0] + self.bias[0]
+        return (hidden.astype(jnp.float32) @ self.kernel[...].astype(jnp.float32))[..., 0]

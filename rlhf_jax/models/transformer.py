@@ -1,19 +1,22 @@
 """The transformer as NNX modules: the one description of the network. Nothing outside models/ sees these classes.
 
 Every block has the same shape, so blocks are stored stacked (leading axis: layer) and run by ``jax.lax.scan``: compile
-time does not grow with depth, and a sharding rule speaks of all layers at once.
+time does not grow with depth, and a sharding rule speaks of all layers at once. Layers that see a sliding window differ
+from the others in what is scanned beside their weights: one flag.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.heads import ScalarHead
+from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, attention, normal, rotary, rotate, softcap
 
 
 class Cache(NamedTuple):
@@ -24,99 +27,139 @@ class Cache(NamedTuple):
     valid: jax.Array  # bool [B, C]
 
 
-def _normal(key: jax.Array, shape: tuple[int, ...], scale: float) -> nnx.Param:
-    return nnx.Param(jax.random.normal(key, shape, jnp.float32) * scale)
+class View(NamedTuple):
+    """What a layer is told about its tokens beside the stream."""
 
-
-def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    x32 = x.astype(jnp.float32)
-    unit = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (unit * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-def _rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021) of ``x [B, T, H, Dh]`` at ``positions [B, T]``."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency.reshape(1, 1, 1, half)
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    mask: jax.Array  # bool [B, T, C]; which columns a token sees
+    sin: jax.Array  # float32 [B, T, 1, rotated / 2]
+    cos: jax.Array
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention; projections are plain matrices so that a path rule can shard them."""
+    """Grouped-query attention."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        d, dh = config.d_model, config.head_dim
-        scale = 0.02
-        self.query = _normal(rngs.params(), (d, config.n_heads * dh), scale)
-        self.key = _normal(rngs.params(), (d, config.n_kv_heads * dh), scale)
-        self.value = _normal(rngs.params(), (d, config.n_kv_heads * dh), scale)
-        # Residual branches start smaller with depth, so that the stream's variance does not grow (GPT-2).
-        self.out = _normal(rngs.params(), (config.n_heads * dh, d), scale / (2 * config.n_layers) ** 0.5)
+        d, queries, keys = config.d_model, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
 
-    def project(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def linear(name: str, sizes: tuple[int, int], bias: bool, scale: float = 0.02) -> Linear:
+            return Linear(config, f"blocks/attention/{name}", sizes, bias=bias, scale=scale, rngs=rngs)
+
+        self.query = linear("query", (d, queries), config.qkv_bias)
+        self.key = linear("key", (d, keys), config.qkv_bias)
+        self.value = linear("value", (d, keys), config.qkv_bias)
+        # Residual branches start smaller with depth, so that the stream's variance does not grow (GPT-2).
+        self.out = linear("out", (queries, d), config.out_bias, 0.02 / (2 * config.n_layers) ** 0.5)
+        if config.qk_norm != "none":
+            widths = (config.head_dim, config.head_dim) if config.qk_norm == "head" else (queries, keys)
+            self.query_norm, self.key_norm = (Norm(config, width, "rms") for width in widths)
+
+    def project(self, x: jax.Array, view: View, key: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values of ``x [B, T, D]``, rotated: ``[B, T, heads, Dh]``."""
         c = self.config
-        shape = (*x.shape[:-1], -1, c.head_dim)
-        q = (x @ self.query[...].astype(x.dtype)).reshape(shape)
-        k = (x @ self.key[...].astype(x.dtype)).reshape(shape)
-        v = (x @ self.value[...].astype(x.dtype)).reshape(shape)
-        return _rotate(q, positions, c.rope_theta), _rotate(k, positions, c.rope_theta), v
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        """Attention of ``q [B, T, H, Dh]`` over ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``."""
-        # A query with nothing to see (padding) gets a finite uniform average, which no mask ever counts.
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        return mixed.reshape(*mixed.shape[:-2], -1) @ self.out[...].astype(mixed.dtype)
+        def heads(y: jax.Array) -> jax.Array:
+            return y.reshape(*y.shape[:-1], -1, c.head_dim)
+
+        q, k, v = self.query(x, key), self.key(x, key), heads(self.value(x, key))
+        if c.qk_norm == "all":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = heads(q), heads(k)
+        if c.qk_norm == "head":
+            q, k = self.query_norm(q), self.key_norm(k)
+        if c.positions == "rotary":
+            q, k = rotate(q, (view.sin, view.cos)), rotate(k, (view.sin, view.cos))
+        return q, k, v
+
+    def attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Attention of ``q [B, T, H, Dh]`` over ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``: ``[B, T, D]``."""
+        c = self.config
+        mixed = attention(q, k, v, mask, scale=c.query_scale or c.head_dim**-0.5, cap=c.attention_softcap)
+        return self.out(mixed.reshape(*mixed.shape[:-2], -1), key)
 
 
 class MLP(nnx.Module):
-    """Gated MLP, ``down(silu(gate x) * up x)`` (Shazeer 2020)."""
+    """``down(f(gate x) * up x)`` (Shazeer 2020), or ``down(f(up x))``."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         d, f = config.d_model, config.d_ff
-        self.gate = _normal(rngs.params(), (d, f), 0.02)
-        self.up = _normal(rngs.params(), (d, f), 0.02)
-        self.down = _normal(rngs.params(), (f, d), 0.02 / (2 * config.n_layers) ** 0.5)
+        self.activation = ACTIVATIONS[config.activation]
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+        def linear(name: str, sizes: tuple[int, int], scale: float) -> Linear:
+            return Linear(config, f"blocks/mlp/{name}", sizes, bias=config.mlp_bias, scale=scale, rngs=rngs)
+
+        if config.gated_mlp:
+            self.gate = linear("gate", (d, f), 0.02)
+        self.up = linear("up", (d, f), 0.02)
+        self.down = linear("down", (f, d), 0.02 / (2 * config.n_layers) ** 0.5)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """``x [..., D]`` -> ``[..., D]``."""
-        gate = jax.nn.silu(x @ self.gate[...].astype(x.dtype))
-        return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+        up = self.up(x, key)
+        inner = self.activation(self.gate(x, key)) * up if hasattr(self, "gate") else self.activation(up)
+        return self.down(inner, key)
 
 
 class Block(nnx.Module):
-    """One pre-norm layer."""
+    """One layer: attention and MLP, each added to the stream."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.eps = config.norm_eps
-        self.attention_norm = nnx.Param(jnp.ones((config.d_model,), jnp.float32))
+        self.parallel = config.parallel_residual
+        if config.norm_before:
+            self.attention_norm, self.mlp_norm = Norm(config, config.d_model), Norm(config, config.d_model)
+        if config.norm_after:
+            self.attention_post_norm, self.mlp_post_norm = Norm(config, config.d_model), Norm(config, config.d_model)
         self.attention = Attention(config, rngs)
-        self.mlp_norm = nnx.Param(jnp.ones((config.d_model,), jnp.float32))
         self.mlp = MLP(config, rngs)
 
-    def full(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _combine(
+        self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], key: jax.Array | None = None
+    ) -> jax.Array:
+        """The stream after this layer, given how attention is done."""
+        mixed = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
+        if hasattr(self, "attention_post_norm"):
+            mixed = self.attention_post_norm(mixed)
+        between = x + mixed
+        read = x if self.parallel else between
+        changed = self.mlp(self.mlp_norm(read) if hasattr(self, "mlp_norm") else read, key)
+        if hasattr(self, "mlp_post_norm"):
+            changed = self.mlp_post_norm(changed)
+        return between + changed
+
+    def full(
+        self, x: jax.Array, view: View, key: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """All tokens at once; returns the stream and this layer's keys and values."""
-        q, k, v = self.attention.project(_rms_norm(x, self.attention_norm[...], self.eps), positions)
-        x = x + self.attention.attend(q, k, v, mask)
-        return x + self.mlp(_rms_norm(x, self.mlp_norm[...], self.eps)), k, v
+        seen: list[tuple[jax.Array, jax.Array]] = []
+
+        def attend(h: jax.Array) -> jax.Array:
+            q, k, v = self.attention.project(h, view, key)
+            seen.append((k, v))
+            return self.attention.attend(q, k, v, view.mask, key)
+
+        x = self._combine(x, attend, key)
+        return x, seen[0]
 
     def step(
-        self, x: jax.Array, positions: jax.Array, cache: Cache, layer: jax.Array, column: jax.Array, live: int
+        self, x: jax.Array, view: View, cache: Cache, layer: jax.Array, column: jax.Array, live: int
     ) -> tuple[jax.Array, Cache]:
         """One token a row: writes its key and value at ``column`` of ``layer``, reads the first ``live`` columns."""
-        q, k, v = self.attention.project(_rms_norm(x, self.attention_norm[...], self.eps), positions)
-        keys = jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), (layer, 0, column, 0, 0))
-        values = jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), (layer, 0, column, 0, 0))
-        size = (1, x.shape[0], live, *keys.shape[3:])
-        seen_k = jax.lax.dynamic_slice(keys, (layer, 0, 0, 0, 0), size)[0]
-        seen_v = jax.lax.dynamic_slice(values, (layer, 0, 0, 0, 0), size)[0]
-        x = x + self.attention.attend(q, seen_k, seen_v, cache.valid[:, None, :live])
-        x = x + self.mlp(_rms_norm(x, self.mlp_norm[...], self.eps))
-        return x, Cache(keys, values, cache.valid)
+        written: list[Cache] = []
+
+        def attend(h: jax.Array) -> jax.Array:
+            q, k, v = self.attention.project(h, view, None)
+            keys = jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), (layer, 0, column, 0, 0))
+            values = jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), (layer, 0, column, 0, 0))
+            written.append(Cache(keys, values, cache.valid))
+            size = (1, x.shape[0], live, *keys.shape[3:])
+            seen_k = jax.lax.dynamic_slice(keys, (layer, 0, 0, 0, 0), size)[0]
+            seen_v = jax.lax.dynamic_slice(values, (layer, 0, 0, 0, 0), size)[0]
+            return self.attention.attend(q, seen_k, seen_v, view.mask)
+
+        x = self._combine(x, attend)
+        return x, written[0]
 
 
 class Transformer(nnx.Module):
@@ -124,53 +167,86 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = _normal(rngs.params(), (config.vocab_size, config.d_model), 0.02)
+        self.embedding = normal(rngs.params(), (config.vocab_size, config.d_model), 0.02)
+        if config.positions == "learned":
+            self.position_embedding = normal(rngs.params(), (config.max_length, config.d_model), 0.02)
         layer_keys = jax.random.split(rngs.params(), config.n_layers)
         self.blocks = nnx.vmap(lambda key: Block(config, nnx.Rngs(key)))(layer_keys)
-        self.final_norm = nnx.Param(jnp.ones((config.d_model,), jnp.float32))
+        self.final_norm = Norm(config, config.d_model)
         if not config.tie_embeddings:
-            self.unembedding = _normal(rngs.params(), (config.d_model, config.vocab_size), 0.02)
+            self.unembedding = normal(rngs.params(), (config.d_model, config.vocab_size), 0.02)
         if config.scalar_head:
-            self.head = ScalarHead(config.d_model, rngs)
+            self.head = ScalarHead(config.d_model)
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
+    def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of the embedding table, in the compute type."""
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
+        if self.config.embedding_scale != 1.0:
+            x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
+        if self.config.positions == "learned":
+            x = x + jnp.take(self.position_embedding[...], positions, axis=0).astype(x.dtype)
+        return x
 
     def output_matrix(self) -> jax.Array:
         """The matrix [D, V] that turns hidden states into logits: tied by calling, never by sharing a module."""
         return self.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """Hidden states [B, S, D] of whole sequences; a token sees its own segment's tokens up to itself."""
-        mask = causal_mask(segment_ids)
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """``hidden [..., D]`` -> float32 ``[..., V]``."""
+        z = (hidden @ self.output_matrix().astype(hidden.dtype)).astype(jnp.float32)
+        return softcap(z, self.config.logit_softcap)
+
+    def _views(self, positions: jax.Array, columns: jax.Array, mask: jax.Array) -> Callable[[jax.Array], View]:
+        """What a layer sees, by its flag; ``positions [B, T]`` look at columns whose positions are ``[B, C]``."""
+        c = self.config
+        width = int(c.head_dim * c.rope_fraction) // 2 * 2
+        everywhere = View(mask, *rotary(positions, width, c.rope_theta, c.rope_scaling))
+        if not any(c.windowed):
+            return lambda _: everywhere
+        near = positions[:, :, None] - columns[:, None, :] < c.sliding_window
+        local = everywhere._replace(mask=mask & near)
+        if c.local_rope_theta:
+            local = View(local.mask, *rotary(positions, width, c.local_rope_theta, RopeScaling()))
+        if all(c.windowed):
+            return lambda _: local
+        return lambda flag: jax.tree.map(lambda a, b: jnp.where(flag, a, b), local, everywhere)
+
+    def _run(
+        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None, keep: bool
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """All layers over whole sequences; keys and values of all of them where they are to be kept."""
+        view = self._views(positions, positions, causal_mask(segment_ids))
         graph, stacked = nnx.split(self.blocks)
 
-        def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, params).full(x, positions, mask)[0], None
+        def layer(
+            x: jax.Array, scanned: tuple[nnx.State, jax.Array, jax.Array | None]
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+            params, flag, own = scanned
+            x, seen = nnx.merge(graph, params).full(x, view(flag), own)
+            return x, seen if keep else None
 
-        body = jax.checkpoint(layer) if self.config.remat else layer
-        x, _ = jax.lax.scan(body, self.embed(tokens), stacked)
-        return _rms_norm(x, self.final_norm[...], self.config.norm_eps)
+        body = jax.checkpoint(layer) if self.config.remat and not keep else layer
+        keys = None if key is None else jax.random.split(key, self.config.n_layers)
+        x, seen = jax.lax.scan(body, self.embed(tokens, positions), (stacked, jnp.asarray(self.config.windowed), keys))
+        return self.final_norm(x), seen
+
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states [B, S, D] of whole sequences; a token sees its own segment's tokens up to itself."""
+        return self._run(tokens, positions, segment_ids, key, keep=False)[0]
 
     def prefill(
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """Run prompts [B, P] and fill the first P columns of an empty cache."""
-        mask = causal_mask(segment_ids)
-        graph, stacked = nnx.split(self.blocks)
-
-        def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            x, k, v = nnx.merge(graph, params).full(x, positions, mask)
-            return x, (k, v)
-
-        x, (k, v) = jax.lax.scan(layer, self.embed(tokens), stacked)
-        cache = Cache(
-            jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), (0, 0, 0, 0, 0)),
-            jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), (0, 0, 0, 0, 0)),
+        hidden, seen = self._run(tokens, positions, segment_ids, None, keep=True)
+        assert seen is not None
+        return hidden, Cache(
+            jax.lax.dynamic_update_slice(cache.k, seen[0].astype(cache.k.dtype), (0, 0, 0, 0, 0)),
+            jax.lax.dynamic_update_slice(cache.v, seen[1].astype(cache.v.dtype), (0, 0, 0, 0, 0)),
             jax.lax.dynamic_update_slice(cache.valid, segment_ids > 0, (0, 0)),
         )
-        return _rms_norm(x, self.final_norm[...], self.config.norm_eps), cache
 
     def decode(
         self, tokens: jax.Array, positions: jax.Array, cache: Cache, column: jax.Array, live: int
@@ -182,18 +258,22 @@ class Transformer(nnx.Module):
         """
         batch = tokens.shape[0]
         valid = jax.lax.dynamic_update_slice(cache.valid, jnp.ones((batch, 1), bool), (0, column))
+        seen = valid[:, :live]
+        # Padding is never between real columns, so a column's position is how many real ones stand before it.
+        view = self._views(positions[:, None], jnp.cumsum(seen, axis=-1) - 1, seen[:, None])
         graph, stacked = nnx.split(self.blocks)
 
         def layer(
-            carry: tuple[jax.Array, Cache], scanned: tuple[nnx.State, jax.Array]
+            carry: tuple[jax.Array, Cache], scanned: tuple[nnx.State, jax.Array, jax.Array]
         ) -> tuple[tuple[jax.Array, Cache], None]:
-            params, index = scanned
+            params, flag, index = scanned
             x, held = carry
-            return nnx.merge(graph, params).step(x, positions[:, None], held, index, column, live), None
+            return nnx.merge(graph, params).step(x, view(flag), held, index, column, live), None
 
-        start = (self.embed(tokens[:, None]), Cache(cache.k, cache.v, valid))
-        (x, cache), _ = jax.lax.scan(layer, start, (stacked, jnp.arange(self.config.n_layers)))
-        return _rms_norm(x[:, 0], self.final_norm[...], self.config.norm_eps), cache
+        start = (self.embed(tokens[:, None], positions[:, None]), Cache(cache.k, cache.v, valid))
+        layers = jnp.arange(self.config.n_layers)
+        (x, cache), _ = jax.lax.scan(layer, start, (stacked, jnp.asarray(self.config.windowed), layers))
+        return self.final_norm(x[:, 0]), cache
 
 
 def causal_mask(segment_ids: jax.Array) -> jax.Array:

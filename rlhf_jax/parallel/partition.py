@@ -22,12 +22,16 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 PARAM_RULES: Rules = (
     (r"(^|/)embedding$", PartitionSpec("tensor", "fsdp")),
     (r"(^|/)unembedding$", PartitionSpec("fsdp", "tensor")),
-    (r"(^|/)attention/(query|key|value)$", PartitionSpec(None, "fsdp", "tensor")),
-    (r"(^|/)attention/out$", PartitionSpec(None, "tensor", "fsdp")),
-    (r"(^|/)mlp/(gate|up)$", PartitionSpec(None, "fsdp", "tensor")),
-    (r"(^|/)mlp/down$", PartitionSpec(None, "tensor", "fsdp")),
+    (r"(^|/)position_embedding$", PartitionSpec(None, "fsdp")),
+    (r"(^|/)(attention/(query|key|value)|mlp/(gate|up))/kernel$", PartitionSpec(None, "fsdp", "tensor")),
+    (r"(^|/)(attention/out|mlp/down)/kernel$", PartitionSpec(None, "tensor", "fsdp")),
+    # The rank of an adapter stays whole; its other axis lies as its matrix's does.
+    (r"(^|/)(attention/(query|key|value)|mlp/(gate|up))/lora_a$", PartitionSpec(None, "fsdp", None)),
+    (r"(^|/)(attention/(query|key|value)|mlp/(gate|up))/lora_b$", PartitionSpec(None, None, "tensor")),
+    (r"(^|/)(attention/out|mlp/down)/lora_a$", PartitionSpec(None, "tensor", None)),
+    (r"(^|/)(attention/out|mlp/down)/lora_b$", PartitionSpec(None, None, "fsdp")),
     (r"(^|/)head/kernel$", PartitionSpec("fsdp", None)),
-    (r"norm$", PartitionSpec()),
+    (r"scale$", PartitionSpec()),
     (r"bias$", PartitionSpec()),
 )
 

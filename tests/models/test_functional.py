@@ -99,8 +99,8 @@ def test_values_and_scores_are_the_linear_map_and_scores_read_the_last_token(set
     config = dataclasses.replace(CONFIG, scalar_head=True)
     model = models.build(config)
     params = model.init(jax.random.key(0))
-    params["head"] = {"kernel": jnp.linspace(-1, 1, 16)[:, None], "bias": jnp.array([0.25])}
-    want = np.asarray(hidden) @ np.linspace(-1, 1, 16) + 0.25
+    params["head"] = {"kernel": jnp.linspace(-1, 1, 16)[:, None]}
+    want = np.asarray(hidden) @ np.linspace(-1, 1, 16)
     np.testing.assert_allclose(model.values(params, hidden), want, atol=1e-5)
     last = jnp.array([9, 0, 4])
     np.testing.assert_allclose(model.scores(params, hidden, last), want[np.arange(3), last], atol=1e-5)
@@ -118,11 +118,11 @@ def test_params_are_a_plain_dict_that_only_the_key_decides(setting):
     paths = {"/".join(p.key for p in path) for path, _ in jax.tree.leaves_with_path(params)}
     assert paths == {
         "embedding",
-        "final_norm",
-        "blocks/attention_norm",
-        "blocks/mlp_norm",
-        *(f"blocks/attention/{n}" for n in ("query", "key", "value", "out")),
-        *(f"blocks/mlp/{n}" for n in ("gate", "up", "down")),
+        "final_norm/scale",
+        "blocks/attention_norm/scale",
+        "blocks/mlp_norm/scale",
+        *(f"blocks/attention/{n}/kernel" for n in ("query", "key", "value", "out")),
+        *(f"blocks/mlp/{n}/kernel" for n in ("gate", "up", "down")),
     }
     assert {type(x) for x in (params, params["blocks"], params["blocks"]["mlp"])} == {dict}
     jax.tree.map(np.testing.assert_array_equal, params, model.init(jax.random.key(4)))

@@ -32,8 +32,8 @@ def reference_logits(config, params, tokens):
 
     x = p["embedding"][tokens]
     for layer in range(config.n_layers):
-        w = {name: value[layer] for name, value in blocks["attention"].items()}
-        h = norm(x, blocks["attention_norm"][layer])
+        w = {name: value["kernel"][layer] for name, value in blocks["attention"].items()}
+        h = norm(x, blocks["attention_norm"]["scale"][layer])
         q, k, v = ((h @ w[n]).reshape(len(tokens), -1, width) for n in ("query", "key", "value"))
         q, k = rotate(q), rotate(k)
         mixed = []
@@ -44,11 +44,11 @@ def reference_logits(config, params, tokens):
             weights = np.exp(z - z.max(-1, keepdims=True))
             mixed.append(weights / weights.sum(-1, keepdims=True) @ v[:, kv])
         x = x + np.concatenate(mixed, -1) @ w["out"]
-        m = {name: value[layer] for name, value in blocks["mlp"].items()}
-        h = norm(x, blocks["mlp_norm"][layer])
+        m = {name: value["kernel"][layer] for name, value in blocks["mlp"].items()}
+        h = norm(x, blocks["mlp_norm"]["scale"][layer])
         gate = h @ m["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (h @ m["up"])) @ m["down"]
-    return norm(x, p["final_norm"]) @ p.get("unembedding", p["embedding"].T)
+    return norm(x, p["final_norm"]["scale"]) @ p.get("unembedding", p["embedding"].T)
 
 
 def some_tokens(n, seed=0):
@@ -65,8 +65,8 @@ def test_logits_are_those_of_the_equations(changes):
     model = models.build(config)
     params = jax.tree.map(lambda x: x * 5.0, model.init(jax.random.key(3)))
     # Norm scales start at one number, which would hide a scale that is not applied.
-    params["final_norm"] = jnp.linspace(0.5, 2.0, config.d_model)
-    params["blocks"]["mlp_norm"] = params["blocks"]["mlp_norm"] * jnp.linspace(0.5, 1.0, config.d_model)[None]
+    params["final_norm"]["scale"] = jnp.linspace(0.5, 2.0, config.d_model)
+    params["blocks"]["mlp_norm"]["scale"] *= jnp.linspace(0.5, 1.0, config.d_model)[None]
     tokens = some_tokens(9)
     got = logits(config, params, jnp.asarray(tokens)[None], jnp.ones((1, 9), bool))[0]
     want = reference_logits(config, params, tokens)

@@ -15,18 +15,24 @@ from rlhf_jax.parallel import (
 )
 from rlhf_jax.training import OptimizerConfig, by_role, init, make_optimizer, per_member
 
-L, D, H, F, V = 2, 8, 12, 16, 32
+L, D, H, F, V, R = 2, 8, 12, 16, 32, 4
 MODEL = {
     "embedding": (V, D),
     "blocks": {
-        "attention": {"query": (L, D, H), "key": (L, D, H), "value": (L, D, H), "out": (L, H, D)},
-        "mlp": {"gate": (L, D, F), "up": (L, D, F), "down": (L, F, D)},
-        "attention_norm": (L, D),
-        "mlp_norm": (L, D),
+        "attention": {
+            "query": {"kernel": (L, D, H), "bias": (L, H), "lora_a": (L, D, R), "lora_b": (L, R, H)},
+            "key": {"kernel": (L, D, H)},
+            "value": {"kernel": (L, D, H)},
+            "out": {"kernel": (L, H, D), "kernel_scale": (L, D), "lora_a": (L, H, R), "lora_b": (L, R, D)},
+        },
+        "mlp": {"gate": {"kernel": (L, D, F)}, "up": {"kernel": (L, D, F)}, "down": {"kernel": (L, F, D)}},
+        "attention_norm": {"scale": (L, D), "bias": (L, D)},
+        "mlp_norm": {"scale": (L, D)},
     },
-    "final_norm": (D,),
+    "position_embedding": (H, D),
+    "final_norm": {"scale": (D,)},
     "unembedding": (D, V),
-    "head": {"kernel": (D, 1), "bias": (1,)},
+    "head": {"kernel": (D, 1)},
 }
 
 
@@ -48,16 +54,23 @@ def test_every_parameter_has_its_place(mesh):
     assert found == {
         "policy/embedding": P("tensor", "fsdp"),
         "policy/unembedding": P("fsdp", "tensor"),
-        **{f"policy/blocks/attention/{name}": column for name in ("query", "key", "value")},
-        "policy/blocks/attention/out": row,
-        "policy/blocks/mlp/gate": column,
-        "policy/blocks/mlp/up": column,
-        "policy/blocks/mlp/down": row,
-        "policy/blocks/attention_norm": P(),
-        "policy/blocks/mlp_norm": P(),
-        "policy/final_norm": P(),
+        **{f"policy/blocks/attention/{name}/kernel": column for name in ("query", "key", "value")},
+        "policy/blocks/attention/query/bias": P(),
+        "policy/blocks/attention/query/lora_a": P(None, "fsdp", None),
+        "policy/blocks/attention/query/lora_b": P(None, None, "tensor"),
+        "policy/blocks/attention/out/kernel": row,
+        "policy/blocks/attention/out/kernel_scale": P(),
+        "policy/blocks/attention/out/lora_a": P(None, "tensor", None),
+        "policy/blocks/attention/out/lora_b": P(None, None, "fsdp"),
+        "policy/blocks/mlp/gate/kernel": column,
+        "policy/blocks/mlp/up/kernel": column,
+        "policy/blocks/mlp/down/kernel": row,
+        "policy/blocks/attention_norm/scale": P(),
+        "policy/blocks/attention_norm/bias": P(),
+        "policy/blocks/mlp_norm/scale": P(),
+        "policy/final_norm/scale": P(),
+        "policy/position_embedding": P(None, "fsdp"),
         "policy/head/kernel": P("fsdp", None),
-        "policy/head/bias": P(),
     }
 
 
@@ -74,7 +87,7 @@ def test_members_of_an_ensemble_are_stacked_on_an_axis_of_their_own(mesh):
     up = [
         leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
-        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("mlp/up")
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("mlp/up/kernel")
     ]
     assert len(up) == 3  # the parameter and both moments
     assert {leaf.sharding.spec for leaf in up} == {P(None, None, "fsdp", "tensor")}
@@ -92,7 +105,7 @@ def test_optimiser_moments_lie_where_their_parameters_lie(mesh):
     seen = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("mlp/up"):
+        if name.endswith("mlp/up/kernel"):
             seen += 1
             assert leaf.sharding.spec == P(None, "fsdp", "tensor"), name
             assert leaf.addressable_shards[0].data.shape == (L, D // 2, F // 2)

@@ -46,7 +46,7 @@ def naive(setting):
                 entropy.append(-(p * np.log(p)).sum())
             state = {role: np.asarray(hidden(role, tokens)[0]) for role in ("critic", "reward")}
             head = {role: params[role]["head"] for role in state}
-            value = {r: state[r] @ np.asarray(head[r]["kernel"])[:, 0] + float(head[r]["bias"][0]) for r in state}
+            value = {r: state[r] @ np.asarray(head[r]["kernel"])[:, 0] for r in state}
             found[b, k] = {
                 "logprobs": np.array(logprobs),
                 "entropy": np.array(entropy),

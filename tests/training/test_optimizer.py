@@ -55,9 +55,9 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 def test_norms_and_biases_do_not_decay():
     names = {
-        "blocks": {"mlp": {"up": 0}, "mlp_norm": 0},
-        "final_norm": 0,
-        "head": {"kernel": 0, "bias": 0},
+        "blocks": {"mlp": {"up": {"kernel": 0, "bias": 0}}, "mlp_norm": {"scale": 0}},
+        "final_norm": {"scale": 0},
+        "head": {"kernel": 0},
         "embedding": 0,
     }
     params = {"policy": jax.tree.map(lambda _: jnp.ones((2, 2)), names)}
@@ -69,11 +69,11 @@ def test_norms_and_biases_do_not_decay():
     }
     decay = pytest.approx(-0.05)
     assert moved == {
-        "policy/blocks/mlp/up": decay,
-        "policy/blocks/mlp_norm": 0.0,
-        "policy/final_norm": 0.0,
+        "policy/blocks/mlp/up/kernel": decay,
+        "policy/blocks/mlp/up/bias": 0.0,
+        "policy/blocks/mlp_norm/scale": 0.0,
+        "policy/final_norm/scale": 0.0,
         "policy/head/kernel": decay,
-        "policy/head/bias": 0.0,
         "policy/embedding": decay,
     }
 

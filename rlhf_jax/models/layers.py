@@ -1,0 +1,143 @@
+"""The pieces that blocks are made of: linear maps, norms and rotary positions."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rlhf_jax.models.config import ModelConfig, RopeScaling
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], scale: float) -> nnx.Param:
+    """A float32 parameter drawn from a normal distribution."""
+    return nnx.Param(jax.random.normal(key, shape, jnp.float32) * scale)
+
+
+class Linear(nnx.Module):
+    """``x W + b``, and beside a frozen W maybe an adapter: ``x W + b + (alpha / rank) x A B``.
+
+    Args:
+        config: says whether the matrix is held in 8 bits, and what an adapter looks like.
+        path: of this matrix below the model's root, which ``config.lora.targets`` is searched in.
+        sizes: inputs and outputs.
+        bias: whether there is one.
+        scale: standard deviation of the first weights.
+        rngs: keys.
+    """
+
+    def __init__(
+        self, config: ModelConfig, path: str, sizes: tuple[int, int], *, bias: bool, scale: float, rngs: nnx.Rngs
+    ):
+        self.path, self.lora = path, config.lora
+        if config.int8:
+            self.kernel = nnx.Param(jnp.zeros(sizes, jnp.int8))
+            self.kernel_scale = nnx.Param(jnp.ones(sizes[1:], jnp.float32))
+        else:
+            self.kernel = normal(rngs.params(), sizes, scale)
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(sizes[1:], jnp.float32))
+        if config.lora.adapts(path):
+            # B is zero, so that an adapter changes nothing until it is trained (Hu et al. 2021, section 4.1).
+            self.lora_a = normal(rngs.params(), (sizes[0], config.lora.rank), sizes[0] ** -0.5)
+            self.lora_b = nnx.Param(jnp.zeros((config.lora.rank, sizes[1]), jnp.float32))
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """``x [..., in]`` -> ``[..., out]``; with a key the adapter's inputs are dropped out."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        if hasattr(self, "kernel_scale"):
+            y = y * _last_axis(self.kernel_scale[...], x)
+        if hasattr(self, "bias"):
+            y = y + _last_axis(self.bias[...], x)
+        if hasattr(self, "lora_a"):
+            if key is not None and self.lora.dropout:
+                kept = 1 - self.lora.dropout
+                own = jax.random.fold_in(key, zlib.crc32(self.path.encode()))
+                x = jnp.where(jax.random.bernoulli(own, kept, x.shape), x / kept, 0)
+            low = x @ self.lora_a[...].astype(x.dtype)
+            y = y + (low @ self.lora_b[...].astype(x.dtype)) * (self.lora.alpha / self.lora.rank)
+        return y
+
+
+class Norm(nnx.Module):
+    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
+
+    def __init__(self, config: ModelConfig, width: int, kind: str = ""):
+        self.kind, self.eps, self.offset = kind or config.norm, config.norm_eps, config.norm_offset
+        self.scale = nnx.Param(jnp.full((width,), 1.0 - config.norm_offset, jnp.float32))
+        if self.kind == "layer":
+            self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``x [..., width]`` -> the same shape and type."""
+        x32 = x.astype(jnp.float32)
+        if self.kind == "layer":
+            x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        unit = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        y = unit * (_last_axis(self.scale[...].astype(jnp.float32), x) + self.offset)
+        if self.kind == "layer":
+            y = y + _last_axis(self.bias[...].astype(jnp.float32), x)
+        return y.astype(x.dtype)
+
+
+def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return vector.astype(jnp.promote_types(vector.dtype, like.dtype)).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def rotary(positions: jax.Array, width: int, theta: float, scaling: RopeScaling) -> tuple[jax.Array, jax.Array]:
+    """Sines and cosines, float32 ``[B, T, 1, width / 2]``, of rotary positions ``[B, T]`` (Su et al. 2021)."""
+    frequency = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    frequency = _scaled(frequency, scaling).reshape(1, 1, 1, -1)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    return jnp.sin(angle), jnp.cos(angle)
+
+
+def _scaled(frequency: jax.Array, scaling: RopeScaling) -> jax.Array:
+    if scaling.kind == "none":
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    wavelength = 2 * math.pi / frequency
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    # 1 where the wavelength is short, 0 where it is long, a ramp between (Llama 3.1).
+    kept = jnp.clip((scaling.original_length / wavelength - low) / (high - low), 0, 1)
+    return kept * frequency + (1 - kept) * frequency / scaling.factor
+
+
+def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the first dimensions of ``x [B, T, H, Dh]`` by ``rotary``'s angles, the two halves of them as pairs."""
+    sin, cos = angles
+    width = 2 * sin.shape[-1]
+    a, b = jnp.split(x[..., :width].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], axis=-1)
+
+
+def softcap(z: jax.Array, cap: float) -> jax.Array:
+    """``cap tanh(z / cap)``; 0 leaves z as it is (Gemma 2, section 2)."""
+    return cap * jnp.tanh(z / cap) if cap else z
+
+
+def attention(q: Any, k: Any, v: Any, mask: jax.Array, *, scale: float, cap: float) -> jax.Array:
+    """Grouped-query attention of ``q [B, T, H, Dh]`` over ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``.
+
+    A query with nothing to see (padding) gets a finite uniform average, which no mask ever counts.
+    """
+    if not cap:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+    logits = jnp.einsum("btngd,bcnd->bngtc", grouped, k, preferred_element_type=jnp.float32) * scale
+    logits = jnp.where(mask[:, None, None], softcap(logits, cap), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bngtc,bcnd->btngd", weights, v).reshape(q.shape)

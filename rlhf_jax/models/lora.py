@@ -1,0 +1,229 @@
+"""Adapters beside frozen weights: adding them, telling them apart from the trunk, folding them in and out.
+
+The parameters of an adapted model are one nested dict in which some matrices have ``lora_a`` and ``lora_b`` beside their
+``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very same
+arrays in their dicts; only adapters and heads are their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.models.config import LoRAConfig, ModelConfig
+from rlhf_jax.types import Array, Params
+
+ADAPTER = ("lora_a", "lora_b")
+OWN = (*ADAPTER, "head")  # what an adapted model trains; everything else is the frozen trunk
+
+
+def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Array) -> tuple[ModelConfig, Params]:
+    """A model with fresh adapters, whose outputs are the ones it had; the trunk's arrays are shared, not copied.
+
+    Args:
+        config: of a model without adapters.
+        params: its weights.
+        lora: rank, alpha and which matrices.
+        key: draws A from a normal distribution of variance 1 / inputs; B is zero (Hu et al. 2021, section 4.1).
+
+    Returns:
+        The config with ``lora``, and the parameters with float32 ``lora_a`` [L, in, r] and ``lora_b`` [L, r, out].
+
+    Raises:
+        ValueError: when the model has adapters already, ``lora.rank`` is 0, or no matrix's path matches.
+
+    Example:
+        >>> from rlhf_jax.models import build
+        >>> config = ModelConfig(vocab_size=32, d_model=8, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=4, d_ff=16)
+        >>> params = build(config).init(jax.random.key(0))
+        >>> lora = LoRAConfig(rank=2, targets="query$")
+        >>> config, params = add_adapters(config, params, lora, jax.random.key(1))
+        >>> {name: x.shape for name, x in params["blocks"]["attention"]["query"].items()}
+        {'kernel': (2, 8, 8), 'lora_a': (2, 8, 2), 'lora_b': (2, 2, 8)}
+    """
+    if config.lora.rank:
+        raise ValueError("this model has adapters already: merge them first (models.merge)")
+    if not lora.rank:
+        raise ValueError("lora.rank is 0: there is nothing to add")
+    found = [path for path, _ in _matrices(params["blocks"], "blocks")]
+    chosen = [path for path in found if lora.adapts(path)]
+    if not chosen:
+        raise ValueError(f"lora.targets {lora.targets!r} matches none of the matrices: {', '.join(found)}")
+    keys = dict(zip(chosen, jax.random.split(key, len(chosen)), strict=True))
+
+    def adapt(path: str, leaves: Params) -> Params:
+        if path not in keys:
+            return leaves
+        layers, inputs, outputs = leaves["kernel"].shape
+        a = jax.random.normal(keys[path], (layers, inputs, lora.rank), jnp.float32) * inputs**-0.5
+        return {**leaves, "lora_a": a, "lora_b": jnp.zeros((layers, lora.rank, outputs), jnp.float32)}
+
+    blocks = _map_matrices(params["blocks"], adapt, "blocks")
+    return dataclasses.replace(config, lora=lora), {**params, "blocks": blocks}
+
+
+def has_adapters(params: Params) -> bool:
+    """Whether any matrix of a model's parameters has an adapter."""
+    return any("lora_a" in leaves for _, leaves in _matrices(params, ""))
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """What is trained and what is frozen: adapters and head, and the trunk; without adapters all is trained.
+
+    ``join(*split(params))`` is ``params`` again, with the same arrays.
+
+    Args:
+        params: of one model.
+
+    Returns:
+        Two nested dicts without a path in common.
+    """
+    if not has_adapters(params):
+        return params, {}
+    return _select(params, OWN, True), _select(params, OWN, False)
+
+
+def join(trained: Params, frozen: Params) -> Params:
+    """The parameters of a model from the two parts that ``split`` gives.
+
+    Example:
+        >>> join({"a": {"lora_a": 1}}, {"a": {"kernel": 2}, "b": 3})
+        {'a': {'kernel': 2, 'lora_a': 1}, 'b': 3}
+    """
+    if not isinstance(trained, Mapping):
+        return trained
+    both = {name: join(x, frozen.get(name, {})) for name, x in trained.items()}
+    return {**frozen, **both}
+
+
+def adapter_off(params: Params) -> Params:
+    """The model as it is without its adapters, in the same shape: B is zero, the trunk's arrays are the same ones."""
+    return _map_matrices(
+        params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, ""
+    )
+
+
+def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """Fold adapters into their matrices, ``W + (alpha / rank) A B``; 8-bit matrices become float32.
+
+    Args:
+        config: of any model; one without adapters and 8-bit matrices comes back as it is.
+        params: its weights.
+
+    Returns:
+        A model without adapters and the same outputs, up to rounding.
+    """
+
+    def fold(_: str, leaves: Params) -> Params:
+        kernel = leaves["kernel"]
+        if "kernel_scale" in leaves:
+            kernel = kernel.astype(jnp.float32) * leaves["kernel_scale"][..., None, :]
+        if "lora_a" in leaves:
+            kernel = (kernel.astype(jnp.float32) + _change(leaves, config.lora)).astype(kernel.dtype)
+        rest = {name: x for name, x in leaves.items() if name not in (*ADAPTER, "kernel", "kernel_scale")}
+        return {"kernel": kernel, **rest}
+
+    if not (config.lora.rank or config.int8):
+        return config, params
+    return dataclasses.replace(config, lora=LoRAConfig(), int8=False), _map_matrices(params, fold, "")
+
+
+def unmerge(config: ModelConfig, params: Params, lora: LoRAConfig, adapters: Params) -> tuple[ModelConfig, Params]:
+    """Take adapters out of the matrices they were folded into: the inverse of ``merge``, up to rounding.
+
+    Args:
+        config: of the merged model.
+        params: its weights.
+        lora: as the adapters were trained.
+        adapters: the first part of ``split``.
+
+    Returns:
+        The model with its trunk and its adapters apart.
+    """
+
+    def take_out(path: str, leaves: Params) -> Params:
+        own = adapters
+        for name in path.split("/"):
+            own = own.get(name, {})
+        if "lora_a" not in own:
+            return leaves
+        kernel = leaves["kernel"]
+        return {**leaves, **own, "kernel": (kernel.astype(jnp.float32) - _change(own, lora)).astype(kernel.dtype)}
+
+    return dataclasses.replace(config, lora=lora), _map_matrices(params, take_out, "")
+
+
+def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """Hold the blocks' matrices in 8 bits: ``W ~ scale * round(W / scale)`` with ``scale = max |W| / 127`` an output.
+
+    Meant for a frozen trunk under adapters (Dettmers et al. 2023 use 4 bits). Embeddings, norms and biases stay.
+
+    Args:
+        config: of a model without adapters.
+        params: its weights.
+
+    Returns:
+        The config with ``int8``, and int8 kernels with a float32 ``kernel_scale`` [L, out].
+
+    Raises:
+        ValueError: when the model has adapters.
+    """
+    if config.lora.rank:
+        raise ValueError("quantise the trunk before it gets adapters")
+
+    def round_to_int8(_: str, leaves: Params) -> Params:
+        kernel = leaves["kernel"].astype(jnp.float32)
+        scale = jnp.maximum(jnp.max(jnp.abs(kernel), axis=-2) / 127, 1e-12)
+        whole = jnp.round(kernel / scale[..., None, :]).astype(jnp.int8)
+        return {**leaves, "kernel": whole, "kernel_scale": scale}
+
+    blocks = _map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
+    return dataclasses.replace(config, int8=True), {**params, "blocks": blocks}
+
+
+def member_axes(params: Params) -> Any:
+    """For ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a trunk that all members share."""
+    trained, frozen = split(params)
+    return join(jax.tree.map(lambda _: 0, trained), jax.tree.map(lambda _: None, frozen))
+
+
+def _change(leaves: Params, lora: LoRAConfig) -> Array:
+    return jnp.einsum("lir,lro->lio", leaves["lora_a"], leaves["lora_b"]) * (lora.alpha / lora.rank)
+
+
+def _matrices(tree: Params, path: str) -> list[tuple[str, Params]]:
+    """Every dict with a ``kernel`` (of a block or a head), and its path."""
+    if not isinstance(tree, Mapping):
+        return []
+    if "kernel" in tree or "lora_a" in tree:
+        return [(path, tree)]
+    return [found for name, x in tree.items() for found in _matrices(x, f"{path}/{name}" if path else name)]
+
+
+def _map_matrices(tree: Params, change: Callable[[str, Params], Params], path: str) -> Params:
+    """The tree with ``change(path, leaves)`` in place of the leaves of every matrix of a block."""
+    if not isinstance(tree, Mapping):
+        return tree
+    if "kernel" in tree and path != "head":
+        return change(path, dict(tree))
+    return {name: _map_matrices(x, change, f"{path}/{name}" if path else name) for name, x in tree.items()}
+
+
+def _select(tree: Params, names: tuple[str, ...], inside: bool) -> Params:
+    """The leaves below one of these names, or all others; branches that are left empty are dropped."""
+    kept = {}
+    for name, x in tree.items():
+        if name in names:
+            if inside:
+                kept[name] = x
+        elif isinstance(x, Mapping):
+            below = _select(x, names, inside)
+            if below:
+                kept[name] = below
+        elif not inside:
+            kept[name] = x
+    return kept
