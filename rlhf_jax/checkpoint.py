@@ -285,6 +285,29 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     return _read_manifest(Path(path).resolve())["metadata"]
 
 
+def params_digest(path: str | Path) -> str:
+    """A hash of what ``save_params`` wrote, metadata included, without reading the parameters.
+
+    Args:
+      path: the folder.
+
+    Returns:
+      64 hexadecimal digits, the same for the same content.
+
+    Raises:
+      CheckpointError: the folder is missing, or its manifest is damaged.
+
+    Example:
+      >>> import tempfile, numpy as np
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_params(folder + "/a", {"x": np.ones(2)}, {"seed": 0})
+      ...     save_params(folder + "/b", {"x": np.ones(2)}, {"seed": 1})
+      ...     params_digest(folder + "/a") == params_digest(folder + "/b")
+      False
+    """
+    return _digest(_read_manifest(Path(path).resolve()))
+
+
 def _flatten(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

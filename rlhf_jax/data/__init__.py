@@ -11,6 +11,8 @@ from typing import Any
 
 _NAMES = {
     "atomic": ("atomic_text",),
+    "bpe": ("train_tokenizer",),
+    "chat": ("ChatTemplate",),
     "errors": ("DataError",),
     "encode": (
         "chosen_first",
@@ -36,21 +38,27 @@ _NAMES = {
     ),
     "preparing": ("prepared",),
     "rows": (
+        "Chat",
         "Comparison",
         "Demonstration",
+        "Dialogue",
+        "LabelledResponse",
+        "Message",
+        "Prompt",
         "PromptRow",
         "RatedResponse",
+        "parse_alpaca",
         "parse_comparison",
         "parse_demonstration",
+        "parse_dialogue",
+        "parse_labelled",
         "parse_prompt",
         "parse_rated",
         "parse_text",
+        "prompt_text",
     ),
     "tfds": ("read_tfds",),
-    "tokenizer": (
-        "Tokenizer",
-        "train_tokenizer",
-    ),
+    "tokenizer": ("Tokenizer",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

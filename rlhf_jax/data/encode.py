@@ -10,103 +10,130 @@ from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.jsonl import OnBadRow
 from rlhf_jax.data.order import epoch_order
 from rlhf_jax.data.packing import Example
-from rlhf_jax.data.rows import Comparison, Demonstration, PromptRow
+from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow
 from rlhf_jax.data.tokenizer import Tokenizer
 
 EVEN = 1e-6  # shares of votes that differ by less are the same
 
 
-def encode(row: Demonstration | Comparison, tokenizer: Tokenizer) -> Example:
-    """Encodes one row as one group; its targets are the response and the end-of-sequence token.
+def encode(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokenizer: Tokenizer) -> Example:
+    """Encodes one row as one group; its targets are the responses, each with the token that ends it.
 
     Args:
-      row: one response, or several responses with votes.
+      row: one response, several responses with votes, a whole chat, or a response with its label.
       tokenizer: what makes tokens of it.
 
     Returns:
-      The group: K sequences ``[bos] prompt response [eos]``.
+      The group: K sequences of a prompt and a response; of a chat one sequence, with a mask for the assistant's turns.
+      Text without a prompt is plain text in every format.
+
+    Raises:
+      DataError: if a chat template refuses the row.
     """
-    if isinstance(row, Comparison):
-        responses, votes = row.responses, row.votes
-    else:
-        responses, votes = (row.response,), None
-    prompt = tokenizer.encode_prompt(row.prompt)
+    try:
+        if isinstance(row, Dialogue):
+            chat, mask = tokenizer.encode_dialogue(row.messages)
+            return Example((chat,), (int(mask.argmax()),), masks=(mask,))
+        if not row.prompt:
+            tokenizer = tokenizer.with_format("plain")
+        prompt = tokenizer.encode_prompt(row.prompt)
+    except DataError as error:
+        raise _refused(row.where, error) from error
+    responses = row.responses if isinstance(row, Comparison) else (row.response,)
     tokens = tuple(np.concatenate([prompt, tokenizer.encode_response(response)]) for response in responses)
-    return Example(tokens, (len(prompt),) * len(tokens), votes)
+    starts = (len(prompt),) * len(tokens)
+    if isinstance(row, LabelledResponse):
+        return Example(tokens, starts, labels=np.array([float(row.label)], np.float32))
+    return Example(tokens, starts, row.votes if isinstance(row, Comparison) else None)
 
 
 def encode_rows(
-    rows: Sequence[Demonstration] | Sequence[Comparison],
+    rows: Sequence[Demonstration | Comparison | Dialogue | LabelledResponse],
     tokenizer: Tokenizer,
     *,
     length: int,
     on_bad_row: OnBadRow = "error",
 ) -> tuple[list[Example], list[str]]:
-    """Encodes rows and finds those that are too long.
+    """Encodes rows and finds those that are too long, or that a chat template refuses.
 
     Args:
-      rows: demonstrations or comparisons.
+      rows: demonstrations, comparisons, dialogues or labelled responses.
       tokenizer: what makes tokens of them.
       length: the most tokens a sequence may have, prompt and special tokens included.
-      on_bad_row: what becomes of a row that is longer: "error" stops at it, "skip" leaves it out and lists it.
+      on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
 
     Returns:
-      The groups, and for every row left out where it stands and how long it is.
+      The groups, and for every row left out where it stands and what is wrong with it.
 
     Raises:
-      DataError: at the first row that is too long, unless it is to be skipped.
+      DataError: at the first bad row, unless it is to be skipped.
     """
     examples: list[Example] = []
     bad: list[str] = []
     for row in rows:
-        example = encode(row, tokenizer)
+        try:
+            example = encode(row, tokenizer)
+        except DataError as error:
+            _left_out(error, on_bad_row, bad)
+            continue
         longest = max(map(len, example.tokens))
         if longest <= length:
             examples.append(example)
         else:
-            _too_long(row.where, longest, length, on_bad_row, bad)
+            _left_out(_too_long(row.where, longest, length), on_bad_row, bad)
     return examples, bad
 
 
 def encode_prompts(
     rows: Sequence[PromptRow], tokenizer: Tokenizer, *, length: int, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[np.ndarray], list[int], list[str]]:
-    """Encodes prompts to be answered and finds those that are too long.
+    """Encodes prompts to be answered and finds those that are too long, or that a chat template refuses.
 
     Args:
       rows: the prompts.
       tokenizer: what makes tokens of them.
-      length: the most tokens a prompt may have, the beginning-of-sequence token included.
-      on_bad_row: what becomes of a prompt that is longer: "error" stops at it, "skip" leaves it out and lists it.
+      length: the most tokens a prompt may have, special tokens included.
+      on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
 
     Returns:
       The prompts, each int32 [n_tokens]; the index in ``rows`` of each; and for every prompt left out where it stands
-      and how long it is.
+      and what is wrong with it.
 
     Raises:
-      DataError: at the first prompt that is too long, unless it is to be skipped.
+      DataError: at the first bad row, unless it is to be skipped.
     """
     prompts: list[np.ndarray] = []
     kept: list[int] = []
     bad: list[str] = []
     for index, row in enumerate(rows):
-        prompt = tokenizer.encode_prompt(row.prompt)
+        try:
+            prompt = tokenizer.encode_prompt(row.prompt)
+        except DataError as error:
+            _left_out(_refused(row.where, error), on_bad_row, bad)
+            continue
         if len(prompt) <= length:
             prompts.append(prompt)
             kept.append(index)
         else:
-            _too_long(row.where, len(prompt), length, on_bad_row, bad)
+            _left_out(_too_long(row.where, len(prompt), length), on_bad_row, bad)
     return prompts, kept, bad
 
 
-def _too_long(where: str, found: int, length: int, on_bad_row: OnBadRow, bad: list[str]) -> None:
-    text = (
+def _refused(where: str, error: DataError) -> DataError:
+    return DataError(f"{where}: {error}; fix the row or pass --on-bad-row skip")
+
+
+def _too_long(where: str, found: int, length: int) -> DataError:
+    return DataError(
         f"{where}: expected at most {length} tokens, found {found}; shorten the row, raise data.max_length or pass "
         "--on-bad-row skip"
     )
+
+
+def _left_out(error: DataError, on_bad_row: OnBadRow, bad: list[str]) -> None:
     if on_bad_row == "error":
-        raise DataError(text)
-    bad.append(text)
+        raise error
+    bad.append(str(error))
 
 
 def rated_groups(
@@ -200,4 +227,5 @@ def chosen_first(example: Example, min_share: float) -> Example | None:
         example.votes[np.ix_(order, order)],
         None if example.ratings is None else example.ratings[order],
         np.array([1.0, 0.0], np.float32),
+        None if example.masks is None else tuple(example.masks[i] for i in order),
     )

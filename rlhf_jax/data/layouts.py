@@ -11,29 +11,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data import published
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import (
     Comparison,
     Demonstration,
     Dialogue,
     LabelledResponse,
-    Message,
-    Prompt,
     PromptRow,
     RatedResponse,
     _bad,
-    _found,
-    _is_number,
     _names,
-    _text,
     parse_alpaca,
     parse_comparison,
     parse_demonstration,
+    parse_labelled,
     parse_prompt,
     parse_rated,
     parse_text,
 )
-from rlhf_jax.data.turns import answers, messages, records, spoken
 
 Row = Mapping[str, Any]
 Parsed = Comparison | Demonstration | Dialogue | LabelledResponse | PromptRow | RatedResponse
@@ -138,7 +134,8 @@ def prompt(row: Row, where: str) -> PromptRow:
         >>> prompt({"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}, "pairs.jsonl:1").prompt
         'Say hello.'
     """
-    if isinstance(row.get("prompt"), str) and not row.keys() & {"chosen", "messages"}:
+    chats = (row[field] for field in ("chosen", "completion", "messages") if field in row)
+    if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
         return parse_prompt(row, where)  # what else the row holds does not matter
     found = _parse(row, where, parse_prompt)
     if isinstance(found, Dialogue):
@@ -168,7 +165,7 @@ def labelled(row: Row, where: str) -> LabelledResponse:
         >>> labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "kto.jsonl:1").label
         True
     """
-    found = _parse(row, where, _labelled)
+    found = _parse(row, where, parse_labelled)
     if isinstance(found, LabelledResponse):
         return found
     raise _unfit(row, where, "labelled responses")
@@ -246,123 +243,27 @@ def _unfit(row: Row, where: str, wanted: str) -> DataError:
     return _bad(where, f"fields {_names(row)}", wanted, f"the layout {layout.name}, which gives {layout.gives}")
 
 
-def _summaries(row: Row, where: str) -> Comparison:
-    """TL;DR: the post as Stiennon et al. 2020 put it before the model, two summaries, and which one was chosen."""
-    info, both, choice = row["info"], records(row["summaries"]), row["choice"]
-    if not isinstance(info, Mapping):
-        raise _bad(where, "field 'info'", "an object with the post", _found(info))
-    if len(both) != 2 or not all(isinstance(one, Mapping) for one in both):
-        raise _bad(where, "field 'summaries'", "two objects with 'text'", _found(row["summaries"]))
-    if choice not in (0, 1):
-        raise _bad(where, "field 'choice'", "0 or 1", _found(choice))
-    if info.get("article"):  # news, of which the data set has a part
-        asked = f"{_text(info, 'article', where).strip()}\n\nTL;DR:"
-    else:
-        names = ("subreddit", "title", "post")
-        subreddit, title, post = (_text(info, name, where).strip() for name in names)
-        asked = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
-    texts = tuple(_text(one, "text", where).strip() for one in both)
-    return Comparison(asked, texts, _votes(1.0 - choice), where)
-
-
-def _shp(row: Row, where: str) -> Comparison:
-    first = row["labels"]
-    if first not in (0, 1):
-        raise _bad(where, "field 'labels'", "1 where A is preferred, or 0", _found(first))
-    asked, *texts = (_text(row, name, where) for name in ("history", "human_ref_A", "human_ref_B"))
-    scores = (row.get("score_A"), row.get("score_B")) if first else (row.get("score_B"), row.get("score_A"))
-    share = _share(scores, "fields 'score_A' and 'score_B'", where)
-    return Comparison(asked, tuple(texts), _votes(share if first else 1 - share), where)
-
-
-def _pair(row: Row, where: str) -> Comparison:
-    """``chosen`` and ``rejected``: texts after a ``prompt``, or dialogues, as one text or as messages."""
-    chosen, rejected, asked = row["chosen"], row["rejected"], row.get("prompt")
-    share = _share((row.get("score_chosen"), row.get("score_rejected")), "fields 'score_chosen', 'score_rejected'", where)
-    if isinstance(asked, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        return parse_comparison(row, where)._replace(votes=_votes(share))
-    if asked is not None and not isinstance(asked, str):
-        asked = messages(asked, "prompt", where)
-    if asked is not None and isinstance(chosen, str):
-        return Comparison(asked, (_text(row, "chosen", where), _text(row, "rejected", where)), _votes(share), where)
-    read = spoken if isinstance(chosen, str) else messages
-    turns = [read(value, field, where) for field, value in (("chosen", chosen), ("rejected", rejected))]
-    if asked is not None and all(each[0].role == "assistant" for each in turns):  # without the prompt's turns
-        before = (Message("user", asked),) if isinstance(asked, str) else asked
-        turns = [before + each for each in turns]
-    shared, responses = answers(*turns, where)
-    return Comparison(shared, responses, _votes(share), where)
-
-
-def _dialogue(field: str) -> Callable[[Row, str], Dialogue]:
-    def parse(row: Row, where: str) -> Dialogue:
-        turns = messages(row[field], field, where)
-        if not any(turn.role == "assistant" for turn in turns):
-            raise _bad(where, f"field '{field}'", "a turn of the assistant", f"none in {len(turns)} turns")
-        return Dialogue(turns, where)
-
-    return parse
-
-
-def _completed(row: Row, where: str) -> Demonstration:
-    return Demonstration(*_completion(row, "completion", where), where)
-
-
-def _labelled(row: Row, where: str) -> LabelledResponse:
-    label = row.get("label")
-    if label not in (0, 1):
-        raise _bad(where, "field 'label'", "true for thumbs up or false for thumbs down", _found(label))
-    return LabelledResponse(
-        *_completion(row, "completion" if "completion" in row else "response", where), bool(label), where
-    )
-
-
-def _completion(row: Row, field: str, where: str) -> tuple[Prompt, str]:
-    """A prompt and a response, each a text or a list of messages."""
-    asked, answer = row["prompt"], row.get(field)
-    asked = _text(row, "prompt", where) if isinstance(asked, str) else messages(asked, "prompt", where)
-    if isinstance(answer, str) or answer is None:
-        return asked, _text(row, field, where)
-    turns = messages(answer, field, where)
-    if len(turns) != 1 or turns[0].role != "assistant":
-        raise _bad(where, f"field '{field}'", "one turn, the assistant's", _found(answer))
-    return asked if not isinstance(asked, str) else (Message("user", asked),), turns[0].content
-
-
-def _share(scores: tuple[Any, Any], what: str, where: str) -> float:
-    """The chosen response's share of one vote: all of it, or half where the scores of (chosen, rejected) are even."""
-    if None in scores:
-        return 1.0
-    if not all(map(_is_number, scores)):
-        raise _bad(where, what, "finite numbers", _found(scores))
-    if scores[0] < scores[1]:
-        raise _bad(where, what, "the preferred response's to be no lower", f"{scores[0]} below {scores[1]}")
-    return 0.5 if scores[0] == scores[1] else 1.0
-
-
-def _votes(first: float) -> np.ndarray:
-    """One vote, of which the first response has this share."""
-    return np.asarray([[0.0, first], [1.0 - first, 0.0]], np.float32)
-
-
 # The first whose fields are all there is a row's layout, so those with more fields come first.
 LAYOUTS = (
-    Layout("TL;DR comparisons", ("info", "summaries", "choice"), "comparisons", _summaries),
-    Layout("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), "comparisons", _shp),
+    Layout("TL;DR comparisons", ("info", "summaries", "choice"), "comparisons", published.tldr),
+    Layout("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), "comparisons", published.shp),
     Layout(
-        "UltraFeedback", ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"), "comparisons", _pair
+        "UltraFeedback",
+        ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
+        "comparisons",
+        published.pair,
     ),
-    Layout("pairs", ("prompt", "chosen", "rejected"), "comparisons", _pair),
-    Layout("hh-rlhf", ("chosen", "rejected"), "comparisons", _pair),
+    Layout("pairs", ("prompt", "chosen", "rejected"), "comparisons", published.pair),
+    Layout("hh-rlhf", ("chosen", "rejected"), "comparisons", published.pair),
     Layout("pairs with votes", ("prompt", "a", "b"), "comparisons", parse_comparison),
-    Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", _labelled),
-    Layout("labels", ("prompt", "response", "label"), "labelled responses", _labelled),
+    Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", published.labelled),
+    Layout("labels", ("prompt", "response", "label"), "labelled responses", published.labelled),
     Layout("ratings", ("prompt", "response", "ratings"), "rated responses", parse_rated),
     Layout("Alpaca", ("instruction", "output"), "demonstrations", parse_alpaca),
-    Layout("ShareGPT", ("conversations",), "demonstrations", _dialogue("conversations")),
-    Layout("messages", ("messages",), "demonstrations", _dialogue("messages")),
+    Layout("ShareGPT", ("conversations",), "demonstrations", published.dialogue("conversations")),
+    Layout("messages", ("messages",), "demonstrations", published.dialogue("messages")),
     Layout("demonstrations", ("prompt", "response"), "demonstrations", parse_demonstration),
-    Layout("completions", ("prompt", "completion"), "demonstrations", _completed),
+    Layout("completions", ("prompt", "completion"), "demonstrations", published.completed),
     Layout("text", ("text",), "text", parse_text),
     Layout("prompts", ("prompt",), "prompts", parse_prompt),
 )

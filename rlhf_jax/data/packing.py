@@ -21,6 +21,7 @@ class Example(NamedTuple):
     votes: np.ndarray | None = None  # float32 [K, K]
     ratings: np.ndarray | None = None  # float32 [K]; the mean of what people gave each response
     labels: np.ndarray | None = None  # float32 [K]; 1 thumbs up, 0 thumbs down
+    masks: tuple[np.ndarray, ...] | None = None  # K times bool [n_tokens]; which tokens are targets, in place of starts
 
 
 def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int) -> list[np.ndarray]:
@@ -169,7 +170,7 @@ def pad(
       A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
 
     Raises:
-      ValueError: if a sequence, a group or the number of groups is too large.
+      ValueError: if a sequence, a group or the number of groups is too large, or a mask is not as long as its sequence.
 
     Example:
         >>> batch = pad([Example((np.array([1, 5, 6, 2], np.int32),), (2,))], length=5, pad_id=0)
@@ -198,7 +199,10 @@ def pad(
                 raise ValueError(f"example {b}, sequence {k} has {size} tokens, expected at most {length}")
             start = 0 if side == "right" else length - size
             tokens[b, k, start : start + size] = sequence
-            mask[b, k, start + first : start + size] = True
+            if example.masks is None:
+                mask[b, k, start + first : start + size] = True
+            else:
+                mask[b, k, start : start + size] = _of_size(example.masks[k], size, b, k)
             segment_ids[b, k, start : start + size] = 1
             positions[b, k, start : start + size] = count[:size]
     return SequenceBatch(
@@ -210,6 +214,12 @@ def pad(
         rating=_said([e.ratings for e in examples], (groups, responses)),
         label=_said([e.labels for e in examples], (groups, responses)),
     )
+
+
+def _of_size(mask: np.ndarray, size: int, b: int, k: int) -> np.ndarray:
+    if mask.shape != (size,):  # numpy would spread one of a single entry
+        raise ValueError(f"example {b}, sequence {k} has {size} tokens and a mask of shape {mask.shape}")
+    return mask
 
 
 def _said(each: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -14,6 +14,8 @@ import numpy as np
 
 from rlhf_jax.data.errors import DataError
 
+ROLES = ("system", "user", "assistant")
+
 
 class Message(NamedTuple):
     """One turn of a chat."""
@@ -75,18 +77,60 @@ class RatedResponse(NamedTuple):
     where: str
 
 
-def parse_demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
-    """Reads ``prompt`` and ``response``.
+ANSWER = "\n\nAssistant:"  # opens the assistant's turn where a chat is written as plain text
+
+
+def plain_turn(message: Message, first: bool = False) -> str:
+    """One turn as plain text, as hh-rlhf writes it; of the system the text alone.
+
+    Args:
+      message: the turn.
+      first: whether the chat begins with it.
+
+    Returns:
+      The text.
+
+    Example:
+        >>> plain_turn(Message("user", "Hi."))
+        '\\n\\nHuman: Hi.'
+    """
+    if message.role == "system":
+        return message.content if first else f"\n\n{message.content}"
+    return f"\n\nHuman: {message.content}" if message.role == "user" else f"{ANSWER} {message.content}"
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as one text, for people and judges to read.
+
+    Args:
+      prompt: a text, or the turns so far.
+
+    Returns:
+      The text; of a chat its turns, the assistant's next one opened.
+
+    Example:
+        >>> prompt_text((Message("system", "Be brief."), Message("user", "Hi.")))
+        'Be brief.\\n\\nHuman: Hi.\\n\\nAssistant:'
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return "".join(plain_turn(message, first=index == 0) for index, message in enumerate(prompt)) + ANSWER
+
+
+def parse_demonstration(row: Mapping[str, Any], where: str) -> Demonstration | Dialogue:
+    """Reads ``prompt`` and ``response``, a whole chat (``parse_dialogue``) or Alpaca's fields (``parse_alpaca``).
+
+    ``prompt`` is a text, or a list of ``{"role": ..., "content": ...}``.
 
     Args:
       row: the fields.
       where: what to call the row in an error.
 
     Returns:
-      The demonstration.
+      The demonstration; of a row with ``messages`` the dialogue.
 
     Raises:
-      DataError: if a field is missing or not a non-empty text.
+      DataError: if a field is missing or of the wrong kind.
 
     Example:
         >>> parse_demonstration({"prompt": "Say hello.", "response": ""}, "demos.jsonl:3")
@@ -94,11 +138,87 @@ def parse_demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
         ...
         rlhf_jax.data.errors.DataError: demos.jsonl:3: field 'response': expected non-empty text, found '' (str); ...
     """
-    return Demonstration(_text(row, "prompt", where), _text(row, "response", where), where)
+    if "messages" in row:
+        return parse_dialogue(row, where)
+    if "prompt" not in row and {"instruction", "output"} & row.keys():
+        return parse_alpaca(row, where)
+    return Demonstration(_prompt(row, where), _text(row, "response", where), where)
 
 
-def parse_text(row: Mapping[str, Any], where: str) -> Demonstration:
-    """Reads text to continue as it is: ``text``, or else ``prompt`` and ``response``.
+def parse_dialogue(row: Mapping[str, Any], where: str) -> Dialogue:
+    """Reads ``messages``, a list of ``{"role": ..., "content": ...}`` with at least one turn of the assistant.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      The dialogue.
+
+    Raises:
+      DataError: if the field is missing or of the wrong kind.
+
+    Example:
+        >>> turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}]
+        >>> parse_dialogue({"messages": turns}, "chats.jsonl:1").messages[1].content
+        'Hello!'
+    """
+    messages = _messages(_get(row, "messages", where), "messages", where)
+    if all(message.role != "assistant" for message in messages):
+        raise _bad(where, "field 'messages'", "at least one turn of the assistant", f"only {_roles(messages)}")
+    return Dialogue(messages, where)
+
+
+def parse_alpaca(row: Mapping[str, Any], where: str) -> Demonstration:
+    """Reads ``instruction``, ``input`` (which may be empty or missing) and ``output``.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      A demonstration; its prompt is the instruction, an empty line and the input.
+
+    Raises:
+      DataError: if a field is missing or of the wrong kind.
+
+    Example:
+        >>> row = {"instruction": "Translate.", "input": "chat", "output": "cat"}
+        >>> parse_alpaca(row, "alpaca.jsonl:1").prompt
+        'Translate.\\n\\nchat'
+    """
+    prompt = _text(row, "instruction", where)
+    if row.get("input") not in (None, ""):
+        prompt = f"{prompt}\n\n{_text(row, 'input', where)}"
+    return Demonstration(prompt, _text(row, "output", where), where)
+
+
+def parse_labelled(row: Mapping[str, Any], where: str) -> LabelledResponse:
+    """Reads ``prompt``, ``response`` (or ``completion``) and ``label``: true for thumbs up, false for thumbs down.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      The labelled response.
+
+    Raises:
+      DataError: if a field is missing or of the wrong kind.
+
+    Example:
+        >>> parse_labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "thumbs.jsonl:1").label
+        True
+    """
+    field = "completion" if "completion" in row and "response" not in row else "response"
+    prompt, response, label = _prompt(row, where), _text(row, field, where), _get(row, "label", where)
+    if not isinstance(label, bool | np.bool_):
+        raise _bad(where, "field 'label'", "true or false", _found(label))
+    return LabelledResponse(prompt, response, bool(label), where)
+
+
+def parse_text(row: Mapping[str, Any], where: str) -> Demonstration | Dialogue:
+    """Reads text to continue as it is: ``text``, or else what ``parse_demonstration`` reads.
 
     Args:
       row: the fields.
@@ -120,7 +240,7 @@ def parse_text(row: Mapping[str, Any], where: str) -> Demonstration:
 
 
 def parse_prompt(row: Mapping[str, Any], where: str) -> PromptRow:
-    """Reads ``prompt``.
+    """Reads ``prompt``, a text or a list of ``{"role": ..., "content": ...}``.
 
     Args:
       row: the fields.
@@ -130,13 +250,13 @@ def parse_prompt(row: Mapping[str, Any], where: str) -> PromptRow:
       The prompt.
 
     Raises:
-      DataError: if the field is missing or not a non-empty text.
+      DataError: if the field is missing or of the wrong kind.
 
     Example:
         >>> parse_prompt({"prompt": "Say hello.", "source": "me"}, "prompts.jsonl:1").prompt
         'Say hello.'
     """
-    return PromptRow(_text(row, "prompt", where), where)
+    return PromptRow(_prompt(row, where), where)
 
 
 def parse_rated(row: Mapping[str, Any], where: str) -> RatedResponse:
@@ -161,7 +281,7 @@ def parse_rated(row: Mapping[str, Any], where: str) -> RatedResponse:
 
 
 def parse_comparison(row: Mapping[str, Any], where: str) -> Comparison:
-    """Reads a pair of responses to one prompt, in any of three forms.
+    """Reads a pair of responses to one prompt (a text, or a list of messages), in any of three forms.
 
     - ``prompt``, ``chosen``, ``rejected``: one vote for ``chosen``, which comes first;
     - ``prompt``, ``a``, ``b``, ``preference``: "a", "b" or "tie", or the share of people who prefer A, from 0 to 1;
@@ -183,7 +303,7 @@ def parse_comparison(row: Mapping[str, Any], where: str) -> Comparison:
         >>> parse_comparison(row, "pairs.jsonl:1").votes.tolist()
         [[0.0, 0.75], [0.25, 0.0]]
     """
-    prompt = _text(row, "prompt", where)
+    prompt = _prompt(row, where)
     pair, named = {"chosen", "rejected"} & row.keys(), {"a", "b"} & row.keys()
     if pair and named:
         raise _bad(where, f"fields {_names(pair)} and {_names(named)}", "one pair of responses", "both kinds")
@@ -227,8 +347,38 @@ def _get(row: Mapping[str, Any], field: str, where: str) -> Any:
     return row[field]
 
 
+def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
+    if not isinstance(_get(row, "prompt", where), list | tuple):
+        return _text(row, "prompt", where)
+    messages = _messages(row["prompt"], "prompt", where)
+    if messages[-1].role != "user":
+        raise _bad(where, "field 'prompt'", "the last turn to be the user's", _roles(messages))
+    return messages
+
+
+def _messages(value: Any, field: str, where: str) -> Chat:
+    if not isinstance(value, list | tuple) or not value:
+        raise _bad(where, f"field '{field}'", 'a list of {"role": ..., "content": ...}', _found(value))
+    messages = []
+    for index, turn in enumerate(value):
+        name = f"{field}[{index}]"
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
+            raise _bad(where, f"field '{name}'", '{"role": ..., "content": ...}', _found(turn))
+        if turn["role"] not in ROLES:
+            raise _bad(where, f"field '{name}.role'", f"one of {_names(ROLES)}", _found(turn["role"]))
+        messages.append(Message(turn["role"], _as_text(turn["content"], f"{name}.content", where)))
+    return tuple(messages)
+
+
+def _roles(messages: Chat) -> str:
+    return ", ".join(message.role for message in messages)
+
+
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:
-    value = _get(row, field, where)
+    return _as_text(_get(row, field, where), field, where)
+
+
+def _as_text(value: Any, field: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _bad(where, f"field '{field}'", "non-empty text", _found(value))
     try:

@@ -1,51 +1,127 @@
-"""Byte-level BPE, and the one place that knows how a prompt and a response become tokens.
+"""Text, prompts, responses and chats to token ids and back: by a tokenizer trained here, or a pretrained model's own.
 
-``[bos] + encode(prompt) + encode(" " + response) + [eos]``: prompt and response are encoded apart, so the boundary
-between them is always a boundary between tokens, and a response has the same ids whatever stands before it.
+A response has the same ids whatever prompt stands before it, so the boundary between them is always a boundary between
+tokens. In the plain format it is ``[bos] + encode(prompt) + encode(" " + response) + [eos]``; in the chat format the
+model's own template says what stands around them.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_jax.data.atomic import atomic_text
+from rlhf_jax.data.chat import ChatTemplate
+from rlhf_jax.data.chat_tokens import ChatTokens
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.plain_tokens import PlainTokens
+from rlhf_jax.data.rows import Message, Prompt
+from rlhf_jax.data.special_tokens import (
+    FORMATS,
+    OURS,
+    SPECIALS,
+    SpecialTokens,
+    chat_template,
+    mark_special,
+    read_beside,
+    token_id,
+    write_beside,
+)
 
 if TYPE_CHECKING:
     import tokenizers
 
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-SPECIALS = (PAD, BOS, EOS)
-SMALLEST_VOCAB = len(SPECIALS) + 256
+KEY = "rlhf_jax"  # in a file by ``save``: what a pretrained tokenizer keeps in other files than its vocabulary
 
 
 class Tokenizer:
     """Text to token ids and back; made by ``train_tokenizer`` or ``Tokenizer.load``.
 
-    Any text comes back as it went in, and text that spells ``<eos>`` is encoded as these five characters: only
-    ``encode_prompt`` and ``encode_response`` put special tokens anywhere.
+    Text that spells a special token is encoded as these characters: only ``encode_prompt``, ``encode_response`` and
+    ``encode_dialogue`` put special tokens anywhere. By a tokenizer trained here any text comes back as it went in.
+
+    Attributes:
+      pad_id: of the padding token, or where there is none of the token that ends a text; masks are explicit, so it may
+        be both.
+      bos_id: of the token that begins a text; None where there is none.
+      eos_id: of the token that ends a response; in the chat format the one that ends the assistant's turn.
+      vocab_size: one more than the largest id.
+      chat: the chat template; None where there is none.
+      format: "plain" or "chat".
     """
 
-    pad_id = 0
-    bos_id = 1
-    eos_id = 2
+    pad_id: int
+    bos_id: int | None
+    eos_id: int
+    vocab_size: int
+    chat: ChatTemplate | None
+    format: str
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        found = tuple(backend.id_to_token(i) for i in range(len(SPECIALS)))
-        if found != SPECIALS:
-            raise DataError(f"tokenizer: expected the first tokens to be {SPECIALS}, found {found}; train another")
+    _writer: PlainTokens | ChatTokens
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens = OURS):
+        if special == OURS:
+            found = tuple(backend.id_to_token(i) for i in range(len(SPECIALS)))
+            if found != SPECIALS:
+                raise DataError(f"tokenizer: expected the first tokens to be {SPECIALS}, found {found}; train another")
+            backend.post_processor = None  # that of an exported one adds <bos>, as encode_prompt does
+        ids = {name: token_id(backend, text) for name, text in special.tokens.items()}
+        self.chat = chat_template(backend, special)
+        mark_special(backend, special.tokens.values())
         backend.encode_special_tokens = True  # "<eos>" inside a text is text
-        self._backend = backend
+        self._backend, self._special = backend, special
+        eos_id = ids["eos_token"]
+        self.bos_id = ids.get("bos_token")
+        self.pad_id = ids.get("pad_token", eos_id)
+        self.vocab_size = max(backend.get_vocab().values()) + 1
+        self._plain = PlainTokens(
+            self._ids,
+            first=self.bos_id if special.adds_bos else None,
+            eos_id=eos_id,
+            otherwise=eos_id if self.bos_id is None else self.bos_id,
+        )
+        self._set_format(special.format)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many different ids there are, the three special ones included."""
-        return int(self._backend.get_vocab_size())
+    def with_format(self, format: str) -> Tokenizer:
+        """The same tokenizer, writing prompts and responses in another format.
+
+        Args:
+          format: "plain" for text as it is, "chat" for turns as the model's chat template writes them.
+
+        Returns:
+          A tokenizer; this one stays as it is.
+
+        Raises:
+          ValueError: if the format is neither, or "chat" without a chat template.
+        """
+        other = copy.copy(self)
+        other._set_format(format)
+        return other
+
+    def _set_format(self, format: str) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
+        if format == "chat" and self.chat is None:
+            raise ValueError(
+                "format='chat': this tokenizer has no chat template; put one beside it as chat_template.jinja, start "
+                "from a model that has one, or take format='plain'"
+            )
+        self.format = format
+        self._special = self._special._replace(format=format)
+        self._writer = self._chat_writer if format == "chat" else self._plain
+        self.eos_id = self._writer.eos_id
+
+    @functools.cached_property
+    def _chat_writer(self) -> ChatTokens:
+        assert self.chat is not None
+        return ChatTokens(self._backend, self.chat)
 
     def encode(self, text: str) -> np.ndarray:
         """Encodes text without any special token.
@@ -56,21 +132,26 @@ class Tokenizer:
         Returns:
           int32 [n_tokens].
         """
-        return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.asarray(self._ids(text), np.int32)
 
-    def encode_prompt(self, prompt: str) -> np.ndarray:
-        """Encodes a prompt: the beginning-of-sequence token, then the text.
+    def encode_prompt(self, prompt: Prompt) -> np.ndarray:
+        """Encodes a prompt, ready to be answered.
 
         Args:
-          prompt: any text.
+          prompt: a text, which in the chat format is one turn of the user; or the turns so far.
 
         Returns:
-          int32 [1 + n_tokens].
+          int32 [n_tokens], at least one. In the plain format: the beginning-of-sequence token, where the tokenizer puts
+          one or there is nothing else, and the text. In the chat format: what the template writes, the assistant's turn
+          opened.
+
+        Raises:
+          DataError: if the template refuses the turns.
         """
-        return np.concatenate([np.asarray([self.bos_id], np.int32), self.encode(prompt)])
+        return self._writer.prompt(prompt)
 
     def encode_response(self, response: str) -> np.ndarray:
-        """Encodes a response: a space and the text, then the end-of-sequence token.
+        """Encodes a response: in the plain format a space and the text, then the token that ends it.
 
         Args:
           response: any text.
@@ -78,7 +159,22 @@ class Tokenizer:
         Returns:
           int32 [n_tokens + 1].
         """
-        return np.concatenate([self.encode(" " + response), np.asarray([self.eos_id], np.int32)])
+        return self._writer.response(response)
+
+    def encode_dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a whole chat, in which every turn of the assistant is a target.
+
+        Args:
+          messages: the turns.
+
+        Returns:
+          Tokens int32 [n_tokens], and bool [n_tokens]: True on the text of the assistant's turns and on the token that
+          ends each, False elsewhere.
+
+        Raises:
+          DataError: if the template refuses the turns, or does not show what the assistant said as it was said.
+        """
+        return self._writer.dialogue(messages)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decodes token ids to text and drops special tokens.
@@ -92,7 +188,7 @@ class Tokenizer:
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def decode_response(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decodes a response: like ``decode``, less the one space that joins it to its prompt.
+        """Decodes a response: like ``decode``, less the space, if any, that joins it to its prompt.
 
         Args:
           ids: integers [n_tokens].
@@ -100,7 +196,10 @@ class Tokenizer:
         Returns:
           The text.
         """
-        return self.decode(ids).removeprefix(" ")
+        # After another token, since some tokenizers take a space off the beginning of any text.
+        before = self._ids("a")
+        text = self.decode([*before, *np.asarray(ids).tolist()])
+        return text.removeprefix(self.decode(before)).removeprefix(self._writer.joint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as one JSON file, which appears only when it is complete.
@@ -115,67 +214,79 @@ class Tokenizer:
         """The tokenizer as text: what ``save`` writes. Two tokenizers are the same when their texts are.
 
         Returns:
-          A JSON document.
+          A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and,
+          under "rlhf_jax", the special tokens' names, the chat template and the format.
         """
-        return self._backend.to_str(pretty=True)
+        text = self._backend.to_str(pretty=True)
+        if self._special == OURS:
+            return text
+        return json.dumps({**json.loads(text), KEY: self._special._asdict()}, indent=2, ensure_ascii=False)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Reads what ``save`` wrote.
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the files that transformers' ``AutoTokenizer`` loads, and ``Tokenizer.load`` too.
 
         Args:
-          path: the JSON file.
+          folder: where; made if it is not there.
+        """
+        import tokenizers
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = self._backend.to_str(pretty=True)
+        if self._special.adds_bos and self._backend.post_processor is None:
+            bos = self._special.tokens["bos_token"]
+            backend = tokenizers.Tokenizer.from_str(text)
+            backend.post_processor = tokenizers.processors.TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, self.bos_id)]
+            )
+            text = backend.to_str(pretty=True)
+        with atomic_text(Path(folder) / "tokenizer.json") as file:
+            file.write(text)
+        write_beside(folder, self._special)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], format: str | None = None) -> Tokenizer:
+        """Reads a tokenizer: what ``save`` or ``save_pretrained`` wrote, or that of a Hugging Face model.
+
+        Args:
+          path: a folder with ``tokenizer.json``, or this file. Beside a file that ``save`` did not write,
+            ``tokenizer_config.json`` and its like say what else there is to know.
+          format: "plain" or "chat"; if None the one it was saved with, or else "chat" where there is a chat template.
 
         Returns:
           The tokenizer.
 
         Raises:
-          DataError: if the file is not a tokenizer of this kind.
+          DataError: if a file is not what it should be, or the chat template cannot be used.
           FileNotFoundError: if there is no file.
+          ValueError: if the format is "chat" and there is no chat template.
         """
         import tokenizers
 
-        text = Path(path).read_text(encoding="utf-8")
+        path = Path(path)
+        if path.is_dir() and not (path / "tokenizer.json").exists():
+            raise DataError(
+                f"{path}: it has no tokenizer.json; write one with transformers: "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            )
+        path = path / "tokenizer.json" if path.is_dir() else path
+        text = path.read_text(encoding="utf-8")
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            fields = json.loads(text)
+            saved = SpecialTokens(**fields.pop(KEY)) if KEY in fields else None
+            backend = tokenizers.Tokenizer.from_str(text if saved is None else json.dumps(fields))
+            ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
         except Exception as error:  # the Rust side raises bare Exception for anything it cannot read
-            raise DataError(f"{path}: not a tokenizer that rlhf_jax wrote ({error}); train it again") from error
+            raise DataError(f"{path}: not a tokenizer ({error}); train it again, or fetch the file again") from error
+        if saved is not None:
+            special = saved
+        elif ours and not path.with_name("tokenizer_config.json").exists():
+            special = OURS
+        else:
+            special = read_beside(path, backend)
+        try:
+            return cls(backend, special if format is None else special._replace(format=format))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains byte-level BPE; the same texts in the same order give the same tokenizer on any machine.
-
-    Args:
-      texts: what to learn from, such as the train split and the prompts.
-      vocab_size: how many ids, special tokens and the 256 bytes included. Small texts may give fewer.
-
-    Returns:
-      The tokenizer.
-
-    Raises:
-      ValueError: if ``vocab_size`` has no room for the special tokens and the bytes.
-
-    Example:
-        >>> tokenizer = train_tokenizer(["a good film", "a good book"] * 5, vocab_size=280)
-        >>> ids = tokenizer.encode_response("a good day")
-        >>> int(ids[-1]) == tokenizer.eos_id, tokenizer.decode_response(ids)
-        (True, 'a good day')
-
-    Source: Sennrich et al. 2016 (byte pair encoding); Radford et al. 2019, section 2.2 (on bytes).
-    """
-    import tokenizers
-
-    if vocab_size < SMALLEST_VOCAB:
-        raise ValueError(f"vocab_size={vocab_size}: expected at least {SMALLEST_VOCAB} (3 specials and 256 bytes)")
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    # A response is encoded after a space, so its first word must be learned after one.
-    backend.train_from_iterator((" " + text for text in texts), trainer)
-    return Tokenizer(backend)
+    def _ids(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids

@@ -6,22 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.data.rows import Chat, Message, Prompt, _bad, _found
+from rlhf_jax.data.rows import Chat, Message, _as_text, _bad, _found, _messages, plain_turn
 
-# What data sets call the three roles.
+# What data sets call our three roles, in lower case.
 _ROLES = {
     "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
 }
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -47,8 +40,8 @@ def spoken(text: Any, field: str, where: str) -> Chat:
     if len(cut) < 3 or cut[0].strip():
         raise _bad(where, f"field '{field}'", "a dialogue that begins with 'Human:' or 'Assistant:'", _found(text))
     return tuple(
-        _message(_SPEAKERS[speaker], said, f"field '{field}', turn {number}", where)
-        for number, (speaker, said) in enumerate(zip(cut[1::2], cut[2::2], strict=True), start=1)
+        Message(_SPEAKERS[speaker], _as_text(said.strip(), f"{field}[{number}]", where))
+        for number, (speaker, said) in enumerate(zip(cut[1::2], cut[2::2], strict=True))
     )
 
 
@@ -70,21 +63,21 @@ def messages(value: Any, field: str, where: str) -> Chat:
         >>> messages([{"from": "human", "value": "Hi."}], "conversations", "chats.jsonl:1")
         (Message(role='user', content='Hi.'),)
     """
-    turns = records(value)
-    if not turns:
-        raise _bad(where, f"field '{field}'", "a non-empty list of messages", _found(value))
-    found = []
-    for number, turn in enumerate(turns, start=1):
-        what = f"field '{field}', turn {number}"
-        keys = ("from", "value") if isinstance(turn, Mapping) and turn.get("from") is not None else ("role", "content")
-        if not isinstance(turn, Mapping) or not set(keys) <= turn.keys():
-            raise _bad(where, what, "'role' and 'content', or 'from' and 'value'", _found(turn))
-        role, content = (turn[key] for key in keys)
-        if not isinstance(role, str) or role.lower() not in _ROLES:
-            raise _bad(where, what, f"a role of {', '.join(map(repr, _ROLES))}", _found(role))
-        if _ROLES[role.lower()] != "system" or content:
-            found.append(_message(_ROLES[role.lower()], content, what, where))
-    return tuple(found)
+    renamed = [_renamed(turn) for turn in records(value)]
+    said = [turn for turn in renamed if turn != {"role": "system", "content": ""}]
+    return _messages(said or value, field, where)
+
+
+def _renamed(turn: Any) -> Any:
+    """A message with our names of its fields and roles; what is none of those stays, for the error."""
+    if not isinstance(turn, Mapping):
+        return turn
+    role, content = ("from", "value") if turn.get("from") is not None else ("role", "content")
+    if not {role, content} <= turn.keys():
+        return turn
+    who = turn[role]
+    said = "" if who == "system" and turn[content] is None else turn[content]
+    return {"role": _ROLES.get(who.lower(), who) if isinstance(who, str) else who, "content": said}
 
 
 def records(value: Any) -> list[Any]:
@@ -105,8 +98,8 @@ def records(value: Any) -> list[Any]:
 def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, str]]:
     r"""Cuts two dialogues into the turns they share, which are the prompt, and the two responses.
 
-    Usually they share all but the last turn. Where they part earlier, a response is the whole rest, the turns after its
-    first one marked as in ``text_of``.
+    Usually they share all but the last turn. Where they part earlier, a response is the whole rest, with the turns
+    after its first one marked as hh-rlhf marks them.
 
     Args:
       chosen: the dialogue that people prefer, field ``chosen`` of the row.
@@ -134,28 +127,10 @@ def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, 
     starts = (i for i in range(min(shared, shortest - 1), 0, -1) if chosen[i].role == rejected[i].role == "assistant")
     start = next(starts, 0)
     if not start:
-        found = f"{text_of(chosen[:1])!r} and {text_of(rejected[:1])!r}"
+        found = f"{chosen[0].content!r} and {rejected[0].content!r}"
         raise _bad(where, "fields 'chosen' and 'rejected'", "the same turns before the assistant's answer", found)
     return chosen[:start], (_rest(chosen[start:]), _rest(rejected[start:]))
 
 
-def text_of(prompt: Prompt) -> str:
-    r"""A prompt as one text to read: the text itself, or the turns after ``Human:`` and ``Assistant:``.
-
-    Example:
-        >>> text_of((Message("user", "Hi."), Message("assistant", "Hello!"), Message("user", "Bye.")))
-        'Human: Hi.\n\nAssistant: Hello!\n\nHuman: Bye.'
-    """
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in prompt)
-
-
 def _rest(turns: Chat) -> str:
-    return "\n\n".join([turns[0].content, *(text_of((turn,)) for turn in turns[1:])])
-
-
-def _message(role: str, content: Any, what: str, where: str) -> Message:
-    if not isinstance(content, str) or not content.strip():
-        raise _bad(where, what, "non-empty text", _found(content))
-    return Message(role, content.strip())
+    return turns[0].content + "".join(plain_turn(turn) for turn in turns[1:])

@@ -2,9 +2,11 @@
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig, RopeScaling
 from rlhf_jax.models.functional import build, logits, members, with_scalar_head
+from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
 from rlhf_jax.models.lora import (
     adapter_off,
     add_adapters,
+    first_layers,
     has_adapters,
     join,
     member_axes,
@@ -14,22 +16,28 @@ from rlhf_jax.models.lora import (
     unmerge,
 )
 from rlhf_jax.models.transformer import Cache
+from rlhf_jax.models.weights import CheckpointError, fingerprint
 
 __all__ = [
     "Cache",
+    "CheckpointError",
     "LoRAConfig",
     "ModelConfig",
     "RopeScaling",
     "adapter_off",
     "add_adapters",
     "build",
+    "fingerprint",
+    "first_layers",
     "has_adapters",
     "join",
+    "load_pretrained",
     "logits",
     "member_axes",
     "members",
     "merge",
     "quantise",
+    "save_pretrained",
     "split",
     "unmerge",
     "with_scalar_head",

@@ -58,7 +58,7 @@ def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Arr
     def adapt(path: str, leaves: Params) -> Params:
         if path not in keys:
             return leaves
-        layers, inputs, outputs = leaves["kernel"].shape
+        layers, (_, inputs, outputs) = config.n_layers, leaves["kernel"].shape
         a = jax.random.normal(keys[path], (layers, inputs, lora.rank), jnp.float32) * inputs**-0.5
         return {**leaves, "lora_a": a, "lora_b": jnp.zeros((layers, lora.rank, outputs), jnp.float32)}
 
@@ -129,6 +129,7 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
     if not (config.lora.rank or config.int8):
         return config, params
+    params = {**params, "blocks": jax.tree.map(lambda x: x[: config.n_layers], params["blocks"])}
     return dataclasses.replace(config, lora=LoRAConfig(), int8=False), _map_matrices(params, fold, "")
 
 
@@ -189,6 +190,31 @@ def member_axes(params: Params) -> Any:
     """For ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a trunk that all members share."""
     trained, frozen = split(params)
     return join(jax.tree.map(lambda _: 0, trained), jax.tree.map(lambda _: None, frozen))
+
+
+def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
+    """The model that stops after its first blocks. Its weights may be those of the whole one, whose trunk it then shares.
+
+    Middle layers describe a text better than the last, which describes the next token (Skean et al. 2025,
+    arXiv:2502.02013), and they cost less.
+
+    Args:
+        config: of the whole model.
+        layers: how many; at most ``config.n_layers``.
+
+    Returns:
+        The config with ``n_layers`` replaced.
+
+    Raises:
+        ValueError: when there are not that many.
+
+    Example:
+        >>> first_layers(ModelConfig(n_layers=6), 4).n_layers
+        4
+    """
+    if not 1 <= layers <= config.n_layers:
+        raise ValueError(f"layers must lie between 1 and the model's {config.n_layers}, found {layers}")
+    return dataclasses.replace(config, n_layers=layers, local_layers=config.local_layers[:layers])
 
 
 def _change(leaves: Params, lora: LoRAConfig) -> Array:

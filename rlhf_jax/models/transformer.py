@@ -8,7 +8,7 @@ from the others in what is scanned beside their weights: one flag.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +178,11 @@ class Transformer(nnx.Module):
         if config.scalar_head:
             self.head = ScalarHead(config.d_model)
 
+    def _stacked(self) -> tuple[Any, nnx.State]:
+        """The blocks as a definition and stacked weights; of a deeper trunk the first ``n_layers``."""
+        graph, stacked = nnx.split(self.blocks)
+        return graph, jax.tree.map(lambda x: x[: self.config.n_layers], stacked)
+
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of the embedding table, in the compute type."""
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
@@ -216,7 +221,7 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """All layers over whole sequences; keys and values of all of them where they are to be kept."""
         view = self._views(positions, positions, causal_mask(segment_ids))
-        graph, stacked = nnx.split(self.blocks)
+        graph, stacked = self._stacked()
 
         def layer(
             x: jax.Array, scanned: tuple[nnx.State, jax.Array, jax.Array | None]
@@ -261,7 +266,7 @@ class Transformer(nnx.Module):
         seen = valid[:, :live]
         # Padding is never between real columns, so a column's position is how many real ones stand before it.
         view = self._views(positions[:, None], jnp.cumsum(seen, axis=-1) - 1, seen[:, None])
-        graph, stacked = nnx.split(self.blocks)
+        graph, stacked = self._stacked()
 
         def layer(
             carry: tuple[jax.Array, Cache], scanned: tuple[nnx.State, jax.Array, jax.Array]

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.models import LoRAConfig
 from rlhf_jax.parallel import MeshConfig
 from rlhf_jax.training import OptimizerConfig
 
@@ -38,10 +39,16 @@ class DataConfig:
     """Where a stage's rows come from, and which rows are held out."""
 
     source: str = "human_sentiment"
-    """`human_sentiment`, the path of a .jsonl file, or the name of any TFDS data set."""
+    """`human_sentiment`; a .jsonl, .json or .parquet file; a folder of them, or one that `datasets` saved;
+    `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; else the name of any TFDS data set. The usual layouts
+    are recognised by their fields: docs/data.md lists them."""
+    split: str = ""
+    """The split to train on, where the source has several. Empty: `train`, else `train_sft` or `train_prefs`, whichever
+    the stage is for."""
     heldout: str = ""
-    """A second .jsonl file, or the TFDS split to hold out. Empty: `validation`, or a tenth of the prompts of a
-    .jsonl file, chosen by hash. human_sentiment has its own validation and test splits."""
+    """The split to hold out, or a second file or folder. Empty: `validation` or else `test`; where there is neither, as
+    in a single file, a tenth of the prompts, chosen by hash. Of a TFDS data set always `validation`; human_sentiment
+    has its own validation and test splits."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A bad row stops the run, or is skipped, counted and listed."""
     max_length: int = 128
@@ -55,6 +62,8 @@ class DataConfig:
             raise ValueError(f"data.max_length must be at least 4 tokens, found {self.max_length}")
         if self.limit < 0:
             raise ValueError(f"data.limit must be 0 (all rows) or positive, found {self.limit}")
+        if self.split and (self.source == "human_sentiment" or self.source.endswith(".jsonl")):
+            raise ValueError(f"data.split {self.split}: {self.source} has no splits to choose from; leave it empty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,9 @@ class StageConfig:
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the objective, `--hyperparameters beta 0.05`: names as in its docstring, numbers as values
     (a switch is 1 or 0)."""
+    lora: LoRAConfig = LoRAConfig()
+    """Adapters to train in place of all weights, `--lora.rank 16`; the stage before's are folded into the trunk, and
+    the reference of a policy is the policy with its adapter off."""
     max_skipped: int = 20
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 

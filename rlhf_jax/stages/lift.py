@@ -16,13 +16,16 @@ from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params
 ROLES = ("policy", "critic", "reward")
 
 
-def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch) -> Outputs:
+def forward(
+    models: Mapping[str, Model], params: Params, batch: SequenceBatch, key: Array | None = None
+) -> Outputs:
     """Run the models of a batch.
 
     Args:
         models: by role: ``policy`` gives log-probabilities and entropy, ``critic`` values, ``reward`` scores.
         params: by the same roles.
         batch: [B, K, S], packed or not.
+        key: for the dropout of adapters that have one, in training; without it there is none.
 
     Returns:
         ``Outputs`` [B, K, S] (scores [B, K]), aligned with ``batch.tokens`` and 0 where a token has no predecessor.
@@ -42,14 +45,14 @@ def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch) -
 
     out = Outputs()
     if "policy" in models:
-        hidden = models["policy"].apply(params["policy"], tokens, positions, segment_ids)
+        hidden = models["policy"].apply(params["policy"], tokens, positions, segment_ids, key)
         logprobs, entropy = models["policy"].token_stats(params["policy"], hidden[:, :-1], tokens[:, 1:])
         out = out._replace(logprobs=aligned(logprobs), entropy=aligned(entropy))
     if "critic" in models:
-        hidden = models["critic"].apply(params["critic"], tokens, positions, segment_ids)
+        hidden = models["critic"].apply(params["critic"], tokens, positions, segment_ids, key)
         out = out._replace(values=aligned(models["critic"].values(params["critic"], hidden[:, :-1])))
     if "reward" in models:
-        hidden = models["reward"].apply(params["reward"], tokens, positions, segment_ids)
+        hidden = models["reward"].apply(params["reward"], tokens, positions, segment_ids, key)
         scores = models["reward"].values(params["reward"], _last(hidden, batch))
         out = out._replace(scores=scores.reshape(batch.tokens.shape[:2]))
     return out
@@ -66,12 +69,11 @@ def lift(objective: Objective, models: Mapping[str, Model]) -> LossFn:
         models: by role, as for ``forward``.
 
     Returns:
-        A pure function; ``key`` is unused, since nothing in these models is random.
+        A pure function; ``key`` draws the dropout of adapters that have one.
     """
 
     def loss_fn(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
-        del key
-        loss = objective(forward(models, params, batch), batch)
+        loss = objective(forward(models, params, batch, key), batch)
         numerator, weight = loss.reduction(loss.values, loss.mask)
         metrics = {
             name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))

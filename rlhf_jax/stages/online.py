@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import data, evaluation, parallel, training
+from rlhf_jax import data, evaluation, models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints, tree_sha256
 from rlhf_jax.data import Tokenizer, write_jsonl
 from rlhf_jax.rewards import TextReward
@@ -20,6 +20,7 @@ from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
 from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.loading import start_from
 from rlhf_jax.stages.online_config import OnlineConfig
 from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
 from rlhf_jax.stages.run import RunResult
@@ -51,8 +52,10 @@ def train_online(
     if run.finished(directory, stage, config):
         return run.load_result(directory, stage, config)
     watch = Stopwatch()
-    policy_params, policy_config, tokenizer = run.load_stage(config.policy, "sft")
-    scored_by = load_reward(config.reward_model, tokenizer) if reward is None else reward
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
+    tokenizer = start.tokenizer
+    scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
     if judges is None:
         judges = human_sentiment_judges() if config.data.source == sources.HUMAN_SENTIMENT else {}
     train_prompts, heldout, test = (
@@ -61,12 +64,12 @@ def train_online(
     )
     trainer = OnlineTrainer(
         config,
-        policy=Trunk(policy_config, policy_params["policy"]),
+        policy=Trunk(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
         objective=objective,
         prompt_columns=max(len(p.tokens) for p in (*train_prompts, *heldout, *test)),
-        mesh=parallel.make_mesh(config.mesh) if mesh is None else mesh,
+        mesh=mesh,
     )
     run.start(directory, stage, config, tokenizer)
     heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
@@ -89,13 +92,13 @@ def train_online(
         watch.lap()
         return state, {**described, **info, **metrics}
 
-    starts = {"policy": policy_params, "reward": scored_by.params if isinstance(scored_by, Trunk) else {}}
-    fingerprint = {**run.fingerprint(config), "starts_sha256": {k: tree_sha256(v) for k, v in starts.items()}}
+    scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, Trunk) else {})
+    fingerprint = {**run.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
     with MetricsWriter(directory, stage) as writer:
         alarms = _Alarms(stage, writer)
 
         def evaluate(state: OnlineState) -> dict[str, float]:
-            values = heldout_metrics(judged(state.train.params["policy"], heldout, HELDOUT))
+            values = heldout_metrics(judged(trainer.whole(state.train.params)["policy"], heldout, HELDOUT))
             eligible = values["heldout_kl"] <= config.max_kl
             alarms.report()
             return {**values, "selection": values["heldout_proxy"] if eligible else float("-inf")}
@@ -121,7 +124,8 @@ def train_online(
             show=("proxy_mean", "kl", "length", "heldout_proxy", "heldout_gold"),
         )
         found = alarms.report()
-    before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, fitted.best_params["policy"]))
+    best = trainer.whole(fitted.best_params)
+    before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names)
     write_jsonl(directory / "samples.jsonl", samples)
     summary |= {
@@ -140,22 +144,23 @@ def train_online(
         directory,
         stage,
         config,
-        params=fitted.best_params,
-        model_config=policy_config,
+        params=best,
+        model_config=start.config,
         tokenizer=tokenizer,
         metrics=fitted.history,
         summary=summary,
         seconds=watch.lap(),
+        base=start.base,
     )
 
 
-def load_reward(folder: str, tokenizer: Tokenizer) -> Trunk:
+def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Trunk:
     """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
 
     Raises:
         RunError: when there is none, or it has another tokenizer.
     """
-    params, model_config, scored_with = run.load_stage(folder, "reward")
+    params, model_config, scored_with = run.load_stage(folder, "reward", mesh)
     if scored_with.to_json() != tokenizer.to_json():
         raise run.RunError(
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "

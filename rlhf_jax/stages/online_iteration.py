@@ -28,11 +28,12 @@ from rlhf_jax.stages import sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
 from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.loading import place
 from rlhf_jax.stages.online_config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
 from rlhf_jax.stages.scoring import RolloutReward, Scores, Trunk
 from rlhf_jax.training import KLState, TrainState
-from rlhf_jax.types import Array, Model, Objective, Params, Rollout, SequenceBatch
+from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, SequenceBatch
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -40,7 +41,7 @@ Metrics = dict[str, tuple[Array, Array]]
 class OnlineState(NamedTuple):
     """Everything that changes from one iteration to the next; this is what a checkpoint holds."""
 
-    train: TrainState  # params {"policy"} and maybe {"critic"}, optimisers, step, skipped updates
+    train: TrainState  # params {"policy"} and maybe {"critic"} (of adapted models what is trained), optimisers, step
     controller: KLState
     moments: Moments  # of the scores seen so far
 
@@ -50,7 +51,7 @@ class OnlineTrainer:
 
     Args:
         config: every hyperparameter.
-        policy: where the policy starts; a frozen copy is the reference.
+        policy: where the policy starts; the reference is a frozen copy, or the same trunk with its adapter off.
         tokenizer: of the policy (and of the reward model).
         reward: a reward model (a ``Trunk`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
@@ -75,29 +76,31 @@ class OnlineTrainer:
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
         self.models: dict[str, Model] = {"policy": models.build(policy.config)}
-        self._initial = {"policy": jax.tree.map(jnp.copy, policy.params)}
+        starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
-            self.models["critic"], self._initial["critic"] = _critic(policy, reward)
+            self.models["critic"], starts["critic"] = _critic(policy, reward, config)
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
+        parts = {role: models.split(x) for role, x in starts.items()}
+        self._initial = {role: own for role, (own, _) in parts.items()}
+        # Trunks under adapters are never donated; those that are the same arrays take memory once.
+        self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
             self.models["policy"],
             tokenizer,
             config.sampling,
-            reference=jax.tree.map(jnp.copy, policy.params),
+            reference=models.adapter_off(policy.params),
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,
         )
         self.reward = RolloutReward(reward, self.sampler, config.ensemble)
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
-        text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
-        extra = {"ptx": training.Term(text_loss, config.ptx.coef)} if self._text else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
-        self._step = training.make_train_step(lift(bound, self.models), self.optimizer, extra=extra)
+        self._loss = lift(bound, self.models)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
         self._compile()
@@ -115,7 +118,7 @@ class OnlineTrainer:
 
     def collect(self, state: OnlineState, prompts: Sequence[Prompt], step: int) -> Rollout:
         """Sample K responses to each prompt from the current policy."""
-        return self.sampler(state.train.params["policy"], prompts, step, samples=self.config.samples)
+        return self.sampler(self.whole(state.train.params)["policy"], prompts, step, samples=self.config.samples)
 
     def prepare(
         self, state: OnlineState, sampled: Rollout, prompts: Sequence[Prompt], scores: Scores | None = None
@@ -132,12 +135,16 @@ class OnlineTrainer:
             The batch and the iteration's metrics as ``(sum, weight)`` pairs.
         """
         scores = self.reward(sampled, prompts) if scores is None else scores
-        return self._prepare(state, self.sampler.reference, sampled, scores)
+        return self._prepare(state, self._frozen, self.sampler.reference, sampled, scores)
 
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
         """All epochs and minibatches of one iteration in one program; the given state is used up."""
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
-        return self._update(state, batch, self._text_batches(step), key)
+        return self._update(state, self._frozen, batch, self._text_batches(step), key)
+
+    def whole(self, trained: Params) -> Params:
+        """Models by role from what of them is trained: with the trunk that adapters stand on."""
+        return _whole(trained, self._frozen)
 
     def _text_batches(self, step: int) -> SequenceBatch | None:
         """A batch of pretraining text for every update of an iteration, stacked; a function of the step alone."""
@@ -146,15 +153,25 @@ class OnlineTrainer:
         count = self.config.epochs * self.config.minibatches
         return jax.tree.map(lambda *x: np.stack(x), *(self._text[step * count + i] for i in range(count)))
 
+    def _train_step(self, frozen: Params) -> training.TrainStep:
+        """One update of what is trained, on these trunks."""
+
+        def on_trunks(loss_fn: LossFn) -> LossFn:
+            return lambda trained, batch, key: loss_fn(_whole(trained, frozen), batch, key)
+
+        text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
+        extra = {"ptx": training.Term(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
+        return training.make_train_step(on_trunks(self._loss), self.optimizer, extra=extra)
+
     def _compile(self) -> None:
         """Close over what never changes and compile each piece once."""
         config, critic, roles, mesh = self.config, self.critic, self.models, self.mesh
 
         def prepare(
-            state: OnlineState, reference: Params, sampled: Rollout, scores: Scores
+            state: OnlineState, frozen: Params, reference: Params, sampled: Rollout, scores: Scores
         ) -> tuple[SequenceBatch, Metrics]:
             batch = as_batch(sampled)
-            out = forward(roles, state.train.params, batch)
+            out = forward(roles, _whole(state.train.params, frozen), batch)
             ref = forward({"policy": roles["policy"]}, {"policy": reference}, batch)
             lengths = jnp.sum(sampled.mask, axis=-1)
             moments = rewards.add_to_moments(state.moments, scores.reward)
@@ -185,9 +202,10 @@ class OnlineTrainer:
             return batch._replace(advantages=advantages, returns=returns, old_values=out.values), info
 
         def update(
-            state: OnlineState, batch: SequenceBatch, text: SequenceBatch | None, key: Array
+            state: OnlineState, frozen: Params, batch: SequenceBatch, text: SequenceBatch | None, key: Array
         ) -> tuple[OnlineState, Metrics]:
             groups = batch.tokens.shape[0]
+            step = self._train_step(frozen)
             shuffle, step_key = jax.random.split(key)
             order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
             order = order.reshape(config.epochs * config.minibatches, -1)
@@ -198,9 +216,9 @@ class OnlineTrainer:
                 rows, text_rows, k = scanned
                 part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), place)
                 if text_rows is None:
-                    return self._step(train, part, k)
+                    return step(train, part, k)
                 spread = jax.lax.with_sharding_constraint(text_rows, parallel.batch_shardings(text_rows, mesh))
-                return self._step(train, (part, {"ptx": spread}), k)
+                return step(train, (part, {"ptx": spread}), k)
 
             keys = jax.random.split(step_key, order.shape[0])
             train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
@@ -216,16 +234,26 @@ class OnlineTrainer:
         self._update: Callable[..., Any] = jax.jit(update, donate_argnums=0)
 
 
-def _critic(policy: Trunk, reward: Trunk | TextReward) -> tuple[Model, Params]:
-    """The critic and its first weights: a trunk of its own, the reward model's (of an ensemble the first member's),
-    which already knows what is good, or else the policy's."""
+def _whole(trained: Params, frozen: Params) -> Params:
+    return {role: models.join(x, frozen[role]) for role, x in trained.items()}
+
+
+def _critic(policy: Trunk, reward: Trunk | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
+    """The critic and its first weights: the reward model's (of an ensemble the first member's), which already knows
+    what is good, or else the policy's. It is trained whole, or as an adapter on a frozen trunk, as the policy is."""
     start = reward if isinstance(reward, Trunk) else policy
     params = start.params
     if "head" in params and models.members(params):
-        params = jax.tree.map(lambda x: x[0], params)
-    trunk = {name: x for name, x in params.items() if name != "head"}
-    config = dataclasses.replace(start.config, scalar_head=True)
-    return models.build(config), models.with_scalar_head(trunk, config)
+        own, shared = models.split(params)
+        params = models.join(jax.tree.map(lambda x: x[0], own), shared)
+    params = {name: x for name, x in params.items() if name != "head"}
+    model_config = dataclasses.replace(start.config, scalar_head=True)
+    if config.lora.rank and not model_config.lora.rank:
+        key = jax.random.fold_in(jax.random.key(config.seed), 3)
+        model_config, params = models.add_adapters(model_config, params, config.lora, key)
+    if not config.lora.rank:
+        model_config, params = models.merge(model_config, params)
+    return models.build(model_config), models.with_scalar_head(params, model_config)
 
 
 def _loss_fields(config: OnlineConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, losses, models, parallel
-from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import DataError, Example, chosen_first, write_jsonl
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, TextReward
@@ -24,13 +23,15 @@ from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_object
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.labels import Labels, reward_auc, try_single
 from rlhf_jax.stages.lift import forward, lift
+from rlhf_jax.stages.loading import start_from
 from rlhf_jax.stages.online import load_reward, read_prompts
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward
-from rlhf_jax.stages.sources import HeldOutPairs
+from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -46,7 +47,8 @@ class PreferenceConfig(PackedConfig):
     objective: str = "dpo"
     """`dpo`, `robust_dpo`, `ipo`, `kto`, `orpo`, `simpo`, `cpo`, `slic`, or FILE.py:function for one of your own."""
     data: DataConfig = DataConfig()
-    """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs."""
+    """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs; for `kto`
+    also single responses with a `label`."""
     min_share: float = 0.5
     """Pairs in which fewer than this share of people prefer the chosen response are left out of training and of the
     held-out loss; ties always are. The accuracy on test pairs counts all but ties."""
@@ -58,7 +60,7 @@ class PreferenceConfig(PackedConfig):
     pairs_per_response: int = 4
     """Held-out comparisons drawn for each rated held-out response."""
     eval_pairs: int = 512
-    """Held-out pairs of an evaluation during training; the best checkpoint is chosen on them."""
+    """Held-out pairs (or single responses) of an evaluation during training; the best checkpoint is chosen on them."""
     prompts: DataConfig = DataConfig(source="")
     """Prompts to judge the policy on, rows of `prompt`; those of `data` if its source is empty."""
     reward_model: str = ""
@@ -92,7 +94,8 @@ def preference(
     Args:
         config: DPO on the quickstart's task by default.
         objective: any objective of log-probabilities on pairs [B, 2], the chosen response first; what
-            ``config.objective`` names by default. The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and
+            ``config.objective`` names by default; on rows with a label each, of single responses [B, 1], as ``kto`` is.
+            The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and
             ``kl`` (KTO's reference point); what the objective does not read is never computed.
         judges: callables ``(prompts, responses) -> numbers`` that measure the policy; for human_sentiment those of
             ``stages.ppo`` by default.
@@ -100,7 +103,8 @@ def preference(
 
     Returns:
         ``RunResult`` with ``params["policy"]`` of the best held-out loss; ``summary`` has the accuracy of the implicit
-        reward on test pairs and compares the policy with the SFT policy on test prompts.
+        reward on test pairs (on rows with a label each, ``label_auc``), and compares the policy with the SFT policy on
+        test prompts.
 
     Raises:
         DataError: on a bad row, and when no pair has a majority.
@@ -121,16 +125,19 @@ def preference(
     watch = Stopwatch()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
-    reference, model_config, tokenizer = run.load_stage(config.policy, "sft")
-    model = models.build(model_config)
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
+    model, tokenizer = models.build(start.config), start.tokenizer
+    reference = {"policy": models.adapter_off(start.params)}
     pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed)
+    if isinstance(pairs, Labels):
+        try_single(bound, config.objective, config.data.source)
     asked = config.prompts if config.prompts.source else config.data
     heldout_prompts, test_prompts = (
         read_prompts(asked, tokenizer, split, config.max_prompt_length) for split in ("validation", "test")
     )
     if judges is None:
         judges = human_sentiment_judges() if asked.source == sources.HUMAN_SENTIMENT else {}
-    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     sampler = Sampler(
         model,
         tokenizer,
@@ -148,7 +155,7 @@ def preference(
     test_prompts = evenly(test_prompts, config.test_prompts)
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
-    held = _heldout_examples(pairs.heldout(config.pairs_per_response), config.eval_pairs, config.min_share)
+    held = _heldout_examples(pairs, config)
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")
     held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
@@ -165,12 +172,12 @@ def preference(
         stage="preference",
         config=config,
         loss_fn=loss_fn,
-        params=reference,
+        params={"policy": start.params},
         optimizer=config.optimizer,
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**run.fingerprint(config), "policy_sha256": tree_sha256(reference)},
+        fingerprint={**run.fingerprint(config), "policy_sha256": start.sha256},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
@@ -180,11 +187,11 @@ def preference(
     before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
     summary, samples = compare(before, after, test_prompts, judged.names)
     write_jsonl(directory / "samples.jsonl", samples)
-    test = pairs.test(config.pairs_per_response)
+    test, quality = _measured(pairs, config.pairs_per_response)
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,
-        **implicit_reward_accuracy(gained[0] - gained[1], test),
+        **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }
     return run.finish(
@@ -192,11 +199,12 @@ def preference(
         "preference",
         config,
         params=fitted.best_params,
-        model_config=model_config,
+        model_config=start.config,
         tokenizer=tokenizer,
         metrics=fitted.history,
         summary=summary,
         seconds=watch.lap(),
+        base=start.base,
     )
 
 
@@ -238,16 +246,15 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
 
 
 def sequence_logprobs(
-    model: Model, policy: Params, held: HeldOutPairs, *, rows: int, row_length: int, pad_id: int
+    model: Model, policy: Params, examples: Sequence[Example], *, rows: int, row_length: int, pad_id: int
 ) -> np.ndarray:
-    """Log-probability of every held-out response given its prompt, float32 [n], nats."""
+    """Log-probability of every response of groups of one given its prompt, float32 [n], nats."""
     roles = {"policy": model}
 
     @jax.jit
     def total(policy: Params, batch: SequenceBatch) -> Array:
         return losses.masked_sum(forward(roles, {"policy": policy}, batch).logprobs, batch.mask, axis=-1)
 
-    examples = [Example((t,), (start,)) for t, start in zip(held.sequences, held.starts, strict=True)]
     batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
     sums = [np.asarray(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
     return np.concatenate(sums)
@@ -264,12 +271,26 @@ def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str
     }
 
 
-def _heldout_examples(held: HeldOutPairs, count: int, min_share: float) -> list[Example]:
-    """Held-out pairs as training has them, spread over all there are, the preferred response first."""
+def _measured(
+    pairs: Comparisons | Labels, pairs_per_response: int
+) -> tuple[list[Example], Callable[[np.ndarray], dict[str, Any]]]:
+    """Responses, one a group, and what the log-probability that each of them gained says of the policy."""
+    if isinstance(pairs, Labels):
+        return pairs.heldout, lambda gained: reward_auc(gained, pairs.heldout)
+    test = pairs.test(pairs_per_response)
+    examples = [Example((t,), (start,)) for t, start in zip(test.sequences, test.starts, strict=True)]
+    return examples, lambda gained: implicit_reward_accuracy(gained, test)
+
+
+def _heldout_examples(pairs: Comparisons | Labels, config: PreferenceConfig) -> list[Example]:
+    """What is held out as training has it, spread over all there is: of pairs the preferred response first."""
+    if isinstance(pairs, Labels):
+        return evenly(pairs.heldout, config.eval_pairs)
+    held = pairs.heldout(config.pairs_per_response)
     examples = []
     for (i, j), votes in zip(held.pairs.tolist(), held.votes, strict=True):
         pair = Example((held.sequences[i], held.sequences[j]), (held.starts[i], held.starts[j]), votes)
-        ordered = chosen_first(pair, min_share)
+        ordered = chosen_first(pair, config.min_share)
         if ordered is not None:
             examples.append(ordered)
-    return evenly(examples, count)
+    return evenly(examples, config.eval_pairs)

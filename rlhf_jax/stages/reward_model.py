@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, models, parallel
-from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data import Example
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
@@ -21,6 +20,7 @@ from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.stages.lift import lift
+from rlhf_jax.stages.loading import start_from
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
@@ -42,7 +42,10 @@ class RewardConfig(PackedConfig):
     """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
     init: str = "runs/sft"
-    """Run folder of the SFT policy whose trunk and tokenizer it starts from."""
+    """Run folder of the SFT policy whose trunk and tokenizer it starts from; or a pretrained checkpoint, as in SFT."""
+    layers: int = 0
+    """Blocks of the trunk that are used, from the first; 0: all. Of a pretrained model the middle ones often judge a text
+    better than the last, and cost less."""
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses."""
     group_size: int = 8
@@ -62,6 +65,8 @@ class RewardConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "members")
+        if self.layers < 0:
+            raise ValueError(f"layers must be 0 (all) or positive, found {self.layers}")
         if self.group_size < 2:
             raise ValueError(f"group_size must be at least 2, found {self.group_size}")
         warn_rate("optimizer", self.optimizer)
@@ -96,11 +101,11 @@ def reward_model(
     if run.finished(directory, "reward", config):
         return run.load_result(directory, "reward", config)
     watch = Stopwatch()
-    policy, policy_config, tokenizer = run.load_stage(config.init, "sft")
-    model_config = dataclasses.replace(policy_config, scalar_head=True)
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
+    model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
-    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
     fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}
@@ -109,11 +114,11 @@ def reward_model(
     run.start(directory, "reward", config, tokenizer)
 
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
-    loss_fn, params = lift(bound, {"reward": model}), models.with_scalar_head(policy["policy"], model_config)
+    loss_fn, params = lift(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:
-        loss_fn, params = ensemble_loss(loss_fn), _stacked(policy["policy"], model_config, config)
+        loss_fn, params = ensemble_loss(loss_fn), _stacked(start.params, model_config, config)
         batches = MemberBatches([_member_epochs(data, config, m, shape) for m in range(members)])
     score = scorer(model, **shape)
     validation = data.heldout(config.pairs_per_response)
@@ -133,7 +138,7 @@ def reward_model(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**run.fingerprint(config), "init_sha256": tree_sha256(policy)},
+        fingerprint={**run.fingerprint(config), "init_sha256": start.sha256},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
@@ -162,6 +167,7 @@ def reward_model(
         metrics=fitted.history,
         summary=summary,
         seconds=watch.lap(),
+        base=start.base,
     )
 
 
@@ -170,7 +176,8 @@ def ensemble_loss(loss_fn: LossFn) -> LossFn:
 
     def mean(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
         count = batch.tokens.shape[0]
-        numerators, aux = jax.vmap(loss_fn)(params, batch, jax.random.split(key, count))
+        axes = {role: models.member_axes(x) for role, x in params.items()}
+        numerators, aux = jax.vmap(loss_fn, (axes, 0, 0))(params, batch, jax.random.split(key, count))
         each = numerators / jnp.where(aux.weight == 0, 1.0, aux.weight)
         return jnp.mean(each), Aux(jnp.float32(0), jax.tree.map(jnp.sum, aux.metrics))
 
@@ -202,10 +209,10 @@ def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float
 
 
 def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
-    """The members' first weights: the same trunk, heads drawn with keys of their own."""
+    """The members' first weights: the same trunk, heads drawn with keys of their own; a frozen trunk is not stacked."""
     keys = jax.random.split(jax.random.key(config.seed), config.members)
-    heads = [models.with_scalar_head(policy, model_config, key) for key in keys]
-    return jax.tree.map(lambda *x: jnp.stack(x), *heads)
+    parts = [models.split(models.with_scalar_head(policy, model_config, key)) for key in keys]
+    return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 
 def _member_epochs(data: Comparisons, config: RewardConfig, member: int, shape: dict[str, int]) -> PackedEpochs:

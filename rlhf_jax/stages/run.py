@@ -26,6 +26,7 @@ import jax
 
 from rlhf_jax import checkpoint, models
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.stages.loading import Base, RunError, load_stage
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -46,10 +47,6 @@ class RunResult:
     summary: dict[str, Any]
     directory: Path
     config: Any
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used for what was asked; the message says what to do."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,22 +109,28 @@ def finish(
     metrics: list[dict[str, Any]],
     summary: dict[str, Any],
     seconds: float,
+    base: Base | None = None,
 ) -> RunResult:
-    """Write a stage's results, and its final parameters last of all: from then on the stage is complete."""
-    params = jax.device_get(params)
+    """Write a stage's results, and its final parameters last of all: from then on the stage is complete.
+
+    With a base only adapters and heads are written; the trunk stays where it is.
+    """
+    own = jax.device_get({role: models.split(x)[0] for role, x in params.items()})
     update_json(
         directory / "summary.json",
         {
             stage: summary,
             "seconds": {stage: seconds},
-            "params_sha256": {stage: checkpoint.tree_sha256(params)},
+            "params_sha256": {stage: checkpoint.tree_sha256(own)},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_json(directory / "summary.json").get("peak_rss_mib", 0.0)),
             "versions": versions(),
         },
     )
     metadata = {"model": dataclasses.asdict(model_config)}
-    checkpoint.save_params(directory / "params" / stage, params, metadata)
+    if base is not None:
+        metadata["base"] = base.to_json(directory)
+    checkpoint.save_params(directory / "params" / stage, own, metadata)
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
@@ -153,23 +156,6 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
             "Name another folder with --out, or delete this one."
         )
     return (directory / "params" / stage).exists()
-
-
-def load_stage(directory: Path | str, stage: str) -> tuple[Params, models.ModelConfig, Tokenizer]:
-    """Parameters, model config and tokenizer of a finished stage.
-
-    Raises:
-        RunError: when the folder, the stage or the tokenizer is missing; the message lists what is there.
-    """
-    directory = Path(directory)
-    path = directory / "params" / stage
-    if not path.exists():
-        parent = directory / "params"
-        there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-        found = f"it holds {', '.join(there)}" if there else "it holds no finished stage"
-        raise RunError(f"no finished {stage} stage in {directory}: {found}")
-    params, metadata = checkpoint.load_params(path)
-    return params, models.ModelConfig(**metadata["model"]), Tokenizer.load(directory / "tokenizer.json")
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from rlhf_jax import losses, parallel, rollout
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.lift import forward
+from rlhf_jax.stages.loading import place
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
 
@@ -30,7 +31,7 @@ class Sampler:
         model: the policy as pure functions.
         tokenizer: the policy's.
         sampling: how to draw.
-        reference: the frozen policy that KL is measured against; copied onto the mesh.
+        reference: the frozen policy that KL is measured against; put onto the mesh.
         mesh: devices.
         seed: of the run.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
@@ -49,7 +50,7 @@ class Sampler:
         prompt_columns: int = 8,
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
-        self.reference = parallel.put(reference, parallel.param_shardings(reference, mesh))
+        self.reference = place(reference, mesh)
         self.engine = rollout.Engine(model, sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))

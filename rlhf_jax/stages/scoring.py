@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import models, parallel, rewards
+from rlhf_jax import models, rewards
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.stages.lift import forward
+from rlhf_jax.stages.loading import place
 from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
@@ -33,8 +34,10 @@ class Scores(NamedTuple):
 
 def member_scores(model: Model, params: Params, batch: SequenceBatch) -> Array:
     """Scores of every member of a reward model, float32 [M, B, K]; M is 1 for a single one."""
-    stacked = params if models.members(params) else jax.tree.map(lambda x: x[None], params)
-    return jax.vmap(lambda p: forward({"reward": model}, {"reward": p}, batch).scores)(stacked)
+    if not models.members(params):
+        return forward({"reward": model}, {"reward": params}, batch).scores[None]
+    axes = models.member_axes(params)
+    return jax.vmap(lambda p: forward({"reward": model}, {"reward": p}, batch).scores, (axes,))(params)
 
 
 class RolloutReward:
@@ -53,9 +56,7 @@ class RolloutReward:
         if isinstance(reward, Trunk):
             how = ensemble or EnsembleConfig()
             model = models.build(reward.config)
-            leading = 1 if models.members(reward.params) else 0
-            places = parallel.param_shardings(reward.params, sampler.mesh, leading=leading)
-            self._params = parallel.put(reward.params, places)
+            self._params = place(reward.params, sampler.mesh)
 
             def score(params: Params, sampled: Rollout) -> Scores:
                 each = member_scores(model, params, as_batch(sampled))

@@ -1,9 +1,9 @@
-"""Stage 1: supervised fine-tuning of a decoder-only transformer, from scratch, on demonstrations."""
+"""Stage 1: supervised fine-tuning on demonstrations, of a pretrained model or of a small one from scratch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel
-from rlhf_jax.data import Example, epoch_order
+from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
+from rlhf_jax.stages.loading import Start, start_from
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
@@ -31,10 +32,16 @@ class SFTConfig(PackedConfig):
     objective: str = "sft"
     data: DataConfig = DataConfig()
     """Demonstrations: rows of `prompt` and `response`."""
+    init: str = ""
+    """Where to start: a Hugging Face folder (config.json, safetensors, tokenizer), a .gguf file, or a run folder.
+    Empty: a new model and a new tokenizer, from scratch."""
+    chat: bool | None = None
+    """Write prompts as turns of a chat, by the template of `init`'s tokenizer; by default where it has one."""
     vocab_size: int = 4096
-    """Tokens of the byte-level BPE that is trained on the training rows; the model's vocabulary."""
+    """From scratch: tokens of the byte-level BPE that is trained on the training rows; the model's vocabulary."""
     model: models.ModelConfig = models.ModelConfig()
-    """Sizes of the transformer; its `vocab_size` is set from the tokenizer."""
+    """From scratch: sizes of the transformer; its `vocab_size` is set from the tokenizer. Of a pretrained model only
+    `compute_dtype` and `remat` are taken from here."""
     epochs: int = 2
     """Passes over the training rows."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
@@ -43,6 +50,8 @@ class SFTConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         warn_rate("optimizer", self.optimizer)
+        if self.lora.rank and not self.init:
+            raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
 
 
 def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
@@ -75,11 +84,11 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
     rows = sources.demonstrations(config.data)
-    tokenizer = sources.tokenizer(directory, rows.train, config.vocab_size)
-    training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
-    model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
-    model = models.build(model_config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    start = _start(config, directory, rows.train, mesh)
+    model_config, tokenizer = start.config, start.tokenizer
+    training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
+    model = models.build(model_config)
     run.start(directory, "sft", config, tokenizer)
 
     def epoch(number: int) -> list[Example]:
@@ -97,18 +106,19 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         stage="sft",
         config=config,
         loss_fn=loss_fn,
-        params={"policy": jax.jit(model.init)(jax.random.key(config.seed))},
+        params={"policy": start.params},
         optimizer=config.optimizer,
         batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint=run.fingerprint(config),
+        fingerprint={**run.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
         watch=watch,
         show=("loss", "heldout_loss"),
     )
     summary = {
         **outcome(fitted),
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
+        "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
     }
     return run.finish(
@@ -121,4 +131,22 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         metrics=fitted.history,
         summary=summary,
         seconds=watch.lap(),
+        base=start.base,
     )
+
+
+def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:
+    """The model and tokenizer to begin with."""
+    if not config.init:
+        if config.chat:
+            raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
+        tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
+        model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+        params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
+        return Start(model_config, params, tokenizer, None)
+    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed)
+    asked = {"compute_dtype": config.model.compute_dtype, "remat": config.model.remat}
+    tokenizer = start.tokenizer
+    if config.chat is not None:
+        tokenizer = tokenizer.with_format("chat" if config.chat else "plain")
+    return start._replace(config=dataclasses.replace(start.config, **asked), tokenizer=tokenizer)

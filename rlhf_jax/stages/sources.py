@@ -1,32 +1,28 @@
 """From a ``DataConfig`` to what a stage trains on and what it holds out.
 
-Every stage takes its rows from ``human_sentiment``, from a .jsonl file, or from any TFDS data set. Ratings by several
-people become comparisons here: responses to one prompt are drawn into groups, anew in every epoch.
+Every stage takes its rows from ``human_sentiment``, or from wherever ``reading`` finds them, in any layout of
+``data.layouts``. Ratings by several people become comparisons here: responses to one prompt are drawn into groups, anew
+in every epoch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax import data, feedback
-from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer
+from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer, layouts
 from rlhf_jax.data.hutto import PROMPTS
+from rlhf_jax.data.rows import Dialogue, LabelledResponse, Prompt
 from rlhf_jax.stages.config import DataConfig
+from rlhf_jax.stages.labels import Labels
+from rlhf_jax.stages.reading import ANSWER, COMPARE, IMITATE, Split, list_bad, read
 
 HUMAN_SENTIMENT = "human_sentiment"
-
-
-class Split(NamedTuple):
-    """Training rows and held-out rows."""
-
-    train: list[Any]
-    heldout: list[Any]
 
 
 class HeldOutPairs(NamedTuple):
@@ -52,14 +48,16 @@ class Comparisons(NamedTuple):
 
 
 def demonstrations(config: DataConfig) -> Split:
-    """Rows of ``prompt`` and ``response``."""
+    """Rows of ``prompt`` and ``response``, chats to imitate the assistant of, and whatever else gives either."""
     if config.source == HUMAN_SENTIMENT:
         parts = (_sentences(config, split) for split in ("train", "validation"))
         return Split(*([Demonstration(r.prompt, r.response, r.where) for r in rows] for rows in parts))
-    return _read(config, data.parse_demonstration)
+    return read(config, layouts.demonstration, IMITATE)
 
 
-def encode_demonstrations(rows: Sequence[Demonstration], tokenizer: Tokenizer, config: DataConfig) -> list[Example]:
+def encode_demonstrations(
+    rows: Sequence[Demonstration | Dialogue], tokenizer: Tokenizer, config: DataConfig
+) -> list[Example]:
     """Token sequences of demonstrations; one that is too long is a bad row."""
     return _encode(rows, tokenizer, config)[1]
 
@@ -68,7 +66,7 @@ def prompts(config: DataConfig, split: str) -> list[PromptRow]:
     """Rows of ``prompt``: of human_sentiment, the instruction and the first words of a sentence of that split."""
     if config.source == HUMAN_SENTIMENT:
         return [opening(row) for row in _sentences(config, split)]
-    rows = _read(config, data.parse_prompt)
+    rows = read(config, layouts.prompt, ANSWER)
     return rows.train if split == "train" else rows.heldout
 
 
@@ -79,46 +77,37 @@ def opening(row: RatedResponse) -> PromptRow:
     return PromptRow(" ".join([row.prompt, *words[: max(1, min(count, len(words) - 1))]]), row.where)
 
 
-def domain_of(prompt: str) -> str:
-    """The domain of human_sentiment whose instruction begins a prompt; empty for any other prompt."""
+def domain_of(prompt: Prompt) -> str:
+    """The domain of human_sentiment whose instruction begins a prompt; empty for any other prompt, and for a chat."""
+    if not isinstance(prompt, str):
+        return ""
     return next((domain for domain, text in PROMPTS.items() if prompt.startswith(text)), "")
 
 
 def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons:
     """Comparisons by votes: of rated responses in groups drawn anew each epoch, or of rows that are pairs."""
-    if config.source == HUMAN_SENTIMENT:
-        return Comparisons(
-            _rated_epochs(_sentences(config, "train"), tokenizer, config, group_size, seed),
-            lambda n: _rated_pairs(_sentences(config, "validation"), tokenizer, config, n),
-            lambda n: _rated_pairs(_sentences(config, "test"), tokenizer, config, n),
+    found = _opinions(config, tokenizer, group_size=group_size, seed=seed)
+    if isinstance(found, Labels):
+        raise DataError(
+            f"{config.source}: expected comparisons or ratings, found single responses with labels; rlhf preference "
+            "--objective kto learns from them"
         )
-    rows = _read(config, _comparison_or_rating)
-    kinds = {type(row) for part in rows for row in part}
-    if len(kinds) > 1:
-        raise DataError(f"{config.source}: expected only pairs or only rated responses, found both; split the file")
-    if kinds == {RatedResponse}:
-        held = _rated_pairs
-        epoch = _rated_epochs(rows.train, tokenizer, config, group_size, seed)
-        return Comparisons(epoch, *(lambda n: held(rows.heldout, tokenizer, config, n) for _ in range(2)))
-    examples = _encode(rows.train, tokenizer, config)[1]
-    given = _given_pairs(rows.heldout, tokenizer, config)
-    return Comparisons(
-        lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)],
-        lambda _: given,
-        lambda _: given,
-    )
+    return found
 
 
-def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int) -> Comparisons:
+def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int) -> Comparisons | Labels:
     """Comparisons in pairs, the response that more people prefer first; the pairs of rated responses change by epoch.
 
     Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training; an epoch without
-    any other is a ``DataError``.
+    any other is a ``DataError``. Rows with a label each are no pairs, and come as they are.
     """
-    drawn = comparisons(config, tokenizer, group_size=2, seed=seed)
+    drawn = _opinions(config, tokenizer, group_size=2, seed=seed)
+    if isinstance(drawn, Labels):
+        return drawn
+    pairs = drawn.epoch
 
     def epoch(number: int) -> list[Example]:
-        ordered = [data.chosen_first(example, min_share) for example in drawn.epoch(number)]
+        ordered = [data.chosen_first(example, min_share) for example in pairs(number)]
         kept = [example for example in ordered if example is not None]
         if not kept:
             raise DataError(f"{config.source}: no training pair has a majority of at least min_share, {min_share}")
@@ -127,25 +116,26 @@ def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, s
     return drawn._replace(epoch=epoch)
 
 
-def pretraining_text(config: DataConfig) -> list[Demonstration]:
-    """Rows of ``text``, or of ``prompt`` and ``response``, to keep a policy's language by."""
+def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
+    """Rows of ``text``, or of what ``demonstrations`` reads, to keep a policy's language by."""
     if config.source == HUMAN_SENTIMENT:
         return demonstrations(config).train
-    return _read(config, data.parse_text).train
+    return read(config, layouts.text, IMITATE).train
 
 
-def tokenizer(directory: Path, rows: Sequence[Demonstration], vocab_size: int) -> Tokenizer:
+def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_size: int) -> Tokenizer:
     """The run folder's tokenizer, or one trained on these rows where there is none yet; nothing is written."""
     path = directory / "tokenizer.json"
     if path.exists():
         return Tokenizer.load(path)
-    return data.train_tokenizer((text for row in rows for text in (row.prompt, row.response)), vocab_size)
+    return data.train_tokenizer((text for row in rows for text in _texts(row)), vocab_size)
 
 
-def list_bad(bad: Sequence[str]) -> None:
-    """Count and list the rows that were left out, on standard error."""
-    if bad:
-        print(f"left out {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+def _texts(row: Demonstration | Dialogue) -> list[str]:
+    if isinstance(row, Dialogue):
+        return [turn.content for turn in row.messages]
+    asked = [row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]
+    return [*asked, row.response]
 
 
 def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
@@ -157,40 +147,35 @@ def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
     return [rows[i] for i in sorted(data.epoch_order(len(rows), 0, 0)[: config.limit])]
 
 
-def _read(config: DataConfig, parse: Callable[[Mapping[str, Any], str], Any]) -> Split:
-    """Rows of a .jsonl file or a TFDS data set, and the ones held out."""
-    if Path(config.source).suffix == ".jsonl":
-        train, bad = data.read_jsonl(config.source, parse, on_bad_row=config.on_bad_row)
-        if config.heldout:
-            heldout, more = data.read_jsonl(config.heldout, parse, on_bad_row=config.on_bad_row)
-        else:
-            (train, heldout), more = _hold_out(config.source, train), []
-    else:
-        train, bad = data.read_tfds(config.source, "train", parse, config.on_bad_row)
-        heldout, more = data.read_tfds(config.source, config.heldout or "validation", parse, config.on_bad_row)
-    list_bad([*bad, *more])
-    if not train or not heldout:
-        raise DataError(f"{config.source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
-    return Split(train[: config.limit] if config.limit else train, heldout)
-
-
-def _hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """A tenth of the prompts, by hash, with all their rows; of the rows, where there is only one prompt."""
-    if len(rows) < 2:
-        raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
-    several = len({row.prompt for row in rows}) > 1
-    names = [row.prompt if several else repr(row[:2]) for row in rows]
-    ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode()).digest())
-    held = set(ranked[: max(1, len(ranked) // 10)])
-    return (
-        [row for row, key in zip(rows, names, strict=True) if key not in held],
-        [row for row, key in zip(rows, names, strict=True) if key in held],
+def _opinions(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons | Labels:
+    """What people said of responses, in whichever of the three forms the rows have it."""
+    if config.source == HUMAN_SENTIMENT:
+        return Comparisons(
+            _rated_epochs(_sentences(config, "train"), tokenizer, config, group_size, seed),
+            lambda n: _rated_pairs(_sentences(config, "validation"), tokenizer, config, n),
+            lambda n: _rated_pairs(_sentences(config, "test"), tokenizer, config, n),
+        )
+    rows = read(config, layouts.judged, COMPARE)
+    kinds = {type(row) for part in rows for row in part}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{config.source}: expected only pairs, only rated responses or only labels, found more than one of them; "
+            "split the data"
+        )
+    if kinds == {LabelledResponse}:
+        known, held = (_encode(part, tokenizer, config)[1] for part in rows)
+        return Labels(lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)], held)
+    if kinds == {RatedResponse}:
+        pairs = _rated_pairs
+        epoch = _rated_epochs(rows.train, tokenizer, config, group_size, seed)
+        return Comparisons(epoch, *(lambda n: pairs(rows.heldout, tokenizer, config, n) for _ in range(2)))
+    examples = _encode(rows.train, tokenizer, config)[1]
+    given = _given_pairs(rows.heldout, tokenizer, config)
+    return Comparisons(
+        lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)],
+        lambda _: given,
+        lambda _: given,
     )
-
-
-def _comparison_or_rating(row: Mapping[str, Any], where: str) -> Comparison | RatedResponse:
-    rated = "response" in row and "ratings" in row
-    return data.parse_rated(row, where) if rated else data.parse_comparison(row, where)
 
 
 def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tuple[list[Any], list[Example]]:
@@ -202,7 +187,8 @@ def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tu
     ours = config.source == HUMAN_SENTIMENT
     kept, examples, left_out = [], [], []
     for row in rows:
-        text = row if isinstance(row, Comparison) else Demonstration(row.prompt, row.response, row.where)
+        whole = isinstance(row, Comparison | Dialogue | LabelledResponse)
+        text = row if whole else Demonstration(row.prompt, row.response, row.where)
         made, bad = data.encode_rows(
             [text], tokenizer, length=config.max_length, on_bad_row="skip" if ours else config.on_bad_row
         )

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import parallel, training
+from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.stages.batches import Batches
 from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.loading import place
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
-from rlhf_jax.types import LossFn, Params
+from rlhf_jax.types import Array, Aux, LossFn, Params
 
 
 class Stopwatch:
@@ -85,7 +86,7 @@ def train(
         stage: names the checkpoints and the metrics.
         config: the stage's.
         loss_fn: from ``lift``.
-        params: by role; copied.
+        params: by role; what is trained is copied. The trunk under adapters is read and never trained.
         optimizer: its config.
         batches: one a step, all of the same shapes.
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``.
@@ -94,40 +95,51 @@ def train(
         watch: counts the seconds.
         show: metrics beside the progress bar.
         evaluate_first: evaluate before the first step too: where the parameters start may be the best.
-        frozen: parameters that are read and never trained, a reference; ``loss_fn`` is then given
-            ``(batch, frozen)``.
+        frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
 
     Returns:
-        The loop's result.
+        The loop's result; ``best_params`` are whole models again.
     """
     directory = Path(config.out)
     rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     if members:
         rule = training.per_member(rule)
+    parts = {role: models.split(x) for role, x in params.items()}
+    trained = {role: own for role, (own, _) in parts.items()}
     state, places = training.init(
         lambda p: p,
         rule,
-        params,
+        trained,
         shardings=lambda shapes: parallel.param_shardings(shapes, mesh, leading=1 if members else 0),
     )
+    trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
+    reference = None if frozen is None else {role: place(x, mesh) for role, x in frozen.items()}
     spread = parallel.batch_shardings(batches[0], mesh, batch_axis=1 if members else 0)
-    fixed = None
-    if frozen is not None:
-        at = parallel.param_shardings(frozen, mesh)
-        fixed, spread = parallel.put(frozen, at), (spread, at)
-    step = training.jit_step(training.make_train_step(loss_fn, rule), places, spread, mesh)
+
+    def whole(own: Params, trunks: Params) -> Params:
+        return {role: models.join(x, trunks[role]) for role, x in own.items()}
+
+    def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
+        batch, trunks, reference = inputs
+
+        def loss(own: Params, batch: Any, key: Array) -> tuple[Array, Aux]:
+            return loss_fn(whole(own, trunks), batch if reference is None else (batch, reference), key)
+
+        return training.make_train_step(loss, rule)(state, batch, key)
+
+    fixed = (trunks, reference)
+    step = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
     key = jax.random.key(config.seed)
 
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
-        batch = batches[i] if fixed is None else (batches[i], fixed)
-        state, metrics = step(state, batch, jax.random.fold_in(key, i))
+        state, metrics = step(state, (batches[i], *fixed), jax.random.fold_in(key, i))
         watch.lap()
         return state, {**metrics, "learning_rate": rates[i]}
 
     with MetricsWriter(directory, stage) as writer:
-        return training.fit(
+        fitted = training.fit(
             stage=stage,
             state=state,
             total=len(batches),
@@ -137,7 +149,7 @@ def train(
                 directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
             ),
             checkpoint_every=config.checkpoint_every,
-            evaluate=lambda s: evaluate(s.params),
+            evaluate=lambda s: evaluate(whole(s.params, trunks)),
             eval_every=config.eval_every,
             evaluate_first=evaluate_first,
             best="heldout_loss",
@@ -146,3 +158,4 @@ def train(
             host=watch.host,
             show=show,
         )
+    return fitted._replace(best_params=whole(fitted.best_params, trunks))

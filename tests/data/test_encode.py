@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
+from chat_families import FAMILIES, TALK, chat, write_folder
 
 from rlhf_jax import feedback
 from rlhf_jax.data import (
     Comparison,
     DataError,
     Demonstration,
+    Dialogue,
     Example,
+    LabelledResponse,
     PromptRow,
+    Tokenizer,
     chosen_first,
     encode_prompts,
     encode_rows,
@@ -143,3 +147,74 @@ def test_a_group_of_one_compares_nothing():
         rated_groups([], [], np.zeros((0, 2)), group_size=2, votes=feedback.votes_from_histograms, seed=0, epoch=0)
         == []
     )
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gemma")
+    write_folder(folder, FAMILIES["gemma"])
+    return Tokenizer.load(folder)
+
+
+def test_every_turn_of_the_assistant_is_a_target_of_a_dialogue(gemma, tokenizer):
+    said = chat(*TALK)
+    for made in (gemma, tokenizer):
+        (example,), bad = encode_rows([Dialogue(said, "f:1")], made, length=400)
+        tokens, mask = made.encode_dialogue(said)
+        np.testing.assert_array_equal(example.tokens[0], tokens)
+        np.testing.assert_array_equal(example.masks[0], mask)
+        assert example.starts == (len(made.encode_prompt(said[:1])),)
+        assert bad == []
+
+
+def test_a_chat_is_a_prompt_of_every_kind_of_row(gemma):
+    turns = chat(*TALK)[:3]
+    prompt = gemma.encode_prompt(turns)
+    votes = np.array([[0, 1], [0, 0]], np.float32)
+    rows = [
+        Demonstration(turns, "four", "f:1"),
+        Comparison(turns, ("four", "six"), votes, "f:2"),
+        LabelledResponse(turns, "six", True, "f:3"),
+        LabelledResponse(turns, "six", False, "f:4"),
+    ]
+    examples, _ = encode_rows(rows, gemma, length=400)
+    for example in examples:
+        assert set(example.starts) == {len(prompt)}
+        assert all(tokens[: len(prompt)].tolist() == prompt.tolist() for tokens in example.tokens)
+        assert all(tokens[-1] == gemma.eos_id for tokens in example.tokens)
+        assert example.masks is None
+    assert [gemma.decode_response(t[len(prompt) :]) for t in examples[1].tokens] == ["four", "six"]
+    assert [None if e.labels is None else e.labels.tolist() for e in examples] == [None, None, [1.0], [0.0]]
+    (asked,), kept, _ = encode_prompts([PromptRow(turns, "f:5")], gemma, length=400)
+    assert asked.tolist() == prompt.tolist()
+    assert kept == [0]
+
+
+def test_text_without_a_prompt_is_plain_text_in_the_chat_format(gemma):
+    (example,), _ = encode_rows([Demonstration("", "four and four", "f:1")], gemma, length=20)
+    plain = gemma.with_format("plain")
+    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode_response("four and four").tolist()]
+    assert example.tokens[0][-1] == plain.eos_id != gemma.eos_id
+
+
+def test_a_row_that_the_template_refuses_is_named(gemma):
+    refused = chat(*TALK, system="Be brief.")
+    rows = [Dialogue(refused, "f:1"), Demonstration(refused[:2], "R", "f:2"), Demonstration("P", "R", "f:3")]
+    message = r"^f:1: chat template: .*there is no system role.*; fix the row or pass --on-bad-row skip$"
+    with pytest.raises(DataError, match=message):
+        encode_rows(rows, gemma, length=400)
+    examples, bad = encode_rows(rows, gemma, length=400, on_bad_row="skip")
+    assert len(examples) == 1
+    assert [text[:4] for text in bad] == ["f:1:", "f:2:"]
+    prompts, kept, bad = encode_prompts(
+        [PromptRow(refused[:2], "f:1"), PromptRow("P", "f:2")], gemma, length=400, on_bad_row="skip"
+    )
+    assert (len(prompts), kept) == (1, [1])
+    assert "there is no system role" in bad[0]
+
+
+def test_masks_go_with_their_responses_when_the_chosen_one_comes_first():
+    masks = (np.array([0, 1, 0], bool), np.array([0, 0, 1, 0, 1], bool))
+    ordered = chosen_first(pair(0, 1, masks=masks), 0.5)
+    assert [m.tolist() for m in ordered.masks] == [masks[1].tolist(), masks[0].tolist()]
+    assert chosen_first(pair(0, 1), 0.5).masks is None

@@ -146,3 +146,22 @@ def test_what_does_not_fit_is_refused():
 
 def test_no_epoch_is_no_batches():
     assert plan(np.zeros((0, 1), int), np.arange(0), rows=1, row_length=8, max_groups=4) == []
+
+
+@pytest.mark.parametrize("layout", ["pad", "left", "pack"])
+def test_a_mask_of_its_own_says_which_tokens_are_targets(layout):
+    chat = Example((np.arange(1, 7, dtype=np.int32),), (1,), masks=(np.array([0, 1, 1, 0, 1, 0], bool),))
+    other = Example((np.array([7, 8, 9], np.int32),), (2,))
+    if layout == "pack":
+        batch = pack([chat, other], rows=1, row_length=9, groups=2, responses=1, length=7, pad_id=0)
+    else:
+        batch = pad([chat, other], length=7, pad_id=0, side="left" if layout == "left" else "right")
+    assert batch.tokens[0, 0][batch.mask[0, 0]].tolist() == [2, 3, 5]
+    assert batch.tokens[1, 0][batch.mask[1, 0]].tolist() == [9]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_mask_of_another_length_is_refused(size):
+    example = Example((np.array([7, 8, 9], np.int32),), (2,), masks=(np.ones(size, bool),))
+    with pytest.raises(ValueError, match=rf"example 0, sequence 0 has 3 tokens and a mask of shape \({size},\)"):
+        pad([example], length=4, pad_id=0)

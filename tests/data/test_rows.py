@@ -4,11 +4,19 @@ import pytest
 from rlhf_jax import feedback
 from rlhf_jax.data import (
     DataError,
+    Demonstration,
+    Dialogue,
+    LabelledResponse,
+    Message,
+    parse_alpaca,
     parse_comparison,
     parse_demonstration,
+    parse_dialogue,
+    parse_labelled,
     parse_prompt,
     parse_rated,
     parse_text,
+    prompt_text,
 )
 
 ADVICE = "; fix the row or pass --on-bad-row skip"
@@ -26,6 +34,35 @@ def test_the_accepted_forms():
     assert pair.responses == ("C", "R")
     assert pair.votes.dtype == np.float32
     assert pair.votes.tolist() == [[0, 1], [0, 0]]
+
+
+USER, SYSTEM, ASSISTANT = ({"role": role, "content": role[0]} for role in ("user", "system", "assistant"))
+
+
+def test_a_prompt_may_be_the_turns_so_far():
+    turns = (Message("system", "s"), Message("user", "u"))
+    row = {"prompt": [SYSTEM, {**USER, "name": "Ann"}], "response": "R", "label": False, "chosen": "C", "rejected": "R"}
+    assert parse_demonstration(row, "f:1") == Demonstration(turns, "R", "f:1")
+    assert parse_prompt(row, "f:1").prompt == turns
+    assert parse_comparison(row, "f:1").prompt == turns
+    assert parse_labelled(row, "f:1") == LabelledResponse(turns, "R", False, "f:1")
+    assert prompt_text(turns) == "s\n\nHuman: u\n\nAssistant:"
+    several = (Message("user", "a"), Message("assistant", "b"), Message("system", "c"), Message("user", "d"))
+    assert prompt_text(several) == "\n\nHuman: a\n\nAssistant: b\n\nc\n\nHuman: d\n\nAssistant:"
+
+
+def test_a_row_is_read_by_the_fields_that_it_holds():
+    chat = Dialogue((Message("user", "u"), Message("assistant", "a")), "f:1")
+    assert parse_demonstration({"messages": [USER, ASSISTANT], "prompt": "u"}, "f:1") == chat
+    assert parse_text({"messages": [USER, ASSISTANT]}, "f:1") == chat
+    alpaca = {"instruction": "I", "output": "O"}
+    assert parse_demonstration(alpaca, "f:1") == Demonstration("I", "O", "f:1")
+    assert parse_demonstration({**alpaca, "input": "x\ny"}, "f:1") == Demonstration("I\n\nx\ny", "O", "f:1")
+    assert parse_alpaca({**alpaca, "input": ""}, "f:1") == Demonstration("I", "O", "f:1")
+    assert parse_demonstration({**alpaca, "prompt": "P", "response": "R"}, "f:1") == Demonstration("P", "R", "f:1")
+    labelled = parse_labelled({"prompt": "P", "completion": "C", "label": np.True_}, "f:1")
+    assert labelled == LabelledResponse("P", "C", True, "f:1")
+    assert type(labelled.label) is bool
 
 
 @pytest.mark.parametrize(("preference", "share"), [("a", 1), ("b", 0), ("tie", 0.5), (1, 1), (0, 0), (0.25, 0.25)])
@@ -80,6 +117,33 @@ def test_ratings_give_the_votes_that_feedback_gives():
          "field 'ratings': expected a non-empty list of finite numbers, found [1, inf] (list)"),
         (parse_rated, {"prompt": "P", "response": "R", "ratings": "345"},
          "field 'ratings': expected a non-empty list of finite numbers, found '345' (str)"),
+        (parse_prompt, {"prompt": []},
+         "field 'prompt': expected a list of {\"role\": ..., \"content\": ...}, found [] (list)"),
+        (parse_prompt, {"prompt": ["u"]},
+         "field 'prompt[0]': expected {\"role\": ..., \"content\": ...}, found 'u' (str)"),
+        (parse_prompt, {"prompt": [USER, ASSISTANT]},
+         "field 'prompt': expected the last turn to be the user's, found user, assistant"),
+        (parse_dialogue, {"messages": "u"},
+         "field 'messages': expected a list of {\"role\": ..., \"content\": ...}, found 'u' (str)"),
+        (parse_dialogue, {"messages": [USER, {**ASSISTANT, "role": "gpt"}]},
+         "field 'messages[1].role': expected one of 'assistant', 'system', 'user', found 'gpt' (str)"),
+        (parse_dialogue, {"messages": [USER, {**ASSISTANT, "role": []}]},
+         "field 'messages[1].role': expected one of 'assistant', 'system', 'user', found [] (list)"),
+        (parse_dialogue, {"messages": [USER, {**ASSISTANT, "content": None}]},
+         "field 'messages[1].content': expected non-empty text, found None (NoneType)"),
+        (parse_demonstration, {"messages": [SYSTEM, USER]},
+         "field 'messages': expected at least one turn of the assistant, found only system, user"),
+        (parse_demonstration, {"instruction": "I"},
+         "field 'output': expected it to be there, found only 'instruction'"),
+        (parse_demonstration, {"output": "O"}, "field 'instruction': expected it to be there, found only 'output'"),
+        (parse_alpaca, {"instruction": "I", "input": 3, "output": "O"},
+         "field 'input': expected non-empty text, found 3 (int)"),
+        (parse_labelled, {"prompt": "P", "response": "R"},
+         "field 'label': expected it to be there, found only 'prompt', 'response'"),
+        (parse_labelled, {"prompt": "P", "response": "R", "label": 1},
+         "field 'label': expected true or false, found 1 (int)"),
+        (parse_labelled, {"prompt": "P", "label": True},
+         "field 'response': expected it to be there, found only 'label', 'prompt'"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_with_what_was_found(parse, row, message):

@@ -1,0 +1,123 @@
+"""Tokens of a chat: what a chat template wrote is cut where the assistant begins and ends to speak.
+
+A model is given the prompt alone and answers it, so the boundary between them must be a boundary between tokens. Where
+it is one anyway, as in nearly every template, the ids are those of the whole text tokenised at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf_jax.data.chat import BREAK, ChatTemplate, Rendered
+from rlhf_jax.data.plain_tokens import continued
+from rlhf_jax.data.rows import Message, Prompt
+from rlhf_jax.data.special_tokens import token_id
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class ChatTokens:
+    """What a chat template writes, as tokens: its special tokens are special, those that a message spells are text."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, chat: ChatTemplate):
+        import tokenizers
+
+        self._text_only = backend  # takes special tokens for text
+        self._backend = tokenizers.Tokenizer.from_str(backend.to_str())  # which does not
+        self._chat = chat
+        self.joint = chat.joint
+        self.eos_id = token_id(backend, chat.end.strip())
+        longest_first = sorted(chat.controls, key=len, reverse=True)
+        self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    def prompt(self, prompt: Prompt) -> np.ndarray:
+        """Encodes the turns so far, the assistant's next one opened.
+
+        Args:
+          prompt: the turns, or the text of one turn of the user.
+
+        Returns:
+          int32 [n_tokens].
+
+        Raises:
+          DataError: if the template refuses the turns.
+        """
+        return self._rendered(self._chat.prompt((Message("user", prompt),) if isinstance(prompt, str) else prompt))[0]
+
+    def dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a whole chat.
+
+        Args:
+          messages: the turns.
+
+        Returns:
+          Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
+
+        Raises:
+          DataError: if the template refuses the turns, or what the assistant said cannot be found exactly.
+        """
+        return self._rendered(self._chat.dialogue(messages))
+
+    def response(self, text: str) -> np.ndarray:
+        """Encodes an answer and the token that ends it, as they stand after the generation prompt.
+
+        Args:
+          text: what the assistant says.
+
+        Returns:
+          int32 [n_tokens + 1].
+        """
+        piece = self.joint + self._chat.break_up(text) + self._chat.end
+        return np.asarray(self._after(self._chat.opening, piece), np.int32)
+
+    def _rendered(self, rendered: Rendered) -> tuple[np.ndarray, np.ndarray]:
+        text, turns = rendered
+        ids: list[int] = []
+        mask: list[bool] = []
+        context, place = "", 0
+        for start, end in turns:
+            between = self._after(context, text[place:start])
+            said = self._after(self._context(text, start), text[start:end])
+            ids += between + said
+            mask += [False] * len(between) + [True] * len(said)
+            context, place = self._context(text, end), end
+        rest = self._after(context, text[place:])
+        return np.asarray(ids + rest, np.int32), np.asarray(mask + [False] * len(rest), bool)
+
+    def _context(self, text: str, place: int) -> str:
+        """As much of the text before a place as decides what is a token after it."""
+        for known in (self._chat.opening, self._chat.end):
+            if known and text.endswith(known, 0, place):
+                return known
+        last = max((found.start() for found in self._controls.finditer(text, 0, place)), default=0)
+        return text[last:place]
+
+    def _after(self, context: str, piece: str) -> list[int]:
+        """The tokens of a piece of text that follows other text, the boundary between them one between tokens."""
+        known = self._encode(context)
+        whole = self._encode(context + piece)
+        if whole[: len(known)] == known:
+            return whole[len(known) :]
+        return continued(self._encode, piece)
+
+    def _encode(self, text: str) -> list[int]:
+        if BREAK not in text:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        clean = ""
+        for part in self._controls.split(text):
+            if BREAK not in part:
+                clean += part
+                continue
+            ids += self._backend.encode(clean, add_special_tokens=False).ids
+            ids += continued(self._as_text, part.replace(BREAK, ""))
+            clean = ""
+        return ids + self._backend.encode(clean, add_special_tokens=False).ids
+
+    def _as_text(self, text: str) -> list[int]:
+        return self._text_only.encode(text, add_special_tokens=False).ids

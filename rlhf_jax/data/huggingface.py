@@ -1,0 +1,222 @@
+"""Hugging Face data sets as the same validated rows that a JSONL file gives: folders, files, names on the hub.
+
+``datasets`` is an optional package (``pip install 'rlhf-jax[huggingface]'``), imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.jsonl import OnBadRow, collect, read_jsonl
+
+Row = TypeVar("Row")
+HUB = "hf:"
+# A folder's files are of the first kind there is: others beside it (dataset_infos.json) describe them.
+_KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".json")
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+def is_huggingface(source: str) -> bool:
+    """Whether a source is read here: ``hf:org/name``, a folder that exists, or a .parquet, .json or .jsonl.gz file.
+
+    Example:
+        >>> is_huggingface("hf:org/pairs"), is_huggingface("pairs.parquet"), is_huggingface("org/pairs")
+        (True, True, False)
+    """
+    return source.startswith(HUB) or source.endswith(tuple(set(_KINDS) - {".jsonl"})) or Path(source).is_dir()
+
+
+def splits(source: str | os.PathLike[str]) -> list[str]:
+    """The names of a data set's splits.
+
+    Args:
+      source: as for ``read_huggingface``.
+
+    Returns:
+      The names, in order; a data set that is not divided has one split, ``train``.
+
+    Raises:
+      DataError: as for ``read_huggingface``.
+    """
+    return list(_open(str(source)))
+
+
+def read_huggingface(
+    source: str | os.PathLike[str],
+    split: str,
+    parse: Callable[[Mapping[str, Any], str], Row],
+    on_bad_row: OnBadRow = "error",
+) -> tuple[list[Row], list[str]]:
+    """Reads a split of a Hugging Face data set.
+
+    Args:
+      source: a folder written by ``save_to_disk`` (a Dataset or a DatasetDict); a folder with .parquet, .jsonl,
+        .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
+        (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on the
+        hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
+      split: the name of a split.
+      parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+      on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+
+    Returns:
+      The good rows in the data set's order, and for every bad one what is wrong with it.
+
+    Raises:
+      DataError: at the first bad row unless it is to be skipped, for a split that is not there, for a file that cannot
+        be read, a folder without data, and a name that cannot be loaded; and when ``datasets`` is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from rlhf_jax.data.jsonl import write_jsonl
+        >>> from rlhf_jax.data.layouts import demonstration
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_jsonl(f"{folder}/test.jsonl", [{"instruction": "Say hello.", "input": "", "output": "Hello!"}])
+        ...     rows, bad = read_huggingface(folder, "test", demonstration)
+        >>> rows[0].response
+        'Hello!'
+    """
+    there = _open(str(source))
+    if split not in there:
+        raise DataError(f"{source}: there is no split {split!r}; it has {', '.join(there)}")
+    return there[split](parse, on_bad_row)
+
+
+_Read = Callable[[Callable[[Mapping[str, Any], str], Any], OnBadRow], tuple[list[Any], list[str]]]
+
+
+def _open(source: str) -> dict[str, _Read]:
+    """For every split a function that reads it."""
+    if source.startswith(HUB):
+        return _tables(source, _load(source))
+    path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"{source}: no such file or folder; check the path (a name on the hub is written {HUB}org/name)"
+        )
+    if not path.is_dir():
+        return {"train": _files([path])}
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        load = _datasets().load_from_disk
+        try:
+            return _tables(source, load(source))
+        except Exception as error:  # whatever datasets and pyarrow raise
+            raise _unreadable(source, error) from error
+    return {split: _files(files) for split, files in _by_split(path).items()}
+
+
+def _by_split(folder: Path) -> dict[str, list[Path]]:
+    """The data files of a folder by split, of the folder ``data`` in it where it has none of its own."""
+    for place in (folder, folder / "data"):
+        for kind in _KINDS:
+            # On the hub a split is a file, or a folder of numbered ones.
+            files = sorted(f for pattern in (f"*{kind}", f"*/[0-9]*{kind}") for f in place.glob(pattern))
+            found: dict[str, list[Path]] = {}
+            for file in files:
+                stem = file.name.removesuffix(kind)
+                name = file.parent.name if stem.isdigit() and file.parent != place else _SHARD.sub("", stem)
+                if name not in ("dataset_info", "dataset_infos", "state"):
+                    found.setdefault(name, []).append(file)
+            if found:
+                return found
+    inside = sorted({f.parent.relative_to(folder) for kind in _KINDS for f in folder.rglob(f"*{kind}")})
+    advice = f"name one of the folders in it ({', '.join(map(str, inside))})" if inside else "check the path"
+    raise DataError(
+        f"{folder}: expected a data set written by save_to_disk, or {', '.join(_KINDS)} files, found neither; {advice}"
+    )
+
+
+def _files(files: list[Path]) -> _Read:
+    """Reads files of one kind one after the other."""
+
+    def read(parse: Callable[..., Any], on_bad_row: OnBadRow) -> tuple[list[Any], list[str]]:
+        good: list[Any] = []
+        bad: list[str] = []
+        for file in files:
+            if file.suffix == ".jsonl":  # our own reader names the line of a bad row
+                more = read_jsonl(file, parse, on_bad_row)
+            else:
+                more = collect(_numbered(_stream(file), str(file), str(file)), parse, on_bad_row)
+            good += more[0]
+            bad += more[1]
+        return good, bad
+
+    return read
+
+
+def _stream(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of a file, from the file itself: ``datasets`` would otherwise keep a copy of it in its cache."""
+    kind = "parquet" if file.suffix == ".parquet" else "json"
+    yield from _datasets().load_dataset(kind, data_files=str(file), split="train", streaming=True)
+
+
+def _tables(source: str, loaded: Any) -> dict[str, _Read]:
+    """What ``load_from_disk`` and ``load_dataset`` return: one table, or one a split."""
+
+    def reader(split: str, table: Any) -> _Read:
+        rows = table.with_format(None)  # plain Python, whatever format it was saved with
+        return lambda parse, on_bad_row: collect(_numbered(rows, f"{source}[{split}]", source), parse, on_bad_row)
+
+    parts = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    return {str(split): reader(str(split), table) for split, table in parts.items()}
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]], name: str, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        for number, row in enumerate(rows):
+            yield f"{name} row {number}", row
+    except DataError:
+        raise
+    except Exception as error:  # whatever datasets and pyarrow raise
+        raise _unreadable(source, error) from error
+
+
+def _load(source: str) -> Any:
+    """A data set of the hub, from the cache where it is there; code that comes with it is never run."""
+    name, _, config = source.removeprefix(HUB).partition(":")
+    load = _datasets().load_dataset
+    try:
+        try:
+            return load(name, config or None)
+        except ValueError as error:
+            if not config or "BuilderConfig" not in str(error):
+                raise
+            # Parts of a data set that declares no configs are folders of it, as those of hh-rlhf.
+            return load(name, data_dir=config)
+        except RuntimeError as error:
+            if "script" not in str(error):
+                raise
+            # Data sets with a script of their own have a copy as parquet files, a folder for each config.
+            return load(name, data_dir=config or "default", revision="refs/convert/parquet")
+    except Exception as error:  # whatever datasets, the hub's client and the network raise
+        raise DataError(
+            f"{source}: datasets.load_dataset({name!r}, {config or None!r}) failed: {_first_line(error)}; check the "
+            f"name, the config ({HUB}org/name:config) and the network. Without a network: "
+            f"datasets.load_dataset({name!r}).save_to_disk(FOLDER) on a machine that has one, and FOLDER in place of "
+            "the name here"
+        ) from error
+
+
+def _unreadable(source: str, error: Exception) -> DataError:
+    return DataError(f"{source}: cannot be read: {_first_line(error)}; the file may be incomplete, so copy it again")
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error.__context__ or error
+    text = str(error) if cause is error else f"{error} ({cause})"
+    return f"{type(error).__name__}: {' '.join(text.split())}"[:300]
+
+
+def _datasets() -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            "reading Hugging Face data sets needs the package datasets: pip install 'rlhf-jax[huggingface]'"
+        ) from error
+    return datasets

@@ -1,0 +1,248 @@
+"""GGUF files (llama.cpp's): their config and their tensors, under the names and in the layout of Hugging Face.
+
+Nothing of the tensors is read when a file is opened, and everything that can be wrong with names, types and shapes is
+found then. Reading one tensor allocates that tensor in float32 and a few rows more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from rlhf_jax.models.gguf_configs import Metadata, Sizes, llama3_scaling
+from rlhf_jax.models.gguf_layouts import LAYOUTS, Place
+from rlhf_jax.models.weights import CheckpointError, TensorInfo
+
+# Types that stay what they are; every other one becomes float32.
+PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+QUANTISED = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+ROPE_FACTORS = "rope_freqs.weight"
+_SLAB = 1 << 18  # numbers that are dequantised at once
+
+
+def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]:
+    """Opens a GGUF file: the config.json that its model would have, and its tensors.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The fields of config.json, and a source of tensors with Hugging Face's names and layout.
+
+    Raises:
+        CheckpointError: when the file is cut short or is not GGUF, when its architecture or the type of a tensor is
+            not supported, and when a tensor is unknown or has the wrong shape. It names the file and the tensor.
+        FileNotFoundError: when there is no file.
+    """
+    import gguf
+
+    where = os.fspath(path)
+    reader = _open(where)
+    arch = reader.fields[gguf.Keys.General.ARCHITECTURE].contents() if "general.architecture" in reader.fields else None
+    if arch not in LAYOUTS:
+        raise CheckpointError(
+            f"{where}: architecture {arch!r} is not supported; supported are {', '.join(sorted(LAYOUTS))}"
+        )
+    # Vocabularies are for the tokenizer, and unpacking them takes seconds.
+    pairs = {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 10_000}
+    _whole_and_dense(where, arch, pairs)
+    meta, layout = Metadata(where, arch, pairs), LAYOUTS[arch]
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    sizes = _sizes(meta, tensors)
+    config = layout.config(meta, sizes)
+    places = _places(where, layout.places, sizes, tensors)
+    if ROPE_FACTORS in tensors and config["rope_scaling"] is None:
+        config["rope_scaling"] = _stored_scaling(meta, tensors[ROPE_FACTORS].data, config["rope_theta"])
+    if arch == "llama":
+        config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+        config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
+    config |= {
+        "vocab_size": sizes.v,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "bos_token_id": meta.token("bos"),
+        "eos_token_id": meta.token("eos"),
+        "pad_token_id": meta.token("padding"),
+    }
+    return config, GGUFSource(where, places, sizes)
+
+
+class _Found(NamedTuple):
+    place: Place
+    tensor: Any  # gguf.ReaderTensor, mapped, not read
+    info: TensorInfo
+
+
+class GGUFSource:
+    """The tensors of one GGUF file; ``read_gguf`` makes it.
+
+    Args:
+        where: the file.
+        found: by Hugging Face's name, the tensor and what is to be undone.
+        sizes: of the model.
+    """
+
+    def __init__(self, where: str, found: Mapping[str, _Found], sizes: Sizes):
+        self.where, self._found, self._sizes = where, found, sizes
+
+    def names(self) -> Mapping[str, TensorInfo]:
+        """Every tensor's shape and type, without reading any."""
+        return {name: found.info for name, found in self._found.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, dequantised, as Hugging Face has it.
+
+        Args:
+            name: one of ``names()``.
+
+        Returns:
+            An array of its own, of the shape and type that ``names()`` says.
+        """
+        place, tensor, info = self._found[name]
+        rows = place.rows(self._sizes) if place.rows else slice(None)
+        array = _dequantise(tensor, np.dtype(info.dtype), rows)
+        if place.offset:
+            array -= np.asarray(place.offset, array.dtype)
+        return np.ascontiguousarray(array.T) if place.transposed else array
+
+
+def _dequantise(tensor: Any, dtype: np.dtype, rows: np.ndarray | slice) -> np.ndarray:
+    """The numbers of a tensor, its rows in the given order, unpacked a few rows at a time into their final place."""
+    import gguf
+
+    data = tensor.data
+    if tensor.tensor_type.name == "BF16":
+        data = data.view(ml_dtypes.bfloat16)
+    if tensor.tensor_type.name in PLAIN:
+        return np.array(data[rows], dtype)
+    out = np.empty(_shape(tensor), dtype)
+    order = np.arange(len(data))[rows]
+    step = max(1, _SLAB * len(out) // out.size)
+    for i in range(0, len(out), step):
+        out[i : i + step] = gguf.quants.dequantize(data[order[i : i + step]], tensor.tensor_type)
+    return out
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """GGUF counts axes from the fastest one."""
+    return tuple(int(n) for n in reversed(tensor.shape))
+
+
+# ---- what can be wrong with a file --------------------------------------------------------------------------------
+
+
+def _open(where: str) -> Any:
+    """The package's reader, made to say which tensor is cut off: by itself it reads past the end of a short file."""
+    import gguf
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise CheckpointError(f"{where}: the file ends inside its header; download it again")
+            return super()._get(offset, dtype, count, override_order)
+
+        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+            for field in fields:
+                name = str(bytes(field.parts[1]), "utf-8")
+                kind = gguf.GGMLQuantizationType(int(field.parts[4][0])).name
+                if kind not in PLAIN and kind not in QUANTISED:
+                    known = ", ".join([*PLAIN, *sorted(QUANTISED)])
+                    raise CheckpointError(f"{where}: {name}: type {kind} is not supported; supported are {known}")
+                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+                columns, *others = (int(n) for n in field.parts[3]) if len(field.parts[3]) else (1,)
+                if columns % block:
+                    raise CheckpointError(f"{where}: {name}: rows of {columns} numbers, not blocks of {block}")
+                n_bytes = columns // block * size
+                for n in others:
+                    n_bytes *= n
+                end = int(start_offs) + int(field.parts[5][0]) + n_bytes
+                if end > len(self.data):
+                    raise CheckpointError(
+                        f"{where}: {name} ends at byte {end:,} of a file of {len(self.data):,}; download it again"
+                    )
+            super()._build_tensors(start_offs, fields)
+
+    if not Path(where).is_file():
+        raise FileNotFoundError(2, "no such file", where)
+    try:
+        reader = Reader(where)
+    except CheckpointError:
+        raise
+    # The reader raises all of these for bytes that are not a GGUF header.
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{where}: not a GGUF file that can be read ({error})") from error
+    if reader.byte_order != "I":
+        raise CheckpointError(f"{where}: its byte order is not this machine's; convert it with gguf-convert-endian")
+    return reader
+
+
+def _whole_and_dense(where: str, arch: str, pairs: Mapping[str, Any]) -> None:
+    if pairs.get("split.count", 1) > 1:
+        raise CheckpointError(
+            f"{where}: one of {pairs['split.count']} parts; join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+    if pairs.get(f"{arch}.expert_count", 0):
+        raise CheckpointError(f"{where}: mixtures of experts are not supported")
+
+
+def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{meta.where}: expected a matrix token_embd.weight, found {sorted(tensors)[:5]} ...")
+    width, heads = meta.integer("embedding_length"), meta.integer("attention.head_count")
+    if not heads or (width % heads and meta.get("attention.key_length") is None):
+        raise CheckpointError(f"{meta.where}: {heads} heads do not divide a width of {width}")
+    head = meta.integer("attention.key_length", width // heads)
+    if meta.integer("attention.value_length", head) != head:
+        raise CheckpointError(f"{meta.where}: keys and values of different widths are not supported")
+    return Sizes(
+        d=width,
+        f=meta.integer("feed_forward_length"),
+        v=meta.integer("vocab_size", _shape(embedding)[0]),
+        p=meta.integer("context_length"),
+        h=head,
+        layers=meta.integer("block_count"),
+        heads=heads,
+        kv_heads=meta.integer("attention.head_count_kv", heads),
+    )
+
+
+def _places(where: str, places: Iterable[Place], sizes: Sizes, tensors: Mapping[str, Any]) -> dict[str, _Found]:
+    """By Hugging Face's name: every tensor of the file, known and of the right shape."""
+    known = {place.gguf: place for place in places}
+    found = {}
+    for name, tensor in tensors.items():
+        if name == ROPE_FACTORS:
+            continue
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+        layer, stem, suffix = match.groups() if match else (None, "", "")
+        place = known.get(f"blk.{{}}.{stem}" if layer else stem)
+        if place is None or (layer and int(layer) >= sizes.layers):
+            raise CheckpointError(f"{where}: {name}: no such tensor in this architecture with {sizes.layers} layers")
+        axes = place.axes if suffix == "weight" else place.axes[0]
+        expected, shape = tuple(sizes.of(axis) for axis in axes), _shape(tensor)
+        if shape != expected:
+            raise CheckpointError(f"{where}: {name}: expected shape {expected} by the metadata, found {shape}")
+        dtype = PLAIN.get(tensor.tensor_type.name, "float32")
+        transposed = place.transposed and suffix == "weight"
+        shifted = place.offset and suffix == "weight"
+        info = TensorInfo(shape[::-1] if transposed else shape, "float32" if shifted else dtype)
+        here = place._replace(transposed=transposed, offset=place.offset if shifted else 0.0)
+        found[f"{place.name.format(layer)}.{suffix}"] = _Found(here, tensor, info)
+    return found
+
+
+def _stored_scaling(meta: Metadata, factors: np.ndarray, theta: float) -> dict[str, Any] | None:
+    factors = np.asarray(factors, np.float32)
+    if np.all(factors == 1):
+        return None
+    original = meta.integer("rope.scaling.original_context_length", 8192)
+    scaling = llama3_scaling(factors, theta, original)
+    if scaling is None:
+        raise CheckpointError(f"{meta.where}: {ROPE_FACTORS}: not Llama 3's scaling, the only one that is known")
+    return scaling

@@ -1,0 +1,188 @@
+"""Where a stage's model comes from: a checkpoint, an earlier stage, a frozen trunk that several models share.
+
+A stage with adapters keeps only them in its run folder, and notes what they stand on: its *base*, a checkpoint or a
+stage whose own adapters are folded in first. The reference of a policy is therefore the policy with its adapter off,
+and a policy, its critic and its reward model that have the same base hold the very same arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rlhf_jax import checkpoint, data, models, parallel
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.types import Params
+
+
+class RunError(ValueError):
+    """A run folder does not hold what was asked for."""
+
+
+class Base(NamedTuple):
+    """What adapters stand on: a checkpoint, or a stage of a run folder."""
+
+    path: str  # absolute
+    stage: str  # empty: a checkpoint
+    fingerprint: str  # of the checkpoint's files, or of the stage's parameters
+    int8: bool  # the trunk's matrices are held in 8 bits
+
+    def to_json(self, directory: Path) -> dict[str, Any]:
+        """For the metadata of a stage in ``directory``; a base in the same folder may move with it."""
+        return self._asdict() | ({"path": "."} if Path(self.path) == directory.resolve() else {})
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any], directory: Path) -> Base:
+        """What ``to_json`` wrote."""
+        return cls(**{**fields, "path": str((directory / fields["path"]).resolve())})
+
+
+class Start(NamedTuple):
+    """A model for a stage to begin with."""
+
+    config: ModelConfig
+    params: Params  # of one model; with adapters where the stage trains adapters
+    tokenizer: Tokenizer
+    base: Base | None  # None where all weights are the stage's own
+
+    @property
+    def sha256(self) -> str:
+        """Changes when what the stage starts from does; a trunk is known by its base."""
+        return checkpoint.tree_sha256(models.split(self.params)[0]) + (self.base.fingerprint if self.base else "")
+
+
+def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: int = 0) -> Start:
+    """The model that a stage trains, from a run folder or a pretrained checkpoint.
+
+    Args:
+        init: a run folder, a Hugging Face folder, or a .gguf file.
+        lora: fresh adapters on a frozen trunk where its rank is not 0; all weights are trained otherwise.
+        mesh: where the weights go.
+        seed: draws the adapters.
+        layers: use so many of the model's blocks only; 0 all.
+
+    Returns:
+        The model; adapters of the earlier stage are folded into its matrices.
+
+    Raises:
+        RunError: when there is neither a finished stage nor a checkpoint.
+    """
+    base = _base(init, "sft", lora.int8_trunk and lora.rank > 0)
+    tokenizer = _tokenizer(base)
+    if not lora.rank:
+        config, params = _read_trunk(base, mesh)
+        # Trained weights are float32, whatever the checkpoint's type is: small updates vanish in 16 bits.
+        params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+        if layers:
+            config = models.first_layers(config, layers)
+            params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
+        return Start(config, params, tokenizer, None)
+    config, trunk = _shared_trunk(base, mesh)
+    if layers:
+        config = models.first_layers(config, layers)
+    return Start(*models.add_adapters(config, trunk, lora, jax.random.key(seed)), tokenizer, base)
+
+
+def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[Params, ModelConfig, Tokenizer]:
+    """Parameters by role, model config and tokenizer of a finished stage.
+
+    Adapters come with the trunk they stand on (a critic's alone).
+
+    Raises:
+        RunError: when the folder, the stage, the tokenizer or the trunk is missing; the message lists what is there.
+    """
+    directory = Path(directory)
+    _check_finished(directory, stage)
+    params, metadata = checkpoint.load_params(directory / "params" / stage)
+    tokenizer = Tokenizer.load(directory / "tokenizer.json")
+    if "base" in metadata:
+        base = Base.from_json(metadata["base"], directory)
+        now = _fingerprint(base)
+        if now != base.fingerprint:
+            raise RunError(
+                f"the {stage} stage of {directory} holds adapters for {base.path}, which has changed since: "
+                "restore it, or run the stage again"
+            )
+        trunk = _shared_trunk(base, mesh)[1]
+        params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
+    return params, ModelConfig.from_json(metadata["model"]), tokenizer
+
+
+def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
+    """The one model of a finished stage with its adapters folded in: what is exported or built upon."""
+    params, config, tokenizer = load_stage(directory, stage)
+    return *models.merge(config, params["reward" if stage == "reward" else "policy"]), tokenizer
+
+
+def place(params: Params, mesh: Mesh) -> Params:
+    """A model's parameters on a mesh; the stacked axis of an ensemble stays whole, and a shared trunk shared."""
+    leading = 1 if "head" in params and models.members(params) else 0
+    trained, frozen = models.split(params)
+    return models.join(
+        parallel.put(trained, parallel.param_shardings(trained, mesh, leading=leading)),
+        parallel.put(frozen, parallel.param_shardings(frozen, mesh)),
+    )
+
+
+def _check_finished(directory: Path, stage: str) -> None:
+    parent = directory / "params"
+    if not (parent / stage).exists():
+        there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+        found = f"it holds {', '.join(there)}" if there else "it holds no finished stage, and is no checkpoint"
+        raise RunError(f"no finished {stage} stage in {directory}: {found}")
+
+
+def _base(init: str, stage: str, int8: bool) -> Base:
+    path = Path(init)
+    pretrained = path.is_file() or ((path / "config.json").exists() and any(path.glob("*.safetensors*")))
+    if not pretrained:
+        _check_finished(path, stage)
+    base = Base(str(path.resolve()), "" if pretrained else stage, "", int8)
+    return base._replace(fingerprint=_fingerprint(base))
+
+
+def _fingerprint(base: Base) -> str:
+    if not Path(base.path).exists():
+        raise RunError(f"{base.path} is gone, and adapters stand on it: bring it back to where it was")
+    if not base.stage:
+        return models.fingerprint(base.path)
+    return checkpoint.params_digest(Path(base.path) / "params" / base.stage)
+
+
+def _tokenizer(base: Base) -> Tokenizer:
+    path = Path(base.path)
+    if base.stage:
+        return Tokenizer.load(path / "tokenizer.json")
+    if path.suffix != ".gguf":
+        return Tokenizer.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        data.gguf_tokenizer.write_tokenizer(path, folder)
+        return Tokenizer.load(folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
+    """The trunk that adapters stand on. The last one is kept, so that all who ask for it hold the same arrays."""
+    return _read_trunk(base, mesh)
+
+
+def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
+    """A base as one plain model without adapters or head, on the mesh."""
+    if base.stage:
+        config, params, _ = load_merged(base.path, base.stage)
+    else:
+        shardings = None if mesh is None else functools.partial(parallel.param_shardings, mesh=mesh)
+        config, params = models.load_pretrained(base.path, shardings=shardings)
+    params = {name: x for name, x in params.items() if name != "head"}
+    config = dataclasses.replace(config, scalar_head=False)
+    if base.int8:
+        config, params = models.quantise(config, params)
+    return config, params if mesh is None else place(params, mesh)

@@ -1,0 +1,118 @@
+"""Reading a ``DataConfig``'s rows from a file, a folder, the hub or TFDS, and holding some of them out."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf_jax import data
+from rlhf_jax.data import DataError
+from rlhf_jax.data.huggingface import is_huggingface, read_huggingface, splits
+from rlhf_jax.data.rows import Dialogue, Prompt
+from rlhf_jax.stages.config import DataConfig
+
+Parse = Callable[[Mapping[str, Any], str], Any]
+# How UltraFeedback and data sets like it end the names of splits for one purpose.
+IMITATE, COMPARE, ANSWER = ("_sft",), ("_prefs",), ("_prefs", "_gen", "_sft")
+
+
+class Split(NamedTuple):
+    """Training rows and held-out rows."""
+
+    train: list[Any]
+    heldout: list[Any]
+
+
+def read(config: DataConfig, parse: Parse, endings: Sequence[str]) -> Split:
+    """Rows to train on and rows that are held out.
+
+    Args:
+        config: where they are.
+        parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        endings: of the splits that a data set has for this purpose, where it has no split ``train``.
+
+    Returns:
+        Both, neither of them empty; bad rows that are to be skipped are listed on standard error.
+
+    Raises:
+        DataError: on a bad row, a source or split that cannot be read, and when either part is empty.
+    """
+    source, name = config.source, config.heldout
+    if is_huggingface(source):
+        there = splits(source)
+        split = config.split or _training_split(source, there, endings)
+        train, bad = read_huggingface(source, split, parse, config.on_bad_row)
+        name = name or _held_out_split(there, split, endings)
+    elif _is_jsonl(source):
+        train, bad = data.read_jsonl(source, parse, on_bad_row=config.on_bad_row)
+    else:
+        train, bad = data.read_tfds(source, config.split or "train", parse, config.on_bad_row)
+        name = name or "validation"
+    if not name:
+        (train, heldout), more = hold_out(source, train), []
+    elif _is_jsonl(name):
+        heldout, more = data.read_jsonl(name, parse, on_bad_row=config.on_bad_row)
+    elif is_huggingface(name):
+        heldout, more = read_huggingface(name, _training_split(name, splits(name), endings), parse, config.on_bad_row)
+    elif is_huggingface(source):
+        heldout, more = read_huggingface(source, name, parse, config.on_bad_row)
+    elif _is_jsonl(source):
+        raise DataError(f"data.heldout {name}: expected a .jsonl or .parquet file or a folder beside {source}")
+    else:
+        heldout, more = data.read_tfds(source, name, parse, config.on_bad_row)
+    list_bad([*bad, *more])
+    if not train or not heldout:
+        raise DataError(f"{source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
+    return Split(train[: config.limit] if config.limit else train, heldout)
+
+
+def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """A tenth of the prompts, by hash, with all their rows; of the rows, where there is only one prompt."""
+    if len(rows) < 2:
+        raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
+    asked = [_opening(row) for row in rows]
+    several = len(set(asked)) > 1
+    names = asked if several else [repr(row[:2]) for row in rows]
+    ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode()).digest())
+    held = set(ranked[: max(1, len(ranked) // 10)])
+    return (
+        [row for row, key in zip(rows, names, strict=True) if key not in held],
+        [row for row, key in zip(rows, names, strict=True) if key in held],
+    )
+
+
+def list_bad(bad: Sequence[str]) -> None:
+    """Count and list the rows that were left out, on standard error."""
+    if bad:
+        print(f"left out {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+
+
+def _is_jsonl(name: str) -> bool:
+    return Path(name).suffix == ".jsonl"
+
+
+def _opening(row: Any) -> str:
+    """What rows that belong together have in common: their prompt; of a chat, what comes before its first answer."""
+    prompt: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
+    if isinstance(prompt, str):
+        return prompt
+    first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
+    return repr([tuple(turn) for turn in prompt[:first]])
+
+
+def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -> str:
+    for name in ("train", *(f"train{ending}" for ending in endings)):
+        if name in there:
+            return name
+    if len(there) == 1:
+        return there[0]
+    raise DataError(f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split")
+
+
+def _held_out_split(there: Sequence[str], train: str, endings: Sequence[str]) -> str:
+    """Empty where the data set has none: then some of the training rows are held out."""
+    names = [f"{name}{ending}" for name in ("validation", "test") for ending in ("", *endings)]
+    return next((name for name in names if name in there and name != train), "")

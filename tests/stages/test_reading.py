@@ -1,0 +1,223 @@
+"""From a data config to rows: which split is trained on, which is held out, and what becomes of chats."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_task
+
+from rlhf_jax import stages
+from rlhf_jax.data import DataError, Demonstration, write_jsonl
+from rlhf_jax.data.rows import Dialogue, Message
+from rlhf_jax.stages import DataConfig, sources
+from rlhf_jax.stages.reading import hold_out
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+
+
+def raw(name):
+    return [json.loads(line) for line in (SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def write(folder, **splits):
+    """A folder with a .jsonl file a split."""
+    for name, rows in splits.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return str(folder)
+
+
+def numbered(name, count=3):
+    return [{"prompt": f"{name} {i}", "response": "r", "chosen": "c", "rejected": "d"} for i in range(count)]
+
+
+def asked(rows):
+    return [row.prompt for row in rows]
+
+
+@pytest.fixture
+def tokenizer(sft_run):
+    return sft_run.tokenizer
+
+
+# ---- splits ---------------------------------------------------------------------------------------------------------
+
+
+def test_ultrafeedback_has_splits_for_each_purpose(tmp_path):
+    names = [f"{part}_{use}" for part in ("train", "test") for use in ("prefs", "sft", "gen")]
+    config = DataConfig(source=write(tmp_path, **{name: numbered(name) for name in names}))
+    shown = sources.demonstrations(config)
+    assert asked(shown.train) == [f"train_sft {i}" for i in range(3)]
+    assert asked(shown.heldout) == [f"test_sft {i}" for i in range(3)]
+    assert asked(sources.prompts(config, "train")) == [f"train_prefs {i}" for i in range(3)]
+    assert asked(sources.prompts(config, "test")) == [f"test_prefs {i}" for i in range(3)]
+    named = DataConfig(source=config.source, split="train_gen", heldout="test_prefs")
+    shown = sources.demonstrations(named)
+    assert [asked(part)[0] for part in shown] == ["train_gen 0", "test_prefs 0"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "held"),
+    [
+        (("train", "validation", "test"), "validation"),
+        (("train", "test"), "test"),
+        (("pairs", "test"), None),  # which of them to train on?
+        (("train",), ""),
+        (("pairs",), ""),
+    ],
+)
+def test_validation_is_held_out_or_else_test_or_else_a_tenth(tmp_path, splits, held):
+    config = DataConfig(source=write(tmp_path, **{name: numbered(name, 20) for name in splits}))
+    if held is None:
+        with pytest.raises(
+            DataError, match=r"which split to train on\? It has pairs, test; name one with --data\.split"
+        ):
+            sources.demonstrations(config)
+        return
+    train, heldout = sources.demonstrations(config)
+    if held:
+        assert asked(train) == [f"train {i}" for i in range(20)]
+        assert asked(heldout) == [f"{held} {i}" for i in range(20)]
+    else:
+        assert (len(train), len(heldout)) == (18, 2)
+        assert {row.prompt for row in (*train, *heldout)} == {f"{splits[0]} {i}" for i in range(20)}
+
+
+def test_what_is_held_out_of_a_folder_is_what_is_held_out_of_the_file(tmp_path):
+    """By hash of the prompt, wherever the rows are."""
+    folder = write(tmp_path, train=numbered("P", 30))
+    by_folder = sources.demonstrations(DataConfig(source=folder))
+    by_file = sources.demonstrations(DataConfig(source=str(tmp_path / "train.jsonl")))
+    assert [asked(part) for part in by_folder] == [asked(part) for part in by_file]
+
+
+def test_what_is_held_out_may_be_elsewhere(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, train=numbered(name))
+    file, other = tmp_path / "one" / "train.jsonl", tmp_path / "two"
+    for source in (file, file.parent):
+        for heldout in (other, other / "train.jsonl"):
+            train, held = sources.demonstrations(DataConfig(source=str(source), heldout=str(heldout)))
+            assert (asked(train)[0], asked(held)[0]) == ("one 0", "two 0")
+    with pytest.raises(DataError, match=r"data\.heldout validation: expected a \.jsonl or \.parquet file or a folder"):
+        sources.demonstrations(DataConfig(source=str(file), heldout="validation"))
+
+
+def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    folder = write(tmp_path, train=numbered("P"), test=numbered("Q"))
+    for change in ({"split": "training"}, {"heldout": "validation"}):
+        with pytest.raises(DataError, match=r"there is no split '(training|validation)'; it has test, train"):
+            sources.demonstrations(DataConfig(source=folder, **change))
+    for source in ("human_sentiment", "pairs.jsonl"):
+        with pytest.raises(ValueError, match=r"data\.split train: .* has no splits to choose from"):
+            DataConfig(source=source, split="train")
+
+
+def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
+    asked_for = []
+
+    def load_dataset(name, config):
+        asked_for.append((name, config))
+        return datasets.DatasetDict(train_sft=datasets.Dataset.from_list(raw("messages")))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    train, heldout = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
+    assert (len(train), len(heldout)) == (5, 1)
+    assert set(asked_for) == {("org/chats", "small")}
+
+
+# ---- layouts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", ["hh", "ultrafeedback", "tldr_comparisons", "tldr_preference", "shp"])
+def test_comparisons_of_every_layout_become_pairs_the_preferred_response_first(sample, tokenizer):
+    config = DataConfig(source=str(SAMPLES / f"{sample}.jsonl"), max_length=1024)
+    drawn = sources.preferences(config, tokenizer, min_share=0.5, seed=0)
+    kept = drawn.epoch(0)
+    held = drawn.heldout(1)
+    assert len(held.pairs) == 1
+    assert len(kept) == len(raw(sample)) - 1 - (sample == "ultrafeedback" and 0.5 not in held.share)  # less its tie
+    given = {tuple(sorted(texts(row))): texts(row)[0] for row in raw(sample)}
+    for example in kept:
+        good, bad = (tokenizer.decode_response(t[s:]) for t, s in zip(example.tokens, example.starts, strict=True))
+        assert given[tuple(sorted((good, bad)))] == good
+
+
+def texts(row):
+    """The better and the worse response of a row of any of the samples, taken apart by hand."""
+    if "summaries" in row:
+        both = [one["text"].strip() for one in row["summaries"]]
+        return both if row["choice"] == 0 else both[::-1]
+    if "history" in row:
+        return [row[f"human_ref_{side}"] for side in ("AB" if row["labels"] else "BA")]
+    sides = [row["chosen"], row["rejected"]]
+    if isinstance(sides[0], list):
+        return [side[-1]["content"] for side in sides]
+    return [side.split("Assistant: ")[-1].strip() if "prompt" not in row else side for side in sides]
+
+
+@pytest.mark.parametrize("sample", ["hh", "sharegpt", "messages", "alpaca", "tldr_preference"])
+def test_demonstrations_of_every_layout_are_encoded(sample, tokenizer):
+    config = DataConfig(source=str(SAMPLES / f"{sample}.jsonl"), max_length=1024)
+    rows = sources.demonstrations(config)
+    assert {type(row) for part in rows for row in part} <= {Demonstration, Dialogue}
+    examples = sources.encode_demonstrations(rows.train, tokenizer, config)
+    for row, example in zip(rows.train, examples, strict=True):
+        whole = tokenizer.decode(example.tokens[0])
+        said = [turn.content for turn in row.messages] if isinstance(row, Dialogue) else [row.response]
+        assert all(text in whole for text in said)
+
+
+def test_the_tokenizer_learns_from_chats(tmp_path):
+    chat = (Message("user", "zebra zebra"), Message("assistant", "quokka quokka"))
+    rows = [Dialogue(chat, "x"), Demonstration(chat[:1], "quokka", "x"), Demonstration("zebra", "quokka", "x")]
+    for row in rows:
+        made = sources.tokenizer(tmp_path, [row] * 20, 320)
+        for word in ("zebra", "quokka"):
+            assert len(made.encode(" " + word)) < 4  # seven bytes and more without having seen it
+
+
+def test_rows_of_one_chat_are_held_out_together():
+    def turns(*said):
+        return tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(said))
+
+    rows = [Dialogue(turns(f"Q{i}", f"A{j}"), f"{i}.{j}") for i in range(10) for j in range(3)]
+    train, held = hold_out("chats", rows)
+    assert len(held) == 3
+    assert len({row.messages[0] for row in held}) == 1
+    # A longer prompt that opens with the same question belongs to it too.
+    pairs = [
+        Demonstration(turns(*[f"Q{i}", "a", "b"][: 1 + 2 * j]), "r", f"{i}.{j}") for i in range(10) for j in range(2)
+    ]
+    held = hold_out("chats", pairs)[1]
+    assert [row.where[0] for row in held] == [held[0].where[0]] * 2
+    assert len(train) == 27
+
+
+def test_the_domain_of_a_chat_is_none():
+    assert sources.domain_of((Message("user", "Write a tweet."),)) == ""
+    assert sources.domain_of("Write a tweet. So") == "tweets"
+
+
+def test_a_policy_is_trained_on_chats_from_a_folder(tmp_path, one_device):
+    """Multi-turn chats, a folder with splits, from the row to the loss."""
+    (tmp_path / "chats").mkdir()
+    write(tmp_path / "chats", train=raw("sharegpt"), test=raw("messages"))
+    config = tiny_task.sft_config(tmp_path, tmp_path / "run", epochs=1, row_length=512, rows=2)
+    config = stages.SFTConfig(**{**vars(config), "data": DataConfig(source=str(tmp_path / "chats"), max_length=512)})
+    run = stages.sft(config, mesh=one_device)
+    assert run.summary["training_rows"] == len(raw("sharegpt"))
+    assert 0 < run.summary["heldout_loss"] < 10
+
+
+def test_comparisons_from_a_folder_of_parquet_are_those_of_the_file(tmp_path, tokenizer):
+    datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(raw("hh")).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
+    drawn = [
+        sources.comparisons(DataConfig(source=str(source), max_length=1024), tokenizer, group_size=2, seed=0).epoch(0)
+        for source in (tmp_path, SAMPLES / "hh.jsonl")
+    ]
+    for one, other in zip(*drawn, strict=True):
+        assert [t.tolist() for t in one.tokens] == [t.tolist() for t in other.tokens]
