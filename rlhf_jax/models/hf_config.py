@@ -246,12 +246,11 @@ class _Reader:
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
 
 
-def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+def hf_config(config: ModelConfig) -> dict[str, Any]:
     """The ``config.json`` that transformers reads as this network.
 
     Args:
         config: the model's.
-        dtype: of its weights, as numpy calls it.
 
     Returns:
         The fields, ready for JSON.
@@ -260,9 +259,9 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         ValueError: the family has no way to say what the config says; the message names the field.
 
     Example:
-        >>> fields = hf_config(ModelConfig(vocab_size=32), "bfloat16")
-        >>> fields["architectures"], fields["hidden_size"], fields["torch_dtype"]
-        (['LlamaForCausalLM'], 128, 'bfloat16')
+        >>> fields = hf_config(ModelConfig(vocab_size=32))
+        >>> fields["architectures"], fields["hidden_size"], fields["hidden_act"]
+        (['LlamaForCausalLM'], 128, 'silu')
     """
     if config.family not in FAMILIES:
         raise ValueError(f"family {config.family!r} is not one of {', '.join(FAMILIES)}")
@@ -270,7 +269,6 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "architectures": [family.classifier if config.scalar_head else family.causal],
         "model_type": family.name,
-        "torch_dtype": dtype,
     }
     fields |= {key: _written(config, family, field) for field, key in family.keys.items()}
     if not config.max_length:
@@ -341,11 +339,11 @@ def _network(config: ModelConfig) -> dict[str, Any]:
     found = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_OF_THE_TRUNK}
     found["query_scale"] = _query_scale(config)
     found["local_layers"] = config.windowed
-    local_theta = config.local_rope_theta or config.rope_theta
+    local_theta = found.pop("local_rope_theta") or config.rope_theta
     # With no base of its own a windowed layer's frequencies are scaled like everybody's, with one they are not.
     scaled = config.rope_scaling.kind != "none" and not config.local_rope_theta
-    found["local_rope_theta"] = (local_theta, scaled) if any(config.windowed) else None
     found["sliding_window"] = config.sliding_window if any(config.windowed) else 0
+    found["local_rope_theta"] = (local_theta, scaled) if any(config.windowed) else None
     if config.rope_scaling.kind != "llama3":
         found["rope_scaling"] = (config.rope_scaling.kind, config.rope_scaling.factor)
     if config.rope_scaling.kind == "none":

@@ -87,9 +87,11 @@ def save_pretrained(
     """
     path = Path(path)
     _check_replaceable(path)
+    fields = hf_config(config) | _token_ids(tokenizer, generation_config)
     plan = [leaf for leaf in leaves(config) if not (config.scalar_head and leaf.path == ("unembedding",))]
     values = _values(config, plan, params)
-    fields = hf_config(config, values["embedding"].dtype.name) | _token_ids(tokenizer, generation_config)
+    # The name that transformers had until version 5, which reads it too.
+    fields["torch_dtype"] = values["embedding"].dtype.name
     if config.scalar_head and fields.get("pad_token_id") is None:
         warnings.warn(
             f"{path}: a reward model without pad_token_id: transformers can score one text at a time only; pass "
@@ -131,6 +133,8 @@ def _values(config: ModelConfig, plan: Sequence[Leaf], params: Params) -> dict[s
     for name, leaf in found.items():
         if name.endswith(("/lora_a", "/lora_b", "/kernel_scale")):
             raise ValueError(f"{name}: adapters and 8-bit matrices have no place in this format; models.merge first")
+        if name == "head/kernel" and leaf.ndim == 3:
+            raise ValueError(f"{leaf.shape[0]} reward models are stacked here; save them one at a time")
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             raise ValueError(f"{name} lies on the devices of several processes; restore the checkpoint in one and save")
     names = {leaf.name for leaf in plan}
@@ -139,8 +143,6 @@ def _values(config: ModelConfig, plan: Sequence[Leaf], params: Params) -> dict[s
         raise ValueError(f"params {'lack' if name in expected else 'have an unknown'} {name}: not of this config")
     for leaf in plan:
         shape = tuple(found[leaf.name].shape)
-        if shape[1:] == leaf.shape and leaf.path[0] == "head":
-            raise ValueError(f"{shape[0]} reward models are stacked here; save them one at a time")
         if shape != leaf.shape:
             raise ValueError(f"params: {leaf.name} has shape {shape}, but the config says {leaf.shape}")
         if found[leaf.name].dtype.name not in FLOATS:

@@ -8,8 +8,8 @@ The K samples of a prompt share its prefill.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,15 +157,43 @@ class Engine:
         )
         if sharding is not None:
             tokens, real, keys = (jax.device_put(x, sharding) for x in (tokens, real, keys))
-        length = self.config.max_new_tokens
+        for state in self._states(params, tokens, real, keys, samples):  # noqa: B007: the last one is wanted
+            pass
+        return _rollout(jnp.asarray(tokens), jnp.asarray(real), state, samples)
+
+    def stream(self, params: Params, prompt: Prompt, *, key: Array, bucket: int = 32) -> Iterator[int]:
+        """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
+
+        Args:
+            params: the policy's.
+            prompt: token ids, at least one.
+            key: the sampling key.
+            bucket: the prompt is padded to a multiple of this many columns, so that one program serves a chat's turns.
+
+        Yields:
+            Token ids, the end-of-sequence token included.
+        """
+        tokens, real = _left_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
+        keys = response_keys(key, 0, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+        given = 0
+        for state in self._states(params, tokens, real, keys, samples=1):
+            # Read before the next window: it is given this state to reuse.
+            drawn = np.asarray(state.tokens)[0][np.asarray(state.counted)[0]].tolist()
+            yield from drawn[given:]
+            given = len(drawn)
+
+    def _states(self, params: Params, tokens: Any, real: Any, keys: Array, samples: int) -> Iterator[_State]:
+        """The state after the first token and after each window; each is used up by the next."""
+        width, length = tokens.shape[1], self.config.max_new_tokens
         state = self._start(params, tokens, real, keys, samples=samples, columns=width + length)
+        yield state
         written = 1
         while written < length and not bool(jnp.all(state.done)):
             count = min(self.config.window, length - written)
             live = min(_power_of_two(width + written + count), width + length)
             state = self._window(params, state, keys, count=count, live=live)
             written += count
-        return _rollout(jnp.asarray(tokens), jnp.asarray(real), state, samples)
+            yield state
 
 
 def _left_pad(prompts: Sequence[Prompt], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

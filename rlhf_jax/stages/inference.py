@@ -19,7 +19,7 @@ from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.run import RunError, load_stage
+from rlhf_jax.stages.loading import RunError, is_checkpoint, load_checkpoint, load_stage
 from rlhf_jax.stages.sampler import response_tokens
 from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.types import Params
@@ -42,11 +42,14 @@ class Policy:
     @classmethod
     def load(cls, run: Path | str, stage: str | None = None) -> Policy:
         """The policy of a run folder: PPO's where there is one, else the group stage's, the preference
-        stage's, the SFT policy; or that of the stage that is named.
+        stage's, the SFT policy; or that of the stage that is named. Or a pretrained checkpoint.
 
         Raises:
             RunError: when the folder holds no finished policy.
         """
+        if is_checkpoint(run):
+            config, params, tokenizer = load_checkpoint(run)
+            return cls(config, params, tokenizer, "pretrained")
         if stage is not None and stage not in POLICY_STAGES:
             raise RunError(f"stage {stage!r} has no policy: choose one of {', '.join(POLICY_STAGES)}")
         there = [name for name in POLICY_STAGES if (Path(run) / "params" / name).exists()]

@@ -39,20 +39,25 @@ def forward(
     tokens, positions, segment_ids = _physical(batch)
     follows = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
 
+    def hidden_of(role: str) -> Array:
+        model = models[role]
+        drawn = (key,) if model.dropout and key is not None else ()
+        return model.apply(params[role], tokens, positions, segment_ids, *drawn)
+
     def aligned(x: Array) -> Array:
         """Store what was computed at ``t - 1`` (first axis rows, second tokens) at ``t``, in the logical layout."""
         return _logical(jnp.pad(jnp.where(follows, x, 0.0), ((0, 0), (1, 0))), batch)
 
     out = Outputs()
     if "policy" in models:
-        hidden = models["policy"].apply(params["policy"], tokens, positions, segment_ids, key)
+        hidden = hidden_of("policy")
         logprobs, entropy = models["policy"].token_stats(params["policy"], hidden[:, :-1], tokens[:, 1:])
         out = out._replace(logprobs=aligned(logprobs), entropy=aligned(entropy))
     if "critic" in models:
-        hidden = models["critic"].apply(params["critic"], tokens, positions, segment_ids, key)
+        hidden = hidden_of("critic")
         out = out._replace(values=aligned(models["critic"].values(params["critic"], hidden[:, :-1])))
     if "reward" in models:
-        hidden = models["reward"].apply(params["reward"], tokens, positions, segment_ids, key)
+        hidden = hidden_of("reward")
         scores = models["reward"].values(params["reward"], _last(hidden, batch))
         out = out._replace(scores=scores.reshape(batch.tokens.shape[:2]))
     return out

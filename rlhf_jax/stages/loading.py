@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rlhf_jax import checkpoint, data, models, parallel
-from rlhf_jax.data import Tokenizer
+from rlhf_jax import checkpoint, models, parallel
+from rlhf_jax.data import Tokenizer, gguf_tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.types import Params
 
@@ -116,6 +116,17 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     return params, ModelConfig.from_json(metadata["model"]), tokenizer
 
 
+def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
+    """A pretrained checkpoint, a Hugging Face folder or a .gguf file, with its tokenizer."""
+    return *models.load_pretrained(path), _tokenizer(Base(str(path), "", "", False))
+
+
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether this is a pretrained checkpoint and no run folder."""
+    path = Path(path)
+    return path.is_file() or ((path / "config.json").exists() and any(path.glob("*.safetensors*")))
+
+
 def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
     """The one model of a finished stage with its adapters folded in: what is exported or built upon."""
     params, config, tokenizer = load_stage(directory, stage)
@@ -142,7 +153,7 @@ def _check_finished(directory: Path, stage: str) -> None:
 
 def _base(init: str, stage: str, int8: bool) -> Base:
     path = Path(init)
-    pretrained = path.is_file() or ((path / "config.json").exists() and any(path.glob("*.safetensors*")))
+    pretrained = is_checkpoint(path)
     if not pretrained:
         _check_finished(path, stage)
     base = Base(str(path.resolve()), "" if pretrained else stage, "", int8)
@@ -164,7 +175,7 @@ def _tokenizer(base: Base) -> Tokenizer:
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        data.gguf_tokenizer.write_tokenizer(path, folder)
+        gguf_tokenizer.write_tokenizer(path, folder)
         return Tokenizer.load(folder)
 
 

@@ -190,7 +190,7 @@ def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_promp
         sources.list_bad(bad)
     if not encoded:
         raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
-    return [Prompt(rows[i].prompt, tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
+    return [Prompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
 
 
 class _Alarms:

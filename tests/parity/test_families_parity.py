@@ -163,7 +163,9 @@ def theirs(transformers, folder, classifier=False):
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     with torch.no_grad():
         output = model.eval()(
-            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long(), position_ids=torch.tensor(positions)
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            position_ids=torch.tensor(positions),
         )
     return output.logits.numpy()[..., 0] if classifier else output.logits.numpy()
 
@@ -233,7 +235,14 @@ def test_their_shards_and_their_bfloat16_come_back_bit_for_bit(transformers, bas
 
 # Fields of their configs that change nothing about a forward pass: training, generation, and what tensors already say.
 HARMLESS = {"initializer_range", "use_cache", "pretraining_tp", "classifier_dropout", "is_decoder"}
-HARMLESS |= {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn"}
+HARMLESS |= {
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "reorder_and_upcast_attn",
+}
 HARMLESS |= {"pad_token_id", "bos_token_id", "eos_token_id", "model_type"}
 HARMLESS |= {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
 ELSEWHERE = {"rope_parameters", "layer_types", "max_window_layers", "use_sliding_window", "sliding_window"}
@@ -249,7 +258,12 @@ def test_every_field_of_their_config_is_read_or_refused_or_changes_nothing(famil
     known = {*family.keys.values(), *family.only, *family.defaults, *ONLY, *HARMLESS, *ELSEWHERE}
     assert own - known == set()
     defaults = {name: getattr(theirs(), name) for name in own & set(family.defaults)}
-    lengths = {family.keys["max_length"], "sliding_window", "head_dim", "num_key_value_heads"}  # they follow from others
+    lengths = {
+        family.keys["max_length"],
+        "sliding_window",
+        "head_dim",
+        "num_key_value_heads",
+    }  # they follow from others
     assert {name: value for name, value in defaults.items() if name not in lengths} == {
         name: family.defaults[name] for name in defaults if name not in lengths
     }

@@ -1,0 +1,72 @@
+"""A run's model as a Hugging Face folder, for transformers, vLLM and everything that reads their format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from rlhf_jax import models
+from rlhf_jax.models import peft
+from rlhf_jax.stages.inference import POLICY_STAGES
+from rlhf_jax.stages.loading import RunError, load_stage
+
+STAGES = (*POLICY_STAGES, "reward")
+
+
+def export(
+    run: Path | str,
+    to: Path | str,
+    *,
+    stage: str | None = None,
+    member: int | None = None,
+    adapter: bool = False,
+    dtype: str = "",
+) -> Path:
+    """Write the model of a finished stage, its tokenizer and its generation config to a folder.
+
+    Args:
+        run: a run folder.
+        to: the folder to write; one that holds a checkpoint is replaced, any other is refused.
+        stage: ``reward``, or whose policy; the policy of the last stage by default.
+        member: which reward model of an ensemble.
+        adapter: only the adapter, in PEFT's format; by default it is folded into the weights.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; as they are by default.
+
+    Returns:
+        The folder: a ``*ForCausalLM``, or a ``*ForSequenceClassification`` with one label.
+
+    Raises:
+        RunError: when there is no such stage, it has no adapter, or the reward model is an ensemble and no member is
+            named.
+        CheckpointError: when the folder holds something else.
+
+    Example:
+        >>> export("runs/mine", "my-model")  # doctest: +SKIP
+    """
+    there = [name for name in STAGES if (Path(run) / "params" / name).exists()]
+    name = stage or (there[0] if there else POLICY_STAGES[-1])
+    if name not in STAGES:
+        raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(STAGES)}")
+    params, config, tokenizer = load_stage(run, name)
+    model = params["reward" if name == "reward" else "policy"]
+    count = models.members(model) if "head" in model else 0
+    if count:
+        if member is None or not 0 <= member < count:
+            raise RunError(f"the reward model of {run} is an ensemble: choose one of its members with --member 0 to {count - 1}")
+        own, trunk = models.split(model)
+        model = models.join(jax.tree.map(lambda x: x[member], own), trunk)
+    elif member is not None:
+        raise RunError(f"the {name} stage of {run} holds one model, no ensemble: leave --member out")
+    to = Path(to)
+    if adapter:
+        if not config.lora.rank:
+            raise RunError(f"the {name} stage of {run} trained all weights and has no adapter: export it without --adapter")
+        peft.save_peft(to, config, model, base=_base(Path(run), name))
+        tokenizer.save_pretrained(to)
+        return to
+    config, model = models.merge(config, model)
+    if dtype:
+        model = jax.tree.map(lambda x: x.astype(dtype), model)
+    models.save_pretrained(to, config, model, tokenizer=tokenizer)
+    return to
