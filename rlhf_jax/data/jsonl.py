@@ -24,7 +24,7 @@ def read_jsonl(
 
     Args:
       path: the file, UTF-8, with or without a byte-order mark.
-      parse: one of the parse functions of ``rlhf_jax.data.rows``, or any function of a row and where it stands.
+      parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
       on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
     Returns:
@@ -36,11 +36,11 @@ def read_jsonl(
 
     Example:
         >>> import tempfile
-        >>> from rlhf_jax.data.rows import parse_prompt
+        >>> from rlhf_jax.data.layouts import prompt
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "prompts.jsonl"
         ...     write_jsonl(file, [{"prompt": "Say hello."}, {"prompt": 3}])
-        ...     rows, bad = read_jsonl(file, parse_prompt, on_bad_row="skip")
+        ...     rows, bad = read_jsonl(file, prompt, on_bad_row="skip")
         >>> len(rows), len(bad)
         (1, 1)
     """

@@ -32,7 +32,7 @@ def read_tfds(
     Args:
       name: any TFDS name, such as ``"human_sentiment"`` or ``"my_dataset/config:1.0.0"``.
       split: a TFDS split, such as ``"train"`` or ``"train[:10%]"``.
-      parse: one of the parse functions of ``rlhf_jax.data.rows``, or any function of a row and where it stands.
+      parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
       on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
       fields: what the data set calls our fields, such as ``{"prompt": "document", "response": "summary"}``; a field
         that is not named keeps its name.

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.data.rows import Chat, Message, _as_text, _bad, _found, _messages, plain_turn
+from rlhf_jax.data.fields import Row, bad_row, checked_text, names, shown, text_of
+from rlhf_jax.data.rows import ROLES, Chat, Message, Prompt, plain_turn, roles
 
 # What data sets call our three roles, in lower case.
 _ROLES = {
@@ -38,9 +39,9 @@ def spoken(text: Any, field: str, where: str) -> Chat:
     """
     cut = _TURN.split(text) if isinstance(text, str) else []
     if len(cut) < 3 or cut[0].strip():
-        raise _bad(where, f"field '{field}'", "a dialogue that begins with 'Human:' or 'Assistant:'", _found(text))
+        raise bad_row(where, f"field '{field}'", "a dialogue that begins with 'Human:' or 'Assistant:'", shown(text))
     return tuple(
-        Message(_SPEAKERS[speaker], _as_text(said.strip(), f"{field}[{number}]", where))
+        Message(_SPEAKERS[speaker], checked_text(said.strip(), f"{field}[{number}]", where))
         for number, (speaker, said) in enumerate(zip(cut[1::2], cut[2::2], strict=True))
     )
 
@@ -63,21 +64,48 @@ def messages(value: Any, field: str, where: str) -> Chat:
         >>> messages([{"from": "human", "value": "Hi."}], "conversations", "chats.jsonl:1")
         (Message(role='user', content='Hi.'),)
     """
-    renamed = [_renamed(turn) for turn in records(value)]
-    said = [turn for turn in renamed if turn != {"role": "system", "content": ""}]
-    return _messages(said or value, field, where)
+    turns = [_message(turn, f"{field}[{number}]", where) for number, turn in enumerate(records(value))]
+    said = tuple(turn for turn in turns if turn is not None)
+    if not said:
+        raise bad_row(where, f"field '{field}'", 'a list of {"role": ..., "content": ...}', shown(value))
+    return said
 
 
-def _renamed(turn: Any) -> Any:
-    """A message with our names of its fields and roles; what is none of those stays, for the error."""
-    if not isinstance(turn, Mapping):
-        return turn
-    role, content = ("from", "value") if turn.get("from") is not None else ("role", "content")
-    if not {role, content} <= turn.keys():
-        return turn
-    who = turn[role]
-    said = "" if who == "system" and turn[content] is None else turn[content]
-    return {"role": _ROLES.get(who.lower(), who) if isinstance(who, str) else who, "content": said}
+def _message(turn: Any, name: str, where: str) -> Message | None:
+    """A turn with our names of fields and roles; None for a system message that says nothing."""
+    theirs = isinstance(turn, Mapping) and turn.get("from") is not None
+    role, content = ("from", "value") if theirs else ("role", "content")
+    if not isinstance(turn, Mapping) or not {role, content} <= turn.keys():
+        raise bad_row(where, f"field '{name}'", '{"role": ..., "content": ...}', shown(turn))
+    who, text = turn[role], turn[content]
+    ours = _ROLES.get(who.lower()) if isinstance(who, str) else None
+    if ours is None:
+        raise bad_row(where, f"field '{name}.{role}'", f"one of {names(ROLES)}", shown(who))
+    if ours == "system" and (text is None or text == ""):
+        return None
+    return Message(ours, checked_text(text, f"{name}.{content}", where))
+
+
+def prompt_of(row: Row, where: str) -> Prompt:
+    """Reads ``prompt``, a text or the turns so far.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      The prompt.
+
+    Raises:
+      DataError: if it is missing, neither of them, or a chat whose last turn is not the user's.
+    """
+    given = row.get("prompt")
+    if not isinstance(given, list | tuple | Mapping):
+        return text_of(row, "prompt", where)
+    turns = messages(given, "prompt", where)
+    if turns[-1].role != "user":
+        raise bad_row(where, "field 'prompt'", "the last turn to be the user's", roles(turns))
+    return turns
 
 
 def records(value: Any) -> list[Any]:
@@ -120,7 +148,7 @@ def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, 
     for field, turns in (("chosen", chosen), ("rejected", rejected)):
         if not turns or turns[-1].role != "assistant":
             last = f"the {turns[-1].role}'s" if turns else "none"
-            raise _bad(where, f"field '{field}'", "the last turn to be the assistant's", last)
+            raise bad_row(where, f"field '{field}'", "the last turn to be the assistant's", last)
     shortest = min(len(chosen), len(rejected))
     shared = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
     # Both responses have to be something, and to begin with the assistant.
@@ -128,7 +156,7 @@ def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, 
     start = next(starts, 0)
     if not start:
         found = f"{chosen[0].content!r} and {rejected[0].content!r}"
-        raise _bad(where, "fields 'chosen' and 'rejected'", "the same turns before the assistant's answer", found)
+        raise bad_row(where, "fields 'chosen' and 'rejected'", "the same turns before the assistant's answer", found)
     return chosen[:start], (_rest(chosen[start:]), _rest(rejected[start:]))
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import jax
 
 from rlhf_jax import models
-from rlhf_jax.models import peft
 from rlhf_jax.stages.inference import POLICY_STAGES
-from rlhf_jax.stages.loading import RunError, load_stage
+from rlhf_jax.stages.loading import RunError, base_of, load_stage
 
 STAGES = (*POLICY_STAGES, "reward")
 
@@ -53,16 +52,22 @@ def export(
     count = models.members(model) if "head" in model else 0
     if count:
         if member is None or not 0 <= member < count:
-            raise RunError(f"the reward model of {run} is an ensemble: choose one of its members with --member 0 to {count - 1}")
+            raise RunError(f"the reward model of {run} is an ensemble: choose a member with --member, 0 to {count - 1}")
         own, trunk = models.split(model)
         model = models.join(jax.tree.map(lambda x: x[member], own), trunk)
     elif member is not None:
         raise RunError(f"the {name} stage of {run} holds one model, no ensemble: leave --member out")
     to = Path(to)
     if adapter:
-        if not config.lora.rank:
-            raise RunError(f"the {name} stage of {run} trained all weights and has no adapter: export it without --adapter")
-        peft.save_peft(to, config, model, base=_base(Path(run), name))
+        base = base_of(run, name)
+        if base is None:
+            raise RunError(f"the {name} stage of {run} trained all weights and has no adapter: leave --adapter out")
+        if base.stage:
+            raise RunError(
+                f"the adapter of the {name} stage stands on the {base.stage} stage of {base.path}, not on a checkpoint: "
+                "export the whole model, without --adapter"
+            )
+        models.save_peft(to, config, model, base=base.path)
         tokenizer.save_pretrained(to)
         return to
     config, model = models.merge(config, model)

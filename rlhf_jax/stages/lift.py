@@ -16,9 +16,7 @@ from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params
 ROLES = ("policy", "critic", "reward")
 
 
-def forward(
-    models: Mapping[str, Model], params: Params, batch: SequenceBatch, key: Array | None = None
-) -> Outputs:
+def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, key: Array | None = None) -> Outputs:
     """Run the models of a batch.
 
     Args:

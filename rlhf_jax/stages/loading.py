@@ -91,6 +91,12 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
     return Start(*models.add_adapters(config, trunk, lora, jax.random.key(seed)), tokenizer, base)
 
 
+def check_length(config: ModelConfig, tokens: int, what: str) -> None:
+    """Raise a RunError when sequences may become longer than the model can read."""
+    if 0 < config.max_length < tokens:
+        raise RunError(f"{what} allows sequences of {tokens} tokens, and the model reads {config.max_length}: lower it")
+
+
 def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[Params, ModelConfig, Tokenizer]:
     """Parameters by role, model config and tokenizer of a finished stage.
 
@@ -103,8 +109,8 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     _check_finished(directory, stage)
     params, metadata = checkpoint.load_params(directory / "params" / stage)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
-    if "base" in metadata:
-        base = Base.from_json(metadata["base"], directory)
+    base = _noted(metadata, directory)
+    if base is not None:
         now = _fingerprint(base)
         if now != base.fingerprint:
             raise RunError(
@@ -114,6 +120,11 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
     return params, ModelConfig.from_json(metadata["model"]), tokenizer
+
+
+def base_of(directory: Path | str, stage: str) -> Base | None:
+    """What the adapters of a finished stage stand on; None where it trained all weights."""
+    return _noted(checkpoint.load_metadata(Path(directory) / "params" / stage), Path(directory))
 
 
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -149,6 +160,10 @@ def _check_finished(directory: Path, stage: str) -> None:
         there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
         found = f"it holds {', '.join(there)}" if there else "it holds no finished stage, and is no checkpoint"
         raise RunError(f"no finished {stage} stage in {directory}: {found}")
+
+
+def _noted(metadata: dict[str, Any], directory: Path) -> Base | None:
+    return Base.from_json(metadata["base"], directory) if "base" in metadata else None
 
 
 def _base(init: str, stage: str, int8: bool) -> Base:

@@ -20,7 +20,7 @@ from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
 from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.judges import human_sentiment_judges
-from rlhf_jax.stages.loading import start_from
+from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.online_config import OnlineConfig
 from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
 from rlhf_jax.stages.run import RunResult
@@ -62,13 +62,17 @@ def train_online(
         read_prompts(config.data, tokenizer, split, config.max_prompt_length)
         for split in ("train", "validation", "test")
     )
+    columns = max(len(p.tokens) for p in (*train_prompts, *heldout, *test))
+    check_length(
+        start.config, columns + config.sampling.max_new_tokens, "the longest prompt with sampling.max_new_tokens"
+    )
     trainer = OnlineTrainer(
         config,
         policy=Trunk(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
         objective=objective,
-        prompt_columns=max(len(p.tokens) for p in (*train_prompts, *heldout, *test)),
+        prompt_columns=columns,
         mesh=mesh,
     )
     run.start(directory, stage, config, tokenizer)

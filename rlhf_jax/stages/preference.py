@@ -25,7 +25,7 @@ from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, war
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.labels import Labels, reward_auc, try_single
 from rlhf_jax.stages.lift import forward, lift
-from rlhf_jax.stages.loading import start_from
+from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.online import load_reward, read_prompts
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.run import RunResult
@@ -128,6 +128,7 @@ def preference(
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
     model, tokenizer = models.build(start.config), start.tokenizer
+    check_length(start.config, config.data.max_length, "data.max_length")
     reference = {"policy": models.adapter_off(start.params)}
     pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed)
     if isinstance(pairs, Labels):

@@ -20,7 +20,7 @@ from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.stages.lift import lift
-from rlhf_jax.stages.loading import start_from
+from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
@@ -44,8 +44,8 @@ class RewardConfig(PackedConfig):
     init: str = "runs/sft"
     """Run folder of the SFT policy whose trunk and tokenizer it starts from; or a pretrained checkpoint, as in SFT."""
     layers: int = 0
-    """Blocks of the trunk that are used, from the first; 0: all. Of a pretrained model the middle ones often judge a text
-    better than the last, and cost less."""
+    """Blocks of the trunk that are used, from the first; 0: all. Of a pretrained model the middle ones often judge a
+    text better than the last, and cost less."""
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses."""
     group_size: int = 8
@@ -105,6 +105,7 @@ def reward_model(
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
+    check_length(model_config, config.data.max_length, "data.max_length")
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]

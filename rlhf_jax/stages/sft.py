@@ -17,7 +17,7 @@ from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
-from rlhf_jax.stages.loading import Start, start_from
+from rlhf_jax.stages.loading import Start, check_length, start_from
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
@@ -87,6 +87,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
+    check_length(model_config, config.data.max_length, "data.max_length")
     training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
     model = models.build(model_config)
     run.start(directory, "sft", config, tokenizer)
@@ -145,8 +146,11 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
         params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
         return Start(model_config, params, tokenizer, None)
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed)
-    asked = {"compute_dtype": config.model.compute_dtype, "remat": config.model.remat}
+    asked = config.model
     tokenizer = start.tokenizer
     if config.chat is not None:
         tokenizer = tokenizer.with_format("chat" if config.chat else "plain")
-    return start._replace(config=dataclasses.replace(start.config, **asked), tokenizer=tokenizer)
+    return start._replace(
+        config=dataclasses.replace(start.config, compute_dtype=asked.compute_dtype, remat=asked.remat),
+        tokenizer=tokenizer,
+    )

@@ -16,7 +16,7 @@ from rlhf_jax import models
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.peft import load_peft, save_peft
 
-# Of the range of the logits.
+# Of the range of the logits. The largest that was measured is 6e-6.
 TOLERANCE = 1e-5
 
 SIZES = {
@@ -44,7 +44,11 @@ FAMILIES = {
     "gpt2": ("GPT2", GPT2, ["c_attn"]),
     "neox": ("GPTNeoX", NEOX, ["query_key_value", "dense_4h_to_h"]),
 }
-OURS = {"attention": "attention/(query|value)$", "all": LoRAConfig().targets, "no fused": "mlp/|attention/out$"}
+ALL = LoRAConfig().targets
+# Some of what one matrix holds there, and none of it.
+PARTS = {"some": "attention/(query|value)$", "none": "mlp/|attention/out$"}
+OURS = [(case, ALL) for case in FAMILIES] + [(case, parts) for case in ("gpt2", "neox") for parts in PARTS.values()]
+THEIRS = [(case, "all-linear") for case in FAMILIES] + [(case, FAMILIES[case][2]) for case in ("llama", "gpt2", "neox")]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,9 @@ def theirs(model):
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     with torch.no_grad():
         output = model.eval()(
-            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long(), position_ids=torch.tensor(positions)
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            position_ids=torch.tensor(positions),
         )
     return output.logits.float().numpy()
 
@@ -156,33 +162,28 @@ def adapted_by_peft(peft, case, targets, folder, classifier=False, **changes):
     return model
 
 
-@pytest.mark.parametrize("which", ["some", "all"])
-@pytest.mark.parametrize("case", FAMILIES)
-def test_their_adapters_give_their_logits(case, which, peft, base, tmp_path, request):
-    targets = FAMILIES[case][2] if which == "some" else "all-linear"
+@pytest.mark.parametrize(("case", "targets"), THEIRS)
+def test_their_adapters_give_their_logits(case, targets, peft, base, tmp_path, request):
     model = adapted_by_peft(peft, case, targets, tmp_path / "adapter")
     config, params = base(case)
     found = load_peft(tmp_path / "adapter", config, params)
     agree(ours(*found), theirs(model), ours(config, params), request)
-    if case == "gpt2" and which == "some":
+    if targets == ["c_attn"]:
         a = found[1]["blocks"]["attention"]
         np.testing.assert_array_equal(a["query"]["lora_a"], a["value"]["lora_a"])  # one matrix there
         assert found[0].lora.targets == "^(blocks/attention/query|blocks/attention/key|blocks/attention/value)$"
 
 
-@pytest.mark.parametrize("case", ["llama", "gpt2", "neox"])
-def test_their_rank_stabilised_and_half_precision_adapters_give_their_logits(case, peft, base, tmp_path, request):
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_their_rank_stabilised_adapters_in_half_precision_give_their_logits(case, peft, base, tmp_path, request):
     import torch
+    from safetensors.torch import load_file, save_file
 
-    model = adapted_by_peft(peft, case, "all-linear", tmp_path / "unused", use_rslora=True)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16).float()
-    state = {name: x.to(torch.bfloat16) for name, x in peft.get_peft_model_state_dict(model).items()}
-    model.save_pretrained(tmp_path / "adapter", state_dict=None)
-    from safetensors.torch import save_file
-
-    save_file(state, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    adapted_by_peft(peft, case, "all-linear", tmp_path / "adapter", use_rslora=True)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    half = {name: x.to(torch.bfloat16) for name, x in load_file(file).items()}
+    save_file(half, file, metadata={"format": "pt"})
+    model = peft.PeftModel.from_pretrained(torch_model(case), tmp_path / "adapter")
     config, params = base(case)
     found = load_peft(tmp_path / "adapter", config, params)
     assert found[0].lora.alpha == 6 * 4**0.5
@@ -208,28 +209,25 @@ def adapted_by_us(config, params, targets):
     return config, models.join(jax.tree.unflatten(structure, noisy), trunk)
 
 
-@pytest.mark.parametrize("targets", OURS)
-@pytest.mark.parametrize("case", FAMILIES)
-def test_our_adapters_give_our_logits_there_and_come_back_bit_for_bit(
-    case, targets, peft, base, tmp_path, request
-):
+@pytest.mark.parametrize(("case", "targets"), OURS)
+def test_our_adapters_give_our_logits_there_and_come_back_bit_for_bit(case, targets, peft, base, tmp_path, request):
     plain_config, plain = base(case)
-    config, params = adapted_by_us(plain_config, plain, OURS[targets])
+    config, params = adapted_by_us(plain_config, plain, targets)
     save_peft(tmp_path / "adapter", config, params, base="base")
     model = peft.PeftModel.from_pretrained(torch_model(case), tmp_path / "adapter")
-    agree(theirs(model), ours(config, params), ours(plain_config, plain), request)
+    without = ours(plain_config, plain)
+    agree(theirs(model), ours(config, params), without, request)
+    agree(ours(*models.merge(config, params)), theirs(model.merge_and_unload()), without, request)
 
     again_config, again = load_peft(tmp_path / "adapter", plain_config, plain)
     assert dataclasses.replace(again_config.lora, targets="") == dataclasses.replace(config.lora, targets="")
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    merged = model.merge_and_unload()
-    agree(ours(*models.merge(config, params)), theirs(merged), ours(plain_config, plain), request)
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "neox", "gemma2"])
 def test_our_reward_adapters_give_our_scores_there(case, peft, base, tmp_path, request):
     plain_config, plain = base(case, classifier=True)
-    config, params = adapted_by_us(plain_config, plain, OURS["all"])
+    config, params = adapted_by_us(plain_config, plain, ALL)
     save_peft(tmp_path / "adapter", config, params)
     model = peft.PeftModel.from_pretrained(torch_model(case, classifier=True), tmp_path / "adapter")
     agree(theirs(model), ours(config, params), ours(plain_config, plain), request)
@@ -240,7 +238,7 @@ def test_peft_goes_on_training_what_we_saved(case, peft, base, tmp_path):
     """Its gradients reach every adapter, so what comes back has moved everywhere."""
     import torch
 
-    config, params = adapted_by_us(*base(case), OURS["all"])
+    config, params = adapted_by_us(*base(case), ALL)
     save_peft(tmp_path / "adapter", config, params)
     model = peft.PeftModel.from_pretrained(torch_model(case), tmp_path / "adapter", is_trainable=True)
     tokens = torch.tensor(padded()[0][3:])

@@ -1,0 +1,142 @@
+"""One field of a row, checked, and what is said of a bad one; ``parse``, ``turns`` and ``published`` are made of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.data.errors import DataError
+
+Row = Mapping[str, Any]
+
+
+def bad_row(where: str, what: str, expected: str, found: str) -> DataError:
+    """The complaint about a row, to be raised.
+
+    Args:
+      where: what to call the row, such as ``"pairs.jsonl:12"``.
+      what: the field, or the fields.
+      expected: what should be there.
+      found: what is.
+
+    Returns:
+      The error, which says what to do as well.
+
+    Example:
+        >>> print(bad_row("pairs.jsonl:12", "field 'label'", "true or false", shown(1)))
+        pairs.jsonl:12: field 'label': expected true or false, found 1 (int); fix the row or pass --on-bad-row skip
+    """
+    return DataError(f"{where}: {what}: expected {expected}, found {found}; fix the row or pass --on-bad-row skip")
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for a complaint; a long one cut.
+
+    Example:
+        >>> shown([1, 2])
+        '[1, 2] (list)'
+    """
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def names(fields: Iterable[Any]) -> str:
+    """Names of fields, for a complaint.
+
+    Example:
+        >>> names({"response": 1, "prompt": 2})
+        "'prompt', 'response'"
+    """
+    return ", ".join(f"'{field}'" for field in sorted(map(str, fields)))
+
+
+def value_of(row: Row, field: str, where: str) -> Any:
+    """A field that has to be there.
+
+    Args:
+      row: the fields.
+      field: the name of one.
+      where: what to call the row in an error.
+
+    Returns:
+      Its value, whatever it is.
+
+    Raises:
+      DataError: if it is not there.
+    """
+    if field not in row:
+        raise bad_row(where, f"field '{field}'", "it to be there", f"only {names(row)}" if row else "no fields")
+    return row[field]
+
+
+def text_of(row: Row, field: str, where: str) -> str:
+    """A field that has to be text.
+
+    Args:
+      row: the fields.
+      field: the name of one.
+      where: what to call the row in an error.
+
+    Returns:
+      The text as it is.
+
+    Raises:
+      DataError: if it is not there, or not a text with more than white space in it.
+    """
+    return checked_text(value_of(row, field, where), field, where)
+
+
+def checked_text(value: Any, field: str, where: str) -> str:
+    """A value that has to be text.
+
+    Args:
+      value: anything.
+      field: what to call it in an error.
+      where: what to call the row in an error.
+
+    Returns:
+      The text as it is.
+
+    Raises:
+      DataError: if it is not a text with more than white space in it.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise bad_row(where, f"field '{field}'", "non-empty text", shown(value))
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"half a character at {error.start} (an unpaired \\u escape)"
+        raise bad_row(where, f"field '{field}'", "text", found) from error
+    return value
+
+
+def checked_numbers(value: Any, field: str, where: str) -> np.ndarray:
+    """A value that has to be a list of numbers.
+
+    Args:
+      value: anything.
+      field: what to call it in an error.
+      where: what to call the row in an error.
+
+    Returns:
+      float32 [n], n at least 1.
+
+    Raises:
+      DataError: if it is not a list, is empty, or has anything in it that is not a finite number.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value or not all(map(is_number, value)):
+        raise bad_row(where, f"field '{field}'", "a non-empty list of finite numbers", shown(value))
+    return np.asarray(value, np.float32)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number(float("nan"))
+        (True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
