@@ -13,13 +13,15 @@ _NAMES = {
     "atomic": ("atomic_text",),
     "bpe": ("train_tokenizer",),
     "chat": ("ChatTemplate",),
-    "errors": ("DataError",),
     "encode": (
         "chosen_first",
         "encode_prompts",
         "encode_rows",
         "rated_groups",
     ),
+    "errors": ("DataError",),
+    "gguf_tokenizer": ("write_tokenizer",),
+    "huggingface": ("read_huggingface",),
     "human_sentiment": ("HumanSentiment",),
     "hutto": (
         "PROMPTS",
@@ -29,12 +31,23 @@ _NAMES = {
         "read_jsonl",
         "write_jsonl",
     ),
+    "layouts": (),  # its functions are called by its name: layouts.comparison
     "order": ("epoch_order",),
     "packing": (
         "Example",
         "pack",
         "pad",
         "plan",
+    ),
+    "pairs": ("parse_comparison",),
+    "parse": (
+        "parse_alpaca",
+        "parse_demonstration",
+        "parse_dialogue",
+        "parse_labelled",
+        "parse_prompt",
+        "parse_rated",
+        "parse_text",
     ),
     "preparing": ("prepared",),
     "rows": (
@@ -47,18 +60,12 @@ _NAMES = {
         "Prompt",
         "PromptRow",
         "RatedResponse",
-        "parse_alpaca",
-        "parse_comparison",
-        "parse_demonstration",
-        "parse_dialogue",
-        "parse_labelled",
-        "parse_prompt",
-        "parse_rated",
-        "parse_text",
+        "prompt_field",
         "prompt_text",
     ),
     "tfds": ("read_tfds",),
     "tokenizer": ("Tokenizer",),
+    "turns": (),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.rows import Message
+from rlhf_jax.data.rows import Message, roles
 
 # Code points that Unicode reserves as no characters: no text needs them, no template treats them as space.
 BREAK = "\ufdd0"
@@ -78,7 +78,7 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error) or type(error).__name__
             raise DataError(
-                f"chat template: it does not render a chat of {_roles(messages)} ({reason}); "
+                f"chat template: it does not render a chat of {roles(messages)} ({reason}); "
                 "give it the turns that it expects"
             ) from error
 
@@ -152,7 +152,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def _controls(self) -> re.Pattern[str]:
-        return _any_of([text for text in self.controls if len(text) > 1])
+        return any_of([text for text in self.controls if len(text) > 1])
 
     @functools.cached_property
     def _shape(self) -> _Shape:
@@ -165,7 +165,7 @@ class ChatTemplate:
             raise DataError("chat template: it does not show what the assistant says; tokenise with format='plain'")
         joint = before.removeprefix(opened) if before.startswith(opened) else ""
         joint = joint if joint.isspace() else ""
-        end = re.match(rf"\s*(?:{_any_of(self.controls).pattern})", after)
+        end = re.match(rf"\s*(?:{any_of(self.controls).pattern})", after)
         if end is None:
             raise DataError(
                 "chat template: after the assistant's turn it writes no special token for the model to stop at, but "
@@ -210,13 +210,15 @@ def _not_exact(index: int) -> NoReturn:
     )
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+def any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    r"""What finds any of some texts, the longest that fits; without texts it finds nothing.
+
+    Example:
+        >>> any_of(["<s>", "<s>\n"]).split("a<s>\nb<s>c")
+        ['a', 'b', 'c']
+    """
     longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # (?!) is found nowhere
-
-
-def _roles(messages: Sequence[Message]) -> str:
-    return ", ".join(message.role for message in messages) or "no messages"
 
 
 @functools.lru_cache(maxsize=32)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_jax.data.chat import BREAK, ChatTemplate, Rendered
+from rlhf_jax.data.chat import BREAK, ChatTemplate, Rendered, any_of
 from rlhf_jax.data.plain_tokens import continued
 from rlhf_jax.data.rows import Message, Prompt
 from rlhf_jax.data.special_tokens import token_id
@@ -32,8 +32,7 @@ class ChatTokens:
         self._chat = chat
         self.joint = chat.joint
         self.eos_id = token_id(backend, chat.end.strip())
-        longest_first = sorted(chat.controls, key=len, reverse=True)
-        self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
         """Encodes the turns so far, the assistant's next one opened.

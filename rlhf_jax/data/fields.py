@@ -1,4 +1,4 @@
-"""One field of a row, checked, and what is said of a bad one; ``parse``, ``turns`` and ``published`` are made of these."""
+"""One field of a row, checked, and what is said of a bad one: what all that reads rows is made of."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def is_huggingface(source: str) -> bool:
         >>> is_huggingface("hf:org/pairs"), is_huggingface("pairs.parquet"), is_huggingface("org/pairs")
         (True, True, False)
     """
-    return source.startswith(HUB) or source.endswith(tuple(set(_KINDS) - {".jsonl"})) or Path(source).is_dir()
+    named = source.startswith(HUB) or source.endswith(tuple(set(_KINDS) - {".jsonl"}))
+    return named or (bool(source) and Path(source).is_dir())  # an empty path is the working folder to Path
 
 
 def splits(source: str | os.PathLike[str]) -> list[str]:

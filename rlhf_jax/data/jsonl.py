@@ -24,7 +24,7 @@ def read_jsonl(
 
     Args:
       path: the file, UTF-8, with or without a byte-order mark.
-      parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+      parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
       on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
     Returns:

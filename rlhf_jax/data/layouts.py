@@ -1,67 +1,17 @@
-"""The layouts in which people publish data, recognised by a row's fields: one table from fields to our row types.
+"""Rows of any source and any known layout, read for a purpose: the functions that a stage reads its data with.
 
-It serves rows of any source. ``demonstration``, ``comparison``, ``prompt``, ``labelled``, ``judged`` and ``text`` read
-a row for a purpose, whatever its layout: a comparison, for one, also gives a prompt and a demonstration.
+A row's fields say which layout of ``layout_table`` it has. A comparison also gives a prompt and a demonstration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from rlhf_jax.data import published
-from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.rows import (
-    Comparison,
-    Demonstration,
-    Dialogue,
-    LabelledResponse,
-    PromptRow,
-    RatedResponse,
-    _bad,
-    _names,
-    parse_alpaca,
-    parse_comparison,
-    parse_demonstration,
-    parse_labelled,
-    parse_prompt,
-    parse_rated,
-    parse_text,
-)
-
-Row = Mapping[str, Any]
-Parsed = Comparison | Demonstration | Dialogue | LabelledResponse | PromptRow | RatedResponse
-
-
-class Layout(NamedTuple):
-    """What a row of a layout holds."""
-
-    name: str
-    columns: tuple[str, ...]  # fields that such a row must have; it may have others
-    gives: str  # for messages
-    parse: Callable[[Row, str], Parsed]
-
-
-def recognise(columns: Iterable[str], where: str = "") -> str:
-    """Names the layout of a row.
-
-    Args:
-      columns: the names of its fields.
-      where: what to call the row in an error.
-
-    Returns:
-      The name of the first layout of the table whose fields are all there.
-
-    Raises:
-      DataError: if no layout fits; it lists the fields and the layouts.
-
-    Example:
-        >>> recognise(["history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B"])
-        'SHP'
-    """
-    return _layout(columns, where).name
+from rlhf_jax.data.fields import Row, bad_row
+from rlhf_jax.data.layout_table import read_row, unfit
+from rlhf_jax.data.pairs import parse_comparison
+from rlhf_jax.data.parse import parse_demonstration, parse_labelled, parse_prompt, parse_text
+from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow, RatedResponse
 
 
 def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
@@ -82,15 +32,14 @@ def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
         >>> demonstration(row, "shp.jsonl:1").response
         'Since it rains.'
     """
-    found = _parse(row, where, parse_demonstration)
+    found = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
-        best = int(np.argmax(found.votes.sum(axis=1)))
-        return Demonstration(found.prompt, found.responses[best], where)
+        return Demonstration(found.prompt, preferred_first(found)[0], where)
     if isinstance(found, RatedResponse):
         return Demonstration(found.prompt, found.response, where)
     if isinstance(found, Demonstration | Dialogue):
         return found
-    raise _unfit(row, where, "demonstrations")
+    raise unfit(row, where, "demonstrations")
 
 
 def comparison(row: Row, where: str) -> Comparison:
@@ -111,10 +60,10 @@ def comparison(row: Row, where: str) -> Comparison:
         >>> comparison(row, "hh.jsonl:1").responses
         ('Hello!', 'No.')
     """
-    found = _parse(row, where, parse_comparison)
+    found = read_row(row, where, parse_comparison)
     if isinstance(found, Comparison):
         return found
-    raise _unfit(row, where, "comparisons")
+    raise unfit(row, where, "comparisons")
 
 
 def prompt(row: Row, where: str) -> PromptRow:
@@ -137,15 +86,39 @@ def prompt(row: Row, where: str) -> PromptRow:
     chats = (row[field] for field in ("chosen", "completion", "messages") if field in row)
     if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
         return parse_prompt(row, where)  # what else the row holds does not matter
-    found = _parse(row, where, parse_prompt)
+    found = read_row(row, where, parse_prompt)
     if isinstance(found, Dialogue):
-        last = max(i for i, turn in enumerate(found.messages) if turn.role == "assistant")
-        if not last:
-            raise _bad(where, "the chat", "a turn before the assistant's answer", "none")
-        return PromptRow(found.messages[:last], where)
+        return PromptRow(_last_answer(found).prompt, where)
     if not found.prompt:
-        raise _unfit(row, where, "prompts")
+        raise unfit(row, where, "prompts")
     return PromptRow(found.prompt, where)
+
+
+def answered(row: Row, where: str) -> Comparison | Demonstration:
+    """Reads a prompt and what was answered, to be scored: two responses or one; of a chat the assistant's last turn.
+
+    Args:
+      row: the fields.
+      where: what to call the row in an error.
+
+    Returns:
+      The comparison where the row is one; else the response, whatever people said of it.
+
+    Raises:
+      DataError: if no layout fits, the layout has no response to a prompt, or a field is bad.
+
+    Example:
+        >>> answered({"prompt": "Hi.", "response": "No.", "label": False}, "labels.jsonl:1").response
+        'No.'
+    """
+    found = read_row(row, where, parse_demonstration)
+    if isinstance(found, Comparison):
+        return found
+    if isinstance(found, Dialogue):
+        return _last_answer(found)
+    if not found.prompt:
+        raise unfit(row, where, "a response to a prompt")
+    return Demonstration(found.prompt, found.response, where)
 
 
 def labelled(row: Row, where: str) -> LabelledResponse:
@@ -165,10 +138,10 @@ def labelled(row: Row, where: str) -> LabelledResponse:
         >>> labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "kto.jsonl:1").label
         True
     """
-    found = _parse(row, where, parse_labelled)
+    found = read_row(row, where, parse_labelled)
     if isinstance(found, LabelledResponse):
         return found
-    raise _unfit(row, where, "labelled responses")
+    raise unfit(row, where, "labelled responses")
 
 
 def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledResponse:
@@ -188,10 +161,10 @@ def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledRespons
         >>> type(judged({"prompt": "Hi.", "response": "Hello!", "ratings": [3, 4]}, "rated.jsonl:1")).__name__
         'RatedResponse'
     """
-    found = _parse(row, where, parse_comparison)
+    found = read_row(row, where, parse_comparison)
     if isinstance(found, Comparison | RatedResponse | LabelledResponse):
         return found
-    raise _unfit(row, where, "comparisons, ratings or labels")
+    raise unfit(row, where, "comparisons, ratings or labels")
 
 
 def text(row: Row, where: str) -> Demonstration | Dialogue:
@@ -214,56 +187,21 @@ def text(row: Row, where: str) -> Demonstration | Dialogue:
     return parse_text(row, where) if "text" in row else demonstration(row, where)
 
 
-def _parse(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
-    """The row as its layout reads it; one with a prompt and nothing else we know goes to ``ours``, which complains."""
-    layout = _layout(row, where)
-    if any(row[column] is None for column in layout.columns):
-        # Tables fill the fields that a row does not have with null, where its file holds rows of two layouts.
-        there = {key: value for key, value in row.items() if value is not None}
-        other = next((x for x in LAYOUTS if x.gives == layout.gives and set(x.columns) <= there.keys()), None)
-        if other is not None:
-            row, layout = there, other
-    return ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
+def preferred_first(pair: Comparison) -> tuple[str, ...]:
+    """The responses of a comparison, those with more votes first; even ones stay in their order.
+
+    Example:
+        >>> pair = comparison({"prompt": "Hi.", "a": "No.", "b": "Hello!", "preference": "b"}, "pairs.jsonl:1")
+        >>> preferred_first(pair)
+        ('Hello!', 'No.')
+    """
+    order = np.argsort(-pair.votes.sum(axis=1), kind="stable")
+    return tuple(pair.responses[i] for i in order)
 
 
-def _layout(columns: Iterable[str], where: str) -> Layout:
-    names = set(columns)
-    found = next((layout for layout in LAYOUTS if set(layout.columns) <= names), None)
-    if found is None:
-        start = f"{where}: " if where else ""
-        known = "; ".join(f"{layout.name} ({', '.join(layout.columns)})" for layout in LAYOUTS)
-        raise DataError(
-            f"{start}no layout fits the fields {_names(names) or '(none)'}; rename them to one of those known: {known}"
-        )
-    return found
-
-
-def _unfit(row: Row, where: str, wanted: str) -> DataError:
-    layout = _layout(row, where)
-    return _bad(where, f"fields {_names(row)}", wanted, f"the layout {layout.name}, which gives {layout.gives}")
-
-
-# The first whose fields are all there is a row's layout, so those with more fields come first.
-LAYOUTS = (
-    Layout("TL;DR comparisons", ("info", "summaries", "choice"), "comparisons", published.tldr),
-    Layout("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), "comparisons", published.shp),
-    Layout(
-        "UltraFeedback",
-        ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
-        "comparisons",
-        published.pair,
-    ),
-    Layout("pairs", ("prompt", "chosen", "rejected"), "comparisons", published.pair),
-    Layout("hh-rlhf", ("chosen", "rejected"), "comparisons", published.pair),
-    Layout("pairs with votes", ("prompt", "a", "b"), "comparisons", parse_comparison),
-    Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", published.labelled),
-    Layout("labels", ("prompt", "response", "label"), "labelled responses", published.labelled),
-    Layout("ratings", ("prompt", "response", "ratings"), "rated responses", parse_rated),
-    Layout("Alpaca", ("instruction", "output"), "demonstrations", parse_alpaca),
-    Layout("ShareGPT", ("conversations",), "demonstrations", published.dialogue("conversations")),
-    Layout("messages", ("messages",), "demonstrations", published.dialogue("messages")),
-    Layout("demonstrations", ("prompt", "response"), "demonstrations", parse_demonstration),
-    Layout("completions", ("prompt", "completion"), "demonstrations", published.completed),
-    Layout("text", ("text",), "text", parse_text),
-    Layout("prompts", ("prompt",), "prompts", parse_prompt),
-)
+def _last_answer(chat: Dialogue) -> Demonstration:
+    """The assistant's last turn, and all that was said before it."""
+    last = max(i for i, turn in enumerate(chat.messages) if turn.role == "assistant")
+    if not last:
+        raise bad_row(chat.where, "the chat", "a turn before the assistant's answer", "none")
+    return Demonstration(chat.messages[:last], chat.messages[last].content, chat.where)

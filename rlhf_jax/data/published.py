@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_jax.data.fields import Row, bad_row, is_number, shown, text_of
-from rlhf_jax.data.parse import pair_votes, parse_comparison
+from rlhf_jax.data.pairs import pair_votes, parse_comparison
 from rlhf_jax.data.rows import Comparison, Message
 from rlhf_jax.data.turns import answers, messages, records, spoken
 

@@ -12,6 +12,7 @@ import tensorflow_datasets
 
 import rlhf_jax.data.human_sentiment  # noqa: F401  (TFDS then knows the name)
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.huggingface import HUB
 from rlhf_jax.data.jsonl import OnBadRow, collect
 from rlhf_jax.data.preparing import prepared
 
@@ -43,22 +44,59 @@ def read_tfds(
       as lists.
 
     Raises:
-      DataError: at the first bad row unless it is to be skipped, for a name that TFDS does not know, and for a data set
-        whose files are not array_record, which cannot be read without TensorFlow.
+      DataError: at the first bad row unless it is to be skipped, for a name that TFDS does not know or a split that is
+        not there, and for a data set whose files are not array_record, which cannot be read without TensorFlow.
     """
+    builder = _builder(name, data_dir)
     try:
-        builder = prepared(lambda: tensorflow_datasets.builder(name, data_dir=data_dir))
-    except tensorflow_datasets.core.DatasetNotFoundError as error:
+        source = builder.as_data_source(split)
+    except ValueError as error:
         raise DataError(
-            f"{name}: TFDS knows no data set of this name; check the spelling, or import its module"
+            f"{name}: there is no split {split!r}; it has {', '.join(builder.info.splits)} and parts of them, such as "
+            "train[:10%]"
         ) from error
+    return collect(_rows(source, f"{name}[{split}]", fields or {}), parse, on_bad_row)
+
+
+def splits(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """The names of a TFDS data set's splits; TFDS prepares it first where it is not prepared yet.
+
+    Args:
+      name: any TFDS name.
+      data_dir: the TFDS data directory; TFDS's own default if None.
+
+    Returns:
+      The names, in order.
+
+    Raises:
+      DataError: as for ``read_tfds``.
+    """
+    return list(_builder(name, data_dir).info.splits)
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> tensorflow_datasets.core.DatasetBuilder:
+    """A data set that is prepared, and whose files can be read."""
+
+    def make() -> tensorflow_datasets.core.DatasetBuilder:
+        try:
+            return tensorflow_datasets.builder(name, data_dir=data_dir)
+        # ValueError: no name that TFDS could have, or an unknown config; AssertionError: an unknown version.
+        except (tensorflow_datasets.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+            said = str(error).strip().partition("\n")[0]
+            raise DataError(
+                f"{name}: no such file or folder, and TFDS knows no data set of this name ({said}); check the "
+                f"spelling, write {HUB}{name} for a name on the Hugging Face hub, or import the module of a TFDS data "
+                "set of your own"
+            ) from error
+
+    builder = prepared(make)
     found = builder.info.file_format
     if found != tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
         raise DataError(
-            f"{builder.data_dir}: expected array_record files, found {found and found.value}; prepare it again with "
+            f"{builder.data_path}: expected array_record files, found {found and found.value}; prepare it again with "
             "tfds.builder(name, file_format='array_record') in another data_dir"
         )
-    return collect(_rows(builder.as_data_source(split), f"{name}[{split}]", fields or {}), parse, on_bad_row)
+    return builder
 
 
 def _rows(source: Any, name: str, fields: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:

@@ -15,6 +15,7 @@ from rlhf_jax.models.lora import (
     split,
     unmerge,
 )
+from rlhf_jax.models.peft import load_peft, save_peft
 from rlhf_jax.models.transformer import Cache
 from rlhf_jax.models.weights import CheckpointError, fingerprint
 
@@ -31,12 +32,14 @@ __all__ = [
     "first_layers",
     "has_adapters",
     "join",
+    "load_peft",
     "load_pretrained",
     "logits",
     "member_axes",
     "members",
     "merge",
     "quantise",
+    "save_peft",
     "save_pretrained",
     "split",
     "unmerge",

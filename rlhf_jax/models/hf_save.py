@@ -24,6 +24,7 @@ from rlhf_jax.models.weights import (
     INDEX,
     SINGLE,
     SMALL,
+    CheckpointError,
     TensorInfo,
     slabs,
     write_safetensors,
@@ -70,7 +71,7 @@ def save_pretrained(
         max_shard_bytes: weights above this size go into several files with an index.
 
     Raises:
-        FileExistsError: something that is not a checkpoint is at ``path``.
+        CheckpointError: something that is not a checkpoint is at ``path``.
         ValueError: the weights do not fit the config, are of several ensemble members, carry adapters or are held in 8
             bits, or the family cannot say what the config says.
 
@@ -117,11 +118,11 @@ def _check_replaceable(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise FileExistsError(f"{path} is a file; give the name of a folder")
+        raise CheckpointError(f"{path} is a file; give the name of a folder")
     names = sorted(file.name for file in path.iterdir())
     foreign = [name for name in names if not name.endswith(_SAVED_SUFFIXES) or (path / name).is_dir()]
     if names and (foreign or CONFIG not in names):
-        raise FileExistsError(f"{path} is not a checkpoint (it holds {(foreign or names)[0]}); give another folder")
+        raise CheckpointError(f"{path} is not a checkpoint (it holds {(foreign or names)[0]}); give another folder")
 
 
 def _values(config: ModelConfig, plan: Sequence[Leaf], params: Params) -> dict[str, Any]:

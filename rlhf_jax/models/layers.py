@@ -67,7 +67,8 @@ class Linear(nnx.Module):
                 x = jnp.where(jax.random.bernoulli(own, kept, x.shape), x / kept, 0)
             low = x @ self.lora_a[...].astype(x.dtype)
             y = y + (low @ self.lora_b[...].astype(x.dtype)) * (self.lora.alpha / self.lora.rank)
-        return y
+        # Biases and the scales of 8-bit matrices are float32, and the stream's type is not to change.
+        return y.astype(x.dtype)
 
 
 class Norm(nnx.Module):

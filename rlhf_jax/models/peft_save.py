@@ -17,7 +17,7 @@ from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.hf_layout import Leaf
 from rlhf_jax.models.hf_save import _replace, _write_json
 from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
-from rlhf_jax.models.weights import TensorInfo, write_safetensors
+from rlhf_jax.models.weights import CheckpointError, TensorInfo, write_safetensors
 from rlhf_jax.types import Params
 
 
@@ -35,7 +35,7 @@ def save_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
         base: name or path of the model below the adapters, which ``AutoPeftModel`` looks for.
 
     Raises:
-        FileExistsError: something that is not an adapter is at ``folder``.
+        CheckpointError: something that is not an adapter is at ``folder``.
         ValueError: there are no adapters, they do not fit the config, or belong to several ensemble members.
 
     Example:
@@ -110,7 +110,7 @@ def _check_replaceable(folder: Path) -> None:
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else [folder.name]
     foreign = [name for name in names if name not in (ADAPTER_CONFIG, ADAPTER_MODEL, "README.md")]
     if foreign:
-        raise FileExistsError(f"{folder} is not an adapter (it holds {foreign[0]}); give another folder")
+        raise CheckpointError(f"{folder} is not an adapter (it holds {foreign[0]}); give another folder")
 
 
 def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from rlhf_jax.stages.online_config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sft import SFTConfig, sft
+from rlhf_jax.stages.sources import HUMAN_SENTIMENT
 
 # Two prompts in a thousand are longer; padding all of them for those few would cost a seventh of PPO's time.
 _PROMPT = 24
@@ -90,7 +91,8 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         began = time.monotonic()
         stage(stage_config)
         inside += time.monotonic() - began
-        run.update_json(directory / "summary.json", {"prompts": PROMPTS})
+        if stage_config.data.source == HUMAN_SENTIMENT:
+            run.update_json(directory / "summary.json", {"prompts": PROMPTS})
         if after_stage is not None:
             after_stage(directory)
     seconds = run.read_json(directory / "summary.json")["seconds"]

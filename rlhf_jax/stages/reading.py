@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax import data
-from rlhf_jax.data import DataError
-from rlhf_jax.data.huggingface import is_huggingface, read_huggingface, splits
+from rlhf_jax.data import DataError, huggingface
+from rlhf_jax.data.huggingface import is_huggingface
+from rlhf_jax.data.jsonl import OnBadRow
 from rlhf_jax.data.rows import Dialogue, Prompt
 from rlhf_jax.stages.config import DataConfig
 
 Parse = Callable[[Mapping[str, Any], str], Any]
 # How UltraFeedback and data sets like it end the names of splits for one purpose.
 IMITATE, COMPARE, ANSWER = ("_sft",), ("_prefs",), ("_prefs", "_gen", "_sft")
+_LISTED = 20  # of a large data set thousands of rows may be too long
 
 
 class Split(NamedTuple):
@@ -41,31 +43,23 @@ def read(config: DataConfig, parse: Parse, endings: Sequence[str]) -> Split:
         DataError: on a bad row, a source or split that cannot be read, and when either part is empty.
     """
     source, name = config.source, config.heldout
-    if is_huggingface(source):
-        there = splits(source)
-        split = config.split or _training_split(source, there, endings)
-        train, bad = read_huggingface(source, split, parse, config.on_bad_row)
-        name = name or _held_out_split(there, split, endings)
-    elif _is_jsonl(source):
-        train, bad = data.read_jsonl(source, parse, on_bad_row=config.on_bad_row)
-    else:
-        train, bad = data.read_tfds(source, config.split or "train", parse, config.on_bad_row)
-        name = name or "validation"
-    if not name:
-        (train, heldout), more = hold_out(source, train), []
-    elif _is_jsonl(name):
-        heldout, more = data.read_jsonl(name, parse, on_bad_row=config.on_bad_row)
-    elif is_huggingface(name):
-        heldout, more = read_huggingface(name, _training_split(name, splits(name), endings), parse, config.on_bad_row)
-    elif is_huggingface(source):
-        heldout, more = read_huggingface(source, name, parse, config.on_bad_row)
-    elif _is_jsonl(source):
+    there = _splits(source)
+    split = config.split or _training_split(source, there, endings)
+    train, bad = _rows(source, split, parse, config.on_bad_row)
+    more: list[str] = []
+    if name and (_is_jsonl(name) or is_huggingface(name)):
+        heldout, more = _rows(name, _training_split(name, _splits(name), endings), parse, config.on_bad_row)
+    elif name and _is_jsonl(source):
         raise DataError(f"data.heldout {name}: expected a .jsonl or .parquet file or a folder beside {source}")
+    elif name := name or _held_out_split(there, split, endings):
+        heldout, more = _rows(source, name, parse, config.on_bad_row)
     else:
-        heldout, more = data.read_tfds(source, name, parse, config.on_bad_row)
+        train, heldout = hold_out(source, train)
     list_bad([*bad, *more])
     if not train or not heldout:
         raise DataError(f"{source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
+    if 0 < config.heldout_limit < len(heldout):
+        heldout = [heldout[i * len(heldout) // config.heldout_limit] for i in range(config.heldout_limit)]
     return Split(train[: config.limit] if config.limit else train, heldout)
 
 
@@ -85,13 +79,27 @@ def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def list_bad(bad: Sequence[str]) -> None:
-    """Count and list the rows that were left out, on standard error."""
+    """Count the rows that were left out, and list the first of them, on standard error."""
     if bad:
-        print(f"left out {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+        rest = [f"... and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+        print(f"left out {len(bad)} bad rows:", *bad[:_LISTED], *rest, sep="\n  ", file=sys.stderr)
 
 
 def _is_jsonl(name: str) -> bool:
     return Path(name).suffix == ".jsonl"
+
+
+def _splits(source: str) -> list[str]:
+    if _is_jsonl(source):
+        return ["train"]
+    return huggingface.splits(source) if is_huggingface(source) else data.tfds.splits(source)
+
+
+def _rows(source: str, split: str, parse: Parse, on_bad_row: OnBadRow) -> tuple[list[Any], list[str]]:
+    if _is_jsonl(source):
+        return data.read_jsonl(source, parse, on_bad_row)
+    read = huggingface.read_huggingface if is_huggingface(source) else data.read_tfds
+    return read(source, split, parse, on_bad_row)
 
 
 def _opening(row: Any) -> str:
@@ -115,4 +123,6 @@ def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -
 def _held_out_split(there: Sequence[str], train: str, endings: Sequence[str]) -> str:
     """Empty where the data set has none: then some of the training rows are held out."""
     names = [f"{name}{ending}" for name in ("validation", "test") for ending in ("", *endings)]
-    return next((name for name in names if name in there and name != train), "")
+    # Of TFDS one may ask for parts of several splits: train[:90%]+validation.
+    taken = {part.partition("[")[0] for part in train.split("+")}
+    return next((name for name in names if name in there and name not in taken), "")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import DataError, layouts, read_jsonl
+from rlhf_jax.data.layout_table import LAYOUTS, recognise
 from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, Message, prompt_text
 from rlhf_jax.data.turns import answers, messages, spoken
 
@@ -50,7 +51,7 @@ def assistant(text):
     ],
 )
 def test_every_row_of_a_sample_is_recognised_by_its_columns(sample, layout):
-    assert {layouts.recognise(row) for row in raw(sample)} == {layout}
+    assert {recognise(row).name for row in raw(sample)} == {layout}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_every_row_of_a_sample_is_recognised_by_its_columns(sample, layout):
     ],
 )
 def test_our_own_rows_are_layouts_too(columns, layout):
-    assert layouts.recognise(columns) == layout
+    assert recognise(columns).name == layout
 
 
 def test_columns_that_nothing_fits_are_listed_with_the_layouts_that_are_known():
@@ -76,10 +77,10 @@ def test_columns_that_nothing_fits_are_listed_with_the_layouts_that_are_known():
         layouts.comparison({"question": "Why?", "answer": "So."}, "qa.jsonl:1")
     said = str(caught.value)
     assert said.startswith("qa.jsonl:1: no layout fits the fields 'answer', 'question'; rename them")
-    for layout in layouts.LAYOUTS:
+    for layout in LAYOUTS:
         assert f"{layout.name} ({', '.join(layout.columns)})" in said
     with pytest.raises(DataError, match=r"^no layout fits the fields \(none\)"):
-        layouts.recognise([])
+        recognise([])
 
 
 # ---- comparisons ----------------------------------------------------------------------------------------------------
@@ -330,15 +331,15 @@ def test_messages_are_a_dialogue():
         ("hi", "field 'conversations': expected a list of {\"role\": ..., \"content\": ...}, found 'hi' (str)"),
         (
             [{"from": "human", "value": "Hi."}],
-            "field 'conversations': expected a turn of the assistant, found none in 1",
+            "field 'conversations': expected at least one turn of the assistant, found only user",
         ),
         (
             [{"from": "tool", "value": "Hi."}],
-            "field 'conversations[0].role': expected one of 'assistant', 'system', 'user', found 'tool' (str)",
+            "field 'conversations[0].from': expected one of 'assistant', 'system', 'user', found 'tool' (str)",
         ),
         (
             [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": None}],
-            "field 'conversations[1].content': expected non-empty text, found None",
+            "field 'conversations[1].value': expected non-empty text, found None",
         ),
         (
             [{"speaker": "a", "said": "b"}],
@@ -403,6 +404,41 @@ def test_our_own_rows_keep_their_complaints():
     assert layouts.demonstration({"prompt": "P", "response": "r", "ratings": [1]}, "d:1") == ("P", "r", "d:1")
     assert layouts.demonstration({"prompt": "P", "completion": "r"}, "d:1") == ("P", "r", "d:1")
     assert layouts.text({"text": "Once.", "prompt": "P", "response": "r"}, "d:1") == ("", "Once.", "d:1")
+
+
+# ---- responses to score ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", ["hh", "ultrafeedback", "tldr_comparisons", "tldr_preference", "shp"])
+def test_a_comparison_is_scored_as_it_is(sample):
+    for pair, other in zip(rows(sample, layouts.answered), rows(sample, layouts.comparison), strict=True):
+        assert pair[:2] == other[:2]
+        first, second = layouts.preferred_first(pair)
+        assert {first, second} == set(pair.responses)
+        votes = dict(zip(pair.responses, pair.votes.sum(axis=1), strict=True))
+        assert votes[first] > votes[second] or (first, second) == pair.responses
+
+
+@pytest.mark.parametrize("sample", ["alpaca", "sharegpt", "messages", "kto", "kto_chat"])
+def test_of_other_rows_the_last_answer_is_scored(sample):
+    for row, asked, given in zip(
+        rows(sample, layouts.answered), rows(sample, layouts.prompt), raw(sample), strict=True
+    ):
+        assert row.prompt == asked.prompt
+        turns = given.get("conversations") or given.get("messages") or []
+        said = [
+            t.get("value") or t.get("content") for t in turns if (t.get("from") or t["role"]) in ("gpt", "assistant")
+        ]
+        last = said[-1] if turns else given.get("output") or given["completion"]
+        assert row.response == (last if isinstance(last, str) else last[0]["content"])
+
+
+def test_ratings_do_not_hinder_scoring_and_a_text_without_a_prompt_does():
+    assert layouts.answered({"prompt": "P", "response": "r", "ratings": [1]}, "x") == Demonstration("P", "r", "x")
+    with pytest.raises(DataError, match="expected a response to a prompt, found the layout text"):
+        layouts.answered({"text": "Once."}, "x")
+    with pytest.raises(DataError, match="x: field 'response': expected it to be there, found only 'prompt'"):
+        layouts.answered({"prompt": "P"}, "x")
 
 
 # ---- turns ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rlhf_jax.data import DataError, parse_demonstration, parse_rated, read_tfds
+from rlhf_jax.data.tfds import splits
 
 
 class MiniPairs(tfds.core.GeneratorBasedBuilder):
@@ -52,8 +53,30 @@ def test_the_package_s_own_data_set_is_known(miniature):
 
 
 def test_an_unknown_name_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no_such_set: TFDS knows no data set of this name"):
+    with pytest.raises(DataError, match="no_such_set: no such file or folder, and TFDS knows no data set of this name"):
         read_tfds("no_such_set", "train", parse_demonstration, data_dir=tmp_path)
+    for name in ("org/pairs", "pairs.csv", "./pairs", "mini_pairs/large", "mini_pairs:9.9.9"):
+        with pytest.raises(DataError, match=f"TFDS knows no .* write hf:{name} for a name on the Hugging Face hub"):
+            read_tfds(name, "train", parse_demonstration, data_dir=tmp_path)
+
+
+def test_splits_are_named(tmp_path, miniature):
+    assert splits("mini_pairs", data_dir=tmp_path) == ["train"]
+    assert sorted(splits("human_sentiment", data_dir=miniature)) == ["test", "train", "validation"]
+
+
+@pytest.mark.parametrize("split", ["validation", "train[", "train[:x%]", ""])
+def test_a_split_that_is_not_there_is_an_error(tmp_path, split):
+    with pytest.raises(DataError, match=r"mini_pairs: there is no split '.*'; it has train and parts of them"):
+        read_tfds("mini_pairs", split, parse_demonstration, fields=FIELDS, data_dir=tmp_path)
+
+
+def test_a_part_of_a_split_can_be_read(tmp_path):
+    parts = [
+        read_tfds("mini_pairs", part, parse_rated, "skip", fields=FIELDS, data_dir=tmp_path)[0]
+        for part in ("train[:2]", "train[2:]", "train")
+    ]
+    assert [row.response for row in parts[0] + parts[1]] == [row.response for row in parts[2]]
 
 
 def test_files_that_need_tensorflow_are_refused(tmp_path):

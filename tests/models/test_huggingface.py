@@ -581,13 +581,13 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(folder, tmp_path):
     save_pretrained(tmp_path / "empty", config, params)
 
     (folder / "notes.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"is not a checkpoint \(it holds notes.md\)"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint \(it holds notes.md\)"):
         save_pretrained(folder, config, params)
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "a.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         save_pretrained(tmp_path / "papers", config, params)
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(CheckpointError, match="is a file"):
         save_pretrained(folder / "config.json", config, params)
 
 

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: what the files hold, what comes back, and what is refused; tests/parity has peft itself."""
+"""Adapters in PEFT's format: what files hold, what comes back, and what is refused; peft itself is in tests/parity."""
 
 import dataclasses
 import json
@@ -348,7 +348,7 @@ def test_saving_replaces_an_adapter_and_nothing_else(saved, tmp_path):
     assert fields(tmp_path / "adapter") == asked
     assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
     (tmp_path / "adapter" / "diary.txt").touch()
-    with pytest.raises(FileExistsError, match=r"diary.txt"):
+    with pytest.raises(CheckpointError, match=r"diary.txt"):
         save_peft(tmp_path / "adapter", adapted_config, with_adapters)
     with pytest.raises(ValueError, match="no adapters"):
         save_peft(tmp_path / "other", config, params)

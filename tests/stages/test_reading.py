@@ -1,9 +1,11 @@
 """From a data config to rows: which split is trained on, which is held out, and what becomes of chats."""
 
 import json
+import typing
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 import tiny_task
 
 from rlhf_jax import stages
@@ -80,6 +82,59 @@ def test_validation_is_held_out_or_else_test_or_else_a_tenth(tmp_path, splits, h
     else:
         assert (len(train), len(heldout)) == (18, 2)
         assert {row.prompt for row in (*train, *heldout)} == {f"{splits[0]} {i}" for i in range(20)}
+
+
+class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
+    """A TFDS data set in several configs, each with splits of its own."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: typing.ClassVar = [
+        tfds.core.BuilderConfig(name=name) for name in ("train", "train_test", "train_validation_test", "pairs_test")
+    ]
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in numbered("")[0]})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name) for name in self.builder_config.name.split("_")}
+
+    def _generate_examples(self, split):
+        yield from enumerate(numbered(split, 20))
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "held"),
+    [
+        ("train_validation_test", "", "validation"),
+        ("train_validation_test", "validation", "test"),
+        ("train_validation_test", "train[:10]+validation", "test"),
+        ("train_test", "", "test"),
+        ("train", "", ""),
+        ("pairs_test", "pairs", "test"),
+    ],
+)
+def test_of_tfds_the_same_is_held_out(tmp_path, monkeypatch, splits, split, held):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    config = DataConfig(source=f"many_or_few_splits/{splits}", split=split)
+    train, heldout = sources.demonstrations(config)
+    known = {*asked(train), *asked(heldout)}
+    assert not {*asked(train)} & {*asked(heldout)}
+    if held:
+        assert {*asked(heldout)} == {f"{held} {i}" for i in range(20)}
+    else:
+        assert known == {f"train {i}" for i in range(20)}
+        assert len(heldout) == 2
+        folder = write(tmp_path, train=numbered("train", 20))
+        assert {*asked(heldout)} == {*asked(sources.demonstrations(DataConfig(source=folder)).heldout)}
+
+
+def test_of_tfds_a_split_has_to_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match=r"which split to train on\? It has pairs, test; name one with --data\.split"):
+        sources.demonstrations(DataConfig(source="many_or_few_splits/pairs_test"))
+    with pytest.raises(DataError, match="there is no split 'dev'; it has train"):
+        sources.demonstrations(DataConfig(source="many_or_few_splits/train", heldout="dev"))
 
 
 def test_what_is_held_out_of_a_folder_is_what_is_held_out_of_the_file(tmp_path):

@@ -1,0 +1,81 @@
+"""Talking to a policy: what streams is what is sampled, and what was said is remembered as long as it fits."""
+
+import dataclasses
+import io
+
+import pytest
+
+from rlhf_jax import cli
+from rlhf_jax.data.rows import Message
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.stages import Policy, RunError
+from rlhf_jax.stages.chat import Conversation
+
+SAMPLING = SamplingConfig(max_new_tokens=9, window=2)
+
+
+@pytest.fixture(scope="module")
+def policy(sft_run):
+    return Policy(sft_run.model_config, sft_run.params["policy"], sft_run.tokenizer, "sft")
+
+
+def test_the_pieces_are_the_answer_and_the_same_seed_gives_the_same_one(policy):
+    answers = []
+    for seed in (0, 0, 1):
+        conversation = Conversation(policy, SAMPLING, seed=seed)
+        pieces = list(conversation.ask("The cat and"))
+        assert len(pieces) > 1
+        assert conversation.turns == (Message("user", "The cat and"), Message("assistant", "".join(pieces)))
+        answers.append("".join(pieces))
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_the_engine_streams_what_it_samples(policy):
+    import jax
+    import numpy as np
+
+    from rlhf_jax import models, rollout
+
+    engine = rollout.Engine(models.build(policy.config), SAMPLING, pad_id=0, eos_id=2)
+    prompt = policy.tokenizer.encode_prompt("The dog or")
+    streamed = list(engine.stream(policy.params, prompt, key=jax.random.key(5), bucket=8))
+    sampled = engine(policy.params, [prompt], key=jax.random.key(5), bucket=8)
+    assert streamed == np.asarray(sampled.tokens)[0, 0][np.asarray(sampled.mask)[0, 0]].tolist()
+
+
+def test_earlier_turns_and_the_system_are_in_the_prompt(policy, monkeypatch):
+    asked = []
+    conversation = Conversation(policy, SAMPLING, system="Be brief.")
+    monkeypatch.setattr(
+        conversation._engine, "stream", lambda params, prompt, **_: asked.append(prompt) or iter([5, 2])
+    )
+    first = "".join(conversation.ask("One?"))
+    list(conversation.ask("Two?"))
+    text = policy.tokenizer.decode(asked[1])
+    assert [text.count(x) for x in ("Be brief.", "One?", "Two?")] == [1, 1, 1]
+    assert first in text
+    conversation.reset()
+    list(conversation.ask("Three?"))
+    assert "One?" not in policy.tokenizer.decode(asked[2])
+
+
+def test_the_oldest_turns_go_when_the_context_is_full(policy, monkeypatch):
+    narrow = dataclasses.replace(policy, config=dataclasses.replace(policy.config, max_length=90))
+    conversation = Conversation(narrow, SAMPLING)
+    asked = []
+    monkeypatch.setattr(
+        conversation._engine, "stream", lambda params, prompt, **_: asked.append(prompt) or iter([5, 2])
+    )
+    for i in range(6):
+        list(conversation.ask(f"Question number {i}?"))
+    assert max(map(len, asked)) <= 90 - SAMPLING.max_new_tokens
+    assert "number 0?" not in policy.tokenizer.decode(asked[-1])
+    assert "number 5?" in policy.tokenizer.decode(asked[-1])
+    with pytest.raises(RunError, match="shorten it, or lower --max-new-tokens"):
+        list(conversation.ask("far " * 200))
+
+
+def test_the_command_answers_every_line_until_the_end(sft_run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat and\n\n/reset\nThe dog or\n/exit\nnever\n"))
+    assert cli.run(["chat", str(sft_run.directory), "--stage", "sft", "--max-new-tokens", "4"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2

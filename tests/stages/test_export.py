@@ -1,0 +1,97 @@
+"""A run's model as a checkpoint: the same outputs, whatever it is called afterwards."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import models
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.stages import Policy, RunError
+from rlhf_jax.stages.export import export
+
+TOKENS = jnp.array([[1, 5, 9, 20, 7, 0, 0], [1, 30, 8, 11, 12, 13, 2]])
+MASK = jnp.array([[True] * 5 + [False] * 2, [True] * 7])
+
+
+def logits_of(config, params):
+    return np.asarray(models.logits(config, params, TOKENS, MASK))[np.asarray(MASK)]
+
+
+def test_the_policy_comes_back_with_the_same_logits_and_tokens(sft_run, tmp_path):
+    folder = export(sft_run.directory, tmp_path / "model", stage="sft")
+    config, params = models.load_pretrained(folder)
+    want = logits_of(sft_run.model_config, sft_run.params["policy"])
+    np.testing.assert_allclose(logits_of(config, params), want, atol=1e-6)
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["architectures"] == ["LlamaForCausalLM"]
+    assert (saved["bos_token_id"], saved["eos_token_id"], saved["pad_token_id"]) == (1, 2, 0)
+    again = Tokenizer.load(folder)
+    np.testing.assert_array_equal(again.encode_prompt("The cat and"), sft_run.tokenizer.encode_prompt("The cat and"))
+    np.testing.assert_array_equal(again.encode_response("sat far"), sft_run.tokenizer.encode_response("sat far"))
+    answer = [
+        next(iter(Policy.load(p).sample(["The cat and"], seed=3)))["response"] for p in (folder, sft_run.directory)
+    ]
+    assert answer[0] == answer[1]
+
+
+def test_the_last_policy_is_exported_by_default(ppo_run, tmp_path):
+    _, params = models.load_pretrained(export(ppo_run.directory, tmp_path / "model"))
+    jax.tree.map(np.testing.assert_array_equal, params, ppo_run.params["policy"])
+
+
+def test_a_reward_model_is_a_classifier_with_one_label_and_the_same_scores(reward_run, tmp_path):
+    folder = export(reward_run.directory, tmp_path / "model", stage="reward")
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForSequenceClassification"]
+    config, params = models.load_pretrained(folder)
+    segments = MASK.astype(jnp.int32)
+    positions = jnp.maximum(jnp.cumsum(segments, -1) - 1, 0)
+    last = jnp.array([4, 6])
+
+    def scores(config, params):
+        model = models.build(config)
+        return model.scores(params, model.apply(params, TOKENS, positions, segments), last)
+
+    want = scores(reward_run.model_config, reward_run.params["reward"])
+    assert np.abs(want).max() > 1e-3
+    np.testing.assert_allclose(scores(config, params), want, atol=1e-6)
+
+
+def test_weights_can_be_narrowed(sft_run, tmp_path):
+    _, params = models.load_pretrained(export(sft_run.directory, tmp_path / "model", stage="sft", dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+
+
+def test_one_member_of_an_ensemble_is_exported_and_has_to_be_named(reward_run, tmp_path, monkeypatch):
+    two = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), reward_run.params)
+    loaded = (two, reward_run.model_config, reward_run.tokenizer)
+    monkeypatch.setattr("rlhf_jax.stages.export.load_stage", lambda *_: loaded)
+    for member in (None, 2, -1):
+        with pytest.raises(RunError, match="--member, 0 to 1"):
+            export(reward_run.directory, tmp_path / "model", stage="reward", member=member)
+    _, params = models.load_pretrained(export(reward_run.directory, tmp_path / "model", stage="reward", member=1))
+    np.testing.assert_array_equal(params["head"]["kernel"], 2 * reward_run.params["reward"]["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"stage": "group"}, "no finished group stage in .*it holds .*sft"),
+        ({"stage": "critic"}, "'critic' makes no model: choose one of ppo, "),
+        ({"stage": "sft", "member": 0}, "holds one model, no ensemble"),
+        ({"stage": "sft", "adapter": True}, "trained all weights and has no adapter"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(sft_run, tmp_path, options, says):
+    with pytest.raises(RunError, match=says):
+        export(sft_run.directory, tmp_path / "model", **options)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(sft_run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years")
+    with pytest.raises(models.CheckpointError, match="not a checkpoint .it holds thesis"):
+        export(sft_run.directory, tmp_path, stage="sft")
+    assert (tmp_path / "thesis.txt").read_text() == "ten years"
