@@ -250,7 +250,7 @@ class SampleOptions:
     prompt: Positional[str] = ""
     """One prompt; the responses are printed."""
     prompts: Path | None = None
-    """Many prompts: a .jsonl file with rows of `prompt`."""
+    """Many prompts: a .jsonl file with rows of `prompt`, or of any layout that has one."""
     n: int = 1
     """Responses to each prompt."""
     to: Path | None = None
@@ -301,16 +301,16 @@ def _sample(argv: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     policy = Policy.load(o.run, o.stage)
-    texts = [o.prompt]
+    prompts: list[data.Prompt] = [o.prompt]
     if o.prompts:
-        rows, bad = data.read_jsonl(o.prompts, data.parse_prompt, on_bad_row=o.on_bad_row)
+        rows, bad = data.read_jsonl(o.prompts, data.layouts.prompt, on_bad_row=o.on_bad_row)
         sources.list_bad(bad)
-        texts = [row.prompt for row in rows]
-    made = policy.sample(texts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
+        prompts = [row.prompt for row in rows]
+    made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if o.best_of > 1:
         made = best_of(made, Scorer.load(o.run, EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
     if o.to:
-        _write(o.to, made)
+        _write(o.to, ({**row, "prompt": data.prompt_field(row["prompt"])} for row in made))
         return
     for row in made:
         print(row["response"])
@@ -423,9 +423,10 @@ class ScoreOptions:
     run: Positional[Path]
     """A run folder that holds a reward model."""
     input: Path
-    """A .jsonl file with rows of prompt and response, or of prompt, chosen and rejected."""
+    """A .jsonl file with rows of prompt and response, or of any layout that has a response or two."""
     to: Path
-    """The .jsonl file to write: the same rows with `score`, or with `chosen_score` and `rejected_score`."""
+    """The .jsonl file to write: the same rows with `score`, or, where two are compared, with `chosen_score` (that of the
+    one people prefer) and `rejected_score`."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 

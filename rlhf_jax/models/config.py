@@ -85,7 +85,7 @@ class ModelConfig:
     d_ff: int = 344
     """Width of the MLP; about 8/3 of `d_model` for a gated one, 4 times for a plain one."""
     max_length: int = 0
-    """Longest sequence the model was made for, tokens; the size of the table where positions are learned. 0: unknown."""
+    """Longest sequence the model reads, tokens: the size of the table where positions are learned. 0: unknown."""
     positions: Literal["rotary", "learned"] = "rotary"
     """How a token knows its place: rotations of queries and keys, or a table added to the embedding (GPT-2)."""
     rope_theta: float = 10_000.0

@@ -29,7 +29,7 @@ def build(config: ModelConfig) -> Model:
         config: its sizes; with ``scalar_head`` the model also has ``values`` and ``scores``.
 
     Returns:
-        A ``Model``; ``model.init(key)`` gives a nested dict of float32 arrays (a fresh model's; loaded weights keep their type).
+        A ``Model``; ``model.init(key)`` gives a nested dict of float32 arrays.
 
     Example:
         >>> sizes = {"d_model": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4, "d_ff": 16}

@@ -1,7 +1,7 @@
 """Adapters beside frozen weights: adding them, telling them apart from the trunk, folding them in and out.
 
-The parameters of an adapted model are one nested dict in which some matrices have ``lora_a`` and ``lora_b`` beside their
-``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very same
+The parameters of an adapted model are one nested dict in which some matrices have ``lora_a`` and ``lora_b`` beside
+their ``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very same
 arrays in their dicts; only adapters and heads are their own.
 """
 
@@ -193,7 +193,7 @@ def member_axes(params: Params) -> Any:
 
 
 def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
-    """The model that stops after its first blocks. Its weights may be those of the whole one, whose trunk it then shares.
+    """The model that stops after its first blocks; its weights may be those of the whole one, whose trunk it shares.
 
     Middle layers describe a text better than the last, which describes the next token (Skean et al. 2025,
     arXiv:2502.02013), and they cost less.

@@ -7,16 +7,17 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import models, rewards, rollout
-from rlhf_jax.data import DataError, Demonstration, Tokenizer, parse_comparison, parse_demonstration
+from rlhf_jax.data import Comparison, Demonstration, Tokenizer, layouts
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
+from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.loading import RunError, is_checkpoint, load_checkpoint, load_stage
@@ -58,12 +59,12 @@ class Policy:
         return cls(config, params["policy"], tokenizer, name)
 
     def sample(
-        self, prompts: Sequence[str], *, n: int = 1, sampling: SamplingConfig | None = None, seed: int = 0
+        self, prompts: Sequence[Prompt], *, n: int = 1, sampling: SamplingConfig | None = None, seed: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Sample ``n`` responses to each prompt.
 
         Args:
-            prompts: texts.
+            prompts: texts, or chats up to the turn that is to be answered.
             n: responses to each.
             sampling: temperature 1 and 32 tokens by default.
             seed: the same seed and prompt list give the same responses.
@@ -123,8 +124,8 @@ class Scorer:
         params, config, tokenizer = load_stage(run, "reward")
         return cls(config, params, tokenizer, ensemble or EnsembleConfig())
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Scores of texts, float32 [n]: this makes a reward model a reward like any other callable."""
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """Scores of responses, float32 [n]: this makes a reward model a reward like any other callable."""
         pairs = zip(prompts, responses, strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
@@ -171,37 +172,58 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
         yield {**drawn[best], "score": float(scores[best])}
 
 
-def score_rows(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+class Scorable(NamedTuple):
+    """A row and its responses, by the names that their scores get."""
+
+    row: Mapping[str, Any]
+    responses: dict[str, Demonstration]
+
+
+def scorable(row: Mapping[str, Any], where: str) -> Scorable:
+    """Reads a row that can be scored, in any layout of ``rlhf_jax.data.layouts``.
+
+    Args:
+        row: a prompt with one response, or a comparison of two.
+        where: what to call the row in an error.
+
+    Returns:
+        One response, ``score``; or the one that people prefer, ``chosen_score``, and the other, ``rejected_score``. Of a
+        chat it is the assistant's last turn.
+
+    Raises:
+        DataError: when no layout fits, the row has no response to a prompt, or a field is bad.
+
+    Example:
+        >>> row = {"prompt": "Hi.", "a": "No.", "b": "Hello!", "preference": "b"}
+        >>> {name: one.response for name, one in scorable(row, "pairs.jsonl:1").responses.items()}
+        {'chosen_score': 'Hello!', 'rejected_score': 'No.'}
+    """
+    found = layouts.answered(row, where)
+    if isinstance(found, Comparison):
+        names, said = ("chosen_score", "rejected_score"), layouts.preferred_first(found)
+    else:
+        names, said = ("score",), (found.response,)
+    return Scorable(
+        row, {name: Demonstration(found.prompt, text, where) for name, text in zip(names, said, strict=True)}
+    )
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Scorable]) -> list[dict[str, Any]]:
     """Rows with the reward model's scores added.
 
     Args:
         scorer: the reward model.
-        rows: of ``prompt`` and ``response``, or of ``prompt``, ``chosen`` and ``rejected`` (see ``scorable``).
+        rows: from ``scorable``.
 
     Returns:
-        The same rows with ``score``, or with ``chosen_score`` and ``rejected_score``.
-    """
-    asked = [(i, field) for i, row in enumerate(rows) for field in _RESPONSES if field in row]
-    scores = scorer([rows[i]["prompt"] for i, _ in asked], [rows[i][field] for i, field in asked])
-    scored = [dict(row) for row in rows]
-    for (i, field), score in zip(asked, scores.tolist(), strict=True):
-        scored[i]["score" if field == "response" else f"{field}_score"] = score
-    return scored
-
-
-_RESPONSES = ("response", "chosen", "rejected")
-
-
-def scorable(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A row that can be scored, checked: ``prompt`` with ``response``, or with ``chosen`` and ``rejected``.
+        The rows as they were, with ``score``, or with ``chosen_score`` and ``rejected_score``.
 
     Raises:
-        DataError: when a field is missing or not a non-empty text.
+        DataError: when a chat template refuses a row.
     """
-    if not any(field in row for field in _RESPONSES):
-        raise DataError(
-            f"{where}: expected a field 'response', or 'chosen' and 'rejected', found only {', '.join(sorted(row))}; "
-            "fix the row or pass --on-bad-row skip"
-        )
-    (parse_demonstration if "response" in row else parse_comparison)(row, where)
-    return dict(row)
+    asked = [(i, name, response) for i, row in enumerate(rows) for name, response in row.responses.items()]
+    scores = scorer.score_tokens([encode(response, scorer.tokenizer).tokens[0] for _, _, response in asked])
+    scored = [dict(row.row) for row in rows]
+    for (i, name, _), score in zip(asked, scores.tolist(), strict=True):
+        scored[i][name] = score
+    return scored

@@ -388,9 +388,9 @@ def test_adapters_on_an_eight_bit_trunk_learn_and_merge():
         z = models.logits(config, models.join(own, trunk), TOKENS[:, :-1], MASK[:, :-1])
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), TOKENS[:, 1:, None], axis=-1))
 
-    rule = optax.adam(0.1)
+    rule = optax.adam(0.03)
     state, losses = rule.init(own), []
-    for _ in range(30):
+    for _ in range(150):
         value, gradient = loss(own)
         losses.append(float(value))
         change, state = rule.update(gradient, state)

@@ -92,6 +92,6 @@ def test_what_cannot_be_exported_is_said(sft_run, tmp_path, options, says):
 
 def test_a_folder_with_something_else_is_left_alone(sft_run, tmp_path):
     (tmp_path / "thesis.txt").write_text("ten years")
-    with pytest.raises(models.CheckpointError, match="not a checkpoint .it holds thesis"):
+    with pytest.raises(models.CheckpointError, match=r"not a checkpoint \(it holds thesis"):
         export(sft_run.directory, tmp_path, stage="sft")
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
