@@ -95,7 +95,13 @@ def configs(options: HH) -> QuickstartConfig:
         limit=64 if fast else 0,
         heldout_limit=16 if fast else 0,
     )
-    packed: dict[str, Any] = {"rows": 8 if fast else 32, "row_length": length, "epochs": 1, "data": dialogues, "eval_every": 500}
+    packed: dict[str, Any] = {
+        "rows": 8 if fast else 32,
+        "row_length": length,
+        "epochs": 1,
+        "data": dialogues,
+        "eval_every": 500,
+    }
     start, rest = (
         options.optimizer(share * options.pretraining_rate, warmup_fraction=0.0, final_fraction=final)
         for share, final in ((0.05, 0.0), (0.01, 1.0))
@@ -113,13 +119,13 @@ def configs(options: HH) -> QuickstartConfig:
             iterations=2 if fast else TRAINING_PAIRS // BATCH,
             epochs=1,
             minibatches=1 if fast else 4,
-            sampling=SamplingConfig(max_new_tokens=32 if fast else 128),
+            sampling=SamplingConfig(max_new_tokens=16 if fast else 128),
             shaping=ShapingConfig(normalise=False, clip=100.0, no_eos_penalty=0.0),
             kl=KLConfig(kind="fixed", coef=0.001),
             loss=PPOLossConfig(clip_low=0.2, clip_high=0.2, entropy_coef=0.0),
             policy_optimizer=rest,
             critic_optimizer=rest,
-            eval_every=1 if fast else 25,
+            eval_every=2 if fast else 25,
             eval_prompts=8 if fast else 256,
             test_prompts=8 if fast else 512,
             max_kl=100.0,

@@ -95,7 +95,12 @@ def configs(options: TLDR) -> QuickstartConfig:
         heldout_limit=16 if fast else 2000,
     )
     rate = options.optimizer(3e-6, warmup_fraction=0.0, final_fraction=0.0, weight_decay=0.01, eps=1e-5)
-    packed: dict[str, Any] = {"rows": 8 if fast else 48, "row_length": 640 if fast else 960, "epochs": 1, "optimizer": rate}
+    packed: dict[str, Any] = {
+        "rows": 8 if fast else 48,
+        "row_length": 640 if fast else 960,
+        "epochs": 1,
+        "optimizer": rate,
+    }
     return QuickstartConfig(
         sft=SFTConfig(
             **stage, **packed, init=options.model, chat=False, model=options.precision(), data=posts, eval_every=200
@@ -117,12 +122,12 @@ def configs(options: TLDR) -> QuickstartConfig:
             iterations=2 if fast else EPISODES // BATCH,
             epochs=4,
             minibatches=1,
-            sampling=SamplingConfig(max_new_tokens=53),
+            sampling=SamplingConfig(max_new_tokens=16 if fast else 53),
             shaping=ShapingConfig(normalise=False, clip=100.0, no_eos_penalty=1.0),
             kl=KLConfig(kind="fixed", coef=0.05),
             policy_optimizer=rate,
             critic_optimizer=rate,
-            eval_every=1 if fast else 100,
+            eval_every=2 if fast else 100,
             eval_prompts=8 if fast else 256,
             test_prompts=8 if fast else 512,
             max_kl=50.0,

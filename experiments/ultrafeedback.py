@@ -128,7 +128,7 @@ def configs(options: UltraFeedback) -> Zephyr:
             patience=0,  # three epochs, whatever the held-out loss does
             optimizer=options.optimizer(5e-7, warmup_fraction=0.1, final_fraction=0.0),
             max_prompt_length=256 if fast else 512,
-            sampling=SamplingConfig(max_new_tokens=32 if fast else 512),
+            sampling=SamplingConfig(max_new_tokens=16 if fast else 512),
             eval_pairs=16 if fast else 2000,
             eval_prompts=8 if fast else 64,
             test_prompts=8 if fast else 256,

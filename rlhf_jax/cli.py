@@ -425,8 +425,8 @@ class ScoreOptions:
     input: Path
     """A .jsonl file with rows of prompt and response, or of any layout that has a response or two."""
     to: Path
-    """The .jsonl file to write: the same rows with `score`, or, where two are compared, with `chosen_score` (that of the
-    one people prefer) and `rejected_score`."""
+    """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
+    of the one that people prefer, and `rejected_score`."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import models, rewards, rollout
-from rlhf_jax.data import Comparison, Demonstration, Tokenizer, layouts
+from rlhf_jax.data import Tokenizer, layouts
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
-from rlhf_jax.data.rows import Prompt
+from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.loading import RunError, is_checkpoint, load_checkpoint, load_stage
@@ -187,8 +187,8 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
         where: what to call the row in an error.
 
     Returns:
-        One response, ``score``; or the one that people prefer, ``chosen_score``, and the other, ``rejected_score``. Of a
-        chat it is the assistant's last turn.
+        One response, whose score is ``score``; of two the one that people prefer, ``chosen_score``, and the other,
+        ``rejected_score``. Of a chat it is the assistant's last turn.
 
     Raises:
         DataError: when no layout fits, the row has no response to a prompt, or a field is bad.
@@ -200,12 +200,10 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
     """
     found = layouts.answered(row, where)
     if isinstance(found, Comparison):
-        names, said = ("chosen_score", "rejected_score"), layouts.preferred_first(found)
+        said = dict(zip(("chosen_score", "rejected_score"), layouts.preferred_first(found), strict=True))
     else:
-        names, said = ("score",), (found.response,)
-    return Scorable(
-        row, {name: Demonstration(found.prompt, text, where) for name, text in zip(names, said, strict=True)}
-    )
+        said = {"score": found.response}
+    return Scorable(row, {name: Demonstration(found.prompt, text, where) for name, text in said.items()})
 
 
 def score_rows(scorer: Scorer, rows: Sequence[Scorable]) -> list[dict[str, Any]]:

@@ -125,7 +125,8 @@ def train(
         batch, trunks, reference = inputs
 
         def loss(own: Params, batch: Any, key: Array) -> tuple[Array, Aux]:
-            return loss_fn(whole(own, trunks), batch if reference is None else (batch, reference), key)
+            asked: Any = batch if reference is None else (batch, reference)
+            return loss_fn(whole(own, trunks), asked, key)
 
         return training.make_train_step(loss, rule)(state, batch, key)
 

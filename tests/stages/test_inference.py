@@ -7,6 +7,8 @@ import pytest
 import tiny_task
 
 from rlhf_jax import cli
+from rlhf_jax.data import Message
+from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import Policy, RunError, Scorer
 
 PROMPTS = ["The cat and", "The fox or", "The owl with"]
@@ -56,7 +58,6 @@ def test_the_log_probability_of_a_row_is_that_of_its_tokens(ppo_run, folder):
     import jax.numpy as jnp
 
     from rlhf_jax import losses, models
-    from rlhf_jax.rollout import SamplingConfig
 
     policy = Policy.load(folder)
     assert policy.stage == "ppo"
@@ -70,7 +71,6 @@ def test_the_log_probability_of_a_row_is_that_of_its_tokens(ppo_run, folder):
 
 def test_many_prompts_sample_as_few_do(ppo_run):
     """More prompts than are sampled at once; the last, smaller part is filled up and leaves no extra row."""
-    from rlhf_jax.rollout import SamplingConfig
     from rlhf_jax.stages import inference
 
     policy = Policy.load(ppo_run.directory, "sft")
@@ -102,7 +102,6 @@ def test_best_of_keeps_the_response_that_the_reward_model_scores_highest(ppo_run
 def test_best_of_scores_a_response_that_did_not_end_as_it_is(ppo_run, folder):
     """Its text encoded again would get an end-of-sequence token, and other tokens besides."""
     policy, scorer = Policy.load(folder), Scorer.load(folder)
-    from rlhf_jax.rollout import SamplingConfig
     from rlhf_jax.stages.inference import best_of
 
     rows = list(policy.sample(PROMPTS, n=4, sampling=SamplingConfig(max_new_tokens=3)))
@@ -144,6 +143,55 @@ def test_score_takes_pairs_and_its_scores_do_not_depend_on_the_company(reward_ru
         assert row["chosen_score"] > row["rejected_score"]
         alone = scorer([row["prompt"]], [row["chosen"]])[0]
         assert row["chosen_score"] == pytest.approx(float(alone), abs=1e-5)
+
+
+CHAT = [{"role": "user", "content": "The cat and"}]
+ROWS = {  # of several layouts; the responses to the same prompt, the preferred one first
+    "hh": {
+        "chosen": "\n\nHuman: The cat and\n\nAssistant: sat",
+        "rejected": "\n\nHuman: The cat and\n\nAssistant: fell",
+    },
+    "ultrafeedback": {
+        "prompt": "The cat and",
+        "chosen": [*CHAT, {"role": "assistant", "content": "sat"}],
+        "rejected": [*CHAT, {"role": "assistant", "content": "fell"}],
+        "score_chosen": 8.0,
+        "score_rejected": 3.0,
+    },
+    "votes": {"prompt": CHAT, "a": "fell", "b": "sat", "preference": 0.25},
+}
+
+
+def test_score_reads_any_layout_and_keeps_the_rows(reward_run, folder, tmp_path):
+    to = tmp_path / "scored.jsonl"
+    file = write(tmp_path / "in.jsonl", [*ROWS.values(), {"messages": ROWS["ultrafeedback"]["rejected"]}])
+    assert cli.run(["score", str(folder), "--input", file, "--to", str(to)]) == 0
+    *pairs, chat = read(to)
+    scorer = Scorer.load(folder)
+    asked = (Message("user", "The cat and"),)
+    sat, fell = scorer([asked, asked], ["sat", "fell"]).tolist()
+    for row, given in zip(pairs, ROWS.values(), strict=True):
+        scores = (row.pop("chosen_score"), row.pop("rejected_score"))
+        assert scores == (pytest.approx(sat, abs=1e-5), pytest.approx(fell, abs=1e-5))
+        assert row == given
+    assert chat == {"messages": ROWS["ultrafeedback"]["rejected"], "score": pytest.approx(fell, abs=1e-5)}
+    assert abs(sat - scorer(["The cat and"], ["sat"])[0]) > 1e-4  # a chat is not the bare text
+
+
+def test_sample_reads_any_layout_and_best_of_scores_chats(ppo_run, folder, tmp_path):
+    file = write(tmp_path / "in.jsonl", [*ROWS.values(), {"prompt": "The cat and"}])
+    every, best = tmp_path / "every.jsonl", tmp_path / "best.jsonl"
+    assert sample(folder, "--prompts", file, "--n", 3, "--to", every) == 0
+    assert sample(folder, "--prompts", file, "--best-of", 3, "--to", best) == 0
+    drawn, kept = read(every), read(best)
+    assert [row["prompt"] for row in kept] == [CHAT, CHAT, CHAT, "The cat and"]
+    assert [row["prompt"] for row in drawn] == [row["prompt"] for row in kept for _ in range(3)]
+    policy = Policy.load(folder)
+    (again, *_) = policy.sample([(Message("user", "The cat and"),)], sampling=SamplingConfig(max_new_tokens=6))
+    assert again["tokens"] == drawn[0]["tokens"]
+    # What was written is read back as it was.
+    assert sample(folder, "--prompts", every, "--to", tmp_path / "third.jsonl") == 0
+    assert [row["prompt"] for row in read(tmp_path / "third.jsonl")] == [row["prompt"] for row in drawn]
 
 
 def test_scores_are_those_the_stage_measured(reward_run, folder):
