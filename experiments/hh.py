@@ -3,52 +3,53 @@
 Command:  hf download EleutherAI/pythia-2.8b --include '*.json' '*.safetensors' --local-dir models/pythia-2.8b
           python experiments/hh.py            (--fast: a miniature of every stage; --help: all options)
 Hardware: not run here on the real model; what it needs is counted below
-Result:   the tests run it end to end on a random model and a few rows of the data set's columns
+Result:   the tests run it end to end on a random model and a few rows with the data set's columns
 
-The recipe is section 4.1 and appendices A.2 and B.1 of Bai et al. (arXiv:2204.05862). Their language models (13M to 52B
-parameters) are not public; EleutherAI/pythia-2.8b is the base here, as in the dialogues of Rafailov et al. 2023 (arXiv:2305.18290,
-section 6). Any folder does: for Llama-3.2-1B pass --model and its --pretraining-rate.
+The recipe is section 4.1 and appendices A.1, A.2 and B.1 of Bai et al. (arXiv:2204.05862). Their language models, 13M
+to 52B parameters, are not public; EleutherAI/pythia-2.8b is the base here, as it is for the dialogues of Rafailov et
+al. 2023 (arXiv:2305.18290, section 6). Any folder does: for Llama-3.2-1B pass --model and its --pretraining-rate.
 
-    data             Anthropic/hh-rlhf, its four parts of helpful and harmless dialogues together: 160,800 training pairs and
-                     8,552 held out (harmless-base 42,537, helpful-base 43,835, helpful-online 22,007,
+    data             Anthropic/hh-rlhf, its four parts of dialogues together: 160,800 training pairs, 8,552 held out
+                     (of the training pairs harmless-base 42,537, helpful-base 43,835, helpful-online 22,007,
                      helpful-rejection-sampled 52,421)
-                            Bai et al.                              here
-    start of the policy     a context-distilled model, at 0.05 of   SFT on the preferred answers (Rafailov et al.), one epoch, at
-                            the pretraining rate                    0.05 of the pretraining rate: 8e-6
-    preference model        pretrained on comparisons (0.1), then   from the SFT weights, one epoch at 0.01 of the rate: 1.6e-6
-                            one epoch at 0.01 of the rate
-    context                 1024 tokens                             1024 tokens; longer dialogues are left out
-    end of a sample         a special token that is scored          the token that ends an answer
-    PPO rate                0.01 of the pretraining rate            1.6e-6, constant
-    KL coefficient          0.001, in the reward                    0.001, fixed
-    reward                  the preference model's score itself     the same: not normalised, not clipped, no penalties
-    clip, gamma, entropy    0.2, 1, none                            0.2, 1, none
-    passes over a sample    1 (RLHF scan), 2, 4 (online)            1, in 4 minibatches
-    response                128 tokens                              128 tokens
-    prompts                 137,000 of the data, 369,000 written    one pass over the 160,800 of the data
-                            by a model
+                         Bai et al.                             here
+    policy's start       a context-distilled model, at 0.05     SFT on the preferred answers, as Rafailov et al. do, one
+                         of the pretraining rate                epoch, at 0.05 of the pretraining rate: 8e-6
+    preference model     pretrained on comparisons (PMP), then  from the SFT weights, one epoch at 0.01 of the rate:
+                         one epoch at 0.01 of the rate          1.6e-6
+    context              1024 tokens                            1024 tokens; longer dialogues are left out
+    end of a sample      a special token, which is scored       the token that ends an answer
+    PPO rate             0.01 of the pretraining rate           1.6e-6, constant
+    KL coefficient       0.001, in the reward                   0.001, fixed, in the reward
+    reward               the preference model's score           the same, neither normalised nor clipped, no penalties
+    clip, gamma          0.2, 1                                 0.2, 1
+    entropy bonus        none                                   none
+    passes over samples  1 (RLHF scan), 2, 4 (online)           1, in 4 minibatches
+    response             128 tokens                             128 tokens
+    prompts              137,000 of the data, 369,000 that a    314 iterations of 512, one pass over the data's
+                         model wrote
 
-Batch sizes, the critic and GAE's lambda are not in the paper: 512 samples an iteration, a critic that starts from the preference
-model, at the policy's rate, and 0.95 are ours, and so are Adam's settings. The preference model's rate is meant for one
-that was pretrained on comparisons from the web first (PMP, a stage this recipe does not have): without it a few times
-the rate may do better (--pretraining-rate scales them all). There is one round, no weekly ones with fresh data.
+Batch sizes, the critic and GAE's lambda are not in the paper: 512 samples an iteration, a critic that starts from the
+preference model at the policy's rate, lambda 0.95 and Adam's settings are ours. The preference model's rate is meant
+for one that was first pretrained on comparisons from the web, a stage that this recipe does not have; without it a few
+times the rate may do better. There is one round, no weekly ones with fresh data.
 
-Nobody judges the answers here: what is reported is the preference model's accuracy on held-out pairs with its interval, and the
-policy's score and KL on held-out prompts. Bai et al. fit the score to the root of the KL (section 4.3); the curve in the report
-is that one.
+Nobody judges the answers here: reported are the preference model's accuracy on held-out pairs with its interval, and
+the policy's score and KL on held-out prompts. The report draws the score over the root of the KL, section 4.3's curve.
 
-What it needs, for N = 2.78e9 parameters:
-    memory   PPO holds policy and critic with Adam, 16 bytes a parameter each, and reference and preference model in float32, 4
-             each: 40 N = 111 GB, 14 GB on each of 8 devices. Keys and values of 512 dialogues: 2 x 32 layers x 2560 x 2 bytes x
-             1024 tokens x 512 = 172 GB, 21 GB a device. A minibatch of 128: blocks' inputs 128 x 1024 x 2560 x 2 bytes x 32 =
-             21 GB, and one block's attention weights, which are not yet computed in pieces, 128 x 32 heads x 1024^2 x 4 bytes =
-             17 GB and as much again for their gradient: 7 GB a device together. 8 x H100 (80 GB) hold it by this count; with
-             --lora-rank 16 the models take 2 to 4 N = 6 to 11 GB, once.
-    compute  SFT and preference model: 8 N (recomputing blocks) x (1 + 2) x 160,800 x about 230 tokens = 2.5e18.
-             PPO, a sample of 896 + 128 tokens (prompts are padded to the longest): sampling 2 N, four models looked at 8 N, one
-             pass of policy and critic 2 x 8 N, together 26 N x 1024 = 7.4e13; 160,800 samples 1.2e19.
-             8 x H100 at 40% of 989e12: 3.2e15 a second, so 13 minutes and 1 hour; v5p-8 (4 chips of 459e12): 5.5 hours in
-             all. Decoding waits for memory and comes on top, up to as much again.
+What it needs, counted and not measured, for N = 2.78e9 parameters:
+    memory   PPO holds policy and critic with Adam, 16 bytes a parameter each, and reference and preference model in
+             float32, 4 each: 40 N = 111 GB, 14 GB on each of 8 devices.
+             Keys and values of 512 dialogues: 2 x 32 layers x 2560 x 2 bytes x 1024 tokens x 512 = 172 GB, 21 GB a
+             device. A minibatch of 128: blocks' inputs 128 x 1024 x 2560 x 2 bytes x 32 = 21 GB each for policy and
+             critic; one block's attention weights, which are not computed in pieces, 128 x 32 heads x 1024^2 x 4
+             bytes = 17 GB and twice that for their gradients: 12 GB a device together.
+             8 x H100 (80 GB) hold it by this count. With --lora-rank 16 there is one trunk of 2 to 4 N = 6 to 11 GB.
+    compute  SFT and preference model: 8 N (blocks are computed again) x 3 x 160,800 x about 230 tokens = 2.5e18.
+             PPO, a sample of 896 + 128 tokens, for prompts are padded to the longest: sampling 2 N, four models
+             looked at 8 N, one pass of policy and critic 2 x 8 N: 26 N x 1024 = 7.4e13; 160,768 samples 1.2e19.
+             8 x H100 at 40% of 989e12 do 3.2e15 a second: 13 minutes and 1 hour. v5p-8, 4 chips of 459e12, 7.3e14:
+             5.5 hours in all. Decoding waits for memory, not for products, and comes on top.
     disk     model 6 GB; checkpoints of PPO 24 N = 67 GB each, two kept; results 16 N = 44 GB; data 0.1 GB.
 """
 

@@ -64,7 +64,7 @@ class Options:
         """Stop with what to do when there is no checkpoint in the model's folder."""
         if not is_checkpoint(self.model):
             raise SystemExit(
-                f"{self.model}: no pretrained model there (config.json and *.safetensors). Models are read from folders; "
-                f"get this one with: hf download {name} --include '*.json' '*.safetensors' --local-dir {self.model} "
-                f"(huggingface-cli download in older versions), or pass --model FOLDER"
+                f"{self.model}: no pretrained model there (config.json, *.safetensors). Models are read from folders: "
+                f"hf download {name} --include '*.json' '*.safetensors' --local-dir {self.model} (huggingface-cli "
+                "download in older versions) gets this one, --model FOLDER takes another"
             )

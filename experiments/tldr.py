@@ -4,53 +4,54 @@ Command:  hf download EleutherAI/pythia-1b-deduped --include '*.json' '*.safeten
               --local-dir models/pythia-1b-deduped
           python experiments/tldr.py            (--fast: a miniature of every stage; --help: all options)
 Hardware: not run here on the real model; what it needs is counted below
-Result:   the tests run it end to end on a random model and a few rows of the data sets' columns
+Result:   the tests run it end to end on a random model and a few rows with the data sets' columns
 
-The recipe is section 3 and appendix B.1 of Stiennon et al. (arXiv:2009.01325), whose GPT-3 models of 1.3B and 6.7B
-parameters are not public, with the learning rate and the public models of its reproduction, Huang et al. 2024 (arXiv:2403.17031,
-"The N+ Implementation Details of RLHF with PPO"): EleutherAI/pythia-1b-deduped, 2.8b and 6.9b.
+The recipe is section 3 and appendix B.1 of Stiennon et al. (arXiv:2009.01325). Their GPT-3 models of 1.3B and 6.7B
+parameters are not public, so the models and the learning rate are those of a reproduction, Huang et al. 2024
+(arXiv:2403.17031; values from their code): EleutherAI/pythia-1b-deduped, 2.8b and 6.9b.
 
-    data             trl-lib/tldr: 116,722 posts with their authors' summaries, 6,447 of them held out besides
-                     openai/summarize_from_feedback:comparisons: 92,858 training pairs (64,832 of them in the paper)
-                     Stiennon 1.3B, 6.7B           Huang et al.     here
-    SFT rate         6.35e-5, 2.83e-5, cosine      3e-6, cosine     3e-6, cosine to 0
-    SFT batch        128 posts, one epoch          128, one epoch   48 x 960 packed tokens, about 125 posts, one epoch
-    reward rate      1.5e-5, 5e-6, cosine          3e-6, cosine     3e-6, cosine to 0
-    reward batch     64 pairs, one epoch           64, one epoch    48 x 960 packed tokens, about 64 pairs, one epoch
-    PPO rate         1.5e-5, 7e-6, linear          3e-6, linear     3e-6, cosine to 0: there is no linear schedule
-    PPO batch        512, 256 episodes             512              512, in one minibatch
-    PPO episodes     1,000,000                     1,000,000        1953 x 512 = 999,936
-    PPO epochs       4                             4                4
-    KL coefficient   0.05, in the reward           0.05             0.05, fixed
-    gamma, lambda    1, 0.95                       1, 0.95          1, 0.95
-    clip, value clip                               0.2, 0.2         0.2, 0.2; value loss x 0.1 as in Huang et al.
-    response                                       53 tokens        53 tokens
-    temperature                                    0.7              1: the ratio is that of the policy itself
-    no end           replaced by a low score       score is -1      1 is subtracted from the score
-    reward's zero    reference summaries           the same         the loss's centering term, 0.01: PPO needs the differences
-    Adam                                           eps 1e-5         eps 1e-5, decay 0.01 (PyTorch's default), gradients clipped at 1
-    critic           starts from the reward model  the same         the same
+    data             trl-lib/tldr: 116,722 posts with their authors' summaries, 6,447 more for validation
+                     openai/summarize_from_feedback:comparisons: 92,858 training pairs (the paper: 64,832)
+                     Stiennon et al. 1.3B, 6.7B   Huang et al.      here
+    SFT rate         6.35e-5, 2.83e-5, cosine     3e-6, cosine      3e-6, cosine to 0
+    SFT batch        128 posts, one epoch         128, one epoch    48 x 960 packed tokens, about 125 posts, one epoch
+    reward rate      1.5e-5, 5e-6, cosine         3e-6, cosine      3e-6, cosine to 0
+    reward batch     64 pairs, one epoch          64, one epoch     48 x 960 packed tokens, about 64 pairs, one epoch
+    PPO rate         1.5e-5, 7e-6, linear         3e-6, linear      3e-6, cosine to 0; there is no linear schedule
+    PPO batch        512, 256                     512               512, in one minibatch
+    PPO episodes     1,000,000                    1,000,000         1953 x 512 = 999,936
+    PPO epochs       4                            4                 4
+    KL coefficient   0.05                         0.05              0.05, fixed, in the reward
+    gamma, lambda    1, 0.95                      1, 0.95           1, 0.95
+    clipping                                      0.2, values 0.2   the same; the value loss counts 0.1, as theirs
+    response                                      53 tokens         53 tokens
+    temperature                                   0.7               1: the ratio is that of the policy itself
+    no end                                        the score is -1   1 is subtracted from the score
+    critic           starts from the reward model the same          the same
+    AdamW                                         eps 1e-5          eps 1e-5, decay 0.01 as is PyTorch's default,
+                                                                    gradients clipped at norm 1
 
-Other differences: a post that is longer than 512 tokens with its prompt is left out where the paper cuts it at a line end;
-rewards are not whitened, advantages are; the checkpoint that PPO keeps is the one of the best held-out reward below a KL of
-50 nats. 2,000 of the 86,086 held-out comparisons (the news articles among them) are measured on.
+Other differences. A post of more than 512 tokens is left out; the paper cuts it at a line end. The paper shifts the
+reward so that reference summaries score 0; here the loss of the reward model centers it, with weight 0.01. Rewards are
+not whitened, advantages are. PPO keeps the checkpoint of the best held-out reward below a KL of 50 nats. 2,000 of the
+held-out comparisons, the news articles among them, are measured on: there are nearly as many as training pairs.
 
-Nobody judges the summaries here: what is reported is the reward model's accuracy on held-out pairs with its interval, and the
-policy's reward and KL on held-out posts. Stiennon et al. had people compare summaries; that is still to be done by whoever
-runs this.
+Nobody judges the summaries here: reported are the reward model's accuracy on held-out pairs with its interval, and the
+policy's reward and KL on held-out posts. Stiennon et al. had people compare summaries.
 
-What it needs, for N = 1.01e9 parameters (2.8B: x 2.7, 6.9B: x 6.8):
-    memory   PPO holds policy and critic with Adam, 16 bytes a parameter each, and reference and reward model in float32,
-             4 each: 40 N = 40 GB, 5 GB on each of 8 devices; 2.8B 14 GB, 6.9B 34 GB. Keys and values of 512
-             responses: 2 x 16 layers x 2048 x 2 bytes x 565 tokens x 512 = 38 GB, 5 GB a device (6.9B: 19 GB). Blocks'
-             inputs kept for the backward pass: 512 x 565 x 2048 x 2 bytes x 16 = 19 GB, 2.4 GB a device (6.9B: 9.5 GB).
-             8 x H100 (80 GB) hold all three sizes by this count; one H100 holds 1B only with --lora-rank 16: 2 to 4 bytes x N
-             for the one trunk.
-    compute  SFT and reward model: 8 N (recomputing blocks) x (116,722 + 2 x 92,858) x 350 tokens = 8.6e17.
-             PPO, an episode of 512 + 53 tokens: sampling 2 N, four models looked at 8 N, four epochs of policy and critic
-             4 x 2 x 8 N, together 74 N x 565 = 4.2e13; 1e6 episodes 4.2e19.
-             8 x H100 at 40% of 989e12: 3.2e15 a second, so 5 minutes and 3.7 hours; 6.9B 25 hours. v5p-8 (4 chips of
-             459e12): 16 hours. Decoding waits for memory and comes on top, up to as much again.
+What it needs, counted and not measured, for N = 1.01e9 parameters (2.8B: x 2.7, 6.9B: x 6.8):
+    memory   PPO holds policy and critic with Adam, 16 bytes a parameter each, and reference and reward model in
+             float32, 4 each: 40 N = 40 GB, 5 GB on each of 8 devices; 2.8B 14 GB, 6.9B 34 GB.
+             Keys and values of 512 responses: 2 x 16 layers x 2048 x 2 bytes x 565 tokens x 512 = 38 GB, 5 GB a
+             device; 6.9B 19 GB. Blocks' inputs for the backward pass: 512 x 565 x 2048 x 2 bytes x 16 = 19 GB for
+             policy or critic, 5 GB a device for both; 6.9B 19 GB.
+             8 x H100 (80 GB) hold all three sizes by this count. With --lora-rank 16 there is one trunk of 2 N, in
+             the checkpoint's 16 bits, for SFT, and one of 2 to 4 N that all models of PPO share.
+    compute  SFT and reward model: 8 N (blocks are computed again) x (116,722 + 2 x 92,858) x 350 tokens = 8.6e17.
+             PPO, an episode of 512 + 53 tokens: sampling 2 N, four models looked at 8 N, four epochs of policy and
+             critic 4 x 2 x 8 N: 74 N x 565 = 4.2e13; 1e6 episodes 4.2e19.
+             8 x H100 at 40% of 989e12 do 3.2e15 a second: 5 minutes and 3.7 hours; 6.9B 25 hours. v5p-8, 4 chips of
+             459e12, 7.3e14: 16 hours. Decoding waits for memory, not for products, and comes on top.
     disk     model 2 GB; checkpoints of PPO 24 N = 24 GB each, two kept; results 16 N = 16 GB; data 0.5 GB.
 """
 

@@ -1,42 +1,46 @@
-"""A chat model without human labels: SFT on UltraChat, then DPO on UltraFeedback, as Tunstall et al. 2023 made Zephyr.
+"""A chat model without human labels: SFT on UltraChat, DPO on UltraFeedback, as Tunstall et al. 2023 made Zephyr.
 
-Command:  hf download mistralai/Mistral-7B-v0.1 --include '*.json' 'model*.safetensors' --local-dir models/Mistral-7B-v0.1
+Command:  hf download mistralai/Mistral-7B-v0.1 --include '*.json' 'model*.safetensors' \\
+              --local-dir models/Mistral-7B-v0.1
           python experiments/ultrafeedback.py --rows 128    (8 GPUs; --fast: a miniature; --help: all options)
 Hardware: not run here on the real model; what it needs is counted below
-Result:   the tests run it end to end on a random model and a few rows of the data sets' columns
+Result:   the tests run it end to end on a random model and a few rows with the data sets' columns
 
-The recipe is sections 4.1 to 4.4 of Tunstall et al. (arXiv:2310.16944), from mistralai/Mistral-7B-v0.1 (7.24e9 parameters).
+The recipe is section 4 of Tunstall et al. (arXiv:2310.16944), from mistralai/Mistral-7B-v0.1, 7.24e9 parameters.
 
     dSFT data        HuggingFaceH4/ultrachat_200k: 207,865 dialogues (train_sft), 1,000 of 23,110 held out (test_sft)
     dDPO data        HuggingFaceH4/ultrafeedback_binarized: 61,135 pairs (train_prefs), 2,000 held out (test_prefs)
-                     Tunstall et al.                       here
-    dSFT rate        2e-5, cosine, 10% warm-up             the same, down to 0
-    dSFT batch       512 packed rows of 2048 tokens        the same; --rows 128 where the memory is 8 x 80 GB
-    dSFT epochs      1 (one to three were tried)           1
-    dDPO rate        5e-7, linear, 10% warm-up             5e-7, 10% warm-up, cosine: there is no linear schedule
-    dDPO batch       32 pairs                              16 x 2048 packed tokens, about 32 pairs
-    dDPO epochs      3 (one to three were tried)           3
-    beta             0.1                                   0.1
-    AdamW            no weight decay                       no weight decay, gradients clipped at norm 1
-    precision        bfloat16                              bfloat16 products, float32 weights
+                     Tunstall et al.                   here
+    dSFT rate        2e-5, cosine, 10% warm-up         2e-5, cosine to 0, 10% warm-up
+    dSFT batch       512 packed rows of 2048 tokens    the same; --rows 128 on 8 x 80 GB
+    dSFT epochs      1 (one to three were tried)       1
+    dDPO rate        5e-7, linear, 10% warm-up         5e-7, cosine to 0, 10% warm-up; there is no linear schedule
+    dDPO batch       32 pairs                          16 x 2048 packed tokens, about 32 pairs
+    dDPO epochs      3 (one to three were tried)       3
+    beta             0.1                               0.1
+    AdamW            no weight decay                   no weight decay, gradients clipped at norm 1
+    precision        bfloat16                          bfloat16 products, float32 weights
 
-Other differences: dialogues longer than 2048 tokens and pairs longer than 1024 are left out, not cut; the loss of SFT is of the
-assistant's turns alone; pairs whose scores tie are not trained on; the policy that is kept is the one of the best held-out loss, where the paper
-keeps the last, overfitted as it is by its training pairs. --lora-rank 16 is not in the paper, which expects about the same of it.
+Other differences. Dialogues of more than 2048 tokens and pairs of more than 1024 are left out, not cut. The loss of SFT
+counts the assistant's turns alone. Pairs whose scores tie are not trained on. The policy that is kept is the one of the
+best held-out loss; the paper takes the last, although by then it has learnt its training pairs by heart. --lora-rank is
+not in the paper, which expects similar results of it.
 
-Nobody judges the answers here (the paper: MT-Bench and AlpacaEval, with GPT-4): what is reported is how often the preferred answer of a
-held-out pair gained the more log-probability, with its interval, and the KL to the SFT model on held-out prompts.
+Nobody judges the answers here (the paper: MT-Bench and AlpacaEval, judged by GPT-4): reported is how often the
+preferred answer of a held-out pair gained more log-probability, with its interval, and the KL to the SFT model.
 
-What it needs, for N = 7.24e9 parameters:
-    memory   training: 16 bytes a parameter, DPO's reference 4 more: 20 N = 145 GB, 18 GB on each of 8 devices.
-             SFT, a row of 2048 tokens: blocks' inputs 2048 x 4096 x 2 bytes x 32 = 0.54 GB; one block's attention weights, which are
-             not yet computed in pieces, 32 heads x 2048^2 x 4 bytes = 0.54 GB and twice that for their gradients; its MLP, 2048 x
-             14336 x 2 bytes x 6 = 0.35 GB: 2.5 GB a row. 512 rows are 1.3 TB: 32 devices of 80 GB (40 GB each beside 4 GB of weights).
-             128 rows on 8: 40 + 15 GB. A batch is not divided: there is no accumulation of gradients in the stages yet.
-             --lora-rank 16: 2 to 4 N = 15 to 29 GB for the one trunk, once; rows as above.
-    compute  SFT: 8 N (recomputing blocks) x 207,865 x about 1,300 tokens = 1.6e19. DPO: (8 N + 2 N of the reference) x 3 x 61,135 x
-             about 900 tokens a pair = 1.2e19. 8 x H100 at 40% of 989e12: 3.2e15 a second, so 1.4 and 1.0 hours; v5p-8 (4 chips
-             of 459e12): 6 and 4.5 hours, at --rows 32. Sampling held-out answers comes on top. The paper: 2 to 4 hours on 16 A100.
+What it needs, counted and not measured, for N = 7.24e9 parameters:
+    memory   16 bytes a parameter, DPO's reference 4 more: 20 N = 145 GB, 18 GB on each of 8 devices.
+             SFT, a row of 2048 tokens: blocks' inputs 2048 x 4096 x 2 bytes x 32 = 0.54 GB; one block's attention
+             weights, which are not computed in pieces, 32 heads x 2048^2 x 4 bytes = 0.54 GB and twice that for
+             their gradients; its MLP 2048 x 14336 x 2 bytes x 6 = 0.35 GB: 2.5 GB a row. A batch is not divided, for
+             the stages do not accumulate gradients: 512 rows are 1.3 TB, 32 devices of 80 GB with 40 GB each beside
+             4 GB of weights; 128 rows on 8 devices are 40 + 15 GB each.
+             With --lora-rank 16 one trunk of 2 to 4 N = 15 to 29 GB serves policy and reference; rows as above.
+    compute  SFT: 8 N (blocks are computed again) x 207,865 x about 1,300 tokens = 1.6e19. DPO: 8 N and 2 N of the
+             reference, x 3 x 61,135 pairs x about 900 tokens = 1.2e19.
+             8 x H100 at 40% of 989e12 do 3.2e15 a second: 1.4 and 1.0 hours. v5p-8, 4 chips of 459e12, 7.3e14: 6 and
+             4.5 hours, at --rows 64. Sampling held-out answers comes on top. The paper: 2 to 4 hours on 16 A100.
     disk     model 15 GB; checkpoints 12 N = 87 GB each, two kept; results 4 N = 29 GB a stage; data 2.3 GB.
 """
 
@@ -163,9 +167,10 @@ def run(options: UltraFeedback) -> Path:
     options.check_model(MODEL)
     add_template(options.model, options.out)
     config = configs(options)
-    for stage, stage_config in ((stages.sft, config.sft), (stages.preference, config.dpo)):
-        stage(stage_config)
-        write_report(Path(options.out))
+    stages.sft(config.sft)
+    write_report(Path(options.out))
+    stages.preference(config.dpo)
+    write_report(Path(options.out))
     return Path(options.out)
 
 

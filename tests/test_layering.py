@@ -33,7 +33,7 @@ HEAVY = {"tensorflow_datasets", "grain", "tokenizers", "datasets", "pyarrow", "j
 HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich"}
 # What nothing here needs: those who come from there bring files.
 FOREIGN = {"torch", "tensorflow", "transformers", "peft", "accelerate", "huggingface_hub"}
-LAZY_IN_DATA = {"human_sentiment", "order", "preparing", "tfds", "tokenizer"}  # data/__init__ loads them on first use
+LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads them on first use
 # TFDS constructs builders with keywords of its own, which have to be passed on.
 FOREIGN_KEYWORDS = {("human_sentiment", "__init__")}
 

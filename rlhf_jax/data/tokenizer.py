@@ -105,6 +105,33 @@ class Tokenizer:
         other._set_format(format)
         return other
 
+    def with_padding_apart(self) -> Tokenizer:
+        """The same tokenizer, padding with a token that ends nothing.
+
+        Here masks are explicit, and padding may be the token that ends a text. Sequence classifiers of transformers look
+        for the last token that is not padding, and would overlook the end of every text.
+
+        Returns:
+          A tokenizer that pads with its beginning-of-sequence token, or else with another special token; this one
+          where it pads with such a token already.
+
+        Raises:
+          DataError: if every special token ends something.
+        """
+        ends = {self._plain.eos_id, self.eos_id}
+        if self.pad_id not in ends:
+            return self
+        named = [text for name, text in self._special.tokens.items() if name in ("bos_token", "unk_token")]
+        special = [
+            token.content for _, token in sorted(self._backend.get_added_tokens_decoder().items()) if token.special
+        ]
+        apart = [text for text in (*named, *special) if token_id(self._backend, text) not in ends]
+        if not apart:
+            raise DataError(
+                "this tokenizer has no special token to pad with but those that end a text: add a pad token"
+            )
+        return Tokenizer(self._backend, self._special._replace(tokens={**self._special.tokens, "pad_token": apart[0]}))
+
     def _set_format(self, format: str) -> None:
         if format not in FORMATS:
             raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")

@@ -55,7 +55,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """``x [..., in]`` -> ``[..., out]``; with a key the adapter's inputs are dropped out."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        kernel = self.kernel[...]
+        # Kept for the backward pass, a kernel in the stream's type would lie there for all layers at once: from 8 bits,
+        # that is all that was saved.
+        times = _times if kernel.dtype == x.dtype else jax.checkpoint(_times)
+        y = times(x, kernel)
         if hasattr(self, "kernel_scale"):
             y = y * _last_axis(self.kernel_scale[...], x)
         if hasattr(self, "bias"):
@@ -90,6 +94,10 @@ class Norm(nnx.Module):
         if self.kind == "layer":
             y = y + _last_axis(self.bias[...].astype(jnp.float32), x)
         return y.astype(x.dtype)
+
+
+def _times(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel.astype(x.dtype)
 
 
 def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:

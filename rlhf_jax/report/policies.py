@@ -57,6 +57,7 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("length, tokens, SFT → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
         ("distinct-2, SFT → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
         ("implicit reward: held-out pairs ranked as people do", [_share(p, "accuracy") for p in policies]),
+        ("implicit reward: thumbs up above thumbs down, held out (AUC)", [_share(p, "label_auc") for p in policies]),
     ]
     return [row for row in rows if any(row[1])]
 

@@ -90,6 +90,9 @@ def _policy_verdicts(policy: str, figures: Mapping[str, Any]) -> list[Verdict]:
     if figures.get("accuracy") is not None:
         ranked = f"The implicit reward of {policy} ranks {figures['accuracy']:.1%} of held-out pairs"
         found.append(Verdict("note", f"{ranked} as the majority of people does."))
+    if figures.get("label_auc") is not None:
+        ranked = f"The implicit reward of {policy} puts thumbs up above thumbs down in {figures['label_auc']:.1%}"
+        found.append(Verdict("note", f"{ranked} of held-out couples of one and the other."))
     return found
 
 

@@ -64,8 +64,8 @@ def export(
             raise RunError(f"the {name} stage of {run} trained all weights and has no adapter: leave --adapter out")
         if base.stage:
             raise RunError(
-                f"the adapter of the {name} stage stands on the {base.stage} stage of {base.path}, not on a checkpoint: "
-                "export the whole model, without --adapter"
+                f"the adapter of the {name} stage stands on the {base.stage} stage of {base.path}, not on a "
+                "checkpoint: export the whole model, without --adapter"
             )
         models.save_peft(to, config, model, base=base.path)
         tokenizer.save_pretrained(to)
@@ -73,5 +73,8 @@ def export(
     config, model = models.merge(config, model)
     if dtype:
         model = jax.tree.map(lambda x: x.astype(dtype), model)
+    if config.scalar_head:
+        # A classifier of transformers reads the last token that is not padding: that must be the end of the response.
+        tokenizer = tokenizer.with_padding_apart()
     models.save_pretrained(to, config, model, tokenizer=tokenizer)
     return to

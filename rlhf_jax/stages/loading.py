@@ -111,7 +111,13 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     base = _noted(metadata, directory)
     if base is not None:
-        now = _fingerprint(base)
+        try:
+            now = _fingerprint(base)
+        except (models.CheckpointError, checkpoint.CheckpointError) as error:
+            raise RunError(
+                f"the {stage} stage of {directory} holds adapters for {base.path}, which is gone or damaged ({error}): "
+                "bring it back to where it was"
+            ) from error
         if now != base.fingerprint:
             raise RunError(
                 f"the {stage} stage of {directory} holds adapters for {base.path}, which has changed since: "
@@ -176,8 +182,6 @@ def _base(init: str, stage: str, int8: bool) -> Base:
 
 
 def _fingerprint(base: Base) -> str:
-    if not Path(base.path).exists():
-        raise RunError(f"{base.path} is gone, and adapters stand on it: bring it back to where it was")
     if not base.stage:
         return models.fingerprint(base.path)
     return checkpoint.params_digest(Path(base.path) / "params" / base.stage)

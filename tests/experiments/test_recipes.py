@@ -3,6 +3,7 @@
 Rows have the data sets' exact columns (tests/data/samples); models are tiny ones of the recipes' families.
 """
 
+import dataclasses
 import importlib
 import json
 import math
@@ -16,7 +17,7 @@ import pytest
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
-from rlhf_jax.stages import sources
+from rlhf_jax.stages import DataConfig, sources
 from rlhf_jax.stages.run import load_stage, read_json
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +143,18 @@ def one_device():
 @pytest.fixture(scope="module")
 def tldr_run(data, pythia, tmp_path_factory):
     return tldr.run(options(tldr.TLDR, tmp_path_factory.mktemp("tldr"), data, pythia))
+
+
+def test_held_out_rows_are_spread_over_all_there_are_and_only_the_first_bad_ones_are_listed(data, capsys):
+    rows = DataConfig(source=str(data / "tldr"), split="validation", heldout="train")
+    held = sources.demonstrations(rows).heldout
+    some = sources.demonstrations(dataclasses.replace(rows, heldout_limit=2)).heldout
+    assert [row.where for row in some] == [held[0].where, held[2].where]
+    with pytest.raises(ValueError, match="human_sentiment is always held out whole"):
+        DataConfig(heldout_limit=2)
+    sources.list_bad([f"row {i} is too long" for i in range(100)])
+    said = capsys.readouterr().err.splitlines()
+    assert (said[0], said[-2], said[-1]) == ("left out 100 bad rows:", "  row 19 is too long", "  ... and 80 more")
 
 
 def test_tldr_runs_from_a_pythia_to_a_policy(tldr_run):

@@ -388,14 +388,14 @@ def test_adapters_on_an_eight_bit_trunk_learn_and_merge():
         z = models.logits(config, models.join(own, trunk), TOKENS[:, :-1], MASK[:, :-1])
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), TOKENS[:, 1:, None], axis=-1))
 
-    rule = optax.adam(0.03)
+    rule = optax.adam(0.1)
     state, losses = rule.init(own), []
-    for _ in range(150):
+    for _ in range(30):
         value, gradient = loss(own)
         losses.append(float(value))
         change, state = rule.update(gradient, state)
         own = optax.apply_updates(own, change)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < losses[0] - 0.5
     params = models.join(own, trunk)
     merged_config, merged = models.merge(config, params)
     assert merged_config == CONFIG
@@ -414,6 +414,22 @@ def test_bfloat16_streams_stay_bfloat16_beside_float32_biases_scales_and_adapter
     config, params = models.add_adapters(config, params, LORA, jax.random.key(1))
     assert hidden(config, params).dtype == jnp.bfloat16
     assert off(logits(config, params, TOKENS, MASK), expected) < 0.1
+
+
+@pytest.mark.parametrize("changes", [{"compute_dtype": "float32"}, {"compute_dtype": "bfloat16"}], ids=str)
+def test_the_backward_pass_holds_no_matrix_in_another_type(changes):
+    """A frozen matrix is turned into the stream's type layer by layer, forward and backward, and never kept so."""
+    wide = ModelConfig(**{**SIZES, "n_layers": 8, "d_ff": 4096}, **changes)
+    config, params = models.quantise(wide, trunk_of(wide))
+    config, params = models.add_adapters(config, params, LoRAConfig(rank=1), jax.random.key(1))
+    own, trunk = models.split(params)
+
+    def loss(own, trunk):
+        return jnp.mean(models.logits(config, models.join(own, trunk), TOKENS[:1, :2], MASK[:1, :2]) ** 2)
+
+    temporary = jax.jit(jax.grad(loss)).lower(own, trunk).compile().memory_analysis().temp_size_in_bytes
+    matrices = sum(x.size for x in jax.tree.leaves(trunk["blocks"]) if x.dtype == jnp.int8)
+    assert temporary < 2 * matrices  # bytes; in 16 bits all of them take as many, in 32 twice that
 
 
 # ---- ensembles ------------------------------------------------------------------------------------------------------

@@ -361,6 +361,9 @@ def test_saving_replaces_an_adapter_and_nothing_else(saved, tmp_path):
     stacked = models.join(jax.tree.map(lambda x: jnp.stack([x] * 3), own), trunk)
     with pytest.raises(ValueError, match="3 models are stacked"):
         save_peft(tmp_path / "other", adapted_config, stacked)
+    first = models.first_layers(config, 1)
+    with pytest.raises(ValueError, match="uses 1 of its trunk's 2 blocks"):
+        save_peft(tmp_path / "other", *models.add_adapters(first, params, LORA, jax.random.key(0)))
     assert not (tmp_path / "other").exists()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.report import plots
-from rlhf_jax.report.policies import policy_section
+from rlhf_jax.report.policies import policy_section, policy_table
 
 KL = (0.0, 0.5, 2.0, 6.0, 12.0)
 
@@ -64,3 +64,17 @@ def test_there_is_no_fit_where_it_would_mean_nothing(stage, kls):
     svg = drawn(stage, rows_of(stage, kls))
     assert "gold (a judge never trained on)" in svg
     assert "fitted" not in svg
+
+
+def test_pairs_and_labels_have_a_row_each():
+    table = dict(
+        policy_table(
+            {
+                "ppo": {"kl": 1.0},
+                "preference": {"kl": 2.0, "label_auc": 0.731, "label_auc_ci": [0.7, 0.76], "responses": 9},
+            }
+        )
+    )
+    assert table["implicit reward: thumbs up above thumbs down, held out (AUC)"] == ["", "73.1% (70.0 to 76.0)"]
+    assert not [row for row in table if "pairs" in row]
+    assert "pairs" in "".join(dict(policy_table({"preference": {"accuracy": 0.6}})))

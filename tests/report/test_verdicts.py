@@ -75,6 +75,12 @@ def test_several_policies_in_the_order_of_the_stages():
     assert "implicit reward of the dpo policy ranks 59.0% of held-out pairs" in found[2].text
 
 
+def test_labels_have_a_sentence_of_their_own():
+    (verdict,) = verdicts({"preference": {"objective": "kto", "label_auc": 0.731, "label_auc_ci": [0.7, 0.76]}})
+    assert verdict.kind == "note"
+    assert "the kto policy puts thumbs up above thumbs down in 73.1% of held-out couples" in verdict.text
+
+
 def test_a_kl_estimated_just_below_zero_reads_as_zero():
     assert "is 0.0 nats" in verdicts({"group": {"kl": -0.03}})[0].text
 

@@ -180,18 +180,14 @@ def test_score_reads_any_layout_and_keeps_the_rows(reward_run, folder, tmp_path)
 
 def test_sample_reads_any_layout_and_best_of_scores_chats(ppo_run, folder, tmp_path):
     file = write(tmp_path / "in.jsonl", [*ROWS.values(), {"prompt": "The cat and"}])
-    every, best = tmp_path / "every.jsonl", tmp_path / "best.jsonl"
-    assert sample(folder, "--prompts", file, "--n", 3, "--to", every) == 0
-    assert sample(folder, "--prompts", file, "--best-of", 3, "--to", best) == 0
-    drawn, kept = read(every), read(best)
-    assert [row["prompt"] for row in kept] == [CHAT, CHAT, CHAT, "The cat and"]
-    assert [row["prompt"] for row in drawn] == [row["prompt"] for row in kept for _ in range(3)]
-    policy = Policy.load(folder)
-    (again, *_) = policy.sample([(Message("user", "The cat and"),)], sampling=SamplingConfig(max_new_tokens=6))
-    assert again["tokens"] == drawn[0]["tokens"]
-    # What was written is read back as it was.
-    assert sample(folder, "--prompts", every, "--to", tmp_path / "third.jsonl") == 0
-    assert [row["prompt"] for row in read(tmp_path / "third.jsonl")] == [row["prompt"] for row in drawn]
+    to = tmp_path / "out.jsonl"
+    assert sample(folder, "--prompts", file, "--best-of", 3, "--to", to) == 0
+    rows = read(to)
+    assert [row["prompt"] for row in rows] == [CHAT, CHAT, CHAT, "The cat and"]
+    scorer = Scorer.load(folder)
+    asked = [scorer.tokenizer.encode_prompt(p) for p in [(Message("user", "The cat and"),)] * 3 + ["The cat and"]]
+    want = scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(asked, rows, strict=True)])
+    np.testing.assert_allclose([row["score"] for row in rows], want, atol=1e-5)
 
 
 def test_scores_are_those_the_stage_measured(reward_run, folder):
