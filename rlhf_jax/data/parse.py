@@ -198,7 +198,9 @@ def _answered(row: Row, where: str) -> tuple[Prompt, str]:
     field = "completion" if "completion" in row and row.get("response") is None else "response"
     prompt, said = prompt_of(row, where), row.get(field)
     if not isinstance(said, list | tuple | Mapping):
-        return prompt, text_of(row, field, where)
+        text = text_of(row, field, where)
+        # Completions are written to be joined to their prompt as they are; the tokenizer joins with a space itself.
+        return prompt, text.removeprefix(" ") if field == "completion" else text
     turns = messages(said, field, where)
     if len(turns) != 1 or turns[0].role != "assistant":
         raise bad_row(where, f"field '{field}'", "one turn, the assistant's", shown(said))

@@ -124,10 +124,11 @@ def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[n
         node = node[key]
     if "lora_a" not in node:
         raise ValueError(f"params lack {path}/lora_a, which lora.targets {config.lora.targets!r} asks for")
-    if node["kernel"].ndim == 3 and len(node["kernel"]) > layers:
+    blocks = len(node["kernel"])
+    if blocks > layers:
         raise ValueError(
-            f"the model uses {layers} of its trunk's {len(node['kernel'])} blocks, and PEFT would use all of them: fold "
-            "the adapters in (models.merge) and save_pretrained the whole"
+            f"the model uses {layers} of its trunk's {blocks} blocks, and PEFT would use all of them: fold the adapters "
+            "in (models.merge) and save the whole (save_pretrained)"
         )
     return _host(f"{path}/lora_a", node["lora_a"], a), _host(f"{path}/lora_b", node["lora_b"], b)
 

@@ -260,3 +260,15 @@ def test_loading_does_not_change_ids(tmp_path):
     raw = backend(IM)
     tokenizer = pretrained(tmp_path)
     assert tokenizer._backend.get_vocab() == raw.get_vocab()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_apart_ends_nothing_and_changes_no_ids(tmp_path, tokenizer, name):
+    assert tokenizer.with_padding_apart() is tokenizer  # it has a padding token of its own
+    write_folder(tmp_path / "model", FAMILIES[name])
+    loaded = Tokenizer.load(tmp_path / "model")
+    apart = loaded.with_padding_apart()
+    assert apart.pad_id not in (apart.eos_id, apart.with_format("plain").eos_id)
+    np.testing.assert_array_equal(apart.encode_prompt("good film"), loaded.encode_prompt("good film"))
+    apart.save_pretrained(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").pad_id == apart.pad_id

@@ -174,7 +174,6 @@ def test_main_continues_where_a_run_is_finished_and_says_what_came_out(tldr_run,
     assert "reward model ranks" in said
 
 
-@pytest.mark.xfail(strict=True, reason="trl-lib/tldr's completions begin with a space, to which another is added")
 def test_a_summary_has_the_same_tokens_for_sft_and_for_the_reward_model(data, pythia):
     config = tldr.configs(options(tldr.TLDR, "unused", data, pythia))
     tokenizer = Tokenizer.load(pythia)
