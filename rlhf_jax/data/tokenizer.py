@@ -108,8 +108,8 @@ class Tokenizer:
     def with_padding_apart(self) -> Tokenizer:
         """The same tokenizer, padding with a token that ends nothing.
 
-        Here masks are explicit, and padding may be the token that ends a text. Sequence classifiers of transformers look
-        for the last token that is not padding, and would overlook the end of every text.
+        Here masks are explicit, and padding may be the token that ends a text. Sequence classifiers of transformers
+        look for the last token that is not padding, and would overlook the end of every text.
 
         Returns:
           A tokenizer that pads with its beginning-of-sequence token, or else with another special token; this one

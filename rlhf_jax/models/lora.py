@@ -1,8 +1,8 @@
 """Adapters beside frozen weights: adding them, telling them apart from the trunk, folding them in and out.
 
 The parameters of an adapted model are one nested dict in which some matrices have ``lora_a`` and ``lora_b`` beside
-their ``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very same
-arrays in their dicts; only adapters and heads are their own.
+their ``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very
+same arrays in their dicts; only adapters and heads are their own.
 """
 
 from __future__ import annotations

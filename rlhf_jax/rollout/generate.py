@@ -157,9 +157,9 @@ class Engine:
         )
         if sharding is not None:
             tokens, real, keys = (jax.device_put(x, sharding) for x in (tokens, real, keys))
-        for state in self._states(params, tokens, real, keys, samples):  # noqa: B007: the last one is wanted
-            pass
-        return _rollout(jnp.asarray(tokens), jnp.asarray(real), state, samples)
+        for state in self._states(params, tokens, real, keys, samples):
+            last = state
+        return _rollout(jnp.asarray(tokens), jnp.asarray(real), last, samples)
 
     def stream(self, params: Params, prompt: Prompt, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).

@@ -13,6 +13,7 @@ RUN/report.html           the same to look at
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -159,7 +160,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a number."""
+    """Versions of everything that can change a number, as far as it is installed."""
     names = (
         "rlhf-jax",
         "jax",
@@ -172,7 +173,11 @@ def versions() -> dict[str, str]:
         "numpy",
         "scikit-learn",
     )
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not all stages need all of them
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def peak_rss_mib() -> float:

@@ -37,7 +37,8 @@ def test_the_run_folder_holds_what_the_result_holds(sft_run):
     assert summary["sft"] == sft_run.summary
     assert summary["params_sha256"]["sft"] == checkpoint.tree_sha256(sft_run.params)
     assert {"seed", "seconds", "peak_rss_mib", "versions"} <= summary.keys()
-    assert json.loads((folder / "config.json").read_text())["sft"] == json.loads(json.dumps(dataclasses.asdict(sft_run.config)))
+    written = json.loads(json.dumps(dataclasses.asdict(sft_run.config)))
+    assert json.loads((folder / "config.json").read_text())["sft"] == written
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row for row in rows if row["stage"] == "sft"] == sft_run.metrics
     assert list((folder / "events").rglob("*tfevents*"))
