@@ -92,7 +92,7 @@ class Aux(NamedTuple):
     metrics: Mapping[str, tuple[Array, Array]]  # name -> (float32 [], float32 [])
 
 
-LossFn = Callable[[Params, SequenceBatch, Array], tuple[Array, Aux]]
+LossFn = Callable[[Params, SequenceBatch, MaybeArray], tuple[Array, Aux]]  # the key is None where nothing is drawn
 Objective = Callable[[Outputs, SequenceBatch], Loss]
 
 

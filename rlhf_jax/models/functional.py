@@ -48,9 +48,7 @@ def build(config: ModelConfig) -> Model:
     def init(key: Array) -> Params:
         return nnx.to_pure_dict(nnx.split(Transformer(config, nnx.Rngs(key)))[1])
 
-    def apply(
-        params: Params, tokens: Array, positions: Array, segment_ids: Array, key: Array | None = None
-    ) -> Array:
+    def apply(params: Params, tokens: Array, positions: Array, segment_ids: Array, key: Array | None = None) -> Array:
         return bind(params)(tokens, positions, segment_ids, key)
 
     def logits(params: Params, hidden: Array) -> Array:

@@ -104,12 +104,12 @@ def save_pretrained(
     try:
         scratch.mkdir()
         _write_weights(scratch, plan, values, max_shard_bytes)
-        _write_json(scratch / CONFIG, fields)
+        write_json(scratch / CONFIG, fields)
         if generation_config is not None:
-            _write_json(scratch / GENERATION, generation_config)
+            write_json(scratch / GENERATION, generation_config)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
-        _replace(scratch, path)
+        move_into_place(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
 
@@ -198,7 +198,7 @@ def _write_weights(folder: Path, plan: Sequence[Leaf], values: Mapping[str, Any]
         write_safetensors(folder / file, {name: names[name] for name in shard}, read)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(info.nbytes for info in names.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _shards(names: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
@@ -238,7 +238,8 @@ def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
     return out
 
 
-def _write_json(file: Path, fields: Mapping[str, Any]) -> None:
+def write_json(file: Path, fields: Mapping[str, Any]) -> None:
+    """A new JSON file, its keys in order."""
     with file.open("x", encoding="utf-8", newline="\n") as opened:
         json.dump(fields, opened, indent=2, sort_keys=True)
         opened.write("\n")
@@ -246,7 +247,7 @@ def _write_json(file: Path, fields: Mapping[str, Any]) -> None:
         os.fsync(opened.fileno())
 
 
-def _replace(scratch: Path, path: Path) -> None:
+def move_into_place(scratch: Path, path: Path) -> None:
     """Give the new folder its name; the old one stands aside until that is done."""
     if not path.exists():
         scratch.rename(path)

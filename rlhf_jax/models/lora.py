@@ -102,9 +102,7 @@ def join(trained: Params, frozen: Params) -> Params:
 
 def adapter_off(params: Params) -> Params:
     """The model as it is without its adapters, in the same shape: B is zero, the trunk's arrays are the same ones."""
-    return _map_matrices(
-        params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, ""
-    )
+    return _map_matrices(params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, "")
 
 
 def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:

@@ -16,7 +16,7 @@ import numpy as np
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.models.lora import join
 from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, part_of_b
-from rlhf_jax.models.weights import FLOATS, CheckpointError, TensorSource, _entries, _Safetensors, read_json
+from rlhf_jax.models.weights import FLOATS, CheckpointError, TensorSource, read_json, safetensors_file
 from rlhf_jax.types import Params
 
 _MERGE = "merge it into its model with peft (merge_and_unload) and load that"
@@ -114,7 +114,7 @@ def load_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
 def _open(folder: Path) -> TensorSource:
     file = folder / ADAPTER_MODEL
     if file.is_file():
-        return _Safetensors(str(file), _entries(file))
+        return safetensors_file(file)
     if (folder / "adapter_model.bin").exists():
         raise CheckpointError(
             f"{folder}: only adapter_model.bin is there, a pickle, which can run code when it is opened and is never "

@@ -15,7 +15,7 @@ import numpy as np
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.hf_layout import Leaf
-from rlhf_jax.models.hf_save import _replace, _write_json
+from rlhf_jax.models.hf_save import move_into_place, write_json
 from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
 from rlhf_jax.models.weights import CheckpointError, TensorInfo, write_safetensors
 from rlhf_jax.types import Params
@@ -98,8 +98,8 @@ def save_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
         scratch.mkdir()
         infos = {name: TensorInfo(values.shape, values.dtype.name) for name, values in tensors.items()}
         write_safetensors(scratch / ADAPTER_MODEL, infos, tensors.__getitem__)
-        _write_json(scratch / ADAPTER_CONFIG, fields)
-        _replace(scratch, folder)
+        write_json(scratch / ADAPTER_CONFIG, fields)
+        move_into_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
 
@@ -127,7 +127,7 @@ def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[n
     blocks = len(node["kernel"])
     if blocks > layers:
         raise ValueError(
-            f"the model uses {layers} of its trunk's {blocks} blocks, and PEFT would use all of them: fold the adapters "
+            f"the model uses {layers} of its trunk's {blocks} blocks, and PEFT would use all of them: fold adapters "
             "in (models.merge) and save the whole (save_pretrained)"
         )
     return _host(f"{path}/lora_a", node["lora_a"], a), _host(f"{path}/lora_b", node["lora_b"], b)

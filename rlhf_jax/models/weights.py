@@ -137,7 +137,7 @@ def safetensors_source(folder: str | os.PathLike[str]) -> TensorSource:
     """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
-        return _Safetensors(str(folder / SINGLE), _entries(folder / SINGLE))
+        return safetensors_file(folder / SINGLE)
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder}: {_what_instead(folder)}")
     return _Safetensors(str(folder / INDEX), _sharded(folder / INDEX))
@@ -181,6 +181,11 @@ def _sharded(index: Path) -> dict[str, _Entry]:
         if name not in found:
             raise CheckpointError(f"{index.parent / shard}: tensor {name}, which {index.name} lists, is not in it")
     return found
+
+
+def safetensors_file(file: Path) -> TensorSource:
+    """The tensors of one safetensors file, whose header and size have been checked."""
+    return _Safetensors(str(file), _entries(file))
 
 
 def _entries(file: Path) -> dict[str, _Entry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from rlhf_jax import losses
@@ -39,7 +40,7 @@ def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, k
 
     def hidden_of(role: str) -> Array:
         model = models[role]
-        drawn = (key,) if model.dropout and key is not None else ()
+        drawn = (jax.random.fold_in(key, ROLES.index(role)),) if model.dropout and key is not None else ()
         return model.apply(params[role], tokens, positions, segment_ids, *drawn)
 
     def aligned(x: Array) -> Array:
@@ -72,10 +73,10 @@ def lift(objective: Objective, models: Mapping[str, Model]) -> LossFn:
         models: by role, as for ``forward``.
 
     Returns:
-        A pure function; ``key`` draws the dropout of adapters that have one.
+        A pure function; ``key`` draws the dropout of adapters that have one, and None leaves it out.
     """
 
-    def loss_fn(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
+    def loss_fn(params: Params, batch: SequenceBatch, key: Array | None) -> tuple[Array, Aux]:
         loss = objective(forward(models, params, batch, key), batch)
         numerator, weight = loss.reduction(loss.values, loss.mask)
         metrics = {

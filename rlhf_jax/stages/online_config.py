@@ -138,6 +138,11 @@ class OnlineConfig(StageConfig):
             )
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
+        if self.lora.dropout:
+            raise ValueError(
+                "lora.dropout must be 0 here: the policy that is updated has to be the one that sampled, or its ratio "
+                "does not start at 1"
+            )
         warn_rate("policy_optimizer", self.policy_optimizer)
         if is_one_of(self.objective, "a2c", "reinforce"):
             once = "on-policy: without a ratio, samples are good for one update"

@@ -253,7 +253,8 @@ def _critic(policy: Trunk, reward: Trunk | TextReward, config: OnlineConfig) -> 
         model_config, params = models.add_adapters(model_config, params, config.lora, key)
     if not config.lora.rank:
         model_config, params = models.merge(model_config, params)
-    return models.build(model_config), models.with_scalar_head(params, model_config)
+    # The trainer copies what it trains, so there is no need to do it here.
+    return models.build(model_config), {**params, "head": {"kernel": jnp.zeros((model_config.d_model, 1))}}
 
 
 def _loss_fields(config: OnlineConfig) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def preference(
     compiled = jax.jit(loss_fn)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
-        values = heldout(lambda batch: compiled(params, (batch, reference), jax.random.key(0)), held_batches)
+        values = heldout(lambda batch: compiled(params, (batch, reference), None), held_batches)
         return {**values, **heldout_metrics(judged(params["policy"], heldout_prompts, HELDOUT))}
 
     fitted = train(

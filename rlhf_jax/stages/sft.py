@@ -101,7 +101,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     loss = jax.jit(loss_fn)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
-        return heldout(lambda batch: loss(params, batch, jax.random.key(0)), heldout_batches)
+        return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
     fitted = train(
         stage="sft",
