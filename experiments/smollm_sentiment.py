@@ -12,8 +12,8 @@ Result:   on 9,347 held-out pairs (95% interval), seed 0, 2026-11-21:
     nyt       80.0% (76.4 to 83.6)  64.0%   66.2%   75.2%
     tweets    84.7% (81.1 to 88.2)  81.0%   82.8%   83.0%
 
-          PPO's policy wins 60.2% (54.1 to 66.0) of 256 test prompts against the SFT policy by the gold judge, at a KL of
-          2.3 nats a response. 84.4% of its responses end within 32 tokens, 21.9% of the SFT policy's.
+          PPO's policy wins 60.2% (54.1 to 66.0) of 256 test prompts against the SFT policy by the gold judge, at a KL
+          of 2.3 nats a response. 84.4% of its responses end within 32 tokens, 21.9% of the SFT policy's.
 
 With 6,000 training sentences instead of 12,000, and from the model as it was fetched, the reward model reached 80.0%.
 
