@@ -26,12 +26,23 @@ from rlhf_jax.models.weights import (
     SMALL,
     CheckpointError,
     TensorInfo,
+    read_json,
     slabs,
     write_safetensors,
 )
 from rlhf_jax.types import Params
 
 GENERATION = "generation_config.json"
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 _SAVED_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 
 
@@ -54,6 +65,7 @@ def save_pretrained(
     *,
     tokenizer: SavesTokenizer | None = None,
     generation_config: Mapping[str, Any] | None = None,
+    source: str | os.PathLike[str] | None = None,
     max_shard_bytes: int = 5 * 2**30,
 ) -> None:
     """Write a checkpoint that transformers and vLLM load.
@@ -68,6 +80,8 @@ def save_pretrained(
         tokenizer: writes its own files beside the weights; config.json repeats its special ids. A reward model needs
             one, because transformers finds the last token of a padded text by the id of padding.
         generation_config: fields of ``generation_config.json``.
+        source: the checkpoint folder that the model was loaded from: its tokenizer, generation config and special ids
+            are kept, unless others are given.
         max_shard_bytes: weights above this size go into several files with an index.
 
     Raises:
@@ -88,7 +102,8 @@ def save_pretrained(
     """
     path = Path(path)
     _check_replaceable(path)
-    fields = hf_config(config) | _token_ids(tokenizer, generation_config)
+    kept = _kept(Path(source), tokenizer, generation_config) if source is not None else {}
+    fields = hf_config(config) | _token_ids(tokenizer, generation_config, source)
     plan = [leaf for leaf in leaves(config) if not (config.scalar_head and leaf.path == ("unembedding",))]
     values = _values(config, plan, params)
     # The name that transformers had until version 5, which reads it too.
@@ -109,9 +124,19 @@ def save_pretrained(
             write_json(scratch / GENERATION, generation_config)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+        for name, file in kept.items():
+            shutil.copyfile(file, scratch / name)
         move_into_place(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
+
+
+def _kept(
+    source: Path, tokenizer: SavesTokenizer | None, generation_config: Mapping[str, Any] | None
+) -> dict[str, Path]:
+    """Files of a checkpoint that say nothing of its weights, by name."""
+    names = (*(_TOKENIZER if tokenizer is None else ()), *((GENERATION,) if generation_config is None else ()))
+    return {name: source / name for name in names if (source / name).is_file()}
 
 
 def _check_replaceable(path: Path) -> None:
@@ -152,14 +177,15 @@ def _values(config: ModelConfig, plan: Sequence[Leaf], params: Params) -> dict[s
 
 
 def _token_ids(
-    tokenizer: SavesTokenizer | None, generation_config: Mapping[str, Any] | None
+    tokenizer: SavesTokenizer | None,
+    generation_config: Mapping[str, Any] | None,
+    source: str | os.PathLike[str] | None,
 ) -> dict[str, int | list[int] | None]:
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if tokenizer is not None:
         ids = dict(zip(ids, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
-    for name, known in ids.items():
-        if known is None and generation_config is not None:
-            ids[name] = generation_config.get(name)
+    for said in (generation_config or {}, read_json(Path(source) / CONFIG) if source is not None else {}):
+        ids |= {name: said.get(name) for name, known in ids.items() if known is None}
     return ids
 
 

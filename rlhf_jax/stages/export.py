@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from rlhf_jax import models
+from rlhf_jax.data import Tokenizer
 from rlhf_jax.stages.inference import POLICY_STAGES
-from rlhf_jax.stages.loading import RunError, base_of, load_stage
+from rlhf_jax.stages.loading import RunError, base_of, load_stage, origin
 
 STAGES = (*POLICY_STAGES, "reward")
 
@@ -76,5 +79,18 @@ def export(
     if config.scalar_head:
         # A classifier of transformers reads the last token that is not padding: that must be the end of the response.
         tokenizer = tokenizer.with_padding_apart()
-    models.save_pretrained(to, config, model, tokenizer=tokenizer)
+    models.save_pretrained(to, config, model, tokenizer=tokenizer, generation_config=_generation(run, name, tokenizer))
     return to
+
+
+def _generation(run: Path | str, stage: str, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """What the pretrained model that this one goes back to says about sampling, ending where ours ends."""
+    kept = origin(run, stage)
+    file = None if kept is None else kept / "generation_config.json"
+    if file is None or not file.is_file():
+        return None
+    said = json.loads(file.read_text(encoding="utf-8"))
+    ends = said.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ends = [tokenizer.eos_id, *(end for end in ends if end != tokenizer.eos_id)]
+    return {**said, "eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer, gguf_tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.types import Params
+
+ADAPTER = "adapter_config.json"  # in a folder of PEFT's
 
 
 class RunError(ValueError):
@@ -63,7 +66,7 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
     """The model that a stage trains, from a run folder or a pretrained checkpoint.
 
     Args:
-        init: a run folder, a Hugging Face folder, or a .gguf file.
+        init: a run folder, a Hugging Face folder, a .gguf file, or a folder of PEFT's adapter.
         lora: fresh adapters on a frozen trunk where its rank is not 0; all weights are trained otherwise.
         mesh: where the weights go.
         seed: draws the adapters.
@@ -134,14 +137,28 @@ def base_of(directory: Path | str, stage: str) -> Base | None:
 
 
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """A pretrained checkpoint, a Hugging Face folder or a .gguf file, with its tokenizer."""
-    return *models.load_pretrained(path), _tokenizer(Base(str(path), "", "", False))
+    """A pretrained checkpoint with its tokenizer: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, which is
+    folded into the checkpoint that it names."""
+    return *_read_checkpoint(Path(path), None), _tokenizer(Base(str(path), "", "", False))
 
 
 def is_checkpoint(path: Path | str) -> bool:
     """Whether this is a pretrained checkpoint and no run folder."""
     path = Path(path)
-    return path.is_file() or ((path / "config.json").exists() and any(path.glob("*.safetensors*")))
+    weights = (path / "config.json").exists() and any(path.glob("*.safetensors*"))
+    return path.is_file() or weights or (path / ADAPTER).exists()
+
+
+def origin(directory: Path | str, stage: str) -> Path | None:
+    """The pretrained checkpoint that a stage goes back to, if it does and the checkpoint is still there."""
+    file = Path(directory) / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8")).get(stage, {}) if file.exists() else {}
+    start = fields.get("init") or fields.get("policy")
+    if not start or not Path(start).exists():
+        return None
+    if is_checkpoint(start):
+        return Path(start)
+    return None if (Path(start), "sft") == (Path(directory), stage) else origin(start, "sft")
 
 
 def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -182,8 +199,12 @@ def _base(init: str, stage: str, int8: bool) -> Base:
 
 
 def _fingerprint(base: Base) -> str:
+    path = Path(base.path)
+    if not base.stage and (path / ADAPTER).exists():
+        own = models.fingerprint(path / "adapter_model.safetensors")
+        return own + models.fingerprint(_below(path))
     if not base.stage:
-        return models.fingerprint(base.path)
+        return models.fingerprint(path)
     return checkpoint.params_digest(Path(base.path) / "params" / base.stage)
 
 
@@ -191,11 +212,29 @@ def _tokenizer(base: Base) -> Tokenizer:
     path = Path(base.path)
     if base.stage:
         return Tokenizer.load(path / "tokenizer.json")
+    if (path / ADAPTER).exists() and not (path / "tokenizer.json").exists():
+        path = _below(path)
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:
         gguf_tokenizer.write_tokenizer(path, folder)
         return Tokenizer.load(folder)
+
+
+def _read_checkpoint(path: Path, shardings: Any) -> tuple[ModelConfig, Params]:
+    if not (path / ADAPTER).exists():
+        return models.load_pretrained(path, shardings=shardings)
+    return models.merge(*models.load_peft(path, *models.load_pretrained(_below(path), shardings=shardings)))
+
+
+def _below(adapter: Path) -> Path:
+    """The checkpoint that an adapter of PEFT's is for."""
+    named = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    if not is_checkpoint(named):
+        raise RunError(
+            f"{adapter / ADAPTER}: base_model_name_or_path {named!r} is no checkpoint here: write the path of its folder"
+        )
+    return Path(named)
 
 
 @functools.lru_cache(maxsize=1)
@@ -210,7 +249,7 @@ def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
         config, params, _ = load_merged(base.path, base.stage)
     else:
         shardings = None if mesh is None else functools.partial(parallel.param_shardings, mesh=mesh)
-        config, params = models.load_pretrained(base.path, shardings=shardings)
+        config, params = _read_checkpoint(Path(base.path), shardings)
     params = {name: x for name, x in params.items() if name != "head"}
     config = dataclasses.replace(config, scalar_head=False)
     if base.int8:

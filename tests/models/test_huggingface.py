@@ -666,3 +666,28 @@ def test_memory_above_the_parameters_is_one_tensor(tmp_path):
         assert found[name] <= found["largest"] + slack, name
     for name in ("save", "save from a mesh"):
         assert found[name] <= found["largest"] + 1.5 * slack, name
+
+
+def test_what_stands_beside_the_weights_is_kept_from_the_source(tmp_path):
+    params = build(ModelConfig(**SIZES)).init(jax.random.key(0))
+    save_pretrained(
+        tmp_path / "a", ModelConfig(**SIZES), params, generation_config={"eos_token_id": [3, 4], "top_p": 0.9}
+    )
+    (tmp_path / "a" / "tokenizer.json").write_text('{"model": "words"}')
+    (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    config, read = load_pretrained(tmp_path / "a")
+    save_pretrained(tmp_path / "b", config, read, source=tmp_path / "a")
+    files = {file.name for file in (tmp_path / "b").iterdir()}
+    assert files == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+    }
+    assert json.loads((tmp_path / "b" / "generation_config.json").read_text()) == {"eos_token_id": [3, 4], "top_p": 0.9}
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["eos_token_id"] == [3, 4]
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == '{"model": "words"}'
+    save_pretrained(tmp_path / "c", config, read, source=tmp_path / "a", generation_config={"eos_token_id": 5})
+    assert json.loads((tmp_path / "c" / "generation_config.json").read_text()) == {"eos_token_id": 5}

@@ -11,6 +11,7 @@ from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.stages import Policy, RunError
 from rlhf_jax.stages.export import export
+from rlhf_jax.stages.loading import origin, start_from
 
 TOKENS = jnp.array([[1, 5, 9, 20, 7, 0, 0], [1, 30, 8, 11, 12, 13, 2]])
 MASK = jnp.array([[True] * 5 + [False] * 2, [True] * 7])
@@ -95,3 +96,36 @@ def test_a_folder_with_something_else_is_left_alone(sft_run, tmp_path):
     with pytest.raises(models.CheckpointError, match=r"not a checkpoint \(it holds thesis"):
         export(sft_run.directory, tmp_path, stage="sft")
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
+
+
+def test_the_generation_config_of_the_pretrained_model_is_kept_and_ends_where_ours_does(sft_run, tmp_path, monkeypatch):
+    first = export(sft_run.directory, tmp_path / "first", stage="sft")
+    assert not (first / "generation_config.json").exists()  # from scratch there is nothing to keep
+    (first / "generation_config.json").write_text('{"eos_token_id": [7], "top_p": 0.9}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(
+        json.dumps({"sft": {"init": str(first)}, "ppo": {"policy": str(tmp_path / "run")}})
+    )
+    assert origin(tmp_path / "run", "ppo") == first
+    monkeypatch.setattr("rlhf_jax.stages.export.origin", lambda *_: origin(tmp_path / "run", "ppo"))
+    second = export(sft_run.directory, tmp_path / "second", stage="sft")
+    kept = json.loads((second / "generation_config.json").read_text())
+    assert kept == {"eos_token_id": [2, 7], "top_p": 0.9, "pad_token_id": 0}
+
+
+def test_a_stage_starts_from_an_adapter_of_pefts_as_from_its_merged_model(sft_run, tmp_path, one_device):
+    below = export(sft_run.directory, tmp_path / "below", stage="sft")
+    config, params = models.load_pretrained(below)
+    lora = models.LoRAConfig(rank=2, targets="query$|up$")
+    config, params = models.add_adapters(config, params, lora, jax.random.key(0))
+    params = jax.tree.map_with_path(lambda path, x: x + 0.1 if path[-1].key == "lora_b" else x, params)
+    models.save_peft(tmp_path / "adapter", config, params, base=str(below))
+    started = start_from(str(tmp_path / "adapter"), models.LoRAConfig(), mesh=one_device, seed=0)
+    want = logits_of(*models.merge(config, params))
+    assert np.abs(want - logits_of(*models.load_pretrained(below))).max() > 1e-3
+    np.testing.assert_allclose(logits_of(started.config, started.params), want, atol=1e-6)
+    assert started.tokenizer.to_json() == Tokenizer.load(below).to_json()
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace(str(below), "someone/model"))
+    with pytest.raises(RunError, match="base_model_name_or_path 'someone/model' is no checkpoint here"):
+        start_from(str(tmp_path / "adapter"), models.LoRAConfig(), mesh=one_device, seed=0)
