@@ -231,9 +231,8 @@ def _below(adapter: Path) -> Path:
     """The checkpoint that an adapter of PEFT's is for."""
     named = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
     if not is_checkpoint(named):
-        raise RunError(
-            f"{adapter / ADAPTER}: base_model_name_or_path {named!r} is no checkpoint here: write the path of its folder"
-        )
+        what = f"base_model_name_or_path {named!r} is no checkpoint here"
+        raise RunError(f"{adapter / ADAPTER}: {what}: write the path of its folder")
     return Path(named)
 
 
