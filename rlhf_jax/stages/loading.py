@@ -137,8 +137,8 @@ def base_of(directory: Path | str, stage: str) -> Base | None:
 
 
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """A pretrained checkpoint with its tokenizer: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, which is
-    folded into the checkpoint that it names."""
+    """A pretrained checkpoint with its tokenizer: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, folded
+    into the checkpoint that it names."""
     return *_read_checkpoint(Path(path), None), _tokenizer(Base(str(path), "", "", False))
 
 
