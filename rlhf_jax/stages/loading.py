@@ -76,7 +76,8 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
         The model; adapters of the earlier stage are folded into its matrices.
 
     Raises:
-        RunError: when there is neither a finished stage nor a checkpoint.
+        RunError: when there is neither a finished stage nor a checkpoint, ``layers`` are more than there are, or
+            ``lora.targets`` match no matrix.
     """
     base = _base(init, "sft", lora.int8_trunk and lora.rank > 0)
     tokenizer = _tokenizer(base)
@@ -84,14 +85,18 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
         config, params = _read_trunk(base, mesh)
         # Trained weights are float32, whatever the checkpoint's type is: small updates vanish in 16 bits.
         params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+        if layers > config.n_layers:
+            raise RunError(f"{init}: the model has {config.n_layers} blocks, and layers asks for {layers}")
         if layers:
             config = models.first_layers(config, layers)
             params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
         return Start(config, params, tokenizer, None)
     config, trunk = _shared_trunk(base, mesh)
-    if layers:
-        config = models.first_layers(config, layers)
-    return Start(*models.add_adapters(config, trunk, lora, jax.random.key(seed)), tokenizer, base)
+    try:
+        config = models.first_layers(config, layers or config.n_layers)
+        return Start(*models.add_adapters(config, trunk, lora, jax.random.key(seed)), tokenizer, base)
+    except ValueError as error:  # targets that match nothing, more layers than there are
+        raise RunError(f"{init}: {error}") from error
 
 
 def check_length(config: ModelConfig, tokens: int, what: str) -> None:
@@ -182,6 +187,8 @@ def _check_finished(directory: Path, stage: str) -> None:
     if not (parent / stage).exists():
         there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
         found = f"it holds {', '.join(there)}" if there else "it holds no finished stage, and is no checkpoint"
+        if not directory.exists():
+            found = "there is no such folder"
         raise RunError(f"no finished {stage} stage in {directory}: {found}")
 
 

@@ -17,7 +17,7 @@ from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
 from rlhf_jax.stages.lift import lift
-from rlhf_jax.stages.loading import Start, check_length, start_from
+from rlhf_jax.stages.loading import RunError, Start, check_length, start_from
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
@@ -52,6 +52,8 @@ class SFTConfig(PackedConfig):
         warn_rate("optimizer", self.optimizer)
         if self.lora.rank and not self.init:
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
+        if self.chat and not self.init:
+            raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 
 
 def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
@@ -139,8 +141,6 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:
     """The model and tokenizer to begin with."""
     if not config.init:
-        if config.chat:
-            raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
         model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
         params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
@@ -149,7 +149,10 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
     asked = config.model
     tokenizer = start.tokenizer
     if config.chat is not None:
-        tokenizer = tokenizer.with_format("chat" if config.chat else "plain")
+        try:
+            tokenizer = tokenizer.with_format("chat" if config.chat else "plain")
+        except ValueError as error:
+            raise RunError(f"{config.init}: {error}") from error
     return start._replace(
         config=dataclasses.replace(start.config, compute_dtype=asked.compute_dtype, remat=asked.remat),
         tokenizer=tokenizer,
