@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Demonstration, Example, epoch_order
+from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
@@ -45,11 +46,16 @@ class SFTConfig(PackedConfig):
     epochs: int = 2
     """Passes over the training rows."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
-    """1e-3 or more for a million parameters from scratch; 1e-5 for fine-tuning billions (Ouyang et al. 2022)."""
+    """1e-3 or more for a million parameters from scratch; of a pretrained model 1e-5 for all weights (Ouyang et al.
+    2022), 1e-4 to 5e-4 for adapters (Hu et al. 2021)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        warn_rate("optimizer", self.optimizer)
+        if self.init:
+            high, source = (1e-3, "Hu et al. 2021: 2e-4") if self.lora.rank else (1e-4, "Ouyang et al. 2022: 1e-5")
+            warn_outside("optimizer.learning_rate", self.optimizer.learning_rate, 1e-7, high, f"{source}; lower it")
+        else:
+            warn_rate("optimizer", self.optimizer)
         if self.lora.rank and not self.init:
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
         if self.chat and not self.init:
