@@ -83,7 +83,7 @@ class OnlineTrainer:
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
-        self._initial = {role: own for role, (own, _) in parts.items()}
+        self._initial = {role: place(own, self.mesh) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
