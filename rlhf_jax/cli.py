@@ -47,7 +47,16 @@ def run(argv: list[str]) -> int:
     from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
-    known = (UsageError, DataError, RunError, ReportError, CheckpointError, models.CheckpointError, SkippedUpdates)
+    known = (
+        UsageError,
+        DataError,
+        RunError,
+        ReportError,
+        CheckpointError,
+        models.CheckpointError,
+        SkippedUpdates,
+        SamplerMismatch,
+    )
     try:
         COMMANDS[name].run(rest)
     except Interrupted as stop:
@@ -56,7 +65,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"rlhf {name}: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
-    except (*known, SamplerMismatch) as error:
+    except known as error:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:
         return _fail(f"{name}: {error.filename}: no such file or folder")
@@ -290,16 +299,10 @@ def _sample(argv: list[str]) -> None:
     _must_be_run(o.run)
     from rlhf_jax import data
     from rlhf_jax.rewards import EnsembleConfig
-    from rlhf_jax.rollout import SamplingConfig
     from rlhf_jax.stages import Policy, Scorer, sources
     from rlhf_jax.stages.inference import best_of
 
-    try:
-        sampling = SamplingConfig(
-            max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=o.top_k, top_p=o.top_p
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
     prompts: list[data.Prompt] = [o.prompt]
     if o.prompts:
@@ -314,6 +317,16 @@ def _sample(argv: list[str]) -> None:
         return
     for row in made:
         print(row["response"])
+
+
+def _sampling(o: SampleOptions | ChatOptions, **more: int) -> Any:
+    """How to draw, by the options that sampling and chatting share."""
+    from rlhf_jax.rollout import SamplingConfig
+
+    try:
+        return SamplingConfig(max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_p=o.top_p, **more)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,16 +353,10 @@ class ChatOptions:
 
 def _chat(argv: list[str]) -> None:
     o = _parse(ChatOptions, "chat", argv)
-    from rlhf_jax.rollout import SamplingConfig
     from rlhf_jax.stages import Policy
     from rlhf_jax.stages.chat import Conversation
 
-    try:
-        sampling = SamplingConfig(
-            max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_p=o.top_p, window=min(8, o.max_new_tokens)
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    sampling = _sampling(o, window=8)  # a few tokens at a time, so that the answer streams
     policy = Policy.load(o.run, o.stage)
     if o.plain:
         policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.with_format("plain"))

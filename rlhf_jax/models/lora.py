@@ -88,7 +88,7 @@ def split(params: Params) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """The parameters of a model from the two parts that ``split`` gives.
+    """The parameters of a model, or of models by role, from the two parts that ``split`` gives of each.
 
     Example:
         >>> join({"a": {"lora_a": 1}}, {"a": {"kernel": 2}, "b": 3})
@@ -182,6 +182,12 @@ def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
     blocks = _map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
     return dataclasses.replace(config, int8=True), {**params, "blocks": blocks}
+
+
+def member(params: Params, index: int) -> Params:
+    """One model of an ensemble; a trunk that all members share comes as it is."""
+    trained, frozen = split(params)
+    return join(jax.tree.map(lambda x: x[index], trained), frozen)
 
 
 def member_axes(params: Params) -> Any:

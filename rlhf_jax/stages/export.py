@@ -56,8 +56,7 @@ def export(
     if count:
         if member is None or not 0 <= member < count:
             raise RunError(f"the reward model of {run} is an ensemble: choose a member with --member, 0 to {count - 1}")
-        own, trunk = models.split(model)
-        model = models.join(jax.tree.map(lambda x: x[member], own), trunk)
+        model = models.member(model, member)
     elif member is not None:
         raise RunError(f"the {name} stage of {run} holds one model, no ensemble: leave --member out")
     to = Path(to)

