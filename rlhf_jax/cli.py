@@ -319,12 +319,12 @@ def _sample(argv: list[str]) -> None:
         print(row["response"])
 
 
-def _sampling(o: SampleOptions | ChatOptions, **more: int) -> Any:
+def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:
     """How to draw, by the options that sampling and chatting share."""
     from rlhf_jax.rollout import SamplingConfig
 
     try:
-        return SamplingConfig(max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_p=o.top_p, **more)
+        return SamplingConfig(max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=top_k, top_p=o.top_p)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -356,7 +356,7 @@ def _chat(argv: list[str]) -> None:
     from rlhf_jax.stages import Policy
     from rlhf_jax.stages.chat import Conversation
 
-    sampling = _sampling(o, window=8)  # a few tokens at a time, so that the answer streams
+    sampling = dataclasses.replace(_sampling(o), window=8)  # a few tokens at a time, so that the answer streams
     policy = Policy.load(o.run, o.stage)
     if o.plain:
         policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.with_format("plain"))
