@@ -17,7 +17,7 @@ parameters are not public, so the models and the learning rate are those of a re
     SFT batch        128 posts, one epoch         128, one epoch    48 x 960 packed tokens, about 125 posts, one epoch
     reward rate      1.5e-5, 5e-6, cosine         3e-6, cosine      3e-6, cosine to 0
     reward batch     64 pairs, one epoch          64, one epoch     48 x 960 packed tokens, about 64 pairs, one epoch
-    PPO rate         1.5e-5, 7e-6, linear         3e-6, linear      3e-6, cosine to 0; there is no linear schedule
+    PPO rate         1.5e-5, 7e-6, linear         3e-6, linear      3e-6, linear to 0
     PPO batch        512, 256                     512               512, in one minibatch
     PPO episodes     1,000,000                    1,000,000         1953 x 512 = 999,936
     PPO epochs       4                            4                 4
@@ -96,6 +96,7 @@ def configs(options: TLDR) -> QuickstartConfig:
         heldout_limit=16 if fast else 2000,
     )
     rate = options.optimizer(3e-6, warmup_fraction=0.0, final_fraction=0.0, weight_decay=0.01, eps=1e-5)
+    line = dataclasses.replace(rate, schedule="linear")
     packed: dict[str, Any] = {
         "rows": 8 if fast else 48,
         "row_length": 640 if fast else 960,
@@ -126,8 +127,8 @@ def configs(options: TLDR) -> QuickstartConfig:
             sampling=SamplingConfig(max_new_tokens=16 if fast else 53),
             shaping=ShapingConfig(normalise=False, clip=100.0, no_eos_penalty=1.0),
             kl=KLConfig(kind="fixed", coef=0.05),
-            policy_optimizer=rate,
-            critic_optimizer=rate,
+            policy_optimizer=line,
+            critic_optimizer=line,
             eval_every=2 if fast else 100,
             eval_prompts=8 if fast else 256,
             test_prompts=8 if fast else 512,

@@ -88,7 +88,7 @@ class Aux(NamedTuple):
     A denominator of 0 means that the numerator is already normalised (``losses.constant``) or that nothing counted.
     """
 
-    weight: Array  # float32 []
+    weight: Array  # float32 [], or [M] for the members of an ensemble
     metrics: Mapping[str, tuple[Array, Array]]  # name -> (float32 [], float32 [])
 
 

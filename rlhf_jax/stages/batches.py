@@ -86,6 +86,35 @@ class PackedEpochs:
         )
 
 
+class MicroBatches:
+    """Batches in parts, ``[A, ...]``: those of ``parts``, A at a time, whose gradients are added up in one update.
+
+    What the last batch lacks is filled with parts that hold nothing: masked out everywhere, they count for nothing.
+
+    Args:
+        parts: the parts in the order they are to be seen.
+        count: parts of a batch, A.
+
+    Example:
+        >>> import numpy as np
+        >>> MicroBatches([np.array([1.0]), np.array([2.0]), np.array([3.0])], 2)[1]
+        array([[3.],
+               [0.]])
+    """
+
+    def __init__(self, parts: Batches, count: int):
+        self._parts, self._count = parts, count
+
+    def __len__(self) -> int:
+        return -(-len(self._parts) // self._count)
+
+    def __getitem__(self, step: int) -> Any:
+        first = step * self._count
+        held = [self._parts[i] for i in range(first, min(first + self._count, len(self._parts)))]
+        held += [jax.tree.map(np.zeros_like, held[0])] * (self._count - len(held))
+        return jax.tree.map(lambda *x: np.stack(x), *held)
+
+
 class MemberBatches:
     """One batch for each member of an ensemble, stacked: [M, B, ...]; as many steps as the shortest member has."""
 

@@ -18,6 +18,14 @@ def check_positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, found {getattr(config, name)}")
 
 
+def check_multiple(config: Any, name: str, divisor: str) -> None:
+    """Raise a ValueError when one field does not divide the other."""
+    if getattr(config, name) % getattr(config, divisor):
+        raise ValueError(
+            f"{name} ({getattr(config, name)}) must be a multiple of {divisor} ({getattr(config, divisor)})"
+        )
+
+
 def warn_rate(name: str, optimizer: OptimizerConfig) -> None:
     """Warn of a learning rate that fits neither billions of parameters nor a small model from scratch."""
     source = "1e-7 to 1e-5 for billions of parameters, up to 1e-2 for a million"
@@ -109,16 +117,26 @@ class PackedConfig(StageConfig):
     epochs: int = 3
     """Passes over the training rows."""
     rows: int = 16
-    """Packed rows of a batch; a multiple of the devices that share it."""
+    """Packed rows of a batch, of one update of the weights."""
+    micro_batches: int = 1
+    """Parts that a batch is cut into, whose gradients are added up: the same update in the memory of one part. The
+    rows of a part are a multiple of the devices that share them."""
     row_length: int = 128
     """Tokens of a packed row."""
     eval_every: int = 200
     """Steps between two evaluations on what is held out."""
     patience: int = 5
     """Evaluations without improvement before training stops early; 0 never stops."""
+    keep: Literal["best", "last"] = "best"
+    """The parameters that the stage leaves: of the best held-out loss, or of the last step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epochs", "rows", "row_length", "eval_every")
+        check_positive(self, "epochs", "rows", "micro_batches", "row_length", "eval_every")
+        check_multiple(self, "rows", "micro_batches")
         if self.row_length < self.data.max_length:
             raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")
+
+    def packing(self, pad_id: int) -> dict[str, int]:
+        """What one forward pass sees, a part of a batch, as the arguments of ``PackedEpochs``."""
+        return {"rows": self.rows // self.micro_batches, "row_length": self.row_length, "pad_id": pad_id}

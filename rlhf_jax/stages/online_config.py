@@ -9,7 +9,7 @@ from rlhf_jax import training
 from rlhf_jax.losses.arrays import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import DataConfig, StageConfig, check_positive, is_one_of, warn_rate
+from rlhf_jax.stages.config import DataConfig, StageConfig, check_multiple, check_positive, is_one_of, warn_rate
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -110,6 +110,8 @@ class OnlineConfig(StageConfig):
     """Passes over the responses of an iteration."""
     minibatches: int = 4
     """Updates of a pass."""
+    micro_batches: int = 1
+    """Parts that a minibatch is cut into, whose gradients are added up: the same update in the memory of one part."""
     sampling: SamplingConfig = SamplingConfig()
     shaping: ShapingConfig = ShapingConfig()
     kl: KLConfig = KLConfig()
@@ -130,14 +132,20 @@ class OnlineConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches")
+        check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches", "micro_batches")
         check_positive(self, "eval_every", "eval_prompts", "test_prompts")
         if self.max_prompt_length < 0:
             raise ValueError(
                 f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
             )
-        if self.prompts % self.minibatches:
-            raise ValueError(f"prompts ({self.prompts}) must be a multiple of minibatches ({self.minibatches})")
+        check_multiple(self, "prompts", "minibatches")
+        if self.prompts // self.minibatches % self.micro_batches:
+            raise ValueError(
+                f"a minibatch of {self.prompts // self.minibatches} prompts must be a multiple of micro_batches "
+                f"({self.micro_batches})"
+            )
+        if self.ptx.coef and self.ptx.rows % self.micro_batches:
+            raise ValueError(f"ptx.rows ({self.ptx.rows}) must be a multiple of micro_batches ({self.micro_batches})")
         if self.lora.dropout:
             raise ValueError(
                 "lora.dropout must be 0 here: the policy that is updated has to be the one that sampled, or its ratio "

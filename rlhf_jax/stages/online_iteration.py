@@ -25,7 +25,7 @@ from rlhf_jax import data, losses, models, objectives, parallel, rewards, traini
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.stages.batches import Batches, MicroBatches, PackedEpochs
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.loading import place
@@ -161,7 +161,8 @@ class OnlineTrainer:
 
         text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
         extra = {"ptx": training.Term(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
-        return training.make_train_step(on_trunks(self._loss), self.optimizer, extra=extra)
+        parts = self.config.micro_batches
+        return training.make_train_step(on_trunks(self._loss), self.optimizer, accumulate=parts, extra=extra)
 
     def _compile(self) -> None:
         """Close over what never changes and compile each piece once."""
@@ -208,17 +209,18 @@ class OnlineTrainer:
             step = self._train_step(frozen)
             shuffle, step_key = jax.random.split(key)
             order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
-            order = order.reshape(config.epochs * config.minibatches, -1)
-            small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((order.shape[1], *x.shape[1:]), x.dtype), batch)
-            place = parallel.batch_shardings(small, mesh)
+            parts = (config.micro_batches,) if config.micro_batches > 1 else ()
+            order = order.reshape(config.epochs * config.minibatches, *parts, -1)
+            small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*order.shape[1:], *x.shape[1:]), x.dtype), batch)
+            place = parallel.batch_shardings(small, mesh, batch_axis=len(parts))
 
             def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
                 rows, text_rows, k = scanned
                 part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), place)
                 if text_rows is None:
                     return step(train, part, k)
-                spread = jax.lax.with_sharding_constraint(text_rows, parallel.batch_shardings(text_rows, mesh))
-                return step(train, (part, {"ptx": spread}), k)
+                text_place = parallel.batch_shardings(text_rows, mesh, batch_axis=len(parts))
+                return step(train, (part, {"ptx": jax.lax.with_sharding_constraint(text_rows, text_place)}), k)
 
             keys = jax.random.split(step_key, order.shape[0])
             train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
@@ -257,20 +259,21 @@ def _loss_fields(config: OnlineConfig) -> dict[str, Any]:
     return dataclasses.asdict(config.loss) if isinstance(config, PPOConfig) else {}
 
 
-def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> PackedEpochs:
+def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
     """Packed batches of text, one for every update of the run."""
+    parts = config.micro_batches
     examples = sources.encode_demonstrations(sources.pretraining_text(config.ptx.data), tokenizer, config.ptx.data)
-    shape = {"rows": config.ptx.rows, "row_length": config.ptx.data.max_length, "pad_id": tokenizer.pad_id}
+    shape = {"rows": config.ptx.rows // parts, "row_length": config.ptx.data.max_length, "pad_id": tokenizer.pad_id}
 
     def epoch(number: int) -> list[Any]:
         return [examples[i] for i in data.epoch_order(len(examples), config.seed, number)]
 
     epochs, batches = 1, PackedEpochs(epoch, epochs=1, **shape)
-    while len(batches) < config.updates:
+    while len(batches) < config.updates * parts:
         # Epochs are cut differently, so how many it takes is only known when they are cut.
-        epochs = max(epochs + 1, math.ceil(epochs * config.updates / len(batches)))
+        epochs = max(epochs + 1, math.ceil(epochs * config.updates * parts / len(batches)))
         batches = PackedEpochs(epoch, epochs=epochs, **shape)
-    return batches
+    return batches if parts == 1 else MicroBatches(batches, parts)
 
 
 def _kl_coefficients(config: OnlineConfig, coef: Array) -> tuple[Array, Array | None]:

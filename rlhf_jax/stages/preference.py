@@ -154,7 +154,7 @@ def preference(
     judged = Judges(sampler, proxy, judges)
     heldout_prompts = evenly(heldout_prompts, config.eval_prompts)
     test_prompts = evenly(test_prompts, config.test_prompts)
-    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    shape = config.packing(tokenizer.pad_id)
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
     held = _heldout_examples(pairs, config)
     if not held:

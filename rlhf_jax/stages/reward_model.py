@@ -114,7 +114,7 @@ def reward_model(
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
     run.start(directory, "reward", config, tokenizer)
 
-    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    shape = config.packing(tokenizer.pad_id)
     loss_fn, params = lift(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
@@ -173,16 +173,15 @@ def reward_model(
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:
-    """The mean of the members' losses, each with its own denominator; parameters and batches are stacked, [M, ...]."""
+    """The members' losses, each with a denominator of its own, [M]; parameters and batches are stacked, [M, ...]."""
 
-    def mean(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
+    def summed(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
         count = batch.tokens.shape[0]
         axes = {role: models.member_axes(x) for role, x in params.items()}
         numerators, aux = jax.vmap(loss_fn, (axes, 0, 0))(params, batch, jax.random.split(key, count))
-        each = numerators / jnp.where(aux.weight == 0, 1.0, aux.weight)
-        return jnp.mean(each), Aux(jnp.float32(0), jax.tree.map(jnp.sum, aux.metrics))
+        return jnp.sum(numerators), Aux(aux.weight, jax.tree.map(jnp.sum, aux.metrics))
 
-    return mean
+    return summed
 
 
 def scorer(

@@ -103,7 +103,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
 
-    shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
+    shape = config.packing(tokenizer.pad_id)
     loss_fn = lift(bound, {"policy": model})
     heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
     loss = jax.jit(loss_fn)

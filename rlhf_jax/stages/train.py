@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
-from rlhf_jax.stages.batches import Batches
+from rlhf_jax.stages.batches import Batches, MicroBatches
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.loading import place
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
@@ -80,7 +80,7 @@ def train(
     frozen: Params | None = None,
     members: int = 0,
 ) -> FitResult:
-    """Train on every batch, evaluate, keep the best parameters by ``heldout_loss``, and survive being stopped.
+    """Train on every batch, evaluate, keep the best or the last parameters, and survive being stopped.
 
     Args:
         stage: names the checkpoints and the metrics.
@@ -88,8 +88,8 @@ def train(
         loss_fn: from ``lift``.
         params: by role; what is trained is copied. The trunk under adapters is read and never trained.
         optimizer: its config.
-        batches: one a step, all of the same shapes.
-        evaluate: ``(params) -> metrics`` with a ``heldout_loss``.
+        batches: parts of batches, ``config.micro_batches`` a step, all of the same shapes.
+        evaluate: ``(params) -> metrics`` with a ``heldout_loss``, by which the best is chosen.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint of another one is refused.
         watch: counts the seconds.
@@ -99,9 +99,12 @@ def train(
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
 
     Returns:
-        The loop's result; ``best_params`` are whole models again.
+        The loop's result; ``best_params``, the last ones if ``config.keep`` says so, are whole models again.
     """
     directory = Path(config.out)
+    parted = config.micro_batches > 1
+    if parted:
+        batches = MicroBatches(batches, config.micro_batches)
     rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     if members:
@@ -116,7 +119,7 @@ def train(
     )
     trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
     reference = None if frozen is None else {role: place(x, mesh) for role, x in frozen.items()}
-    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=1 if members else 0)
+    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=int(parted) + (1 if members else 0))
 
     def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
         batch, trunks, reference = inputs
@@ -125,7 +128,7 @@ def train(
             asked: Any = batch if reference is None else (batch, reference)
             return loss_fn(models.join(own, trunks), asked, key)
 
-        return training.make_train_step(loss, rule)(state, batch, key)
+        return training.make_train_step(loss, rule, accumulate=config.micro_batches)(state, batch, key)
 
     fixed = (trunks, reference)
     step = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
@@ -155,5 +158,10 @@ def train(
             max_skipped_in_row=config.max_skipped,
             host=watch.host,
             show=show,
+        )
+    if config.keep == "last":  # the last step is always evaluated
+        value = fitted.history[-1][f"{stage}/heldout_loss"]
+        fitted = fitted._replace(
+            best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=float(value)
         )
     return fitted._replace(best_params=models.join(fitted.best_params, trunks))

@@ -1,11 +1,11 @@
-"""The optimiser: AdamW with a cosine schedule and a bound on the gradient's norm, one for each role if wanted."""
+"""The optimiser: AdamW with a schedule and a bound on the gradient's norm, one for each role if wanted."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ class OptimizerConfig:
 
     Args:
       learning_rate: the peak; 1e-4 to 1e-3 for a small model from scratch, 1e-6 to 1e-5 for PPO on a large one.
+      schedule: how it falls after the warm-up: along half a cosine, or in a straight line.
       warmup_fraction: share of the steps over which the rate rises linearly to the peak; 0 to 0.1.
       final_fraction: share of the peak that is left at the last step; 1 keeps the rate constant after the warm-up.
       weight_decay: decoupled decay of matrices (norms and biases have none); 0 to 0.1.
@@ -45,6 +46,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float
+    schedule: Literal["cosine", "linear"] = "cosine"
     warmup_fraction: float = 0.03
     final_fraction: float = 0.1
     weight_decay: float = 0.0
@@ -56,6 +58,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, found {self.learning_rate}")
+        if self.schedule not in ("cosine", "linear"):
+            raise ValueError(f"schedule must be cosine or linear, found {self.schedule!r}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, found {self.max_grad_norm}")
         if not (self.weight_decay >= 0 and self.eps > 0):
@@ -69,12 +73,13 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    r"""The learning rate: a linear rise, then half a cosine down to ``final_fraction`` of the peak.
+    r"""The learning rate: a linear rise, then a fall to ``final_fraction`` of the peak along half a cosine or a line.
 
-    .. math:: \eta_s = \eta \left(f + (1 - f) \tfrac{1}{2}(1 + \cos \pi \tfrac{s - w}{S - w})\right), \quad s \ge w
+    .. math:: \eta_s = \eta \left(f + (1 - f)\, c\big(\tfrac{s - w}{S - w}\big)\right), \quad s \ge w, \qquad
+              c(x) = \tfrac{1}{2}(1 + \cos \pi x) \text{ or } 1 - x
 
     Args:
-      config: peak, warm-up and final fraction.
+      config: peak, warm-up, shape of the fall and final fraction.
       steps: number of updates S in the whole run.
 
     Returns:
@@ -88,7 +93,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
       >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 11, 20)]
       [0.5, 1.0, 1.0, 0.5, 0.0]
 
-    Source: Loshchilov & Hutter, "SGDR" (2017), one cycle.
+    Source: the cosine: Loshchilov & Hutter, "SGDR" (2017), one cycle.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, found {steps}")
@@ -99,7 +104,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         count = jnp.asarray(step, jnp.float32)
         rise = (count + 1) / max(warmup, 1)
         done = jnp.clip((count - warmup) / rest, 0.0, 1.0)
-        fall = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        left = 1 - done if config.schedule == "linear" else 0.5 * (1 + jnp.cos(jnp.pi * done))
+        fall = config.final_fraction + (1 - config.final_fraction) * left
         return config.learning_rate * jnp.where(count < warmup, rise, fall)
 
     return schedule
@@ -181,8 +187,7 @@ def by_role(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.Gra
 def per_member(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The optimiser of an ensemble: every leaf is [M, ...], and each member is updated as if it were alone.
 
-    The loss is the mean over the members, so each one's own gradient is M times the one that arrives; and clipping by
-    the global norm, which would tie them to each other, looks at one member at a time.
+    Clipping by the global norm, which would tie them to each other, looks at one member at a time.
 
     Args:
       optimizer: what updates one member.
@@ -196,11 +201,6 @@ def per_member(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
       >>> params = {"x": jnp.zeros((2, 1))}
       >>> updates, _ = optimizer.update({"x": jnp.array([[0.25], [4.0]])}, optimizer.init(params), params)
       >>> updates["x"].tolist()
-      [[-0.5], [-1.0]]
+      [[-0.25], [-1.0]]
     """
-
-    def update(gradients: Any, state: Any, params: Any = None) -> Any:
-        own = jax.tree.map(lambda g: g * g.shape[0], gradients)
-        return jax.vmap(optimizer.update)(own, state, params)
-
-    return optax.GradientTransformation(jax.vmap(optimizer.init), update)
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))

@@ -48,6 +48,11 @@ def _float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
+def _scaled(x: Array, scale: Array) -> Array:
+    """Times a number, or a number for each member of the first axis."""
+    return x * jnp.expand_dims(scale, tuple(range(scale.ndim, x.ndim)))
+
+
 def _sums(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
     (numerator, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
     metrics = {name: (_float32(total), _float32(weight)) for name, (total, weight) in aux.metrics.items()}
@@ -86,11 +91,13 @@ def make_train_step(
     .. math:: g = \nabla_\theta \sum_a n_a(\theta) \Big/ \sum_a d_a
 
     with numerator :math:`n_a` and denominator :math:`d_a` of micro-batch :math:`a`. A denominator of 0 means that the
-    numerator is already normalised. Extra terms add their gradients, each with a denominator of its own. If a loss or
-    the gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as skipped.
+    numerator is already normalised. Of M models in one tree, every leaf [M, ...], a loss function may give the sum of
+    their numerators and a denominator for each, [M]: each one's gradient is divided by its own. Extra terms add their
+    gradients, each with a denominator of its own. If a loss or the gradient's norm is not finite, parameters and
+    optimiser stay as they were and the update is counted as skipped.
 
     Args:
-      loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [], metrics))``.
+      loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
       optimizer: an optax transformation; clipping belongs there.
       accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
       extra: by name, losses on batches of their own that are added to the main one; the step then takes
@@ -138,9 +145,10 @@ def make_train_step(
         denominators = [jnp.where(part.weight == 0, 1.0, part.weight) for _, part in parts]
         scales = [weight / d for (weight, _), d in zip(parts, denominators, strict=True)]
         gradients = jax.tree.map(
-            lambda *g: sum(x * scale for x, scale in zip(g, scales, strict=True)), *(p.gradients for _, p in parts)
+            lambda *g: sum(_scaled(x, scale) for x, scale in zip(g, scales, strict=True)),
+            *(p.gradients for _, p in parts),
         )
-        totals = [(part.numerator, d) for (_, part), d in zip(parts, denominators, strict=True)]
+        totals = [(part.numerator, jnp.sum(d)) for (_, part), d in zip(parts, denominators, strict=True)]
         norm = optax.global_norm(gradients)
         finite = jnp.isfinite(norm) & jnp.all(jnp.stack([jnp.isfinite(n / d) for n, d in totals]))
 

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_task
-from jax.experimental.compilation_cache import compilation_cache
 
 from rlhf_jax import checkpoint, models, parallel, stages, training
 from rlhf_jax.models import LoRAConfig
@@ -23,24 +22,6 @@ ADAPTERS = {
     for name in names
     for half in ("lora_a", "lora_b")
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Programs that several stages need are compiled once: what they compute is under test, not how fast."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    compilation_cache.reset_cache()
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,13 @@ def updates_of(optimizer, params, gradients, steps=1):
     return updates
 
 
+def test_a_line_falls_by_the_same_step_every_time():
+    config = OptimizerConfig(learning_rate=2.0, schedule="linear", warmup_fraction=0.2, final_fraction=0.0)
+    schedule = make_schedule(config, 10)
+    rates = [float(schedule(step)) for step in range(11)]
+    np.testing.assert_allclose(rates, [1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25, 0.0], atol=1e-6)
+
+
 def test_schedule_rises_peaks_and_falls():
     schedule = make_schedule(OptimizerConfig(learning_rate=2.0, warmup_fraction=0.1, final_fraction=0.25), 100)
     rates = np.array([schedule(i) for i in range(101)])
@@ -112,8 +119,7 @@ def test_members_are_updated_as_if_each_were_alone(max_grad_norm):
     for _ in range(5):
         scale = np.array([0.1, 1.0, 10.0], np.float32)
         own = jax.tree.map(lambda g, s=scale: g * s.reshape(3, *(1,) * (g.ndim - 1)), tree())
-        # What arrives is the gradient of the members' mean.
-        updates, state = together.update(jax.tree.map(lambda g: g / 3, own), state, stacked)
+        updates, state = together.update(own, state, stacked)
         stacked = optax.apply_updates(stacked, updates)
         for m in range(3):
             mine, states[m] = single.update(member(own, m), states[m], alone[m])
@@ -125,8 +131,8 @@ def test_members_are_updated_as_if_each_were_alone(max_grad_norm):
 def test_clipping_of_one_member_leaves_the_others_alone():
     optimizer = per_member(optax.clip_by_global_norm(1.0))
     params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros((2,))}
-    # Times 2, the first has norm 0.5 over its leaves and the second 50.
-    gradient = {"a": jnp.array([[0.15, 0.0], [15.0, 0.0]]), "b": jnp.array([0.2, 20.0])}
+    # The first has norm 0.5 over its leaves and the second 50.
+    gradient = {"a": jnp.array([[0.3, 0.0], [30.0, 0.0]]), "b": jnp.array([0.4, 40.0])}
     updates = updates_of(optimizer, params, gradient)
     np.testing.assert_allclose(updates["a"], [[0.3, 0.0], [0.6, 0.0]], rtol=1e-6)
     np.testing.assert_allclose(updates["b"], [0.4, 0.8], rtol=1e-6)
@@ -139,5 +145,7 @@ def test_clipping_of_one_member_leaves_the_others_alone():
 def test_nonsense_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must.*found {value}"):
         OptimizerConfig(**{"learning_rate": 1e-3, field: value})
+    with pytest.raises(ValueError, match="schedule must be cosine or linear, found 'step'"):
+        OptimizerConfig(learning_rate=1e-3, schedule="step")
     with pytest.raises(ValueError, match="steps must be at least 1"):
         make_optimizer(OptimizerConfig(learning_rate=1e-3), 0)

@@ -93,6 +93,24 @@ def test_accumulation_with_denominators_already_applied():
         assert float(state.params["x"]) == 0.5
 
 
+def test_every_member_of_an_ensemble_has_a_denominator_of_its_own():
+    """Two means by gradient descent from 0: of 1, 3, 5 and of 10 alone, one update each, in two micro-batches."""
+
+    def members(params, batch, key):
+        errors = jnp.where(batch["mask"], jnp.square(params["x"][:, None] - batch["y"]), 0.0)
+        return jnp.sum(errors), Aux(jnp.sum(batch["mask"], axis=1, dtype=jnp.float32), {})
+
+    batch = {
+        "y": jnp.array([[[1.0, 3.0], [10.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]]]),
+        "mask": jnp.array([[[True, True], [True, False]], [[True, False], [False, False]]]),
+    }
+    optimizer = optax.sgd(0.5)
+    step = make_train_step(members, optimizer, accumulate=2)
+    state, metrics = step(init_state({"x": jnp.zeros(2)}, optimizer), batch, jax.random.key(0))
+    assert state.params["x"].tolist() == [3.0, 10.0]
+    assert fetch(metrics)["loss"] == pytest.approx((1 + 9 + 25 + 100) / 4)
+
+
 def test_micro_batches_draw_different_noise():
     def noise(params, batch, key):
         draw = jax.random.normal(key)
