@@ -117,6 +117,7 @@ def configs(options: UltraFeedback) -> Zephyr:
             rows=8 if fast else 512,
             micro_batches=1 if fast else options.micro_batches,
             keep="last",
+            patience=0,
             row_length=512 if fast else 2048,
             eval_every=100,
             optimizer=options.optimizer(2e-5, warmup_fraction=0.1, final_fraction=0.0),

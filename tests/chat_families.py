@@ -65,6 +65,13 @@ MISTRAL = """{{ bos_token }}
         {{- ' ' ~ m.content ~ eos_token -}}
     {%- endif -%}
 {%- endfor -%}"""
+LLAMA2 = (
+    "{% set about = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for m in (messages[1:] if about else messages) %}{% if m.role == 'user' %}"
+    "{% set asked = '<<SYS>>\n' ~ about ~ '\n<</SYS>>\n\n' ~ m.content if about and loop.first else m.content %}"
+    "{{ bos_token ~ '[INST] ' ~ asked.strip() ~ ' [/INST]' }}{% else %}{{ ' ' ~ m.content.strip() ~ ' ' ~ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
 GEMMA = """{{ bos_token }}
 {%- if messages[0].role == 'system' -%}{{- raise_exception('there is no system role') -}}{%- endif -%}
 {%- for m in messages -%}
@@ -148,6 +155,15 @@ FAMILIES = {
         chat(*TALK, system="You are brief."),
         "<s>[INST] You are brief.\n\nWhat is two and two? [/INST]« It is four.</s>»"
         "[INST] And three and three? [/INST]« It is six.</s>»",
+        kind="sentencepiece",
+    ),
+    "llama2": Family(
+        LLAMA2,
+        ("<unk>", "<s>", "</s>"),
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        chat(*SPACED, system="You are brief."),
+        "<s>[INST] <<SYS>>\nYou are brief.\n<</SYS>>\n\nWhat is two and two? [/INST]« It is four. </s>»"
+        "<s>[INST] And three and three? [/INST]« It is six. </s>»",
         kind="sentencepiece",
     ),
     "gemma": Family(

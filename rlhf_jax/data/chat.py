@@ -133,13 +133,13 @@ class ChatTemplate:
         return self._shape.prompt
 
     def break_up(self, text: str) -> str:
-        """Breaks what spells a special token with ``BREAK`` after its first character; other text is unchanged.
+        """Breaks what spells a special token with ``BREAK`` after its first character, or before its only one.
 
         Args:
           text: what somebody wrote.
 
         Returns:
-          The text without any special token; ``BREAK`` removed, it is as it was.
+          The text without any special token, otherwise unchanged; ``BREAK`` removed, it is as it was.
 
         Example:
             >>> ChatTemplate("", controls=("</s>",)).break_up("a</s>b") == "a<" + BREAK + "/s>b"
@@ -147,12 +147,12 @@ class ChatTemplate:
         """
         text = _RESERVED.sub("\ufffd", text)
         while self._controls.search(text):  # again, since special tokens that overlap are found one at a time
-            text = self._controls.sub(lambda found: found[0][0] + BREAK + found[0][1:], text)
+            text = self._controls.sub(lambda found: _broken(found[0]), text)
         return text
 
     @functools.cached_property
     def _controls(self) -> re.Pattern[str]:
-        return any_of([text for text in self.controls if len(text) > 1])
+        return any_of(self.controls)
 
     @functools.cached_property
     def _shape(self) -> _Shape:
@@ -210,22 +210,34 @@ def _not_exact(index: int) -> NoReturn:
     )
 
 
+def _broken(text: str) -> str:
+    return text[0] + BREAK + text[1:] if len(text) > 1 else BREAK + text
+
+
 def any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    r"""What finds any of some texts, the longest that fits; without texts it finds nothing.
+    r"""What finds any of some texts that is not broken, the longest that fits; without texts it finds nothing.
 
     Example:
         >>> any_of(["<s>", "<s>\n"]).split("a<s>\nb<s>c")
         ['a', 'b', 'c']
     """
     longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # (?!) is found nowhere
+    # Only a text of one character can be whole after a BREAK; to look for one before each of them all is slow.
+    patterns = (re.escape(text) if len(text) > 1 else f"(?<!{BREAK}){re.escape(text)}" for text in longest_first)
+    return re.compile("|".join(patterns) or r"(?!)")  # (?!) is found nowhere
 
 
 @functools.lru_cache(maxsize=32)
 def _compiled(source: str, date: str) -> Any:
     import jinja2
     from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Refuses what is unsafe when a template reaches for it, where Jinja waits until it is used."""
+
+        def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+            raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe")
 
     class Generation(Extension):
         """``{% generation %}`` marks the assistant's part for other tools; here it is found without."""
@@ -249,9 +261,7 @@ def _compiled(source: str, date: str) -> Any:
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = tojson  # Jinja's own escapes < and >, which a model was not trained on
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = datetime.date.fromisoformat(date).strftime

@@ -31,6 +31,7 @@ class ChatTokens:
         self._backend = tokenizers.Tokenizer.from_str(backend.to_str())  # which does not
         self._chat = chat
         self.joint = chat.joint
+        self.space = chat.end.removesuffix(chat.end.lstrip())
         self.eos_id = token_id(backend, chat.end.strip())
         self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
 

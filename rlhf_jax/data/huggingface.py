@@ -19,18 +19,19 @@ Row = TypeVar("Row")
 HUB = "hf:"
 # A folder's files are of the first kind there is: others beside it (dataset_infos.json) describe them.
 _KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".json")
-_SHARD = re.compile(r"-\d+-of-\d+$")
+_SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")  # older ones end with a fingerprint
 
 
 def is_huggingface(source: str) -> bool:
-    """Whether a source is read here: ``hf:org/name``, a folder that exists, or a .parquet, .json or .jsonl.gz file.
+    """Whether a source is read here: ``hf:org/name``, what exists, or a name ending with .parquet, .json or .jsonl.gz.
 
     Example:
         >>> is_huggingface("hf:org/pairs"), is_huggingface("pairs.parquet"), is_huggingface("org/pairs")
         (True, True, False)
     """
     named = source.startswith(HUB) or source.endswith(tuple(set(_KINDS) - {".jsonl"}))
-    return named or (bool(source) and Path(source).is_dir())  # an empty path is the working folder to Path
+    there = bool(source) and Path(source).exists()  # an empty path is the working folder to Path
+    return named or (there and not source.endswith(".jsonl"))
 
 
 def splits(source: str | os.PathLike[str]) -> list[str]:
@@ -101,6 +102,11 @@ def _open(source: str) -> dict[str, _Read]:
             f"{source}: no such file or folder; check the path (a name on the hub is written {HUB}org/name)"
         )
     if not path.is_dir():
+        if not path.name.endswith(_KINDS):
+            raise DataError(
+                f"{source}: expected a {', '.join(_KINDS)} file or a folder of them; write it as one of them, a table "
+                f"with datasets.load_dataset('csv', data_files={source!r})['train'].to_json('rows.jsonl')"
+            )
         return {"train": _files([path])}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         load = _datasets().load_from_disk
@@ -139,10 +145,10 @@ def _files(files: list[Path]) -> _Read:
         good: list[Any] = []
         bad: list[str] = []
         for file in files:
-            if file.suffix == ".jsonl":  # our own reader names the line of a bad row
-                more = read_jsonl(file, parse, on_bad_row)
-            else:
+            if file.suffix == ".parquet":
                 more = collect(_numbered(_stream(file), str(file), str(file)), parse, on_bad_row)
+            else:  # with json: datasets makes text of numbers where a field has both, and dates of text that looks so
+                more = read_jsonl(file, parse, on_bad_row)
             good += more[0]
             bad += more[1]
         return good, bad
@@ -151,9 +157,8 @@ def _files(files: list[Path]) -> _Read:
 
 
 def _stream(file: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a file, from the file itself: ``datasets`` would otherwise keep a copy of it in its cache."""
-    kind = "parquet" if file.suffix == ".parquet" else "json"
-    yield from _datasets().load_dataset(kind, data_files=str(file), split="train", streaming=True)
+    """Rows of a parquet file, from the file itself: ``datasets`` would otherwise keep a copy of it in its cache."""
+    yield from _datasets().load_dataset("parquet", data_files=str(file), split="train", streaming=True)
 
 
 def _tables(source: str, loaded: Any) -> dict[str, _Read]:

@@ -1,12 +1,14 @@
-"""JSONL files of users' rows: read with every bad row named, written whole or not at all."""
+"""JSONL and JSON files of users' rows: read with every bad row named, written whole or not at all."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
@@ -15,15 +17,16 @@ from rlhf_jax.data.errors import DataError
 
 Row = TypeVar("Row")
 OnBadRow = Literal["error", "skip"]
+_MARK = b"\xef\xbb\xbf"  # which some editors put before any text
 
 
 def read_jsonl(
     path: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str], Row], on_bad_row: OnBadRow = "error"
 ) -> tuple[list[Row], list[str]]:
-    """Reads a file with one JSON object a line; blank lines are passed over.
+    """Reads a file with one JSON object a line, blank lines passed over; or a .json file that is one list of objects.
 
     Args:
-      path: the file, UTF-8, with or without a byte-order mark.
+      path: the file, UTF-8, with or without a byte-order mark; compressed if its name ends with .gz.
       parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
       on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
@@ -31,7 +34,8 @@ def read_jsonl(
       The good rows in file order, and for every bad one what is wrong with it (file, line, field, what was found).
 
     Raises:
-      DataError: at the first bad row, unless it is to be skipped.
+      DataError: at the first bad row, unless it is to be skipped; and for a list or an archive that is broken, of which
+        no row can be trusted.
       FileNotFoundError: if there is no file.
 
     Example:
@@ -82,31 +86,61 @@ def collect(
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if line.strip():
-                yield where, _object(line, where)
+    with _opened(path) as file:
+        try:
+            if path.suffix == ".json" and file.read(1024).removeprefix(_MARK).lstrip()[:1] == b"[":
+                file.seek(0)
+                yield from _listed(file.read().removeprefix(_MARK), path)
+                return
+            file.seek(0)
+            for number, raw in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                line = raw.removeprefix(_MARK) if number == 1 else raw
+                if line.strip():
+                    yield where, _object(line, where)
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{path}: cannot be read: {error}; the file may be incomplete, so copy it again") from error
+
+
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _listed(text: bytes, path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
+    """The rows of a file that is one list."""
+    try:
+        rows = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {_not_utf8(text, error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: cannot be read: expected a list of JSON objects ({error}); the file may be incomplete, so copy "
+            "it again"
+        ) from error
+    for number, row in enumerate(rows):
+        where = f"{path} row {number}"
+        yield where, row if isinstance(row, dict) else _no_object(where, repr(row), type(row).__name__)
 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any] | DataError:
-    advice = "fix the row or pass --on-bad-row skip"
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        found = f"byte 0x{line[error.start]:02x} at {error.start}"
-        return DataError(f"{where}: expected UTF-8, found {found}; save the file as UTF-8, or pass --on-bad-row skip")
+        return DataError(f"{where}: {_not_utf8(line, error)}, or pass --on-bad-row skip")
     except (ValueError, RecursionError) as error:
-        return DataError(f"{where}: expected a JSON object, found {_short(line)} ({error}); {advice}")
-    if not isinstance(row, dict):
-        return DataError(f"{where}: expected a JSON object, found {_short(line)} ({type(row).__name__}); {advice}")
-    return row
+        return _no_object(where, line.decode("utf-8").strip(), str(error))
+    return row if isinstance(row, dict) else _no_object(where, line.decode("utf-8").strip(), type(row).__name__)
 
 
-def _short(line: bytes) -> str:
-    text = line.decode("utf-8").strip()
-    return text if len(text) <= 60 else text[:57] + "..."
+def _not_utf8(text: bytes, error: UnicodeDecodeError) -> str:
+    return f"expected UTF-8, found byte 0x{text[error.start]:02x} at {error.start}; save the file as UTF-8"
+
+
+def _no_object(where: str, text: str, reason: str) -> DataError:
+    found = text if len(text) <= 60 else text[:57] + "..."
+    return DataError(
+        f"{where}: expected a JSON object, found {found} ({reason}); fix the row or pass --on-bad-row skip"
+    )
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -97,7 +97,8 @@ def parse_alpaca(row: Row, where: str) -> Demonstration:
         'Translate.\\n\\nchat'
     """
     prompt = text_of(row, "instruction", where)
-    if row.get("input") not in (None, ""):
+    given = row.get("input")
+    if given is not None and not (isinstance(given, str) and not given.strip()):
         prompt = f"{prompt}\n\n{text_of(row, 'input', where)}"
     return Demonstration(prompt, text_of(row, "output", where), where)
 

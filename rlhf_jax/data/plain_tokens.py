@@ -15,7 +15,8 @@ class PlainTokens:
     A chat is written as in hh-rlhf: ``\\n\\nHuman: ...\\n\\nAssistant:``, every answer being a response of its own.
     """
 
-    joint = " "
+    joint = " "  # stands between a prompt and its response
+    space = ""  # stands between a response and the token that ends it
 
     def __init__(self, encode: Callable[[str], list[int]], *, first: int | None, eos_id: int, otherwise: int):
         """Takes the parts.

@@ -81,8 +81,8 @@ def pair(row: Row, where: str) -> Comparison:
       where: what to call the row in an error.
 
     Returns:
-      The comparison, one vote for ``chosen``, half a vote each where the scores are even. Of dialogues the prompt is
-      the turns that both share.
+      The comparison, one vote for ``chosen``, half a vote each where the scores are even or both are the same. Of
+      dialogues the prompt is the turns that both share.
 
     Raises:
       DataError: if a field is bad, or the scores say that the other one is better.
@@ -95,10 +95,13 @@ def pair(row: Row, where: str) -> Comparison:
     Source: Bai et al. 2022 (arXiv:2204.05862); Tunstall et al. 2023 (arXiv:2310.16944).
     """
     scores = (row.get("score_chosen"), row.get("score_rejected"))
-    votes = pair_votes(_share(scores, "fields 'score_chosen' and 'score_rejected'", where))
+    share = _share(scores, "fields 'score_chosen' and 'score_rejected'", where)
     chosen, rejected, asked = row["chosen"], row["rejected"], row.get("prompt")
-    if asked is not None and isinstance(chosen, str):
-        return parse_comparison(row, where)._replace(votes=votes)
+    votes = pair_votes(0.5 if chosen == rejected else share)
+    if asked is not None and (isinstance(chosen, str) or isinstance(rejected, str)):
+        found = parse_comparison(row, where)
+        # They may be written to be joined to the prompt as they are; the tokenizer joins with a space itself.
+        return found._replace(responses=tuple(text.removeprefix(" ") for text in found.responses), votes=votes)
     read = spoken if isinstance(chosen, str) else messages
     turns = [read(value, field, where) for field, value in (("chosen", chosen), ("rejected", rejected))]
     if asked is not None and all(each[0].role == "assistant" for each in turns):  # without the prompt's turns

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +28,12 @@ from rlhf_jax.data.special_tokens import (
     SpecialTokens,
     chat_template,
     mark_special,
-    read_beside,
     token_id,
-    write_beside,
 )
+from rlhf_jax.data.tokenizer_files import as_json, read_tokenizer, write_folder
 
 if TYPE_CHECKING:
     import tokenizers
-
-KEY = "rlhf_jax"  # in a file by ``save``: what a pretrained tokenizer keeps in other files than its vocabulary
 
 
 class Tokenizer:
@@ -215,7 +210,7 @@ class Tokenizer:
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def decode_response(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decodes a response: like ``decode``, less the space, if any, that joins it to its prompt.
+        """Decodes a response: like ``decode``, less the space, if any, that joins it to its prompt or to its end.
 
         Args:
           ids: integers [n_tokens].
@@ -226,7 +221,7 @@ class Tokenizer:
         # After another token, since some tokenizers take a space off the beginning of any text.
         before = self._ids("a")
         text = self.decode([*before, *np.asarray(ids).tolist()])
-        return text.removeprefix(self.decode(before)).removeprefix(self._writer.joint)
+        return text.removeprefix(self.decode(before)).removeprefix(self._writer.joint).removesuffix(self._writer.space)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as one JSON file, which appears only when it is complete.
@@ -244,10 +239,7 @@ class Tokenizer:
           A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and,
           under "rlhf_jax", the special tokens' names, the chat template and the format.
         """
-        text = self._backend.to_str(pretty=True)
-        if self._special == OURS:
-            return text
-        return json.dumps({**json.loads(text), KEY: self._special._asdict()}, indent=2, ensure_ascii=False)
+        return as_json(self._backend, self._special)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that transformers' ``AutoTokenizer`` loads, and ``Tokenizer.load`` too.
@@ -255,20 +247,7 @@ class Tokenizer:
         Args:
           folder: where; made if it is not there.
         """
-        import tokenizers
-
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        text = self._backend.to_str(pretty=True)
-        if self._special.adds_bos and self._backend.post_processor is None:
-            bos = self._special.tokens["bos_token"]
-            backend = tokenizers.Tokenizer.from_str(text)
-            backend.post_processor = tokenizers.processors.TemplateProcessing(
-                single=f"{bos} $A", special_tokens=[(bos, self.bos_id)]
-            )
-            text = backend.to_str(pretty=True)
-        with atomic_text(Path(folder) / "tokenizer.json") as file:
-            file.write(text)
-        write_beside(folder, self._special)
+        write_folder(folder, self._backend, self._special)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], format: str | None = None) -> Tokenizer:
@@ -287,29 +266,7 @@ class Tokenizer:
           FileNotFoundError: if there is no file.
           ValueError: if the format is "chat" and there is no chat template.
         """
-        import tokenizers
-
-        path = Path(path)
-        if path.is_dir() and not (path / "tokenizer.json").exists():
-            raise DataError(
-                f"{path}: it has no tokenizer.json; write one with transformers: "
-                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-            )
-        path = path / "tokenizer.json" if path.is_dir() else path
-        text = path.read_text(encoding="utf-8")
-        try:
-            fields = json.loads(text)
-            saved = SpecialTokens(**fields.pop(KEY)) if KEY in fields else None
-            backend = tokenizers.Tokenizer.from_str(text if saved is None else json.dumps(fields))
-            ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
-        except Exception as error:  # the Rust side raises bare Exception for anything it cannot read
-            raise DataError(f"{path}: not a tokenizer ({error}); train it again, or fetch the file again") from error
-        if saved is not None:
-            special = saved
-        elif ours and not path.with_name("tokenizer_config.json").exists():
-            special = OURS
-        else:
-            special = read_beside(path, backend)
+        path, backend, special = read_tokenizer(path)
         try:
             return cls(backend, special if format is None else special._replace(format=format))
         except DataError as error:

@@ -16,7 +16,8 @@ _ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
 }
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
+_OPENED = re.compile(r"\A(\s*Human:.*)\r?\n\r?\nAssistant:\s*\Z", re.DOTALL)
 
 
 def spoken(text: Any, field: str, where: str) -> Chat:
@@ -87,7 +88,7 @@ def _message(turn: Any, name: str, where: str) -> Message | None:
 
 
 def prompt_of(row: Row, where: str) -> Prompt:
-    """Reads ``prompt``, a text or the turns so far.
+    r"""Reads ``prompt``, a text or the turns so far, which may also be a dialogue that ends by opening an answer.
 
     Args:
       row: the fields.
@@ -97,11 +98,17 @@ def prompt_of(row: Row, where: str) -> Prompt:
       The prompt.
 
     Raises:
-      DataError: if it is missing, neither of them, or a chat whose last turn is not the user's.
+      DataError: if it is missing, neither of them, or a list of messages whose last is not the user's.
+
+    Example:
+        >>> prompt_of({"prompt": "\n\nHuman: Hi.\n\nAssistant:"}, "prompts.jsonl:1")
+        (Message(role='user', content='Hi.'),)
     """
     given = row.get("prompt")
     if not isinstance(given, list | tuple | Mapping):
-        return text_of(row, "prompt", where)
+        text = text_of(row, "prompt", where)
+        opened = _OPENED.match(text)
+        return spoken(opened[1], "prompt", where) if opened else text
     turns = messages(given, "prompt", where)
     if turns[-1].role != "user":
         raise bad_row(where, "field 'prompt'", "the last turn to be the user's", roles(turns))

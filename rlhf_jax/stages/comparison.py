@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from rlhf_jax.types import Params, Rollout
 
 # Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
 HELDOUT, TEST = 2**30, 2**30 + 1
-Item = TypeVar("Item")
 _AT_ONCE = 2048  # responses that best-of-n holds at the same time
 
 
@@ -153,10 +152,3 @@ def heldout_metrics(judged: Judged) -> dict[str, float]:
     values = {f"heldout_{name}": float(np.mean(x)) for name, x in judged.scores.items()}
     lengths = [len(t) for t in judged.tokens]
     return {**values, "heldout_length": float(np.mean(lengths)), "heldout_eos": float(judged.finished.mean())}
-
-
-def evenly(items: list[Item], count: int) -> list[Item]:
-    """``count`` items spread over the list, the same ones every time; all of them where there are fewer."""
-    if len(items) <= count:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]

@@ -11,6 +11,7 @@ from rlhf_jax import evaluation
 from rlhf_jax.data import Example
 from rlhf_jax.stages import run
 from rlhf_jax.stages.choose import try_objective
+from rlhf_jax.stages.reading import evenly
 from rlhf_jax.types import Objective
 
 LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them
@@ -62,16 +63,10 @@ def reward_auc(gained: np.ndarray, heldout: Sequence[Example]) -> dict[str, Any]
     """
     liked = np.array([e.labels is not None and e.labels[0] > 0.5 for e in heldout])
     found: dict[str, Any] = {"responses": len(liked), "desirable": float(liked.mean())}
-    up, down = (_spread(np.flatnonzero(which)) for which in (liked, ~liked))
-    if not len(up) or not len(down):
+    up, down = (evenly(np.flatnonzero(which).tolist(), _MOST) for which in (liked, ~liked))
+    if not up or not down:
         return found
     couples = np.stack(np.meshgrid(up, down, indexing="ij"), axis=-1).reshape(-1, 2)
     better = 0.5 + 0.5 * np.sign(gained[couples[:, 0]] - gained[couples[:, 1]])
     interval = evaluation.bootstrap_pairs(better, couples, seed=0)
     return {"label_auc": float(better.mean()), "label_auc_ci": list(interval), **found}
-
-
-def _spread(indices: np.ndarray) -> np.ndarray:
-    if len(indices) <= _MOST:
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, _MOST).astype(int)]

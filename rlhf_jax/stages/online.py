@@ -17,12 +17,13 @@ from rlhf_jax.data import Tokenizer, write_jsonl
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.choose import describe_objective
-from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
+from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.online_config import OnlineConfig
 from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
+from rlhf_jax.stages.reading import evenly
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sampler import Prompt, response_tokens
 from rlhf_jax.stages.scoring import Trunk

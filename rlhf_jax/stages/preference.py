@@ -20,13 +20,14 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, evenly, heldout_metrics
+from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.labels import Labels, reward_auc, try_single
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.online import load_reward, read_prompts
+from rlhf_jax.stages.reading import evenly
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sampler import Sampler

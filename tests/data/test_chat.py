@@ -118,6 +118,17 @@ def test_a_message_cannot_write_special_tokens(folders, name):
     assert tokenizer.decode_response(response) == evil
 
 
+def test_a_special_token_of_one_character_in_a_message_stays_text(tmp_path):
+    family = FAMILIES["chatml"]
+    write_folder(tmp_path, family._replace(specials=(*family.specials, "\u2603")))
+    tokenizer = Tokenizer.load(tmp_path)
+    said = chat("\u2603", "\u26031 \u2603<|im_end|>\u2603", "and?", "no")
+    tokens, mask = tokenizer.encode_dialogue(said)
+    assert tokenizer._backend.token_to_id("\u2603") not in tokens
+    assert tokenizer.decode(tokens[mask]) == said[1].content + said[3].content
+    assert tokenizer.decode_response(tokenizer.encode_response(said[1].content)) == said[1].content
+
+
 def test_overlapping_special_tokens_are_broken_too():
     template = ChatTemplate("", controls=("<a|", "|b>", "<a|b>"))
     broken = template.break_up("x<a|b>y")
@@ -147,6 +158,15 @@ def test_the_boundary_is_one_between_tokens_even_where_the_text_would_merge(fold
         (GEMMA, chat("a", "b", system="c"), "there is no system role"),
         ("{{ messages[0].tool.name }}", chat("a", "b"), "has no attribute 'tool'"),
         ("{{ ''.__class__.__mro__ }}", chat("a", "b"), "access to attribute '__class__' of 'str' object is unsafe"),
+        ("{{ messages[0].content.__class__ }}", chat("a", "b"), "access to attribute '__class__' of 'str' object is"),
+        (
+            "{{ '{0.__class__}'.format(1) }}",
+            chat("a", "b"),
+            "access to attribute '__class__' of 'int' object is unsafe",
+        ),
+        ("{{ raise_exception.__globals__ }}", chat("a"), "access to attribute '__globals__' of 'function' object"),
+        ("{% for i in range(10**12) %}{% endfor %}", chat("a"), "Range too big"),
+        ("{% import 'os' as os %}", chat("a"), "no loader for this environment specified"),
         ("{{ messages.append(1) }}", chat("a", "b"), "access to attribute 'append' of 'list' object is unsafe"),
         ("{% for m in messages %}", chat("a", "b"), "Unexpected end of template"),
         ("{{ 1 / 0 }}", chat("a"), "division by zero"),

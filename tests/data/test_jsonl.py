@@ -1,11 +1,13 @@
+import gzip
 import json
 
 import numpy as np
 import pytest
 
-from rlhf_jax.data import DataError, parse_comparison, parse_prompt, read_jsonl, write_jsonl
+from rlhf_jax.data import DataError, layouts, parse_comparison, parse_prompt, read_jsonl, write_jsonl
 
 GOOD = b'{"prompt": "P", "chosen": "C", "rejected": "R"}\n'
+SKIP = "fix the row or pass --on-bad-row skip"
 
 
 def test_rows_know_where_they_stand(tmp_path):
@@ -36,6 +38,44 @@ def test_a_bad_row_is_an_error_or_is_skipped_and_listed(tmp_path, line, message)
     rows, bad = read_jsonl(path, parse_comparison, on_bad_row="skip")
     assert [row.where for row in rows] == [f"{path}:1", f"{path}:3"]
     assert bad == [str(caught.value)]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "lines.json", "rows.jsonl.gz"])
+def test_one_bad_value_spoils_no_other_row(tmp_path, name):
+    """Neither a number in a column of texts nor a text that looks like a date changes what the others say."""
+    given = [{"prompt": text} for text in ("2024-01-02 00:00:00", "plain", 7, "last")]
+    path = tmp_path / name
+    lines = "".join(json.dumps(row) + "\n" for row in given).encode()
+    path.write_bytes(
+        {"rows.json": json.dumps(given, indent=1).encode(), "lines.json": lines}.get(name, gzip.compress(lines))
+    )
+    rows, bad = read_jsonl(path, parse_prompt, on_bad_row="skip")
+    assert [row.prompt for row in rows] == ["2024-01-02 00:00:00", "plain", "last"]
+    where = f"{path} row 2" if name == "rows.json" else f"{path}:3"
+    assert bad == [f"{where}: field 'prompt': expected non-empty text, found 7 (int); {SKIP}"]
+    assert rows[2].where == (f"{path} row 3" if name == "rows.json" else f"{path}:4")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", b'\xef\xbb\xbf ["P"]', f" row 0: expected a JSON object, found 'P' (str); {SKIP}"),
+        ("rows.json", b'[{"prompt": "caf\xe9"}]', ": expected UTF-8, found byte 0xe9 at 16; save the file as UTF-8"),
+        (
+            "rows.json",
+            b'[{"prompt": "P"}',
+            ": cannot be read: expected a list of JSON objects (Expecting ',' delimiter",
+        ),
+        ("rows.json", b'{"data": 1}', ":1: no layout"),
+        ("rows.jsonl.gz", b"text", ": cannot be read: Not a gzipped file"),
+        ("rows.jsonl.gz", gzip.compress(GOOD)[:-9], ": cannot be read: Compressed file ended before"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_jsonl(tmp_path / name, layouts.prompt)
+    assert str(caught.value).startswith(f"{tmp_path / name}{message}")
 
 
 def test_line_separators_inside_a_text_do_not_end_the_row(tmp_path):

@@ -136,6 +136,31 @@ def test_hh_rlhf_dialogues_that_part_earlier_share_the_turns_before():
     assert layouts.comparison(row, "hh:1").responses == ("b", "b\n\nHuman: C?\n\nAssistant: d")
 
 
+def test_hh_rlhf_with_the_line_ends_of_windows_says_the_same():
+    row = {key: f"\n\nHuman: A?\n\nAssistant: {answer}" for key, answer in (("chosen", "b"), ("rejected", "c"))}
+    windows = {key: text.replace("\n", "\r\n") for key, text in row.items()}
+    assert layouts.comparison(windows, "hh:1")[:2] == layouts.comparison(row, "hh:1")[:2]
+
+
+def test_a_dialogue_as_a_prompt_is_a_chat():
+    """So Dahoas/full-hh-rlhf has the same data: dialogues that open an answer, and answers that begin with a space."""
+    asked = "\n\nHuman: A?\n\nAssistant: b\n\nHuman: C?\n\nAssistant:"
+    row = {"prompt": asked, "response": " d", "chosen": " d", "rejected": " e"}
+    whole = {"chosen": f"{asked} d", "rejected": f"{asked} e"}
+    found = layouts.comparison(row, "hh:1")
+    assert found[:2] == layouts.comparison(whole, "hh:1")[:2]
+    assert layouts.prompt(row, "hh:1").prompt == found.prompt == (user("A?"), assistant("b"), user("C?"))
+    assert prompt_text(found.prompt) == asked
+    for text in ("Human: A?", "Say 'Human: A?'\n\nAssistant:", "\n\nHuman: A?\n\nAssistant: b"):
+        assert layouts.prompt({"prompt": text}, "x").prompt == text  # text that opens no answer, or is no dialogue
+
+
+def test_two_responses_that_are_the_same_are_half_a_vote_each():
+    same = {"chosen": "\n\nHuman: A?\n\nAssistant: b", "rejected": "\n\nHuman: A?\n\nAssistant: b"}
+    for row in (same, {"prompt": "A?", "chosen": "b", "rejected": "b"}):
+        assert layouts.comparison(row, "x").votes.tolist() == EVEN
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -263,8 +288,9 @@ def test_our_own_pairs_are_read_as_before():
     # A table fills what a row does not have with null, where its rows are of two kinds.
     row = {"prompt": "P", "chosen": None, "rejected": None, "a": "c", "b": "r", "preference": "b", "ratings": None}
     assert layouts.comparison(row, "x").votes.tolist() == LOST
-    with pytest.raises(DataError, match="field 'rejected': expected non-empty text, found None"):
-        layouts.comparison({"prompt": "P", "chosen": "c", "rejected": None}, "x")
+    for field in ("chosen", "rejected"):
+        with pytest.raises(DataError, match=f"field '{field}': expected non-empty text, found None"):
+            layouts.comparison({"prompt": "P", "chosen": "c", "rejected": "r", field: None}, "x")
     with pytest.raises(DataError, match="field 'rejected': expected it to be there"):
         layouts.comparison({"prompt": "P", "chosen": "c"}, "x")
 
@@ -297,6 +323,10 @@ def test_alpaca_has_two_fields_of_instruction_and_one_of_response():
         assert data["instruction"] in asked
         assert data["input"] in asked
     assert [row.prompt for row in rows("alpaca", layouts.prompt)] == [row.prompt for row in found]
+    for nothing in ("", " \n", None):
+        assert layouts.demonstration({**given[0], "input": nothing}, "x").prompt == given[0]["instruction"]
+    with pytest.raises(DataError, match=r"field 'input': expected non-empty text, found 3 \(int\)"):
+        layouts.demonstration({**given[0], "input": 3}, "x")
     with pytest.raises(DataError, match="field 'output': expected non-empty text"):
         layouts.demonstration({**given[0], "output": ""}, "x")
 

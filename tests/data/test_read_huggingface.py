@@ -95,13 +95,15 @@ def test_a_table_saved_in_numpy_s_format_gives_plain_rows(tmp_path):
         (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], {"train": 2}),
         (["data/train_prefs-00000-of-00001.parquet", "data/test_gen-00000-of-00001.parquet"],
          {"test_gen": 1, "train_prefs": 1}),
+        (["data/train-00000-of-00002-a09b74b3ef9c3b56.parquet", "data/train-00001-of-00002-13be0f5a2d5dd1a3.parquet"],
+         {"train": 2}),
         (["train/0000.parquet", "train/0001.parquet", "test/0000.parquet"], {"test": 1, "train": 2}),
         (["train.jsonl", "validation.jsonl"], {"train": 1, "validation": 1}),
         (["train.parquet", "train.jsonl", "dataset_infos.json"], {"train": 1}),
         (["alpaca_data.json", "dataset_info.json"], {"alpaca_data": 1}),
         (["train.jsonl.gz"], {"train": 1}),
     ],
-    ids=["files", "shards", "ultrafeedback", "numbered", "lines", "two kinds", "json", "zipped"],
+    ids=["files", "shards", "ultrafeedback", "fingerprints", "numbered", "lines", "two kinds", "json", "zipped"],
 )  # fmt: skip
 def test_a_folder_has_its_splits_in_its_file_names(tmp_path, files, found):
     for number, name in enumerate(files):
@@ -137,6 +139,12 @@ def test_a_bad_row_names_the_line_or_the_row(tmp_path):
     (tmp_path / "lines" / "train.jsonl").write_text('{"prompt": "P", "response": "r"}\n{"prompt"\n')
     with pytest.raises(DataError, match=r"train\.jsonl:2: expected a JSON object"):
         read_huggingface(tmp_path / "lines", "train", layouts.demonstration)
+
+
+def test_a_file_of_another_kind_says_how_to_write_it_anew(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,response\nP,r\n")
+    with pytest.raises(DataError, match=r"rows\.csv: expected a \.parquet, .*load_dataset\('csv', .*to_json"):
+        read_huggingface(tmp_path / "rows.csv", "train", layouts.demonstration)
 
 
 def test_a_folder_without_data_says_what_was_looked_for(tmp_path):
@@ -276,15 +284,18 @@ def test_without_the_package_the_error_says_how_to_install_it(tmp_path, monkeypa
     table("shp").save_to_disk(str(tmp_path / "saved"))
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "train.jsonl").write_bytes((SAMPLES / "shp.jsonl").read_bytes())
+    (tmp_path / "rows.json").write_text(json.dumps(raw("shp")))
     monkeypatch.setitem(sys.modules, "datasets", None)
     for source in (tmp_path / "rows.parquet", tmp_path / "saved", "hf:org/pairs"):
         with pytest.raises(DataError, match=r"needs the package datasets: pip install 'rlhf-jax\[huggingface\]'"):
             read_huggingface(source, "train", layouts.comparison)
-    assert len(read_huggingface(tmp_path / "lines", "train", layouts.comparison)[0]) == 10  # it needs nothing
+    for source in (tmp_path / "lines", tmp_path / "rows.json"):  # they need nothing
+        assert len(read_huggingface(source, "train", layouts.comparison)[0]) == 10
 
 
 def test_which_sources_are_hugging_face_s(tmp_path):
-    for source in ("hf:org/name", "a.parquet", "b/a.json", "a.jsonl.gz", str(tmp_path)):
+    (tmp_path / "a.csv").write_text("")
+    for source in ("hf:org/name", "a.parquet", "b/a.json", "a.jsonl.gz", str(tmp_path), str(tmp_path / "a.csv")):
         assert is_huggingface(source)
     for source in ("org/name", "human_sentiment", "a.jsonl", str(tmp_path / "none")):
         assert not is_huggingface(source)

@@ -209,7 +209,8 @@ def texts(row):
     sides = [row["chosen"], row["rejected"]]
     if isinstance(sides[0], list):
         return [side[-1]["content"] for side in sides]
-    return [side.split("Assistant: ")[-1].strip() if "prompt" not in row else side for side in sides]
+    # The space that such data sets put before a response is the one that the tokenizer puts there.
+    return [side.split("Assistant: ")[-1].strip() if "prompt" not in row else side.removeprefix(" ") for side in sides]
 
 
 @pytest.mark.parametrize("sample", ["hh", "sharegpt", "messages", "alpaca", "tldr_preference"])

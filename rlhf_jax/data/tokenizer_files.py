@@ -1,0 +1,95 @@
+"""A tokenizer as files: one of our own with everything in it, or the folder that Hugging Face's libraries read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_jax.data.atomic import atomic_text
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_KEY = "rlhf_jax"  # in our file: what a pretrained tokenizer keeps in other files than its vocabulary
+
+
+def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Tokenizer, SpecialTokens]:
+    """Reads what ``as_json`` or ``write_folder`` wrote, or the tokenizer of a Hugging Face model.
+
+    Args:
+      path: a folder with ``tokenizer.json``, or this file.
+
+    Returns:
+      The file that was read, the vocabulary, and what the tokenizer is besides.
+
+    Raises:
+      DataError: if a file is not what it should be.
+      FileNotFoundError: if there is no file.
+    """
+    import tokenizers
+
+    path = Path(path)
+    if path.is_dir() and not (path / "tokenizer.json").exists():
+        raise DataError(
+            f"{path}: it has no tokenizer.json; write one with transformers: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    path = path / "tokenizer.json" if path.is_dir() else path
+    text = path.read_text(encoding="utf-8")
+    try:
+        fields = json.loads(text)
+        saved = SpecialTokens(**fields.pop(_KEY)) if _KEY in fields else None
+        backend = tokenizers.Tokenizer.from_str(text if saved is None else json.dumps(fields))
+        ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
+    except Exception as error:  # the Rust side raises bare Exception for anything it cannot read
+        raise DataError(f"{path}: not a tokenizer ({error}); train it again, or fetch the file again") from error
+    if saved is not None:
+        return path, backend, saved
+    if ours and not path.with_name("tokenizer_config.json").exists():
+        return path, backend, OURS
+    return path, backend, read_beside(path, backend)
+
+
+def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
+    """A tokenizer as one text.
+
+    Args:
+      backend: the vocabulary.
+      special: what the tokenizer is besides.
+
+    Returns:
+      A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and, under
+      "rlhf_jax", the special tokens' names, the chat template and the format.
+    """
+    text = backend.to_str(pretty=True)
+    if special == OURS:
+        return text
+    return json.dumps({**json.loads(text), _KEY: special._asdict()}, indent=2, ensure_ascii=False)
+
+
+def write_folder(folder: str | os.PathLike[str], backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
+    """Writes the files that transformers' ``AutoTokenizer`` loads.
+
+    Args:
+      folder: where; made if it is not there.
+      backend: the vocabulary.
+      special: what the tokenizer is besides.
+    """
+    import tokenizers
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    text = backend.to_str(pretty=True)
+    if special.adds_bos and backend.post_processor is None:
+        bos = special.tokens["bos_token"]
+        adding = tokenizers.Tokenizer.from_str(text)
+        adding.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, token_id(backend, bos))]
+        )
+        text = adding.to_str(pretty=True)
+    with atomic_text(Path(folder) / "tokenizer.json") as file:
+        file.write(text)
+    write_beside(folder, special)
