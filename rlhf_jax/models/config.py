@@ -81,7 +81,7 @@ class ModelConfig:
     n_kv_heads: int = 2
     """Key and value heads; fewer than `n_heads` is grouped-query attention."""
     head_dim: int = 64
-    """Width of one head; even, for the rotary embedding."""
+    """Width of one head; even where all of it is rotated."""
     d_ff: int = 344
     """Width of the MLP; about 8/3 of `d_model` for a gated one, 4 times for a plain one."""
     max_length: int = 0
@@ -151,8 +151,10 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, found {self.head_dim}")
+        if not 0 <= self.rope_fraction <= 1:
+            raise ValueError(f"rope_fraction must lie in [0, 1], found {self.rope_fraction}")
+        if self.positions == "rotary" and self.rotary_width % 2 and self.rotary_width == self.head_dim:
+            raise ValueError(f"head_dim must be even where all of it is rotated, found {self.head_dim}")
         if self.positions == "learned" and self.max_length < 1:
             raise ValueError("learned positions need max_length, the size of their table")
         if self.local_layers and len(self.local_layers) != self.n_layers:
@@ -161,6 +163,11 @@ class ModelConfig:
             raise ValueError("a block needs norm_before, norm_after or both")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
+
+    @property
+    def rotary_width(self) -> int:
+        """How many of a head's dimensions are rotated; they turn in pairs, so an odd number takes one more along."""
+        return int(self.head_dim * self.rope_fraction)
 
     @property
     def windowed(self) -> tuple[bool, ...]:

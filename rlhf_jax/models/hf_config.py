@@ -1,7 +1,7 @@
-"""``config.json`` of Hugging Face to ``ModelConfig`` and back, for the families of ``families.py``.
+"""``config.json`` of Hugging Face to ``ModelConfig``, for the families of ``families.py``.
 
 Both spellings are read: ``rope_theta`` with ``rope_scaling`` (transformers 4) and ``rope_parameters`` (transformers 5).
-The first is written, because both versions read it. What the network cannot do is an error, never ignored.
+What the network cannot do is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_jax.models.config import ModelConfig, RopeScaling
-from rlhf_jax.models.families import FAMILIES, Family
+from rlhf_jax.models.families import FAMILIES
+from rlhf_jax.models.family import Family
 from rlhf_jax.models.weights import CheckpointError
 
 ACTIVATIONS = {
@@ -32,9 +33,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
 # In rope_scaling and rope_parameters.
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _LLAMA3_KEYS = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-_LAYER_TYPES = ("full_attention", "sliding_attention")
-# What a file of weights does not settle, or settles by being there: how to compute, and what is added on top.
-_NOT_OF_THE_TRUNK = ("compute_dtype", "remat", "lora", "int8", "scalar_head")
+LAYER_TYPES = ("full_attention", "sliding_attention")
+_DEFAULT = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
 
 
 def model_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
@@ -74,7 +74,7 @@ class _Reader:
 
     def _family(self) -> Family:
         kind = self.fields.get("model_type")
-        if kind not in FAMILIES:
+        if not isinstance(kind, str) or kind not in FAMILIES:
             hint = ""
             if "auto_map" in self.fields:
                 hint = "; it comes with code of its own (auto_map), which is never run"
@@ -91,6 +91,9 @@ class _Reader:
             if value not in allowed:
                 raise self.fail(key, value, " or ".join(map(repr, allowed)))
         found = dict(family.network) | {field: self.value(field, key) for field, key in family.keys.items()}
+        for field in ("d_model", "n_heads"):  # by which others are divided, before the config looks at all of them
+            if found[field] < 1:
+                raise self.fail(family.keys[field], found[field], "1 or more")
         found["n_kv_heads"] = found.get("n_kv_heads") or found["n_heads"]
         if not found.get("head_dim"):
             if found["d_model"] % found["n_heads"]:
@@ -131,11 +134,13 @@ class _Reader:
         """One field of ``ModelConfig``; 0 where ``null`` says that it follows from others, or that there is none."""
         value = self.get(key)
         if field == "activation":
-            if value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in ACTIVATIONS:
                 raise self.fail(key, value, ", ".join(ACTIVATIONS))
             return ACTIVATIONS[value]
         if key == "query_pre_attn_scalar":
-            return self.number(key, value, float) ** -0.5
+            if self.number(key, value, float) <= 0:
+                raise self.fail(key, value, "numbers above 0")
+            return value**-0.5
         if key == "scale_attn_weights":
             return 0.0 if self.number(key, value, bool) else 1.0
         if value is None and field in ("n_kv_heads", "head_dim", "d_ff", "logit_softcap", "attention_softcap"):
@@ -144,19 +149,24 @@ class _Reader:
 
     def windows(self, n_layers: int) -> dict[str, Any]:
         family, types = self.family, self.fields.get("layer_types")
-        if family.windows == "upper" and not self.get("use_sliding_window"):
-            window = None
-        else:
-            window = None if family.windows == "none" else self.get("sliding_window")
+        used = family.windows != "none"
+        if family.windows == "upper":
+            used = self.number("use_sliding_window", self.get("use_sliding_window"), bool)
+        window = self.get("sliding_window") if used else None
+        if window is not None and self.number("sliding_window", window, int) < 1:
+            raise self.fail("sliding_window", window, "null, or 1 or more")
         if types is not None:
-            if not isinstance(types, list) or len(types) != n_layers or set(types) - set(_LAYER_TYPES):
-                kinds = " or ".join(map(repr, _LAYER_TYPES))
+            if not isinstance(types, list) or len(types) != n_layers or any(kind not in LAYER_TYPES for kind in types):
+                kinds = " or ".join(map(repr, LAYER_TYPES))
                 raise self.fail("layer_types", types, f"{n_layers} entries, each {kinds}")
             local = tuple(kind == "sliding_attention" for kind in types)
         elif family.windows == "upper":
-            local = tuple(layer >= self.get("max_window_layers") for layer in range(n_layers))
+            first = self.number("max_window_layers", self.get("max_window_layers"), int)
+            local = tuple(layer >= first for layer in range(n_layers))
         elif family.windows == "pattern":
             every = self.fields.get("sliding_window_pattern", family.window_pattern)
+            if self.number("sliding_window_pattern", every, int) < 1:
+                raise self.fail("sliding_window_pattern", every, "1 or more")
             local = tuple((layer + 1) % every != 0 for layer in range(n_layers))
         else:
             local = (window is not None,) * n_layers
@@ -167,7 +177,7 @@ class _Reader:
         if window is None or not any(local):
             return {}
         return {
-            "sliding_window": self.number("sliding_window", window, int),
+            "sliding_window": window,
             "local_layers": () if all(local) else local,
         }
 
@@ -177,10 +187,12 @@ class _Reader:
         if not isinstance(given, dict):
             raise self.fail("rope_parameters", given, "an object")
         local: dict[str, Any] = {}
-        if set(given) & set(_LAYER_TYPES):
-            if not family.local_rope_theta or set(given) - set(_LAYER_TYPES):
+        if set(given) & set(LAYER_TYPES):
+            if not family.local_rope_theta or set(given) - set(LAYER_TYPES):
                 raise self.fail("rope_parameters", given, "one rotary embedding for all layers")
-            given, local = (given.get(kind) or {} for kind in _LAYER_TYPES)
+            given, local = (given.get(kind) or {} for kind in LAYER_TYPES)
+            if not (isinstance(given, dict) and isinstance(local, dict)):
+                raise self.fail("rope_parameters", [given, local], "an object for each kind of layer")
         theta = given.get("rope_theta", self.fields.get(family.rope_theta_key, family.rope_theta))
         found = {
             "rope_theta": self.number("rope_theta", theta, float),
@@ -212,11 +224,11 @@ class _Reader:
         if kind == "default":
             return RopeScaling()
 
-        def part(key: str, default: Any = None) -> float:
+        def part(key: str, default: Any = None, of: type = float) -> Any:
             value = given.get(key, default)
             if value is None:
                 raise CheckpointError(f"{self.where}: rope_scaling of type {kind!r} lacks {key!r}")
-            return self.number(f"rope_scaling's {key}", value, float)
+            return self.number(f"rope_scaling's {key}", value, of)
 
         if kind == "linear":
             return RopeScaling(kind="linear", factor=part("factor"))
@@ -225,145 +237,21 @@ class _Reader:
             factor=part("factor"),
             low_freq_factor=part("low_freq_factor"),
             high_freq_factor=part("high_freq_factor"),
-            original_length=int(part("original_max_position_embeddings", max_length or None)),
+            original_length=part("original_max_position_embeddings", max_length or None, int),
         )
 
     def classifies(self) -> bool:
         """Whether this is a reward model and not a language model."""
         family = self.family
         found = self.fields.get("architectures") or [family.causal]
-        if found[0] not in (family.causal, family.base, family.classifier):
+        if not isinstance(found, list) or found[0] not in (family.causal, family.base, family.classifier):
             raise self.fail("architectures", found, f"[{family.causal!r}] or [{family.classifier!r}]")
         if found[0] != family.classifier:
             return False
         labels = self.fields.get("id2label")
+        if not isinstance(labels, dict | None):
+            raise self.fail("id2label", labels, "an object with one entry")
         n_labels = self.fields.get("num_labels", 2) if labels is None else len(labels)
         if n_labels != 1:
             raise self.fail("num_labels", n_labels, "1, the score of a reward model")
         return True
-
-
-_DEFAULT = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-
-
-def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The ``config.json`` that transformers reads as this network.
-
-    Args:
-        config: the model's.
-
-    Returns:
-        The fields, ready for JSON.
-
-    Raises:
-        ValueError: the family has no way to say what the config says; the message names the field.
-
-    Example:
-        >>> fields = hf_config(ModelConfig(vocab_size=32))
-        >>> fields["architectures"], fields["hidden_size"], fields["hidden_act"]
-        (['LlamaForCausalLM'], 128, 'silu')
-    """
-    if config.family not in FAMILIES:
-        raise ValueError(f"family {config.family!r} is not one of {', '.join(FAMILIES)}")
-    family = FAMILIES[config.family]
-    fields: dict[str, Any] = {
-        "architectures": [family.classifier if config.scalar_head else family.causal],
-        "model_type": family.name,
-    }
-    fields |= {key: _written(config, family, field) for field, key in family.keys.items()}
-    if not config.max_length:
-        del fields[family.keys["max_length"]]
-    fields |= _windows(config, family) | _rope(config, family)
-    if config.scalar_head:
-        fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    _check_same(config, model_config(fields, family.name))
-    return fields
-
-
-def _written(config: ModelConfig, family: Family, field: str) -> Any:
-    value, key = getattr(config, field), family.keys[field]
-    if field == "activation":
-        return family.activation_name if value == "gelu_tanh" else value
-    if key == "query_pre_attn_scalar":
-        return round(_query_scale(config) ** -2)  # transformers takes whole numbers only
-    if key == "scale_attn_weights":
-        return value != 1.0
-    if field in ("logit_softcap", "attention_softcap"):
-        return value or None
-    return value
-
-
-def _windows(config: ModelConfig, family: Family) -> dict[str, Any]:
-    windowed = config.windowed
-    types = {"layer_types": [_LAYER_TYPES[local] for local in windowed]}
-    window = config.sliding_window if any(windowed) else None
-    match family.windows:
-        case "none":
-            return {}
-        case "all":
-            return {"sliding_window": window}
-        case "pattern":
-            return {"sliding_window": window or family.defaults["sliding_window"], **types}
-        case "upper":
-            first = windowed.index(True) if any(windowed) else config.n_layers
-            used = {"use_sliding_window": window is not None, "sliding_window": window, "max_window_layers": first}
-            return {**used, **types}
-
-
-def _rope(config: ModelConfig, family: Family) -> dict[str, Any]:
-    if config.positions == "learned":
-        return {}
-    scaling = config.rope_scaling
-    found: dict[str, Any] = {family.rope_theta_key: config.rope_theta}
-    if scaling.kind != "none":
-        found["rope_scaling"] = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind == "llama3":
-        found["rope_scaling"] |= {
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_length,
-        }
-    if family.rope_fraction_key:
-        found[family.rope_fraction_key] = config.rope_fraction
-    if family.local_rope_theta:
-        found["rope_local_base_freq"] = config.local_rope_theta or config.rope_theta
-    return found
-
-
-def _query_scale(config: ModelConfig) -> float:
-    return config.query_scale or config.head_dim**-0.5
-
-
-def _network(config: ModelConfig) -> dict[str, Any]:
-    """What the config says of the trunk; fields that nothing reads, or that say the same, are made equal."""
-    found = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_OF_THE_TRUNK}
-    found["query_scale"] = _query_scale(config)
-    found["local_layers"] = config.windowed
-    local_theta = found.pop("local_rope_theta") or config.rope_theta
-    # With no base of its own a windowed layer's frequencies are scaled like everybody's, with one they are not.
-    scaled = config.rope_scaling.kind != "none" and not config.local_rope_theta
-    found["sliding_window"] = config.sliding_window if any(config.windowed) else 0
-    found["local_rope_theta"] = (local_theta, scaled) if any(config.windowed) else None
-    if config.rope_scaling.kind != "llama3":
-        found["rope_scaling"] = (config.rope_scaling.kind, config.rope_scaling.factor)
-    if config.rope_scaling.kind == "none":
-        found["rope_scaling"] = "none"
-    if config.positions == "learned":
-        for name in ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta"):
-            found.pop(name)
-    if not config.max_length:
-        found.pop("max_length")
-    if config.scalar_head:
-        found.pop("tie_embeddings")
-    return found
-
-
-def _check_same(config: ModelConfig, read_back: ModelConfig) -> None:
-    """What is written says the same network when it is read: what a family cannot say is found here."""
-    ours, theirs = _network(config), _network(read_back)
-    for name, value in ours.items():
-        if theirs[name] != value:
-            raise ValueError(
-                f"a checkpoint of family {config.family!r} cannot say {name} = {value!r}, it would be read as "
-                f"{theirs[name]!r}; choose the family that has it"
-            )

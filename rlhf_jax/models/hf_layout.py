@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES, Family
+from rlhf_jax.models.families import FAMILIES
+from rlhf_jax.models.family import Family
 from rlhf_jax.models.functional import build
 
 _THIRDS = ("query", "key", "value")
@@ -134,7 +135,10 @@ def sharing_tensors(plan: Sequence[Leaf]) -> list[list[int]]:
 def _place(family: Family, config: ModelConfig, path: tuple[str, ...], layer: int, names: Collection[str]) -> Place:
     module, tail = ("/".join(path[:-1]), path[-1]) if path[-1] in ("kernel", "bias", "scale") else (path[0], "")
     suffix = ".bias" if tail == "bias" else ".weight"
-    spellings = [spelling.format(layer=layer) + suffix for spelling in family.tensor_names(module)]
+    modules = family.tensor_names(module)
+    if module == "embedding" and config.tie_embeddings:
+        modules += family.output_names  # of a shared tensor safetensors' own save_model keeps one name, this one
+    spellings = [spelling.format(layer=layer) + suffix for spelling in modules]
     tensor = next((spelling for spelling in spellings if spelling in names), spellings[0])
     last = module.split("/")[-1]
     if last in _THIRDS and family.fused != "none":

@@ -84,11 +84,13 @@ def load_pretrained(
 
 
 def _open(path: Path) -> tuple[Mapping[str, Any], TensorSource, str]:
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and path.is_file():
         from rlhf_jax.models.gguf import read_gguf
 
         fields, source = read_gguf(path)
         return fields, source, str(path)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; give the folder that holds {CONFIG} and the weights, or a .gguf file")
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder or .gguf file; download the checkpoint first")
     return read_json(path / CONFIG), safetensors_source(path), str(path / CONFIG)
@@ -121,8 +123,8 @@ def _check(where: str, config: ModelConfig, plan: Sequence[Leaf], names: Mapping
             )
         if dtype not in FLOATS:
             raise CheckpointError(
-                f"{where}: tensor {name} is {dtype}, only {', '.join(FLOATS)} are read; load a checkpoint that is "
-                "not quantised"
+                f"{where}: tensor {name} is {dtype}, only {', '.join(FLOATS)} are read; convert it, or load a "
+                "checkpoint that is not quantised"
             )
 
 

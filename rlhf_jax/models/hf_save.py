@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hf_config import hf_config
+from rlhf_jax.models.hf_config_save import hf_config
 from rlhf_jax.models.hf_layout import Leaf, leaves, sharing_tensors
 from rlhf_jax.models.weights import (
     CONFIG,
@@ -33,7 +33,7 @@ from rlhf_jax.models.weights import (
 from rlhf_jax.types import Params
 
 GENERATION = "generation_config.json"
-_TOKENIZER = (
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -135,7 +135,7 @@ def _kept(
     source: Path, tokenizer: SavesTokenizer | None, generation_config: Mapping[str, Any] | None
 ) -> dict[str, Path]:
     """Files of a checkpoint that say nothing of its weights, by name."""
-    names = (*(_TOKENIZER if tokenizer is None else ()), *((GENERATION,) if generation_config is None else ()))
+    names = (*(TOKENIZER if tokenizer is None else ()), *((GENERATION,) if generation_config is None else ()))
     return {name: source / name for name in names if (source / name).is_file()}
 
 

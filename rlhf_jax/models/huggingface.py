@@ -1,7 +1,7 @@
 """Checkpoints in Hugging Face's layout: what the rest of the library calls.
 
 ``hf_load`` reads them and ``hf_save`` writes them; both know a family by its table in ``families`` alone. ``hf_config``
-translates config.json, ``hf_layout`` names and axes of tensors, ``weights`` files.
+and ``hf_config_save`` translate config.json, ``hf_layout`` names and axes of tensors, ``weights`` files.
 """
 
 from rlhf_jax.models.hf_load import load_pretrained

@@ -105,7 +105,10 @@ def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def rotary(positions: jax.Array, width: int, theta: float, scaling: RopeScaling) -> tuple[jax.Array, jax.Array]:
-    """Sines and cosines, float32 ``[B, T, 1, width / 2]``, of rotary positions ``[B, T]`` (Su et al. 2021)."""
+    """Sines and cosines, float32 ``[B, T, 1, pairs]``, of rotary positions ``[B, T]`` (Su et al. 2021).
+
+    Pair i turns by ``position theta^(-2i / width)``; of an odd width the last dimension has a partner beyond it.
+    """
     frequency = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     frequency = _scaled(frequency, scaling).reshape(1, 1, 1, -1)
     angle = positions[..., None, None].astype(jnp.float32) * frequency

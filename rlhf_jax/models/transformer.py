@@ -204,14 +204,13 @@ class Transformer(nnx.Module):
     def _views(self, positions: jax.Array, columns: jax.Array, mask: jax.Array) -> Callable[[jax.Array], View]:
         """What a layer sees, by its flag; ``positions [B, T]`` look at columns whose positions are ``[B, C]``."""
         c = self.config
-        width = int(c.head_dim * c.rope_fraction) // 2 * 2
-        everywhere = View(mask, *rotary(positions, width, c.rope_theta, c.rope_scaling))
+        everywhere = View(mask, *rotary(positions, c.rotary_width, c.rope_theta, c.rope_scaling))
         if not any(c.windowed):
             return lambda _: everywhere
         near = positions[:, :, None] - columns[:, None, :] < c.sliding_window
         local = everywhere._replace(mask=mask & near)
         if c.local_rope_theta:
-            local = View(local.mask, *rotary(positions, width, c.local_rope_theta, RopeScaling()))
+            local = View(local.mask, *rotary(positions, c.rotary_width, c.local_rope_theta, RopeScaling()))
         if all(c.windowed):
             return lambda _: local
         return lambda flag: jax.tree.map(lambda a, b: jnp.where(flag, a, b), local, everywhere)
@@ -220,6 +219,8 @@ class Transformer(nnx.Module):
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None, keep: bool
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """All layers over whole sequences; keys and values of all of them where they are to be kept."""
+        # What stands at padding may be no token at all (-100); its row would be NaN, and weight 0 times NaN is NaN.
+        tokens = jnp.where(segment_ids > 0, tokens, 0)
         view = self._views(positions, positions, causal_mask(segment_ids))
         graph, stacked = self._stacked()
 

@@ -161,7 +161,7 @@ def _what_instead(folder: Path) -> str:
 
 def _sharded(index: Path) -> dict[str, _Entry]:
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not listed:
+    if not isinstance(listed, dict) or not listed or not all(isinstance(shard, str) for shard in listed.values()):
         raise CheckpointError(f"{index}: field 'weight_map' should map names of tensors to files; copy it anew")
     found: dict[str, _Entry] = {}
     for shard in sorted(set(listed.values())):
@@ -198,10 +198,12 @@ def _entries(file: Path) -> dict[str, _Entry]:
         text = opened.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_no_duplicates)
-        header.pop("__metadata__", None)
-        tensors = {name: _entry(file, 8 + length, fields) for name, fields in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: the safetensors header is malformed: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: the safetensors header is malformed: expected names of tensors")
+    header.pop("__metadata__", None)
+    tensors = {name: _entry(file, name, 8 + length, fields) for name, fields in header.items()}
     end = 8 + length
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].info.nbytes)):
         if entry.offset != end:
@@ -214,13 +216,17 @@ def _entries(file: Path) -> dict[str, _Entry]:
     return tensors
 
 
-def _entry(file: Path, start: int, fields: dict[str, Any]) -> _Entry:
-    if fields["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {fields['dtype']!r} is not one of {', '.join(_DTYPES)}")
-    info = TensorInfo(tuple(fields["shape"]), _DTYPES[fields["dtype"]])
-    first, last = fields["data_offsets"]
-    if any(not isinstance(n, int) or n < 0 for n in (*info.shape, first, last)) or last - first != info.nbytes:
-        raise ValueError(f"data_offsets {first, last} do not hold shape {list(info.shape)} of {fields['dtype']}")
+def _entry(file: Path, name: str, start: int, fields: Any) -> _Entry:
+    where = f"{file}: the safetensors header is malformed: tensor {name}"
+    try:
+        dtype, shape, (first, last) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{where} should have dtype, shape and two data_offsets, found {fields}") from error
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise CheckpointError(f"{where}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    info = TensorInfo(shape, _DTYPES[dtype])
+    if any(not isinstance(n, int) or n < 0 for n in (*shape, first, last)) or last - first != info.nbytes:
+        raise CheckpointError(f"{where}: data_offsets {first, last} do not hold shape {list(shape)} of {dtype}")
     return _Entry(info, file, start + first)
 
 
@@ -239,9 +245,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{file}: no such file; a checkpoint is a folder with {CONFIG} and weights") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found {type(value).__name__}")

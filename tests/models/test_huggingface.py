@@ -267,6 +267,9 @@ def test_windows_follow_from_each_family_s_own_rule(length):
         ({"model_type": "bert"}, "model_type 'bert' is not supported; supported are llama, mistral"),
         ({"model_type": "mine", "auto_map": {"AutoModel": "m.py"}}, "code of its own (auto_map), which is never run"),
         ({"model_type": "gemma3"}, "save its language model alone"),
+        ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
+        ({"architectures": 5}, "architectures 5 is not supported"),
+        ({"architectures": ["LlamaForSequenceClassification"], "id2label": 1}, "id2label 1 is not supported"),
         ({"architectures": ["LlamaForTokenClassification"]}, "supported: ['LlamaForCausalLM'] or"),
         ({"hidden_size": "gone"}, "field 'hidden_size' is missing"),
         ({"hidden_size": "16"}, "hidden_size should be of type int, found '16'"),
@@ -274,6 +277,8 @@ def test_windows_follow_from_each_family_s_own_rule(length):
         ({"tie_word_embeddings": 1}, "tie_word_embeddings should be of type bool, found 1"),
         ({"num_attention_heads": 3}, "n_heads 3 is not a multiple of n_kv_heads 2"),
         ({"num_attention_heads": 3, "head_dim": None}, "supported: divisors of the width 16"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0 is not supported; supported: 1 or more"),
+        ({"hidden_act": ["silu"]}, "hidden_act ['silu'] is not supported"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported; supported: silu, swish"),
         ({"sliding_window": 4096}, "sliding_window 4096 is not supported; supported: None"),
         ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
@@ -301,6 +306,9 @@ def test_what_the_network_cannot_do_is_refused_by_field(folder, fields, message)
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention True is not supported"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "supported: 3 entries, each 'full_attention' or"),
         ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "['chunked_attention', 'chunked_attention'"),
+        ("gemma2", {"layer_types": None, "sliding_window_pattern": 0}, "sliding_window_pattern 0 is not supported"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar 0 is not supported; supported: numbers above"),
+        ("gemma2", {"sliding_window": -1}, "sliding_window -1 is not supported; supported: null, or 1 or more"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention True is not supported"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 is not supported"),
         (
@@ -308,6 +316,8 @@ def test_what_the_network_cannot_do_is_refused_by_field(folder, fields, message)
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "rope_parameters of windowed layers",
         ),
+        ("gemma3_text", {"rope_parameters": {"full_attention": [1]}}, "supported: an object for each kind of layer"),
+        ("qwen2", {"layer_types": None, "max_window_layers": "x"}, "max_window_layers should be of type int, found"),
         ("qwen2", {"use_sliding_window": False}, "'full_attention' alone where there is no sliding_window"),
         ("mistral", {"layer_types": ["full_attention"] * 3}, "'sliding_attention' alone where there is"),
         ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not supported"),
@@ -418,6 +428,8 @@ BROKEN = {
     "longer": (longer, "model.safetensors: 4 bytes after the last tensor"),
     "no json": (header("{x"), "the safetensors header is malformed"),
     "type": (header('{"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 8]}}'), "dtype 'F4' is not one of BOOL"),
+    "no entry": (header('{"a": null}'), "tensor a should have dtype, shape and two data_offsets, found None"),
+    "nested": (header("[" * 100_000), "the safetensors header is malformed"),
     "offsets": (
         header('{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}'),
         "data_offsets (0, 8) do not hold shape [3] of F32",
@@ -481,6 +493,10 @@ def outside(folder):
     file.write_text(json.dumps(index))
 
 
+def index(text):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -489,9 +505,10 @@ def outside(folder):
         (empty_shard, "which model.safetensors.index.json lists, is not in it"),
         (unlisted, "tensor x is here, but model.safetensors.index.json does not list it"),
         (outside, "shard '../model.safetensors' should be the name of a file beside the index"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "field 'weight_map' should map"),
+        (index('{"weight_map": {}}'), "field 'weight_map' should map"),
+        (index('{"weight_map": {"x": 5}}'), "field 'weight_map' should map"),
     ],
-    ids=["missing shard", "twice", "not in it", "not listed", "outside", "empty index"],
+    ids=["missing shard", "twice", "not in it", "not listed", "outside", "empty index", "no name"],
 )
 def test_shards_that_do_not_fit_their_index_are_refused_by_name(change, message, tmp_path):
     config = CONFIGS["llama"]
@@ -511,6 +528,9 @@ def test_known_leftovers_of_old_checkpoints_are_accepted(folder, tmp_path):
 
     retell(folder, leftovers)
     assert_same(load_pretrained(folder)[1], expected)
+    # Of a shared tensor safetensors' save_model keeps the name that comes first in the alphabet.
+    retell(folder, lambda tensors: tensors.pop("model.embed_tokens.weight"))
+    assert_same(load_pretrained(folder)[1], expected)
 
     config = CONFIGS["gpt2"]
     params = random_params(config)
@@ -525,7 +545,9 @@ def test_known_leftovers_of_old_checkpoints_are_accepted(folder, tmp_path):
     assert_same(load_pretrained(tmp_path / "gpt2")[1], params)
 
 
-def test_a_path_that_is_not_there_or_a_type_that_is_none_is_an_error(tmp_path):
+def test_a_path_that_is_no_checkpoint_or_a_type_that_is_none_is_an_error(folder, tmp_path):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is a file; give the folder that holds config\.json"):
+        load_pretrained(folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no such folder or \.gguf file; download the checkpoint first"):
         load_pretrained(tmp_path / "org" / "name")
     with pytest.raises(ValueError, match="dtype is one of float32, bfloat16, float16 or None, found 'int8'"):

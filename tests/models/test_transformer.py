@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import models
+from rlhf_jax.models.layers import rotary, rotate
 
 SIZES = {"vocab_size": 24, "d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 4, "d_ff": 24}
 CONFIG = models.ModelConfig(**SIZES)
@@ -91,11 +92,11 @@ def test_an_untied_head_has_weights_of_its_own_and_a_tied_one_gets_both_gradient
     assert all(np.abs(g).max() > 1e-3 for g in apart)
 
 
-@pytest.mark.parametrize(("left", "right"), [(0, 5), (5, 0), (2, 3)])
-def test_padding_on_either_side_changes_nothing(left, right):
+@pytest.mark.parametrize(("left", "right", "pad"), [(0, 5, 2), (5, 0, -100), (2, 3, SIZES["vocab_size"])])
+def test_padding_on_either_side_changes_nothing_whatever_stands_there(left, right, pad):
     tokens = some_tokens(7)
     alone = logits(CONFIG, PARAMS, jnp.asarray(tokens)[None], jnp.ones((1, 7), bool))
-    padded = jnp.asarray(np.pad(tokens, (left, right), constant_values=2))[None]
+    padded = jnp.asarray(np.pad(tokens, (left, right), constant_values=pad))[None]
     mask = jnp.asarray(np.pad(np.ones(7, bool), (left, right)))[None]
     got = logits(CONFIG, PARAMS, padded, mask)
     np.testing.assert_allclose(got[:, left : left + 7], alone, atol=1e-5)
@@ -121,6 +122,18 @@ def test_packed_sequences_do_not_see_each_other():
         n = len(tokens)
         alone = apply(PARAMS, jnp.asarray(tokens)[None], jnp.arange(n)[None], jnp.ones((1, n), jnp.int32))[0]
         np.testing.assert_allclose(packed[start : start + n], alone, atol=1e-5)
+
+
+def test_an_odd_number_of_rotated_dimensions_turns_in_pairs_that_take_one_more_along():
+    # Three of eight dimensions: pairs (0, 2) and (1, 3) turn by 2 * 100^(-2i / 3), i = 0, 1; the rest stands still.
+    config = dataclasses.replace(CONFIG, head_dim=8, rope_fraction=0.4, rope_theta=100.0)
+    angles = rotary(jnp.asarray([[2]]), config.rotary_width, config.rope_theta, models.RopeScaling())
+    x = np.random.default_rng(0).normal(size=8)
+    z = (x[:2] + 1j * x[2:4]) * np.exp(2j * np.array([1.0, 0.04641589]))
+    want = [*z.real, *z.imag, *x[4:]]
+    np.testing.assert_allclose(
+        rotate(jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 8), angles)[0, 0, 0], want, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("live", [8, 16], ids=["live window", "whole cache"])
@@ -184,7 +197,8 @@ def test_bfloat16_computes_in_it_and_keeps_weights_and_logits_in_float32():
         ({"d_model": 0}, "ModelConfig.d_model must be at least 1, found 0"),
         ({"n_layers": -1}, "n_layers"),
         ({"n_heads": 4, "n_kv_heads": 3}, "n_heads 4 is not a multiple of n_kv_heads 3"),
-        ({"head_dim": 5}, "head_dim must be even"),
+        ({"head_dim": 5}, "head_dim must be even where all of it is rotated, found 5"),
+        ({"rope_fraction": 1.5}, "rope_fraction must lie in"),
         ({"compute_dtype": "float16"}, "float16"),
     ],
 )

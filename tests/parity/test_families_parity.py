@@ -89,12 +89,16 @@ CASES = {
         {"rope_theta": 1000.0, "local_rope_theta": 77.0},
     ),
     "gpt2": ("GPT2", GPT2, {"positions": "learned", "activation": "gelu_tanh"}),
-    "gpt2 unscaled": ("GPT2", {**GPT2, "scale_attn_weights": False, "n_inner": 40}, {"query_scale": 1.0, "d_ff": 40}),
+    "gpt2 unscaled": (
+        "GPT2",
+        {**GPT2, "scale_attn_weights": False, "n_inner": 40, "n_embd": 36},
+        {"query_scale": 1.0, "d_ff": 40, "head_dim": 9},
+    ),
     "neox": ("GPTNeoX", NEOX, {"parallel_residual": True, "rope_fraction": 0.25}),
     "neox in sequence": (
         "GPTNeoX",
-        {**NEOX, "use_parallel_residual": False, "rotary_pct": 0.5, "attention_bias": False, "hidden_act": "silu"},
-        {"parallel_residual": False, "rope_fraction": 0.5, "qkv_bias": False},
+        {**NEOX, "use_parallel_residual": False, "rotary_pct": 0.4, "attention_bias": False, "hidden_act": "silu"},
+        {"parallel_residual": False, "rotary_width": 3, "qkv_bias": False},
     ),
 }
 CASES["gemma3 scaled"][1]["rope_parameters"] = {

@@ -1,0 +1,180 @@
+"""The checkpoints of one stage: saved in the background, refused under another config, verified when restored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf_jax.checkpoint.leaves import (
+    TEMPORARY,
+    CheckpointError,
+    Damaged,
+    Leaf,
+    flatten,
+    read,
+    to_host,
+    unflatten,
+    write,
+)
+
+
+class Restored(NamedTuple):
+    """What ``Checkpoints.restore`` found."""
+
+    step: int
+    tree: Any
+    host: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one stage: ``DIRECTORY/STEP``, the newest few.
+
+    Args:
+      directory: a folder of their own; made if needed.
+      fingerprint: the config, as JSON values: a checkpoint of another config is refused. Leave out what may change
+        between a run and its continuation (output paths, how often to save).
+      keep: how many steps stay on disk; with 2, one is there to fall back to.
+
+    Raises:
+      ValueError: keep is below 1.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoints = Checkpoints(folder, fingerprint={"seed": 0})
+      ...     checkpoints.save(10, {"x": jnp.arange(3.0)}, {"best": 0.5})
+      ...     checkpoints.wait()
+      ...     found = checkpoints.restore({"x": jnp.zeros(3)})
+      >>> found.step, found.tree["x"].tolist(), found.host
+      (10, [0.0, 1.0, 2.0], {'best': 0.5})
+    """
+
+    def __init__(self, directory: str | Path, *, fingerprint: Mapping[str, Any], keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, found {keep}")
+        self.directory = Path(directory).resolve()
+        self._fingerprint = json.loads(json.dumps(fingerprint))
+        self._keep = keep
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
+        """Copies everything to the host, then writes in the background; the next ``save`` or ``wait`` waits for it.
+
+        Args:
+          step: number of updates done; names the folder. An older checkpoint of the same step is replaced.
+          tree: arrays and random keys. They may be donated as soon as this returns.
+          host: JSON values that belong to the step.
+
+        Raises:
+          CheckpointError: a leaf is not an array, or is spread over several processes.
+          Exception: whatever the save before failed with.
+        """
+        self.wait()
+        leaves = {path: to_host(path, leaf, copy=True) for path, leaf in flatten(tree).items()}
+        body = json.dumps({"step": step, "host": dict(host), "fingerprint": self._fingerprint})
+        self._pending = self._writer.submit(self._save, step, leaves, json.loads(body))
+
+    def wait(self) -> None:
+        """Blocks until the last save is committed.
+
+        Raises:
+          Exception: whatever that save failed with (disk full, say).
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def steps(self) -> list[int]:
+        """The committed steps, oldest first.
+
+        Returns:
+          Steps that have a folder under their own name, which Orbax gives it once it is complete. Whether the content
+          is still whole is found out by ``restore``.
+        """
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+
+    def restore(self, like: Any, shardings: Any = None) -> Restored | None:
+        """The newest checkpoint that verifies.
+
+        Args:
+          like: a tree of arrays, or of ``jax.ShapeDtypeStruct``, with the shapes and dtypes to expect.
+          shardings: where to put the leaves: one sharding, a tree of them, or None for where the leaves of ``like``
+            are. The mesh may differ from the one that saved.
+
+        Returns:
+          Step, tree and host values, or None when nothing was saved yet. A step that does not verify is passed over
+          with a warning.
+
+        Raises:
+          CheckpointError: the config differs (the message names the fields), the tree has other leaves, shapes or
+            dtypes than were saved, or no step verifies.
+        """
+        self.wait()
+        reasons = []
+        for step in reversed(self.steps()):
+            try:
+                leaves, body = read(self.directory / str(step))
+            except Damaged as error:
+                reasons.append(str(error))
+                warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
+                continue
+            differ = differences(body["fingerprint"], self._fingerprint)
+            if differ:
+                raise CheckpointError(
+                    f"{self.directory / str(step)} was made with another config: {'; '.join(differ)}. "
+                    "Use the config it was made with, or another folder"
+                )
+            return Restored(step, unflatten(self.directory / str(step), leaves, like, shardings), body["host"])
+        if reasons:
+            raise CheckpointError(
+                f"none of the {len(reasons)} checkpoints in {self.directory} verifies ({reasons[0]}); "
+                "delete the folder to start this stage again"
+            )
+        return None
+
+    def _save(self, step: int, leaves: dict[str, Leaf], body: dict[str, Any]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in self.directory.iterdir():
+            # What a killed run left half-written, or steps of a future that a fallback gave up.
+            if TEMPORARY in path.name or (path.name.isdecimal() and int(path.name) >= step):
+                shutil.rmtree(path)
+        write(self.directory / str(step), leaves, body)
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self.directory / str(old))
+
+
+def differences(was: Any, now: Any, path: str = "") -> list[str]:
+    """The fields in which two JSON values differ.
+
+    Args:
+      was: the earlier value.
+      now: the later one.
+      path: put before every field's name.
+
+    Returns:
+      A phrase a field: its path, what it was and what it is.
+
+    Example:
+      >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+      ['a.b was 1 and is now 3']
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted({*was, *now}):
+            where = f"{path}.{key}" if path else key
+            if key not in was:
+                found.append(f"{where} is new ({json.dumps(now[key])})")
+            elif key not in now:
+                found.append(f"{where} is gone (was {json.dumps(was[key])})")
+            else:
+                found += differences(was[key], now[key], where)
+        return found
+    return [] if was == now else [f"{path} was {json.dumps(was)} and is now {json.dumps(now)}"]
