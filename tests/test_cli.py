@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rlhf_jax import cli
+from rlhf_jax.cli.parsing import SUMMARIES
 from rlhf_jax.data import DataError, human_sentiment
 
 COMMANDS = ("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data")
@@ -26,6 +27,7 @@ def test_the_overview_names_every_command(argv, capsys):
     assert ends(argv) == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in COMMANDS)
+    assert list(cli.COMMANDS) == list(SUMMARIES)
 
 
 @pytest.mark.parametrize(
@@ -249,13 +251,32 @@ def test_an_objective_that_cannot_be_found_is_named(policy_folder, words, says, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["report", "sample", "score"])
-def test_a_folder_that_is_no_run_is_named(command, tmp_path, capsys):
-    more = {"report": [], "sample": ["hello"], "score": ["--input", "x.jsonl", "--to", "y.jsonl"]}[command]
+@pytest.mark.parametrize(
+    ("command", "more", "says"),
+    [
+        ("report", [], "none is not a run folder"),
+        ("score", ["--input", "x.jsonl", "--to", "y.jsonl"], "none is not a run folder"),
+        ("export", ["--to", "model"], "none is not a run folder"),
+        ("sample", ["hello"], "none: there is no such folder; a model on a hub has to be downloaded"),
+        ("chat", [], "none: there is no such folder; a model on a hub has to be downloaded"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_named(command, more, says, tmp_path, capsys):
     assert ends([command, str(tmp_path / "none"), *more]) == 2
-    said = capsys.readouterr().err
-    assert "none is not a run folder" in said
+    assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("sft", True), ("export", False)])
+def test_a_command_that_is_stopped_says_whether_it_can_continue(command, goes_on, monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, command, stop)
+    assert cli.run([command]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith(f"rlhf {command}: stopped")
+    assert ("continues from the last checkpoint" in said) == goes_on
 
 
 @pytest.mark.parametrize(
@@ -356,3 +377,14 @@ def test_the_quickstart_in_small_leaves_a_whole_run_folder(prepared, tmp_path):
     assert stages == {"sft", "reward", "ppo"}
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert {"prompt", "before", "after", "gold_before", "gold_after"} <= samples[0].keys()
+
+
+def test_a_warning_is_one_line_without_code(tmp_path):
+    """In a process of its own: pytest takes warnings away before they are written."""
+    words = ["sft", "--optimizer.learning-rate", "0.5", "--data.source", str(tmp_path / "none.jsonl")]
+    command = [sys.executable, "-c", "from rlhf_jax.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()
+    assert said[0].startswith("warning: optimizer.learning_rate is 0.5, outside the usual")
+    assert said[1].startswith("rlhf: error: sft:")
+    assert done.returncode == 2

@@ -11,11 +11,10 @@ from rlhf_jax.models.lora import (
     join,
     member,
     member_axes,
-    merge,
     quantise,
     split,
-    unmerge,
 )
+from rlhf_jax.models.lora_fold import merge, stack, unmerge
 from rlhf_jax.models.peft import load_peft, save_peft
 from rlhf_jax.models.transformer import Cache
 from rlhf_jax.models.weights import CheckpointError, fingerprint
@@ -44,6 +43,7 @@ __all__ = [
     "save_peft",
     "save_pretrained",
     "split",
+    "stack",
     "unmerge",
     "with_scalar_head",
 ]

@@ -1,4 +1,4 @@
-"""Adapters beside frozen weights: adding them, telling them apart from the trunk, folding them in and out.
+"""Adapters beside frozen weights: adding them, and telling them apart from the trunk.
 
 The parameters of an adapted model are one nested dict in which some matrices have ``lora_a`` and ``lora_b`` beside
 their ``kernel``. Several models (a policy, its reference, a critic, a reward model) share one trunk by holding the very
@@ -49,7 +49,7 @@ def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Arr
         raise ValueError("this model has adapters already: merge them first (models.merge)")
     if not lora.rank:
         raise ValueError("lora.rank is 0: there is nothing to add")
-    found = [path for path, _ in _matrices(params["blocks"], "blocks")]
+    found = [path for path, _ in matrices(params["blocks"], "blocks")]
     chosen = [path for path in found if lora.adapts(path)]
     if not chosen:
         raise ValueError(f"lora.targets {lora.targets!r} matches none of the matrices: {', '.join(found)}")
@@ -62,13 +62,13 @@ def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Arr
         a = jax.random.normal(keys[path], (layers, inputs, lora.rank), jnp.float32) * inputs**-0.5
         return {**leaves, "lora_a": a, "lora_b": jnp.zeros((layers, lora.rank, outputs), jnp.float32)}
 
-    blocks = _map_matrices(params["blocks"], adapt, "blocks")
+    blocks = map_matrices(params["blocks"], adapt, "blocks")
     return dataclasses.replace(config, lora=lora), {**params, "blocks": blocks}
 
 
 def has_adapters(params: Params) -> bool:
     """Whether any matrix of a model's parameters has an adapter."""
-    return any("lora_a" in leaves for _, leaves in _matrices(params, ""))
+    return any("lora_a" in leaves for _, leaves in matrices(params, ""))
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -102,58 +102,7 @@ def join(trained: Params, frozen: Params) -> Params:
 
 def adapter_off(params: Params) -> Params:
     """The model as it is without its adapters, in the same shape: B is zero, the trunk's arrays are the same ones."""
-    return _map_matrices(params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, "")
-
-
-def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """Fold adapters into their matrices, ``W + (alpha / rank) A B``; 8-bit matrices become float32.
-
-    Args:
-        config: of any model; one without adapters and 8-bit matrices comes back as it is.
-        params: its weights.
-
-    Returns:
-        A model without adapters and the same outputs, up to rounding.
-    """
-
-    def fold(_: str, leaves: Params) -> Params:
-        kernel = leaves["kernel"]
-        if "kernel_scale" in leaves:
-            kernel = kernel.astype(jnp.float32) * leaves["kernel_scale"][..., None, :]
-        if "lora_a" in leaves:
-            kernel = (kernel.astype(jnp.float32) + _change(leaves, config.lora)).astype(kernel.dtype)
-        rest = {name: x for name, x in leaves.items() if name not in (*ADAPTER, "kernel", "kernel_scale")}
-        return {"kernel": kernel, **rest}
-
-    if not (config.lora.rank or config.int8):
-        return config, params
-    params = {**params, "blocks": jax.tree.map(lambda x: x[: config.n_layers], params["blocks"])}
-    return dataclasses.replace(config, lora=LoRAConfig(), int8=False), _map_matrices(params, fold, "")
-
-
-def unmerge(config: ModelConfig, params: Params, lora: LoRAConfig, adapters: Params) -> tuple[ModelConfig, Params]:
-    """Take adapters out of the matrices they were folded into: the inverse of ``merge``, up to rounding.
-
-    Args:
-        config: of the merged model.
-        params: its weights.
-        lora: as the adapters were trained.
-        adapters: the first part of ``split``.
-
-    Returns:
-        The model with its trunk and its adapters apart.
-    """
-
-    def take_out(path: str, leaves: Params) -> Params:
-        own = adapters
-        for name in path.split("/"):
-            own = own.get(name, {})
-        if "lora_a" not in own:
-            return leaves
-        kernel = leaves["kernel"]
-        return {**leaves, **own, "kernel": (kernel.astype(jnp.float32) - _change(own, lora)).astype(kernel.dtype)}
-
-    return dataclasses.replace(config, lora=lora), _map_matrices(params, take_out, "")
+    return map_matrices(params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, "")
 
 
 def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
@@ -180,7 +129,7 @@ def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
         whole = jnp.round(kernel / scale[..., None, :]).astype(jnp.int8)
         return {**leaves, "kernel": whole, "kernel_scale": scale}
 
-    blocks = _map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
+    blocks = map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
     return dataclasses.replace(config, int8=True), {**params, "blocks": blocks}
 
 
@@ -221,26 +170,22 @@ def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
     return dataclasses.replace(config, n_layers=layers, local_layers=config.local_layers[:layers])
 
 
-def _change(leaves: Params, lora: LoRAConfig) -> Array:
-    return jnp.einsum("lir,lro->lio", leaves["lora_a"], leaves["lora_b"]) * (lora.alpha / lora.rank)
-
-
-def _matrices(tree: Params, path: str) -> list[tuple[str, Params]]:
+def matrices(tree: Params, path: str) -> list[tuple[str, Params]]:
     """Every dict with a ``kernel`` (of a block or a head), and its path."""
     if not isinstance(tree, Mapping):
         return []
     if "kernel" in tree or "lora_a" in tree:
         return [(path, tree)]
-    return [found for name, x in tree.items() for found in _matrices(x, f"{path}/{name}" if path else name)]
+    return [found for name, x in tree.items() for found in matrices(x, f"{path}/{name}" if path else name)]
 
 
-def _map_matrices(tree: Params, change: Callable[[str, Params], Params], path: str) -> Params:
+def map_matrices(tree: Params, change: Callable[[str, Params], Params], path: str) -> Params:
     """The tree with ``change(path, leaves)`` in place of the leaves of every matrix of a block."""
     if not isinstance(tree, Mapping):
         return tree
     if "kernel" in tree and path != "head":
         return change(path, dict(tree))
-    return {name: _map_matrices(x, change, f"{path}/{name}" if path else name) for name, x in tree.items()}
+    return {name: map_matrices(x, change, f"{path}/{name}" if path else name) for name, x in tree.items()}
 
 
 def _select(tree: Params, names: tuple[str, ...], inside: bool) -> Params:

@@ -15,13 +15,20 @@ import numpy as np
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.hf_layout import Leaf
-from rlhf_jax.models.hf_save import move_into_place, write_json
+from rlhf_jax.models.hf_save import TOKENIZER, SavesTokenizer, move_into_place, write_json
 from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
 from rlhf_jax.models.weights import CheckpointError, TensorInfo, write_safetensors
 from rlhf_jax.types import Params
 
 
-def save_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Params, *, base: str = "") -> None:
+def save_peft(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    params: Params,
+    *,
+    base: str = "",
+    tokenizer: SavesTokenizer | None = None,
+) -> None:
     """Write a model's adapters, and its scalar head where it has one, so that ``peft`` loads them.
 
     The folder appears whole or not at all. ``PeftModel.from_pretrained(transformers_model, folder)`` then computes what
@@ -33,6 +40,7 @@ def save_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
         config: the model's, with ``lora``.
         params: its weights; only adapters and head are written.
         base: name or path of the model below the adapters, which ``AutoPeftModel`` looks for.
+        tokenizer: writes its own files beside the adapters.
 
     Raises:
         CheckpointError: something that is not an adapter is at ``folder``.
@@ -99,6 +107,8 @@ def save_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
         infos = {name: TensorInfo(values.shape, values.dtype.name) for name, values in tensors.items()}
         write_safetensors(scratch / ADAPTER_MODEL, infos, tensors.__getitem__)
         write_json(scratch / ADAPTER_CONFIG, fields)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(scratch)
         move_into_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
@@ -108,9 +118,10 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else [folder.name]
-    foreign = [name for name in names if name not in (ADAPTER_CONFIG, ADAPTER_MODEL, "README.md")]
-    if foreign:
-        raise CheckpointError(f"{folder} is not an adapter (it holds {foreign[0]}); give another folder")
+    ours = (ADAPTER_CONFIG, ADAPTER_MODEL, "README.md", *TOKENIZER)
+    foreign = [name for name in names if name not in ours]
+    if foreign or (names and ADAPTER_CONFIG not in names):
+        raise CheckpointError(f"{folder} is not an adapter (it holds {(foreign or names)[0]}); give another folder")
 
 
 def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +138,8 @@ def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[n
     blocks = len(node["kernel"])
     if blocks > layers:
         raise ValueError(
-            f"the model uses {layers} of its trunk's {blocks} blocks, and PEFT would use all of them: fold adapters "
-            "in (models.merge) and save the whole (save_pretrained)"
+            f"the model uses {layers} of its trunk's {blocks} blocks, and PEFT would use all of them: save the whole "
+            "model, its adapters folded in (models.merge, save_pretrained)"
         )
     return _host(f"{path}/lora_a", node["lora_a"], a), _host(f"{path}/lora_b", node["lora_b"], b)
 

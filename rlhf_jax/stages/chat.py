@@ -50,10 +50,12 @@ class Conversation:
     def ask(self, text: str) -> Iterator[str]:
         """Answer a question, in pieces of text as they are sampled.
 
-        The oldest turns are forgotten when the conversation no longer fits into the model's context.
+        The oldest turns are forgotten when the conversation no longer fits into the model's context. Of an answer that
+        is cut short what was said is remembered.
 
         Raises:
             RunError: when the question alone does not fit.
+            DataError: when the chat template refuses the turns.
         """
         turns = (*self.turns, Message("user", text))
         prompt = self._policy.tokenizer.encode_prompt((*self._system, *turns))
@@ -64,16 +66,19 @@ class Conversation:
         if self._policy.config.max_length and len(prompt) > room:
             raise RunError(
                 f"the question has {len(prompt)} tokens, and the model's context of {self._policy.config.max_length} "
-                f"leaves {room} beside an answer: shorten it, or lower --max-new-tokens"
+                f"leaves {max(room, 0)} beside an answer of {self._sampling.max_new_tokens}: shorten it, or lower "
+                "--max-new-tokens"
             )
         self._asked += 1
         key = jax.random.fold_in(self._key, self._asked)
         said, ids = "", list[int]()
-        for token in self._engine.stream(self._policy.params, prompt, key=key, bucket=_BUCKET):
-            ids.append(token)
-            now = self._policy.tokenizer.decode_response(ids)
-            # A character may take several tokens; until the last one it decodes to a replacement character.
-            if not now.endswith("\ufffd"):
-                yield now.removeprefix(said)
-                said = now
-        self.turns = (*turns, Message("assistant", said))
+        try:
+            for token in self._engine.stream(self._policy.params, prompt, key=key, bucket=_BUCKET):
+                ids.append(token)
+                now = self._policy.tokenizer.decode_response(ids)
+                # A character may take several tokens; until the last one it decodes to a replacement character.
+                if len(now) > len(said) and not now.endswith("\ufffd"):
+                    new, said = now[len(said) :], now
+                    yield new
+        finally:
+            self.turns = (*turns, Message("assistant", said))

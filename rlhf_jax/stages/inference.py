@@ -20,7 +20,8 @@ from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.loading import RunError, is_checkpoint, load_checkpoint, load_stage
+from rlhf_jax.stages.loading import RunError, check_length, first_finished, load_stage
+from rlhf_jax.stages.pretrained import is_checkpoint, load_checkpoint
 from rlhf_jax.stages.sampler import response_tokens
 from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.types import Params
@@ -48,13 +49,12 @@ class Policy:
         Raises:
             RunError: when the folder holds no finished policy.
         """
-        if is_checkpoint(run):
-            config, params, tokenizer = load_checkpoint(run)
-            return cls(config, params, tokenizer, "pretrained")
         if stage is not None and stage not in POLICY_STAGES:
             raise RunError(f"stage {stage!r} has no policy: choose one of {', '.join(POLICY_STAGES)}")
-        there = [name for name in POLICY_STAGES if (Path(run) / "params" / name).exists()]
-        name = stage or (there[0] if there else POLICY_STAGES[-1])
+        if stage is None and is_checkpoint(run):
+            config, params, tokenizer = load_checkpoint(run)
+            return cls(config, params, tokenizer, "pretrained")
+        name = stage or first_finished(run, POLICY_STAGES)
         params, config, tokenizer = load_stage(run, name)
         return cls(config, params["policy"], tokenizer, name)
 
@@ -72,6 +72,10 @@ class Policy:
         Yields:
             A row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
             the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy).
+
+        Raises:
+            RunError: when a prompt and its response may be longer than what the model reads.
+            DataError: when a chat template refuses a prompt.
         """
         engine = rollout.Engine(
             models.build(self.config),
@@ -80,13 +84,16 @@ class Policy:
             eos_id=self.tokenizer.eos_id,
         )
         size = max(1, SAMPLED // n)
+        encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+        longest, asked = max(map(len, encoded), default=0), engine.config.max_new_tokens
+        check_length(self.config, longest + asked, f"max_new_tokens {asked}, after a prompt of {longest} tokens,")
         for start in range(0, len(prompts), size):
-            texts = list(prompts[start : start + size])
+            texts, ids = prompts[start : start + size], encoded[start : start + size]
             # The last batch is filled up, so that one compiled program serves all.
-            filled = texts + [texts[-1]] * (size - len(texts)) if len(prompts) > size else texts
+            filled = ids + [ids[-1]] * (size - len(ids)) if len(prompts) > size else ids
             sampled = engine(
                 self.params,
-                [self.tokenizer.encode_prompt(t) for t in filled],
+                filled,
                 key=jax.random.key(seed),
                 prompt_ids=np.arange(start, start + len(filled)),
                 samples=n,
@@ -136,12 +143,19 @@ class Scorer:
         return jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n]."""
+        """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n].
+
+        Raises:
+            RunError: when one is longer than what the model reads.
+        """
         # A copy: what comes from the device is read-only, and whoever asked for scores may change them.
         return np.array(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """What every member of an ensemble says of token sequences, float32 [M, n]; M is 1 for a single model."""
+        longest, readable = max(map(len, sequences), default=0), self.config.max_length
+        if 0 < readable < longest:
+            raise RunError(f"a prompt and response of {longest} tokens: the reward model reads {readable}; shorten it")
         scores = np.zeros((max(1, models.members(self.params["reward"])), len(sequences)), np.float32)
         # Sorted by length, sequences of a batch are alike and a few shapes serve all.
         order = np.argsort([len(s) for s in sequences], kind="stable")

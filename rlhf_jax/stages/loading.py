@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rlhf_jax import checkpoint, models, parallel
-from rlhf_jax.data import Tokenizer, gguf_tokenizer
+from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.stages.pretrained import (
+    checkpoint_fingerprint,
+    checkpoint_tokenizer,
+    is_checkpoint,
+    read_checkpoint,
+    warn_of_unknown_tokens,
+)
 from rlhf_jax.types import Params
-
-ADAPTER = "adapter_config.json"  # in a folder of PEFT's
 
 
 class RunError(ValueError):
@@ -81,22 +86,19 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
     """
     base = _base(init, "sft", lora.int8_trunk and lora.rank > 0)
     tokenizer = _tokenizer(base)
-    if not lora.rank:
-        config, params = _read_trunk(base, mesh)
-        # Trained weights are float32, whatever the checkpoint's type is: small updates vanish in 16 bits.
-        params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-        if layers > config.n_layers:
-            raise RunError(f"{init}: the model has {config.n_layers} blocks, and layers asks for {layers}")
-        if layers:
-            config = models.first_layers(config, layers)
-            params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
-        return Start(config, params, tokenizer, None)
-    config, trunk = _shared_trunk(base, mesh)
+    config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
+    warn_of_unknown_tokens(Path(base.path), config, tokenizer)
     try:
         config = models.first_layers(config, layers or config.n_layers)
-        return Start(*models.add_adapters(config, trunk, lora, jax.random.key(seed)), tokenizer, base)
+        if lora.rank:
+            return Start(*models.add_adapters(config, params, lora, jax.random.key(seed)), tokenizer, base)
     except ValueError as error:  # targets that match nothing, more layers than there are
         raise RunError(f"{init}: {error}") from error
+    # Trained weights are float32, whatever the checkpoint's type is: small updates vanish in 16 bits.
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    if layers:
+        params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
+    return Start(config, params, tokenizer, None)
 
 
 def check_length(config: ModelConfig, tokens: int, what: str) -> None:
@@ -141,19 +143,6 @@ def base_of(directory: Path | str, stage: str) -> Base | None:
     return _noted(checkpoint.load_metadata(Path(directory) / "params" / stage), Path(directory))
 
 
-def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """A pretrained checkpoint with its tokenizer: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, folded
-    into the checkpoint that it names."""
-    return *_read_checkpoint(Path(path), None), _tokenizer(Base(str(path), "", "", False))
-
-
-def is_checkpoint(path: Path | str) -> bool:
-    """Whether this is a pretrained checkpoint and no run folder."""
-    path = Path(path)
-    weights = (path / "config.json").exists() and any(path.glob("*.safetensors*"))
-    return path.is_file() or weights or (path / ADAPTER).exists()
-
-
 def origin(directory: Path | str, stage: str) -> Path | None:
     """The pretrained checkpoint that a stage goes back to, if it does and the checkpoint is still there."""
     file = Path(directory) / "config.json"
@@ -164,6 +153,11 @@ def origin(directory: Path | str, stage: str) -> Path | None:
     if is_checkpoint(start):
         return Path(start)
     return None if (Path(start), "sft") == (Path(directory), stage) else origin(start, "sft")
+
+
+def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
+    """The first of these stages that a run folder holds; sft where it holds none, for the error to name."""
+    return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
 
 
 def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -184,12 +178,18 @@ def place(params: Params, mesh: Mesh) -> Params:
 
 def _check_finished(directory: Path, stage: str) -> None:
     parent = directory / "params"
-    if not (parent / stage).exists():
-        there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-        found = f"it holds {', '.join(there)}" if there else "it holds no finished stage, and is no checkpoint"
-        if not directory.exists():
-            found = "there is no such folder"
-        raise RunError(f"no finished {stage} stage in {directory}: {found}")
+    if (parent / stage).exists():
+        return
+    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    if there:
+        found = f"it holds {', '.join(there)}"
+    elif not directory.exists():
+        found = "there is no such folder; a model on a hub has to be downloaded into one first"
+    elif is_checkpoint(directory):
+        found = "it is a pretrained checkpoint, no run folder"
+    else:
+        found = "it holds no finished stage, and is no checkpoint"
+    raise RunError(f"no finished {stage} stage in {directory}: {found}")
 
 
 def _noted(metadata: dict[str, Any], directory: Path) -> Base | None:
@@ -206,41 +206,14 @@ def _base(init: str, stage: str, int8: bool) -> Base:
 
 
 def _fingerprint(base: Base) -> str:
-    path = Path(base.path)
-    if not base.stage and (path / ADAPTER).exists():
-        own = models.fingerprint(path / "adapter_model.safetensors")
-        return own + models.fingerprint(_below(path))
     if not base.stage:
-        return models.fingerprint(path)
+        return checkpoint_fingerprint(Path(base.path))
     return checkpoint.params_digest(Path(base.path) / "params" / base.stage)
 
 
 def _tokenizer(base: Base) -> Tokenizer:
     path = Path(base.path)
-    if base.stage:
-        return Tokenizer.load(path / "tokenizer.json")
-    if (path / ADAPTER).exists() and not (path / "tokenizer.json").exists():
-        path = _below(path)
-    if path.suffix != ".gguf":
-        return Tokenizer.load(path)
-    with tempfile.TemporaryDirectory() as folder:
-        gguf_tokenizer.write_tokenizer(path, folder)
-        return Tokenizer.load(folder)
-
-
-def _read_checkpoint(path: Path, shardings: Any) -> tuple[ModelConfig, Params]:
-    if not (path / ADAPTER).exists():
-        return models.load_pretrained(path, shardings=shardings)
-    return models.merge(*models.load_peft(path, *models.load_pretrained(_below(path), shardings=shardings)))
-
-
-def _below(adapter: Path) -> Path:
-    """The checkpoint that an adapter of PEFT's is for."""
-    named = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
-    if not is_checkpoint(named):
-        what = f"base_model_name_or_path {named!r} is no checkpoint here"
-        raise RunError(f"{adapter / ADAPTER}: {what}: write the path of its folder")
-    return Path(named)
+    return Tokenizer.load(path / "tokenizer.json") if base.stage else checkpoint_tokenizer(path)
 
 
 @functools.lru_cache(maxsize=1)
@@ -255,7 +228,7 @@ def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
         config, params, _ = load_merged(base.path, base.stage)
     else:
         shardings = None if mesh is None else functools.partial(parallel.param_shardings, mesh=mesh)
-        config, params = _read_checkpoint(Path(base.path), shardings)
+        config, params = read_checkpoint(Path(base.path), shardings)
     params = {name: x for name, x in params.items() if name != "head"}
     config = dataclasses.replace(config, scalar_head=False)
     if base.int8:

@@ -119,6 +119,27 @@ def test_an_adapted_model_is_its_merged_one_and_without_its_adapters_the_trunk(v
     assert without["embedding"] is params["embedding"]
 
 
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "reward"])
+def test_adapters_on_folded_adapters_are_one_pair_on_the_trunk(variant):
+    """The second pair, on other matrices and of another scale, and where both are the sum of both."""
+    lower_params, lower_config, lower = adapted(VARIANTS[variant], dataclasses.replace(LORA, targets="query$|up$"))
+    config, fresh = models.add_adapters(
+        *models.merge(lower_config, lower), LoRAConfig(rank=2, alpha=5.0, targets="up$|out$"), jax.random.key(2)
+    )
+    own, trunk = models.split(fresh)
+    upper = models.join(random_like(own, 3, 0.3), trunk)
+    both_config, both = models.stack(config, upper, lower_config, lower)
+    chosen = [path for path in paths(both) if path.endswith("lora_a")]
+    assert {path.split("/")[-2] for path in chosen} == {"query", "up", "out"}
+    assert (both_config.lora.rank, both_config.lora.alpha) == (5, 5.0)
+    assert both["embedding"] is lower_params["embedding"]
+    want = logits(config, upper, TOKENS, MASK)
+    assert off(want, logits(lower_config, lower, TOKENS, MASK)) > 0.05
+    assert off(logits(both_config, both, TOKENS, MASK), want) < 1e-5
+    if "head" in upper:
+        assert both["head"] is upper["head"]
+
+
 def test_adapters_of_every_layer_are_its_own():
     _, config, params = adapted(CONFIG)
     merged = models.merge(config, params)[1]

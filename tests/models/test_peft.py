@@ -343,10 +343,16 @@ def test_saving_replaces_an_adapter_and_nothing_else(saved, tmp_path):
     lora = dataclasses.replace(LORA, targets="query$|up$")
     adapted_config = dataclasses.replace(config, lora=lora)
     write(tmp_path / "adapter", {}, {})
+    (tmp_path / "adapter" / "tokenizer.json").touch()
     save_peft(tmp_path / "adapter", adapted_config, with_adapters, base="someone/base")
     assert tensors(tmp_path / "adapter").keys() == values.keys()
     assert fields(tmp_path / "adapter") == asked
     assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
+    assert len(list((tmp_path / "adapter").iterdir())) == 2
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").touch()
+    with pytest.raises(CheckpointError, match=r"is not an adapter \(it holds tokenizer.json\)"):
+        save_peft(tmp_path / "tokenizer", adapted_config, with_adapters)
     (tmp_path / "adapter" / "diary.txt").touch()
     with pytest.raises(CheckpointError, match=r"diary.txt"):
         save_peft(tmp_path / "adapter", adapted_config, with_adapters)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import pytest
+from gguf_files import byte_letters
 
 from rlhf_jax import cli
 from rlhf_jax.data.rows import Message
@@ -12,6 +13,7 @@ from rlhf_jax.stages import Policy, RunError
 from rlhf_jax.stages.chat import Conversation
 
 SAMPLING = SamplingConfig(max_new_tokens=9, window=2)
+BYTES = byte_letters()
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,58 @@ def test_the_oldest_turns_go_when_the_context_is_full(policy, monkeypatch):
     assert "number 5?" in policy.tokenizer.decode(asked[-1])
     with pytest.raises(RunError, match="shorten it, or lower --max-new-tokens"):
         list(conversation.ask("far " * 200))
+
+
+def test_a_character_of_several_tokens_comes_whole_and_the_start_of_one_not_at_all(policy, monkeypatch):
+    conversation = Conversation(policy, SAMPLING)
+    ids = [int(i) for byte in "né 😀!".encode() for i in [policy.tokenizer._backend.token_to_id(BYTES[byte])]]
+    half = policy.tokenizer._backend.token_to_id(BYTES["é".encode()[0]])
+    monkeypatch.setattr(conversation._engine, "stream", lambda *_, **__: iter([*ids, half]))
+    assert list(conversation.ask("One?")) == ["n", "é", " ", "😀", "!"]
+    assert conversation.turns[-1] == Message("assistant", "né 😀!")
+
+
+def test_an_answer_that_is_cut_short_is_remembered_as_far_as_it_went(policy):
+    conversation = Conversation(policy, SAMPLING)
+    answer = conversation.ask("The cat and")
+    said = next(answer) + next(answer)
+    answer.close()
+    assert conversation.turns == (Message("user", "The cat and"), Message("assistant", said))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_person_stops_an_answer_and_goes_on_after_a_mistake(policy, sft_run, monkeypatch, capsys):
+    """Ctrl-C in the first answer, a question that is too long, a third one; and Ctrl-C at the prompt ends it."""
+    narrow = dataclasses.replace(policy, config=dataclasses.replace(policy.config, max_length=90))
+    monkeypatch.setattr(Policy, "load", lambda *_: narrow)
+    asked = []
+
+    def stream(self, params, prompt, **_):
+        asked.append(prompt)
+        yield 50
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_jax.rollout.Engine.stream", stream)
+    lines = iter(["One?", "far " * 200, "Three?"])
+
+    def ask(_):
+        for line in lines:
+            return line
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", ask)
+    assert cli.run(["chat", str(sft_run.directory), "--max-new-tokens", "4"]) == 0
+    said = capsys.readouterr()
+    assert "shorten it" in said.err
+    assert len(asked) == 2
+    assert "One?" in policy.tokenizer.decode(asked[1])
+    assert said.out.count(policy.tokenizer.decode_response([50])) >= 2
 
 
 def test_the_command_answers_every_line_until_the_end(sft_run, monkeypatch, capsys):

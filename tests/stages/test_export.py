@@ -1,5 +1,6 @@
 """A run's model as a checkpoint: the same outputs, whatever it is called afterwards."""
 
+import dataclasses
 import json
 
 import jax
@@ -98,6 +99,20 @@ def test_a_folder_with_something_else_is_left_alone(sft_run, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
 
 
+def test_the_checkpoint_that_a_run_started_from_is_left_alone(sft_run, tmp_path, monkeypatch):
+    first = export(sft_run.directory, tmp_path / "first", stage="sft")
+    monkeypatch.setattr("rlhf_jax.stages.export.origin", lambda *_: first)
+    with pytest.raises(RunError, match=r"first is the checkpoint that the sft stage .* started from: name another"):
+        export(sft_run.directory, tmp_path / "here" / ".." / "first", stage="sft")
+
+
+def test_a_model_that_no_family_is_like_is_an_error_of_the_run(sft_run, tmp_path, monkeypatch):
+    odd = dataclasses.replace(sft_run.model_config, family="gpt2")
+    monkeypatch.setattr("rlhf_jax.stages.export.load_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
+    with pytest.raises(RunError, match=r"the sft stage of .* cannot be exported: .*gpt2"):
+        export(sft_run.directory, tmp_path / "model", stage="sft")
+
+
 def test_the_generation_config_of_the_pretrained_model_is_kept_and_ends_where_ours_does(sft_run, tmp_path, monkeypatch):
     first = export(sft_run.directory, tmp_path / "first", stage="sft")
     assert not (first / "generation_config.json").exists()  # from scratch there is nothing to keep
@@ -127,5 +142,5 @@ def test_a_stage_starts_from_an_adapter_of_pefts_as_from_its_merged_model(sft_ru
     assert started.tokenizer.to_json() == Tokenizer.load(below).to_json()
     settings = tmp_path / "adapter" / "adapter_config.json"
     settings.write_text(settings.read_text().replace(str(below), "someone/model"))
-    with pytest.raises(RunError, match="base_model_name_or_path 'someone/model' is no checkpoint here"):
+    with pytest.raises(models.CheckpointError, match="base_model_name_or_path 'someone/model' is no checkpoint here"):
         start_from(str(tmp_path / "adapter"), models.LoRAConfig(), mesh=one_device, seed=0)

@@ -1,15 +1,18 @@
 """``rlhf sample`` and ``rlhf score`` on a tiny run: rows, fields, and nothing half-written."""
 
+import dataclasses
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import cli
+from rlhf_jax import cli, models
 from rlhf_jax.data import Message
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import Policy, RunError, Scorer
+from rlhf_jax.stages import Policy, RunError, Scorer, pretrained
 
 PROMPTS = ["The cat and", "The fox or", "The owl with"]
 
@@ -236,6 +239,38 @@ def test_the_stages_own_commands_continue_from_their_folder(ppo_run, folder, tab
     assert cli.run(["sft", "--config", str(config), "--seed", "5"]) == 2
     assert "another config (seed" in capsys.readouterr().err
     assert cli.run(["report", str(folder)]) == 0
+
+
+def test_what_the_model_cannot_read_is_refused(ppo_run, folder):
+    policy, scorer = Policy.load(folder), Scorer.load(folder)
+    narrow = dataclasses.replace(policy.config, max_length=32)
+    with pytest.raises(RunError, match=r"max_new_tokens 32, after a prompt of .* and the model reads 32: lower it"):
+        next(dataclasses.replace(policy, config=narrow).sample(["The cat and"]))
+    with pytest.raises(RunError, match="the reward model reads 32; shorten it"):
+        dataclasses.replace(scorer, config=narrow)(["The cat and"], ["far " * 40])
+
+
+def test_a_checkpoint_is_sampled_from_but_has_no_stages(sft_run, tmp_path, capsys):
+    models.save_pretrained(
+        tmp_path / "model", sft_run.model_config, sft_run.params["policy"], tokenizer=sft_run.tokenizer
+    )
+    words = ["sample", str(tmp_path / "model"), "The cat and", "--max-new-tokens", "4"]
+    assert cli.run(words) == 0
+    for more in (["--stage", "sft"], ["--best-of", "2"]):
+        assert cli.run([*words, *more]) == 2
+        assert "it is a pretrained checkpoint, no run folder" in capsys.readouterr().err
+
+
+def test_tokens_without_an_embedding_are_named(sft_run, recwarn):
+    config, own = sft_run.model_config, sft_run.tokenizer
+    pretrained.warn_of_unknown_tokens(Path("here"), config, own)
+    assert not recwarn.list
+    smaller = dataclasses.replace(config, vocab_size=config.vocab_size - 3)
+    with pytest.warns(UserWarning, match=f"^here: the tokenizer has 3 tokens, from id {config.vocab_size - 3} on"):
+        pretrained.warn_of_unknown_tokens(Path("here"), smaller, own)
+    padded = SimpleNamespace(pad_id=config.vocab_size, vocab_size=config.vocab_size + 1)  # added, never resized
+    pretrained.warn_of_unknown_tokens(Path("here"), config, padded)
+    assert not recwarn.list
 
 
 def test_a_run_without_the_stage_says_what_it_holds(tables, tmp_path, sft_run, capsys):

