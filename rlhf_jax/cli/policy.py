@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -132,8 +133,8 @@ def chat(argv: list[str]) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text must not end a conversation
     if sys.stdin.isatty():
-        import readline  # noqa: F401  # from now on input() takes the arrow keys
-
+        if importlib.util.find_spec("readline"):  # Windows has none, and does not need it
+            importlib.import_module("readline")  # from now on input() takes the arrow keys
         print(f"The {policy.stage} policy of {o.run}.")
         print("Ctrl-C stops an answer, /reset forgets the conversation, /exit or Ctrl-D ends it.")
     while (text := _ask()) not in (None, "/exit"):

@@ -76,7 +76,7 @@ def test_counts_that_are_equal_but_for_rounding_are_equal(ranked, outputs):
     assert not loss.metrics["accuracy"][1].any()
 
 
-@pytest.mark.parametrize("turn", itertools.permutations(range(3)))
+@pytest.mark.parametrize("turn", list(itertools.permutations(range(3))))
 def test_the_order_in_the_batch_does_not_matter(ranked, outputs, total, turn):
     turn = jnp.array(turn)
     turned = ranked._replace(mask=ranked.mask[:, turn], votes=ranked.votes[:, turn][:, :, turn])
