@@ -47,7 +47,8 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         del fields[family.keys["max_length"]]
     fields |= _windows(config, family) | _rope(config, family)
     if config.scalar_head:
-        fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        # A regression: without that word vLLM puts a score through a sigmoid.
+        fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
     _check_same(config, model_config(fields, family.name))
     return fields
 

@@ -120,6 +120,7 @@ def test_a_reward_model_comes_back_without_an_output_head(family, tmp_path):
     fields = json.loads((tmp_path / "model" / "config.json").read_text())
     assert fields["architectures"] == [FAMILIES[family].classifier]
     assert (fields["pad_token_id"], fields["id2label"]) == (3, {"0": "LABEL_0"})
+    assert fields["problem_type"] == "regression"  # or vLLM's scores are sigmoids
     assert safetensors_source(tmp_path / "model").names()["score.weight"].shape == (1, 16)
     params.pop("unembedding", None)
     read_config, read_params = load_pretrained(tmp_path / "model")

@@ -99,7 +99,7 @@ def test_padding_on_either_side_changes_nothing_whatever_stands_there(left, righ
     padded = jnp.asarray(np.pad(tokens, (left, right), constant_values=pad))[None]
     mask = jnp.asarray(np.pad(np.ones(7, bool), (left, right)))[None]
     got = logits(CONFIG, PARAMS, padded, mask)
-    np.testing.assert_allclose(got[:, left : left + 7], alone, atol=1e-5)
+    np.testing.assert_allclose(got[:, left : left + 7], alone, atol=2e-5)
     assert bool(jnp.all(jnp.isfinite(got)))  # at padding as well: a NaN there would poison a gradient
 
 
