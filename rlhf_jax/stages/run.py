@@ -182,5 +182,10 @@ def versions() -> dict[str, str]:
 
 def peak_rss_mib() -> float:
     """The most memory this process has held, MiB."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):  # Linux's ru_maxrss also counts what the process that started this one held
+            return round(int(line.split()[1]) / 2**10, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if platform.system() == "Darwin" else 2**10), 1)

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -134,3 +137,11 @@ def test_too_little_data_is_an_error(tables, tmp_path, text):
 def test_a_config_that_cannot_run_is_refused(change, says):
     with pytest.raises(ValueError, match=says):
         tiny_task.sft_config("", "", **change)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems tell a process its own peak anyhow")
+def test_the_peak_of_memory_leaves_out_the_process_that_started_this_one():
+    held = np.ones(2**27)  # 1 GiB here
+    code = "from rlhf_jax.stages.run import peak_rss_mib; print(peak_rss_mib())"
+    peak = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 50 < peak < held.nbytes / 2**20
