@@ -15,7 +15,7 @@ import numpy as np
 
 from rlhf_jax import models, objectives, training
 from rlhf_jax.data import Example
-from rlhf_jax.stages.batches import MicroBatches, PackedEpochs
+from rlhf_jax.stages.batches import PackedEpochs, in_parts
 from rlhf_jax.stages.lift import lift
 
 VOCAB = 4096
@@ -29,8 +29,7 @@ def temporary(rows: int, length: int, parts: int) -> int:
     batches = PackedEpochs(lambda _: full, epochs=1, rows=rows // parts, row_length=length, pad_id=0)
     state = jax.eval_shape(lambda key: training.init_state({"policy": model.init(key)}, rule), jax.random.key(0))
     step = training.make_train_step(lift(objectives.sft, {"policy": model}), rule, accumulate=parts)
-    batch = batches[0] if parts == 1 else MicroBatches(batches, parts)[0]
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, in_parts(batches, parts)[0], jax.random.key(0)).compile()
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
 

@@ -86,6 +86,11 @@ class PackedEpochs:
         )
 
 
+def in_parts(parts: Batches, count: int) -> Batches:
+    """Batches of ``count`` parts each; where that is 1, a part is a batch and has no axis more."""
+    return parts if count == 1 else MicroBatches(parts, count)
+
+
 class MicroBatches:
     """Batches in parts, ``[A, ...]``: those of ``parts``, A at a time, whose gradients are added up in one update.
 

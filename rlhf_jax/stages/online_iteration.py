@@ -25,7 +25,7 @@ from rlhf_jax import data, losses, models, objectives, parallel, rewards, traini
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.batches import Batches, MicroBatches, PackedEpochs
+from rlhf_jax.stages.batches import Batches, PackedEpochs, in_parts
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
 from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.loading import place
@@ -273,7 +273,7 @@ def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
         # Epochs are cut differently, so how many it takes is only known when they are cut.
         epochs = max(epochs + 1, math.ceil(epochs * config.updates * parts / len(batches)))
         batches = PackedEpochs(epoch, epochs=epochs, **shape)
-    return batches if parts == 1 else MicroBatches(batches, parts)
+    return in_parts(batches, parts)
 
 
 def _kl_coefficients(config: OnlineConfig, coef: Array) -> tuple[Array, Array | None]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
-from rlhf_jax.stages.batches import Batches, MicroBatches
+from rlhf_jax.stages.batches import Batches, in_parts
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.loading import place
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
@@ -102,9 +102,7 @@ def train(
         The loop's result; ``best_params``, the last ones if ``config.keep`` says so, are whole models again.
     """
     directory = Path(config.out)
-    parted = config.micro_batches > 1
-    if parted:
-        batches = MicroBatches(batches, config.micro_batches)
+    batches = in_parts(batches, config.micro_batches)
     rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     if members:
@@ -119,7 +117,7 @@ def train(
     )
     trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
     reference = None if frozen is None else {role: place(x, mesh) for role, x in frozen.items()}
-    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=int(parted) + (1 if members else 0))
+    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=(config.micro_batches > 1) + (members > 0))
 
     def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
         batch, trunks, reference = inputs
