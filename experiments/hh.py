@@ -66,7 +66,7 @@ from rlhf_jax.report import verdicts, write_report
 from rlhf_jax.rewards import ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import DataConfig, KLConfig, PPOConfig, RewardConfig, SFTConfig, quickstart
-from rlhf_jax.stages.online_config import PPOLossConfig
+from rlhf_jax.stages.online.config import PPOLossConfig
 from rlhf_jax.stages.quickstart import QuickstartConfig
 from rlhf_jax.stages.run import read_json
 

@@ -5,7 +5,7 @@ preference pair K = 2 (chosen first), a ranked list or a group of samples any K.
 
 Every per-token array is aligned with ``tokens``: entry ``t`` of ``logprobs`` belongs to ``tokens[..., t]`` given the
 tokens before it, and entry ``t`` of ``values`` is the value of the state *before* ``tokens[..., t]``. The shift by one
-happens in one place (``rlhf_jax.stages.lift``), so objectives, masks and advantages never shift anything.
+happens in one place (``rlhf_jax.stages.objective_loss``), so objectives, masks and advantages never shift anything.
 """
 
 from __future__ import annotations

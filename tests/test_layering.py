@@ -11,15 +11,15 @@ import rlhf_jax
 ROOT = Path(rlhf_jax.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"types", "losses"}
+GROUND = {"types", "files", "renamed"}
+BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 STAGES = {*BASE, *MIDDLE, "checkpoint", "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
-    "types": set(),
-    "losses": set(),
+    **{name: set() for name in (*GROUND, "losses")},
     **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
-    **{name: {"types"} for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
+    **{name: GROUND for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
     "stages": STAGES,
     "report": STAGES,
     "testing": STAGES,

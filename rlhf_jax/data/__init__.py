@@ -10,7 +10,6 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "atomic": ("atomic_text",),
     "bpe": ("train_tokenizer",),
     "chat": ("ChatTemplate",),
     "encode": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResp
 from rlhf_jax.data.tokenizer import Tokenizer
 
 EVEN = 1e-6  # shares of votes that differ by less are the same
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt as text and as the token ids that are sampled from; ``id`` names it in its sampling key."""
+
+    text: str
+    tokens: np.ndarray
+    id: int
 
 
 def encode(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokenizer: Tokenizer) -> Example:

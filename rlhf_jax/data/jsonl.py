@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
-from rlhf_jax.data.atomic import atomic_text
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.files import atomic_text
 
 Row = TypeVar("Row")
 OnBadRow = Literal["error", "skip"]

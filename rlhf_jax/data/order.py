@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+
+Item = TypeVar("Item")
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -29,3 +33,15 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     shuffled = grain.MapDataset.range(n).shuffle(seed=mixed)
     return np.fromiter((shuffled[i] for i in range(n)), np.int64, n)
+
+
+def evenly(items: list[Item], count: int) -> list[Item]:
+    """``count`` items spread over the list, the same ones every time; all of them where there are fewer.
+
+    Example:
+        >>> evenly([1, 2, 3, 4, 5], 3), evenly([1, 2], 3)
+        ([1, 3, 5], [1, 2])
+    """
+    if len(items) <= count:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_jax.data.atomic import atomic_text
 from rlhf_jax.data.chat import ChatTemplate
 from rlhf_jax.data.chat_tokens import ChatTokens
 from rlhf_jax.data.errors import DataError
@@ -31,6 +30,7 @@ from rlhf_jax.data.special_tokens import (
     token_id,
 )
 from rlhf_jax.data.tokenizer_files import as_json, read_tokenizer, write_folder
+from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
     import tokenizers

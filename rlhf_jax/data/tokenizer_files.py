@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_jax.data.atomic import atomic_text
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
+from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
     import tokenizers

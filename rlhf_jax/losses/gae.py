@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_mask, check_range
+from rlhf_jax.losses.arrays import Array, as_mask
+from rlhf_jax.losses.checks import check_range
 from rlhf_jax.losses.masked import masked_fill
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_float, as_mask, check_range
+from rlhf_jax.losses.arrays import Array, as_float, as_mask
+from rlhf_jax.losses.checks import check_range
 from rlhf_jax.losses.masked import masked_fill, masked_mean, masked_sum
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
 

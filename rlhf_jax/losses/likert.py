@@ -6,7 +6,8 @@ import chex
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_float, check_range
+from rlhf_jax.losses.arrays import Array, as_float
+from rlhf_jax.losses.checks import check_range
 
 
 def likert(scores: ArrayLike, ratings: ArrayLike, *, mean: float = 0.0, std: float = 1.0) -> Array:

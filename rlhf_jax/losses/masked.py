@@ -17,7 +17,8 @@ import chex
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_float, as_mask, check_range
+from rlhf_jax.losses.arrays import Array, as_float, as_mask
+from rlhf_jax.losses.checks import check_range
 
 Axis = int | Sequence[int] | None
 Reduction = Callable[[Array, Array], tuple[Array, Array]]

@@ -6,7 +6,8 @@ import chex
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_float, check_range
+from rlhf_jax.losses.arrays import Array, as_float
+from rlhf_jax.losses.checks import check_range
 
 # exp overflows float32 at 88.7. An infinite ratio in the branch that the minimum rejects still makes the gradient NaN.
 MAX_LOG_RATIO = 80.0

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rlhf_jax.losses.arrays import Array, as_float, check_range
+from rlhf_jax.losses.arrays import Array, as_float
 from rlhf_jax.losses.bradley_terry import bradley_terry
+from rlhf_jax.losses.checks import check_range
 
 # Closer to 0 than this, float32 can hardly tell a mean log-probability from certainty, where the odds are infinite.
 MAX_MEAN_LOGPROB = -1e-6

@@ -1,19 +1,10 @@
 """Models: configs, NNX modules, and the pure functions everybody else uses."""
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig, RopeScaling
-from rlhf_jax.models.functional import build, logits, members, with_scalar_head
+from rlhf_jax.models.ensemble import member, member_axes, members
+from rlhf_jax.models.functional import build, logits, with_scalar_head
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
-from rlhf_jax.models.lora import (
-    adapter_off,
-    add_adapters,
-    first_layers,
-    has_adapters,
-    join,
-    member,
-    member_axes,
-    quantise,
-    split,
-)
+from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_adapters, join, quantise, split
 from rlhf_jax.models.lora_fold import merge, stack, unmerge
 from rlhf_jax.models.peft import load_peft, save_peft
 from rlhf_jax.models.transformer import Cache

@@ -153,14 +153,3 @@ def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = No
     kernel = jnp.zeros(shape) if key is None else jax.random.normal(key, shape) * (config.d_model + 1) ** -0.5
     trained, frozen = split(params)
     return {**join(jax.tree.map(jnp.copy, trained), frozen), "head": {"kernel": kernel}}
-
-
-def members(params: Params) -> int:
-    """How many reward models are stacked in the parameters of one with a scalar head; 0 when it is a single one.
-
-    Example:
-        >>> members({"head": {"kernel": jnp.zeros((3, 8, 1))}}), members({"head": {"kernel": jnp.zeros((8, 1))}})
-        (3, 0)
-    """
-    kernel = params["head"]["kernel"]
-    return int(kernel.shape[0]) if kernel.ndim == 3 else 0

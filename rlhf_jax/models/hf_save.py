@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from rlhf_jax.files import atomic_folder, write_json
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hf_config_save import hf_config
 from rlhf_jax.models.hf_layout import Leaf, leaves, sharing_tensors
@@ -114,21 +113,15 @@ def save_pretrained(
             "tokenizer=",
             stacklevel=2,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        scratch.mkdir()
+    with atomic_folder(path) as scratch:
         _write_weights(scratch, plan, values, max_shard_bytes)
-        write_json(scratch / CONFIG, fields)
+        write_json(scratch / CONFIG, fields, sort_keys=True)
         if generation_config is not None:
-            write_json(scratch / GENERATION, generation_config)
+            write_json(scratch / GENERATION, generation_config, sort_keys=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
         for name, file in kept.items():
             shutil.copyfile(file, scratch / name)
-        move_into_place(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
 
 
 def _kept(
@@ -224,7 +217,7 @@ def _write_weights(folder: Path, plan: Sequence[Leaf], values: Mapping[str, Any]
         write_safetensors(folder / file, {name: names[name] for name in shard}, read)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(info.nbytes for info in names.values())
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}, sort_keys=True)
 
 
 def _shards(names: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
@@ -262,27 +255,3 @@ def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
         if start <= layer < stop:
             out[shard.index[1:]] = jax.lax.dynamic_index_in_dim(shard.data, layer - start, keepdims=False)
     return out
-
-
-def write_json(file: Path, fields: Mapping[str, Any]) -> None:
-    """A new JSON file, its keys in order."""
-    with file.open("x", encoding="utf-8", newline="\n") as opened:
-        json.dump(fields, opened, indent=2, sort_keys=True)
-        opened.write("\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def move_into_place(scratch: Path, path: Path) -> None:
-    """Give the new folder its name; the old one stands aside until that is done."""
-    if not path.exists():
-        scratch.rename(path)
-        return
-    old = scratch.with_suffix(".old")
-    path.rename(old)
-    try:
-        scratch.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,18 +130,6 @@ def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
     blocks = map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
     return dataclasses.replace(config, int8=True), {**params, "blocks": blocks}
-
-
-def member(params: Params, index: int) -> Params:
-    """One model of an ensemble; a trunk that all members share comes as it is."""
-    trained, frozen = split(params)
-    return join(jax.tree.map(lambda x: x[index], trained), frozen)
-
-
-def member_axes(params: Params) -> Any:
-    """For ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a trunk that all members share."""
-    trained, frozen = split(params)
-    return join(jax.tree.map(lambda _: 0, trained), jax.tree.map(lambda _: None, frozen))
 
 
 def first_layers(config: ModelConfig, layers: int) -> ModelConfig:

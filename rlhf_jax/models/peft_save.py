@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax.files import atomic_folder, write_json
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.hf_layout import Leaf
-from rlhf_jax.models.hf_save import TOKENIZER, SavesTokenizer, move_into_place, write_json
+from rlhf_jax.models.hf_save import TOKENIZER, SavesTokenizer
 from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
 from rlhf_jax.models.weights import CheckpointError, TensorInfo, write_safetensors
 from rlhf_jax.types import Params
@@ -100,18 +99,12 @@ def save_peft(
         "use_dora": False,
         "use_rslora": False,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        scratch.mkdir()
+    with atomic_folder(folder) as scratch:
         infos = {name: TensorInfo(values.shape, values.dtype.name) for name, values in tensors.items()}
         write_safetensors(scratch / ADAPTER_MODEL, infos, tensors.__getitem__)
-        write_json(scratch / ADAPTER_CONFIG, fields)
+        write_json(scratch / ADAPTER_CONFIG, fields, sort_keys=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
-        move_into_place(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
 
 
 def _check_replaceable(folder: Path) -> None:

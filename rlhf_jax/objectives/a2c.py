@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import check_range, warn_outside
+from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import fixed, learned
 from rlhf_jax.objectives.group import Estimator, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.objectives.ppo import critic_fit

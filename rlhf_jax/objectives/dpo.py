@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import check_range, warn_outside
+from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import required
 from rlhf_jax.objectives.pairs import implicit_rewards, pair_loss, pairs, turned
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch

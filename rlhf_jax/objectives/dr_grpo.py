@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import check_range
+from rlhf_jax.losses.checks import check_range
 from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, clipped_group, group_advantages
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 

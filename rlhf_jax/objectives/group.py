@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import check_range, warn_outside
+from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.masked import Reduction
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
 from rlhf_jax.objectives.fields import fixed, kl_weight, learned

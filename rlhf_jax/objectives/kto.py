@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.objectives.fields import fixed, learned
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 

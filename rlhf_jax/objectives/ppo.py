@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import check_range, warn_outside
+from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
 from rlhf_jax.objectives.fields import fixed, learned
 from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, has_kl, kl_penalty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.objectives.pairs import implicit_rewards, pair_loss, pairs
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import number, percent, percent_interval, with_interval
 from rlhf_jax.report.panels import stage_panels
@@ -48,10 +48,9 @@ def write_report(run_dir: Path | str) -> Path:
     run = read_run(run_dir)
     html = _template().render(**_context(run))
     target = run.path / "report.html"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    # A sampled text may hold half a surrogate pair, which UTF-8 has no bytes for.
-    temporary.write_bytes(html.encode("utf-8", "replace"))
-    os.replace(temporary, target)
+    with atomic_binary(target) as file:
+        # A sampled text may hold half a surrogate pair, which UTF-8 has no bytes for.
+        file.write(html.encode("utf-8", "replace"))
     return target
 
 

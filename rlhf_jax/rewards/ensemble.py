@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from rlhf_jax.losses.arrays import as_float, warn_outside
+from rlhf_jax.losses.arrays import as_float
+from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.types import Array
 
 

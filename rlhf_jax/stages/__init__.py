@@ -1,22 +1,25 @@
 """Stages: each builds model, objective and data from a config, and runs the loop."""
 
-from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.data.batches import PackedEpochs
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models.forward import forward
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
-from rlhf_jax.stages.config import DataConfig, StageConfig
+from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.inference import Policy, Scorer
-from rlhf_jax.stages.lift import forward, lift
-from rlhf_jax.stages.online import SamplerMismatch
-from rlhf_jax.stages.online_config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
-from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
+from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
+from rlhf_jax.stages.online.loop import SamplerMismatch
+from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.run import RunError, RunResult
-from rlhf_jax.stages.sampler import Prompt, Sampler
+from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, Trunk
 from rlhf_jax.stages.sft import SFTConfig, sft
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, comparisons
@@ -24,6 +27,7 @@ from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, comparisons
 __all__ = [
     "Comparisons",
     "DataConfig",
+    "EncodedPrompt",
     "GroupConfig",
     "HeldOutPairs",
     "Judged",
@@ -38,7 +42,6 @@ __all__ = [
     "PackedEpochs",
     "Policy",
     "PreferenceConfig",
-    "Prompt",
     "QuickstartConfig",
     "RewardConfig",
     "RolloutReward",
@@ -58,7 +61,7 @@ __all__ = [
     "forward",
     "group",
     "keep_best",
-    "lift",
+    "make_loss_fn",
     "ppo",
     "preference",
     "quickstart",

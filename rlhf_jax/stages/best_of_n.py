@@ -8,16 +8,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rlhf_jax import losses, models, parallel
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
-from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.judges import human_sentiment_judges
-from rlhf_jax.stages.online import load_reward, read_prompts
-from rlhf_jax.stages.reading import evenly
 from rlhf_jax.stages.sampler import Sampler
-from rlhf_jax.stages.scoring import RolloutReward
+from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.sources import read_prompts
 
 
 def best_of_n(

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import evaluation, rewards
+from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.sampler import Prompt, Sampler, response_tokens
+from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward
 from rlhf_jax.types import Params, Rollout
 
@@ -47,11 +49,11 @@ class Judges:
         """Every score by which a policy can win."""
         return (*(("proxy",) if self.reward is not None else ()), *self._judges)
 
-    def __call__(self, policy: Params, prompts: Sequence[Prompt], step: int) -> Judged:
+    def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int) -> Judged:
         """Sample one response to each prompt and measure it."""
         return self.measure(policy, self.sampler(policy, prompts, step), prompts)
 
-    def measure(self, policy: Params, sampled: Rollout, prompts: Sequence[Prompt]) -> Judged:
+    def measure(self, policy: Params, sampled: Rollout, prompts: Sequence[EncodedPrompt]) -> Judged:
         """Measure responses that were drawn already, one to each prompt."""
         texts, asked = self.sampler.texts(sampled), [p.text for p in prompts]
         scores = {"kl": self.sampler.kl(policy, sampled)}
@@ -60,7 +62,7 @@ class Judges:
         scores |= {name: rewards.score_texts(judge, asked, texts) for name, judge in self._judges.items()}
         return Judged(scores, texts, response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
 
-    def best_of(self, policy: Params, prompts: Sequence[Prompt], step: int, n: int) -> Judged:
+    def best_of(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, n: int) -> Judged:
         """Sample n responses to each prompt and measure the one with the highest reward.
 
         Raises:
@@ -96,7 +98,7 @@ def keep_best(sampled: Rollout, reward: Any) -> Rollout:
 
 
 def compare(
-    before: Judged, after: Judged, prompts: Sequence[Prompt], names: Sequence[str]
+    before: Judged, after: Judged, prompts: Sequence[EncodedPrompt], names: Sequence[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures for the summary, and rows of samples.
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_jax.data.gguf_tokenizer import write_tokenizer
+from rlhf_jax.files import write_json
 from rlhf_jax.models.gguf import read_gguf
 from rlhf_jax.models.weights import TensorInfo, write_safetensors
-from rlhf_jax.stages.run import RunError, write_json
+from rlhf_jax.stages.loading import RunError
 
 
 class Fetchable(NamedTuple):

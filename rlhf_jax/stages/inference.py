@@ -18,12 +18,12 @@ from rlhf_jax.data import Tokenizer, layouts
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
+from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages.loading import RunError, check_length, first_finished, load_stage
 from rlhf_jax.stages.pretrained import is_checkpoint, load_checkpoint
-from rlhf_jax.stages.sampler import response_tokens
-from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.types import Params
 
 POLICY_STAGES = ("ppo", "group", "preference", "sft")

@@ -9,9 +9,9 @@ import numpy as np
 
 from rlhf_jax import evaluation
 from rlhf_jax.data import Example
+from rlhf_jax.data.order import evenly
 from rlhf_jax.stages import run
 from rlhf_jax.stages.choose import try_objective
-from rlhf_jax.stages.reading import evenly
 from rlhf_jax.types import Objective
 
 LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them

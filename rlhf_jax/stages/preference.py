@@ -14,25 +14,26 @@ from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, losses, models, parallel
 from rlhf_jax.data import DataError, Example, chosen_first, write_jsonl
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.data.batches import PackedEpochs
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.order import evenly
+from rlhf_jax.losses.checks import warn_outside
+from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run, sources
-from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, warn_rate
+from rlhf_jax.stages.config import PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.labels import Labels, reward_auc, try_single
-from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.loading import check_length, start_from
-from rlhf_jax.stages.online import load_reward, read_prompts
-from rlhf_jax.stages.reading import evenly
+from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sampler import Sampler
-from rlhf_jax.stages.scoring import RolloutReward
-from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
+from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, read_prompts
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -233,7 +234,7 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
         ``loss_fn(params, ((batch, mismatched), reference), key)``.
     """
     roles = {"policy": model}
-    lifted = lift(objective, roles)
+    lifted = make_loss_fn(objective, roles)
 
     def loss_fn(params: Params, inputs: Any, key: Array) -> tuple[Array, Aux]:
         (batch, other), reference = inputs

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax import models
+from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import run
-from rlhf_jax.stages.config import DataConfig
-from rlhf_jax.stages.online_config import PPOConfig
+from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sft import SFTConfig, sft

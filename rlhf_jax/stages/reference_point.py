@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_jax import losses
 from rlhf_jax.data import Example, pack
-from rlhf_jax.stages.lift import forward
+from rlhf_jax.models.forward import forward
 from rlhf_jax.types import Array, Model, Params, SequenceBatch
 
 

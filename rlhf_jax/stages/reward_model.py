@@ -14,15 +14,16 @@ from jax.sharding import Mesh
 
 from rlhf_jax import evaluation, models, parallel
 from rlhf_jax.data import Example
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.losses.checks import warn_outside
+from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.stages import run, sources
-from rlhf_jax.stages.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import DataConfig, PackedConfig, check_positive, is_one_of, warn_rate
-from rlhf_jax.stages.lift import lift
+from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.stages.loading import check_length, start_from
+from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.run import RunResult
-from rlhf_jax.stages.scoring import member_scores
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.stages.yardsticks import agreement, yardsticks
@@ -115,7 +116,7 @@ def reward_model(
     run.start(directory, "reward", config, tokenizer)
 
     shape = config.packing(tokenizer.pad_id)
-    loss_fn, params = lift(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
+    loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:

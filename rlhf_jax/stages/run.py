@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 from pathlib import Path
@@ -27,6 +26,7 @@ import jax
 
 from rlhf_jax import checkpoint, models
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.files import write_json
 from rlhf_jax.stages.loading import Base, RunError, load_stage
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
@@ -48,14 +48,6 @@ class RunResult:
     summary: dict[str, Any]
     directory: Path
     config: Any
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from rlhf_jax import losses, parallel, rollout
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models.forward import forward
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.lift import forward
+from rlhf_jax.rollout.responses import as_batch, response_tokens
 from rlhf_jax.stages.loading import place
-from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
-
-
-class Prompt(NamedTuple):
-    """A prompt as text and as the token ids that are sampled from; ``id`` names it in its sampling key."""
-
-    text: str
-    tokens: np.ndarray
-    id: int
+from rlhf_jax.types import Array, Model, Params, Rollout
 
 
 class Sampler:
@@ -62,7 +56,7 @@ class Sampler:
 
         self._kl: Callable[..., Any] = jax.jit(kl)
 
-    def __call__(self, policy: Params, prompts: Sequence[Prompt], step: int, *, samples: int = 1) -> Rollout:
+    def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same."""
         return self.engine(
             policy,
@@ -82,15 +76,3 @@ class Sampler:
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
         """k1 of every response under a policy against the reference, float32 [B * K], nats."""
         return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
-
-
-def as_batch(sampled: Rollout) -> SequenceBatch:
-    """A rollout as a batch of sequences: the response tokens are the targets."""
-    return SequenceBatch(sampled.tokens, sampled.mask, sampled.segment_ids, sampled.positions)
-
-
-def response_tokens(sampled: Rollout) -> list[np.ndarray]:
-    """The token ids of every response, ``[B, K]`` flattened, end-of-sequence token included."""
-    tokens, mask = (np.asarray(x) for x in (sampled.tokens, sampled.mask))
-    flat_tokens, flat_mask = (x.reshape(-1, x.shape[-1]) for x in (tokens, mask))
-    return [t[m] for t, m in zip(flat_tokens, flat_mask, strict=True)]

@@ -8,13 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from rlhf_jax import models, rewards
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig, TextReward
-from rlhf_jax.stages.lift import forward
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages import run
 from rlhf_jax.stages.loading import place
-from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
-from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
+from rlhf_jax.stages.sampler import Sampler
+from rlhf_jax.types import Array, Params, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +35,6 @@ class Scores(NamedTuple):
 
     reward: Array  # float32 [B, K], before any shaping
     disagreement: Array  # float32 [B, K]; between the members of an ensemble, else 0
-
-
-def member_scores(model: Model, params: Params, batch: SequenceBatch) -> Array:
-    """Scores of every member of a reward model, float32 [M, B, K]; M is 1 for a single one."""
-    if not models.members(params):
-        return forward({"reward": model}, {"reward": params}, batch).scores[None]
-    axes = models.member_axes(params)
-    return jax.vmap(lambda p: forward({"reward": model}, {"reward": p}, batch).scores, (axes,))(params)
 
 
 class RolloutReward:
@@ -64,7 +61,7 @@ class RolloutReward:
 
             self._model: Callable[..., Any] = jax.jit(score)
 
-    def __call__(self, sampled: Rollout, prompts: Sequence[Prompt]) -> Scores:
+    def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt]) -> Scores:
         """Scores of every response."""
         if self._text is None:
             return self._model(self._params, sampled)
@@ -73,3 +70,18 @@ class RolloutReward:
         scores = rewards.score_texts(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)
         # An array of its own each: what is donated must not be shared.
         return Scores(*jax.device_put((scores, jnp.zeros(shape, jnp.float32)), sampled.finished.sharding))
+
+
+def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Trunk:
+    """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
+
+    Raises:
+        RunError: when there is none, or it has another tokenizer.
+    """
+    params, model_config, scored_with = run.load_stage(folder, "reward", mesh)
+    if scored_with.to_json() != tokenizer.to_json():
+        raise run.RunError(
+            f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
+            "policy (rlhf reward --init)"
+        )
+    return Trunk(model_config, params["reward"])

@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Demonstration, Example, epoch_order
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.data.batches import PackedEpochs
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.stages import run, sources
-from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import DataConfig, PackedConfig, warn_rate
-from rlhf_jax.stages.lift import lift
+from rlhf_jax.stages.config import PackedConfig, warn_rate
 from rlhf_jax.stages.loading import RunError, Start, check_length, start_from
+from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
@@ -104,7 +105,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
 
     shape = config.packing(tokenizer.pad_id)
-    loss_fn = lift(bound, {"policy": model})
+    loss_fn = make_loss_fn(bound, {"policy": model})
     heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
     loss = jax.jit(loss_fn)
 

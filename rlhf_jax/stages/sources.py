@@ -16,11 +16,12 @@ import numpy as np
 
 from rlhf_jax import data, feedback
 from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer, layouts
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.hutto import PROMPTS
+from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Split, list_bad, read
 from rlhf_jax.data.rows import Dialogue, LabelledResponse, Prompt
-from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.labels import Labels
-from rlhf_jax.stages.reading import ANSWER, COMPARE, IMITATE, Split, list_bad, read
 
 HUMAN_SENTIMENT = "human_sentiment"
 
@@ -277,3 +278,20 @@ def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataC
 class _Rated(NamedTuple):
     id: str
     ratings: np.ndarray
+
+
+def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_prompt_length: int) -> list[EncodedPrompt]:
+    """The prompts of a split as token ids; ``max_prompt_length`` 0 allows as many tokens as the data config."""
+    rows = prompts(config, split)
+    ours = config.source == HUMAN_SENTIMENT
+    encoded, kept, bad = data.encode_prompts(
+        rows,
+        tokenizer,
+        length=max_prompt_length or config.max_length,
+        on_bad_row="skip" if ours else config.on_bad_row,
+    )
+    if not ours:
+        list_bad(bad)
+    if not encoded:
+        raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
+    return [EncodedPrompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]

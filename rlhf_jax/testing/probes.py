@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.stages.lift import forward
+from rlhf_jax.models.forward import forward
 from rlhf_jax.types import Array, Model, Objective, Outputs, Params, SequenceBatch
 
 Probe = Callable[[Outputs, SequenceBatch], tuple[tuple[Array, Array], Outputs, dict[str, Array]]]

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rlhf_jax.files import atomic_binary
+
 Row = dict[str, Any]
 
 
@@ -156,6 +158,5 @@ class MetricsWriter:
                 self._replace(whole)
 
     def _replace(self, content: bytes) -> None:
-        beside = self.path.with_suffix(".jsonl.new")
-        beside.write_bytes(content)
-        os.replace(beside, self.path)
+        with atomic_binary(self.path) as file:
+            file.write(content)

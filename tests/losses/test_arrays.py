@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from rlhf_jax import losses
-from rlhf_jax.losses.arrays import as_float, as_mask, check_range
+from rlhf_jax.losses.arrays import as_float, as_mask
+from rlhf_jax.losses.checks import check_range
 
 F = functools.partial(jnp.full, (2, 3), dtype=jnp.bfloat16)
 LOGITS, TARGETS, MASK = jnp.ones((2, 3, 4), jnp.bfloat16), jnp.zeros((2, 3), int), jnp.ones((2, 3), bool)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses, objectives, testing
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 from rlhf_jax.types import Outputs, SequenceBatch
 
 SOFT = functools.partial(objectives.dpo, beta=0.3, soft_labels=True)

@@ -11,11 +11,11 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 from rlhf_jax.types import Outputs
 
 # Wide clips and heavy weights are what makes the terms show in a batch of a few tokens.
-pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 
 dr_grpo = functools.partial(objectives.dr_grpo, max_length=8)
 RATIO = {

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives, testing
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 from rlhf_jax.types import Outputs, SequenceBatch
 
 MASK = np.zeros((4, 3, 6), bool)
@@ -140,7 +140,7 @@ def test_missing_log_probabilities_are_named(batch):
         KTO(Outputs(), batch)
 
 
-@pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+@pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 @pytest.mark.parametrize("bad", [{"beta": 0.0}, {"desirable_weight": -1.0}, {"undesirable_weight": -1.0}])
 def test_nonsense_is_refused(batch, outputs, bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):

@@ -9,11 +9,11 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 from rlhf_jax.types import Outputs
 
 # The terms of the loss are looked at one by one, with the others switched off.
-pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 
 LEARNED = ("logprobs", "entropy", "values")
 FIXED = ("old_logprobs", "old_values", "advantages", "returns")

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives, testing
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 from rlhf_jax.types import Outputs, SequenceBatch
 
 MASK = np.zeros((5, 2, 6), bool)
@@ -258,7 +258,7 @@ def test_groups_that_are_not_pairs_are_refused(batch, outputs, name, responses):
         OBJECTIVES[name][0](Outputs(logprobs=resize(outputs.logprobs)), other)
 
 
-@pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+@pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 @pytest.mark.parametrize(
     ("objective", "bad", "message"),
     [

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 
 VOTES = jnp.array([[0.0, 4.0, 3.0], [0.0, 0.0, 1.0], [1.0, 3.0, 0.0]])  # counts 1.75, 0.25, 1: the order is 0, 2, 1
 

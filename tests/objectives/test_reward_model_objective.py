@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
-from rlhf_jax.losses.arrays import UnusualHyperparameter
+from rlhf_jax.losses.checks import UnusualHyperparameter
 
 
 def cost(p, first, second, margin, theta):

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rlhf_jax import losses
-from rlhf_jax.stages import forward, lift
+from rlhf_jax.stages import forward, make_loss_fn
 from rlhf_jax.types import Array, Loss, Model, Objective, Outputs, SequenceBatch
 
 VOCAB, PROMPT, RESPONSE = 11, 4, 6  # PROMPT and RESPONSE: the longest, in tokens
@@ -96,7 +96,7 @@ def ours(objective: Objective, logits: np.ndarray, *batches: SequenceBatch) -> t
         logits: [B, K, S, V], of all micro-batches together.
         batches: the micro-batches, in order along the first axis.
     """
-    loss_fn = lift(objective, {"policy": MODEL})
+    loss_fn = make_loss_fn(objective, {"policy": MODEL})
 
     def loss(logits: Array) -> Array:
         numerator, denominator, start = jnp.zeros(()), jnp.zeros(()), 0

@@ -11,7 +11,7 @@ from problem import RESPONSE, ours, outputs, problem
 
 from rlhf_jax import losses, objectives
 
-pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 
 BATCH = problem(4, 3, seed=6)
 REWARDS = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)

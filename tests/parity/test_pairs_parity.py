@@ -9,7 +9,7 @@ from problem import ours, problem, value_and_gradient
 
 from rlhf_jax import losses, objectives
 
-pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.arrays.UnusualHyperparameter")
+pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
 
 BATCH = problem(6, 2, seed=3)
 # ORPO's supervised term is over the prompt as well in TRL. The first token of a text is nobody's target, so that with

@@ -9,8 +9,9 @@ import pytest
 import tiny_task
 
 from rlhf_jax import stages
-from rlhf_jax.stages import Judges, Prompt, RolloutReward, RunError, keep_best
-from rlhf_jax.stages.sampler import Sampler, as_batch
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages import EncodedPrompt, Judges, RolloutReward, RunError, keep_best
+from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.types import Rollout
 
 
@@ -83,7 +84,7 @@ def test_a_reward_model_chooses_too(run, folder, reward_run):
 
 def test_what_is_kept_is_the_best_of_all_that_were_drawn(tables, sft_run, one_device):
     texts = [row["prompt"] for row in tiny_task.tables()["prompts"]][:6]
-    prompts = [Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
+    prompts = [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
     sampling, reference = tiny_task.ONLINE["sampling"], sft_run.params["policy"]
     sampler = Sampler(sft_run.model, sft_run.tokenizer, sampling, reference=reference, mesh=one_device)
     judges = Judges(sampler, RolloutReward(tiny_task.count_a, sampler), {})

@@ -11,11 +11,22 @@ import pytest
 import tiny_task
 
 from rlhf_jax import models, objectives, parallel, stages, training
+from rlhf_jax.data.batches import MemberBatches, PackedEpochs
 from rlhf_jax.rewards import EnsembleConfig
-from rlhf_jax.stages import OnlineTrainer, Prompt, RewardConfig, RolloutReward, RunError, Scorer, Trunk, lift, sources
-from rlhf_jax.stages.batches import MemberBatches, PackedEpochs
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages import (
+    EncodedPrompt,
+    OnlineTrainer,
+    RewardConfig,
+    RolloutReward,
+    RunError,
+    Scorer,
+    Trunk,
+    make_loss_fn,
+    sources,
+)
 from rlhf_jax.stages.run import load_stage
-from rlhf_jax.stages.sampler import Sampler, as_batch
+from rlhf_jax.stages.sampler import Sampler
 
 MEMBERS = 3
 
@@ -66,7 +77,7 @@ def test_three_members_in_one_program_are_three_trainings(ensemble_run, sft_run)
     groups, length = (max(sizes) for sizes in zip(*(b.shape for b in each), strict=True))
     bound = functools.partial(objectives.reward_model, center=config.center, margin=config.margin)
     rule = training.make_optimizer(config.optimizer, steps)
-    step = jax.jit(training.make_train_step(lift(bound, {"reward": ensemble_run.model}), rule))
+    step = jax.jit(training.make_train_step(make_loss_fn(bound, {"reward": ensemble_run.model}), rule))
     keys = jax.random.split(jax.random.key(config.seed), MEMBERS)
     clipped, losses = 0, []
     for m in range(MEMBERS):
@@ -146,7 +157,7 @@ def test_a_scorer_combines_the_members(ensemble_run):
 @pytest.fixture(scope="module")
 def prompts(tables, sft_run):
     rows = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
-    return [Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
+    return [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import tiny_task
 
 from rlhf_jax import cli, objectives, stages, training
 from rlhf_jax.rewards import ShapingConfig
-from rlhf_jax.stages import KLConfig, OnlineTrainer, Policy, Prompt, RunError, Trunk
+from rlhf_jax.stages import EncodedPrompt, KLConfig, OnlineTrainer, Policy, RunError, Trunk
 from rlhf_jax.stages.sampler import Sampler
 
 METHODS = ("rloo", "grpo", "expert_iteration", "online_dpo", "reinforce")
@@ -23,7 +23,7 @@ K = 4
 @pytest.fixture(scope="module")
 def prompts(tables, sft_run):
     rows = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
-    return [Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
+    return [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def outputs(sft_run):
 def make(tables, sft_run, policy, sampler, one_device, monkeypatch):
     """Makes a trainer of a config's changes."""
     # Through sys.modules: no name of the package may hide the module.
-    monkeypatch.setattr(sys.modules["rlhf_jax.stages.online_iteration"], "Sampler", lambda *_, **__: sampler)
+    monkeypatch.setattr(sys.modules["rlhf_jax.stages.online.trainer"], "Sampler", lambda *_, **__: sampler)
 
     def trainer(**changes):
         config = tiny_task.group_config(tables, "unused", policy="unused", **changes)

@@ -8,8 +8,8 @@ import tiny_task
 
 from rlhf_jax import report, stages
 from rlhf_jax.data import DataError, Example
+from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.stages import RunError, sources
-from rlhf_jax.stages.batches import PackedEpochs
 from rlhf_jax.stages.labels import Labels, reward_auc
 from rlhf_jax.stages.preference import PreferenceBatches
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax import losses, objectives, testing
 from rlhf_jax.data.packing import Example, pack, pad
-from rlhf_jax.stages import forward, lift
+from rlhf_jax.stages import forward, make_loss_fn
 
 RNG = np.random.default_rng(3)
 K, S = 2, 11
@@ -100,7 +100,7 @@ def test_an_unknown_role_is_an_error_that_lists_the_roles(setting):
 def test_lift_gives_a_numerator_a_weight_and_metrics_as_sums(setting, naive):
     roles, params = setting
     batch = layouts()["right"]
-    numerator, aux = lift(objectives.sft, {"policy": roles["policy"]})(params, batch, jax.random.key(0))
+    numerator, aux = make_loss_fn(objectives.sft, {"policy": roles["policy"]})(params, batch, jax.random.key(0))
     total = -sum(want["logprobs"].sum() for want in naive.values())
     count = sum(n - 1 for group in LENGTHS for n in group)
     assert float(aux.weight) == count
@@ -117,7 +117,7 @@ def test_a_reduction_by_a_constant_keeps_its_denominator(setting):
     def objective(outputs, batch):
         return objectives.sft(outputs, batch)._replace(reduction=losses.constant(8))
 
-    by_count, aux = lift(objectives.sft, roles)(params, batch, jax.random.key(0))
-    by_constant, constant_aux = lift(objective, roles)(params, batch, jax.random.key(0))
+    by_count, aux = make_loss_fn(objectives.sft, roles)(params, batch, jax.random.key(0))
+    by_constant, constant_aux = make_loss_fn(objective, roles)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(float(by_constant), float(by_count) / 8, rtol=1e-6)
     assert float(constant_aux.weight) == 0 < float(aux.weight)

@@ -12,7 +12,7 @@ import tiny_task
 
 from rlhf_jax import checkpoint, models, parallel, stages, training
 from rlhf_jax.models import LoRAConfig
-from rlhf_jax.stages import OnlineTrainer, Policy, Prompt, RunError, Scorer, Trunk, forward, loading
+from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Policy, RunError, Scorer, Trunk, forward, loading
 from rlhf_jax.stages.export import export
 
 LORA = LoRAConfig(rank=2, alpha=16.0)
@@ -97,7 +97,7 @@ def make_trainer(tables, place, mesh, lora=LORA):
 def some_prompts(trainer, count=16):
     texts = [row["prompt"] for row in tiny_task.tables()["prompts"]][:count]
     tokenizer = trainer.sampler.tokenizer
-    return [Prompt(text, tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
+    return [EncodedPrompt(text, tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
 
 
 def paths(tree):

@@ -8,7 +8,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import parallel, stages, training
-from rlhf_jax.stages import OnlineTrainer, Prompt, Trunk
+from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Trunk
 
 MESHES = {
     "data=8": parallel.MeshConfig(),
@@ -92,7 +92,7 @@ def iterate(tables, sft_run, reward_run, mesh):
         mesh=mesh,
     )
     texts = [row["prompt"] for row in tiny_task.tables()["prompts"]][:16]
-    prompts = [Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
+    prompts = [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
     state, tokens, rows = trainer.init(), [], []
     if mesh.shape["fsdp"] > 1:
         embedding = state.train.params["policy"]["embedding"]

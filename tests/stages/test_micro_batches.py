@@ -9,9 +9,9 @@ import pytest
 import tiny_task
 
 from rlhf_jax import parallel, stages
+from rlhf_jax.data.batches import MicroBatches
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import OnlineTrainer, Prompt, PTXConfig, Trunk
-from rlhf_jax.stages.batches import MicroBatches
+from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, PTXConfig, Trunk
 
 ROW = 24  # tokens; every text below has more than half as many, so that it fills a row alone
 
@@ -123,7 +123,9 @@ def test_ppo_with_pretraining_text(long_tables, tables, sft_whole, one_device):
         trainer = OnlineTrainer(
             config, policy=policy, tokenizer=sft_whole.tokenizer, reward=tiny_task.count_a, mesh=one_device
         )
-        prompts = [Prompt(t, sft_whole.tokenizer.encode_prompt(t), i) for i, t in enumerate(["The cat", "A dog"] * 8)]
+        prompts = [
+            EncodedPrompt(t, sft_whole.tokenizer.encode_prompt(t), i) for i, t in enumerate(["The cat", "A dog"] * 8)
+        ]
         state = trainer.init()
         rollout = trainer.collect(state, prompts, 0)
         batch, _ = trainer.prepare(state, rollout, prompts)

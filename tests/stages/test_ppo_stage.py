@@ -12,9 +12,18 @@ import tiny_task
 from rlhf_jax import objectives, stages, training
 from rlhf_jax.data import train_tokenizer
 from rlhf_jax.rewards import ShapingConfig
-from rlhf_jax.stages import KLConfig, OnlineTrainer, Prompt, RolloutReward, RunError, SamplerMismatch, Trunk, forward
-from rlhf_jax.stages.online import batch_of_prompts
-from rlhf_jax.stages.sampler import response_tokens
+from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.stages import (
+    EncodedPrompt,
+    KLConfig,
+    OnlineTrainer,
+    RolloutReward,
+    RunError,
+    SamplerMismatch,
+    Trunk,
+    forward,
+)
+from rlhf_jax.stages.online.loop import batch_of_prompts
 
 LOGGED = {
     *("kl", "kl_per_token", "kl_coef", "proxy_mean", "proxy_std", "length", "eos_rate", "distinct_2", "unique_tokens"),
@@ -34,7 +43,7 @@ def tiny_model(run):
 
 def some_prompts(run, tables, count):
     rows = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
-    return [Prompt(text, run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:count])]
+    return [EncodedPrompt(text, run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:count])]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +145,7 @@ def test_the_steps_by_hand_are_what_training_does(ppo_run, sft_run, reward_run, 
     reward_config = dataclasses.replace(tiny_model(sft_run), scalar_head=True)
     trainer = make_trainer(sft_run, config, Trunk(reward_config, reward_run.params["reward"]), one_device)
     texts = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
-    asked = {text: Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)}
+    asked = {text: EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)}
     rows = {row["step"]: row for row in ppo_run.metrics}
     # The tenth that is held out is also what the samples are of.
     held = {json.loads(line)["prompt"] for line in (ppo_run.directory / "samples.jsonl").read_text().splitlines()}
@@ -262,7 +271,7 @@ def test_minibatches_divide_the_prompts(tables):
 
 def test_batches_of_prompts_walk_through_shuffled_epochs(tables):
     config = tiny_task.ppo_config(tables, "x", policy="y")
-    prompts = [Prompt(str(i), np.array([1]), i) for i in range(24)]
+    prompts = [EncodedPrompt(str(i), np.array([1]), i) for i in range(24)]
     seen = [p.id for i in range(3) for p in batch_of_prompts(prompts, config, i)]
     assert sorted(seen[:24]) == sorted(seen[24:]) == list(range(24))  # 3 iterations of 16 are 2 epochs of 24
     assert seen[:24] != seen[24:]

@@ -13,8 +13,8 @@ import tiny_task
 
 from rlhf_jax import cli, objectives, stages, testing
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, lift, sources
-from rlhf_jax.stages.batches import PackedEpochs
+from rlhf_jax.data.batches import PackedEpochs
+from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, make_loss_fn, sources
 from rlhf_jax.stages.preference import PreferenceBatches, with_reference
 
 OBJECTIVES = ("dpo", "robust_dpo", "ipo", "kto", "orpo", "simpo", "cpo", "slic")
@@ -288,7 +288,7 @@ def test_what_an_objective_does_not_read_is_not_computed(sft_run, pairs, moved):
         return flops(with_reference(objective, model), moved, (pairs, reference))
 
     simpo, dpo, kto = cost(objectives.simpo), cost(objectives.dpo), cost(objectives.kto)
-    bare = flops(lift(objectives.simpo, {"policy": model}), moved, pairs[0])
+    bare = flops(make_loss_fn(objectives.simpo, {"policy": model}), moved, pairs[0])
     forward = jax.jit(lambda p, b: stages.forward({"policy": model}, p, b).logprobs)
     once = forward.lower(reference, pairs[0]).compile().cost_analysis()["flops"]
     twin = forward.lower(reference, pairs[1]).compile().cost_analysis()["flops"]

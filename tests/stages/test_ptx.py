@@ -14,7 +14,7 @@ import tiny_task
 
 from rlhf_jax import stages, training
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import OnlineTrainer, Prompt, PTXConfig, Trunk
+from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, PTXConfig, Trunk
 from rlhf_jax.stages.sampler import Sampler
 
 COEF = 0.25
@@ -23,7 +23,7 @@ COEF = 0.25
 @pytest.fixture(scope="module")
 def prompts(tables, sft_run):
     rows = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
-    return [Prompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
+    return [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(rows[:8])]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def sampler(sft_run, policy, one_device):
 @pytest.fixture
 def make(tables, sft_run, policy, sampler, one_device, monkeypatch):
     """Makes a trainer of a config's changes."""
-    monkeypatch.setattr(sys.modules["rlhf_jax.stages.online_iteration"], "Sampler", lambda *_, **__: sampler)
+    monkeypatch.setattr(sys.modules["rlhf_jax.stages.online.trainer"], "Sampler", lambda *_, **__: sampler)
 
     def trainer(coef=COEF, rows=2, source="text", config=tiny_task.group_config, **changes):
         ptx = PTXConfig(coef=coef, data=tiny_task.data(tables, source), rows=rows)

@@ -10,9 +10,9 @@ import tiny_task
 
 from rlhf_jax import stages
 from rlhf_jax.data import DataError, Demonstration, write_jsonl
+from rlhf_jax.data.reading import hold_out
 from rlhf_jax.data.rows import Dialogue, Message
 from rlhf_jax.stages import DataConfig, sources
-from rlhf_jax.stages.reading import hold_out
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from rlhf_jax import losses, parallel, testing, training
-from rlhf_jax.stages import lift
+from rlhf_jax.stages import make_loss_fn
 from rlhf_jax.types import Loss
 
 REDUCTIONS = {
@@ -51,7 +51,7 @@ def gradient(setting, batch, reduction, mesh, count):
         batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     spread = parallel.batch_shardings(batch, mesh, batch_axis=1 if count > 1 else 0)
     assert spread.tokens.is_fully_replicated == (mesh.shape["data"] * mesh.shape["fsdp"] == 1)
-    loss_fn = lift(functools.partial(weighted, reduction=reduction), roles)
+    loss_fn = make_loss_fn(functools.partial(weighted, reduction=reduction), roles)
     step = training.jit_step(training.make_train_step(loss_fn, optimizer, accumulate=count), places, spread, mesh)
     state, metrics = step(state, batch, jax.random.key(0))
     return jax.device_get(state.opt_state[0].trace), training.fetch(metrics)["loss"]

@@ -187,7 +187,7 @@ def run_stage(stage, folder, slow=lambda: None):
 
 def slow_down(seconds):
     """Every step of every stage takes this much longer, so that it can be stopped in the middle."""
-    from rlhf_jax.stages import batches
+    from rlhf_jax.data import batches
 
     original = batches.PackedEpochs.__getitem__
 

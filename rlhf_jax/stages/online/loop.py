@@ -13,20 +13,21 @@ from jax.sharding import Mesh
 
 from rlhf_jax import data, evaluation, models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints, tree_sha256
-from rlhf_jax.data import Tokenizer, write_jsonl
+from rlhf_jax.data import write_jsonl
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages import run, sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import DataConfig
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.loading import check_length, start_from
-from rlhf_jax.stages.online_config import OnlineConfig
-from rlhf_jax.stages.online_iteration import OnlineState, OnlineTrainer
-from rlhf_jax.stages.reading import evenly
+from rlhf_jax.stages.online.config import OnlineConfig
+from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.run import RunResult
-from rlhf_jax.stages.sampler import Prompt, response_tokens
-from rlhf_jax.stages.scoring import Trunk
+from rlhf_jax.stages.scoring import Trunk, load_reward
+from rlhf_jax.stages.sources import read_prompts
 from rlhf_jax.stages.train import Stopwatch
 from rlhf_jax.training import MetricsWriter
 from rlhf_jax.types import Objective
@@ -159,43 +160,11 @@ def train_online(
     )
 
 
-def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Trunk:
-    """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
-
-    Raises:
-        RunError: when there is none, or it has another tokenizer.
-    """
-    params, model_config, scored_with = run.load_stage(folder, "reward", mesh)
-    if scored_with.to_json() != tokenizer.to_json():
-        raise run.RunError(
-            f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
-            "policy (rlhf reward --init)"
-        )
-    return Trunk(model_config, params["reward"])
-
-
-def batch_of_prompts(prompts: Sequence[Prompt], config: OnlineConfig, iteration: int) -> list[Prompt]:
+def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, iteration: int) -> list[EncodedPrompt]:
     """The prompts of an iteration: a walk through shuffled epochs, a function of the iteration alone."""
     positions = np.arange(iteration * config.prompts, (iteration + 1) * config.prompts)
     epochs = {e: data.epoch_order(len(prompts), config.seed, e) for e in np.unique(positions // len(prompts)).tolist()}
     return [prompts[epochs[p // len(prompts)][p % len(prompts)]] for p in positions.tolist()]
-
-
-def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_prompt_length: int) -> list[Prompt]:
-    """The prompts of a split as token ids; ``max_prompt_length`` 0 allows as many tokens as the data config."""
-    rows = sources.prompts(config, split)
-    ours = config.source == sources.HUMAN_SENTIMENT
-    encoded, kept, bad = data.encode_prompts(
-        rows,
-        tokenizer,
-        length=max_prompt_length or config.max_length,
-        on_bad_row="skip" if ours else config.on_bad_row,
-    )
-    if not ours:
-        sources.list_bad(bad)
-    if not encoded:
-        raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
-    return [Prompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
 
 
 class _Alarms:

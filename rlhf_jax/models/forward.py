@@ -1,6 +1,6 @@
-"""From an objective to a loss function: the forward passes, the shift by one, packing, and the declared reduction.
+"""The forward passes over a batch, and the one shift by one.
 
-This is the only place where targets are shifted. The model reads token ``t - 1`` and predicts token ``t``; what comes
+This is the only place where targets are shifted. A model reads token ``t - 1`` and predicts token ``t``; what comes
 out is stored at ``t``, so that log-probabilities, values, masks and advantages all share the tokens' own index.
 """
 
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import losses
-from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params, SequenceBatch
+from rlhf_jax.types import Array, Model, Outputs, Params, SequenceBatch
 
 ROLES = ("policy", "critic", "reward")
 
@@ -60,32 +59,6 @@ def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, k
         scores = models["reward"].values(params["reward"], _last(hidden, batch))
         out = out._replace(scores=scores.reshape(batch.tokens.shape[:2]))
     return out
-
-
-def lift(objective: Objective, models: Mapping[str, Model]) -> LossFn:
-    """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
-
-    The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;
-    ``training.make_train_step`` does that, so no mean of means can arise.
-
-    Args:
-        objective: ``(outputs, batch) -> Loss``; bind hyperparameters with ``functools.partial``.
-        models: by role, as for ``forward``.
-
-    Returns:
-        A pure function; ``key`` draws the dropout of adapters that have one, and None leaves it out.
-    """
-
-    def loss_fn(params: Params, batch: SequenceBatch, key: Array | None) -> tuple[Array, Aux]:
-        loss = objective(forward(models, params, batch, key), batch)
-        numerator, weight = loss.reduction(loss.values, loss.mask)
-        metrics = {
-            name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))
-            for name, (values, mask) in loss.metrics.items()
-        }
-        return numerator, Aux(weight, metrics)
-
-    return loss_fn
 
 
 def _physical(batch: SequenceBatch) -> tuple[Array, Array, Array]:

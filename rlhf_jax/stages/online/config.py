@@ -6,10 +6,11 @@ import dataclasses
 from typing import Literal
 
 from rlhf_jax import training
-from rlhf_jax.losses.arrays import warn_outside
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import DataConfig, StageConfig, check_multiple, check_positive, is_one_of, warn_rate
+from rlhf_jax.stages.config import StageConfig, check_multiple, check_positive, is_one_of, warn_rate
 from rlhf_jax.training import Controller, OptimizerConfig
 
 

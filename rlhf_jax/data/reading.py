@@ -6,18 +6,16 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from rlhf_jax import data
 from rlhf_jax.data import DataError, huggingface
+from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.huggingface import is_huggingface
 from rlhf_jax.data.jsonl import OnBadRow
+from rlhf_jax.data.order import evenly
 from rlhf_jax.data.rows import Dialogue, Prompt
-from rlhf_jax.stages.config import DataConfig
 
-Item = TypeVar("Item")
 Parse = Callable[[Mapping[str, Any], str], Any]
 # How UltraFeedback and data sets like it end the names of splits for one purpose.
 IMITATE, COMPARE, ANSWER = ("_sft",), ("_prefs",), ("_prefs", "_gen", "_sft")
@@ -63,18 +61,6 @@ def read(config: DataConfig, parse: Parse, endings: Sequence[str]) -> Split:
         raise DataError(f"{source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
     heldout = evenly(heldout, config.heldout_limit or len(heldout))
     return Split(train[: config.limit] if config.limit else train, heldout)
-
-
-def evenly(items: list[Item], count: int) -> list[Item]:
-    """``count`` items spread over the list, the same ones every time; all of them where there are fewer.
-
-    Example:
-        >>> evenly([1, 2, 3, 4, 5], 3), evenly([1, 2], 3)
-        ([1, 3, 5], [1, 2])
-    """
-    if len(items) <= count:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
 
 
 def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -21,21 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import data, losses, models, objectives, parallel, rewards, training
+from rlhf_jax import data, models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.data.batches import Batches, PackedEpochs, in_parts
+from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.batches import Batches, PackedEpochs, in_parts
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
-from rlhf_jax.stages.lift import forward, lift
 from rlhf_jax.stages.loading import place
-from rlhf_jax.stages.online_config import OnlineConfig, PPOConfig
-from rlhf_jax.stages.sampler import Prompt, Sampler, as_batch
+from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.prepare import Metrics, once, prepare_batch, response_kl
+from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, Scores, Trunk
 from rlhf_jax.training import KLState, TrainState
 from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, SequenceBatch
-
-Metrics = dict[str, tuple[Array, Array]]
 
 
 class OnlineState(NamedTuple):
@@ -100,10 +100,11 @@ class OnlineTrainer:
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
-        self._loss = lift(bound, self.models)
+        self._loss = make_loss_fn(bound, self.models)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
-        self._compile()
+        self._prepare: Callable[..., Any] = jax.jit(self._prepared)
+        self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
 
     def init(self) -> OnlineState:
         """The state before the first iteration, placed on the mesh."""
@@ -116,12 +117,12 @@ class OnlineTrainer:
         rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
         return OnlineState(train, *rest)
 
-    def collect(self, state: OnlineState, prompts: Sequence[Prompt], step: int) -> Rollout:
+    def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
         """Sample K responses to each prompt from the current policy."""
         return self.sampler(self.whole(state.train.params)["policy"], prompts, step, samples=self.config.samples)
 
     def prepare(
-        self, state: OnlineState, sampled: Rollout, prompts: Sequence[Prompt], scores: Scores | None = None
+        self, state: OnlineState, sampled: Rollout, prompts: Sequence[EncodedPrompt], scores: Scores | None = None
     ) -> tuple[SequenceBatch, Metrics]:
         """Everything an update needs: log-probabilities, shaped rewards, KL, and with a critic values and advantages.
 
@@ -159,81 +160,55 @@ class OnlineTrainer:
         def on_trunks(loss_fn: LossFn) -> LossFn:
             return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
 
-        text_loss = lift(objectives.sft, {"policy": self.models["policy"]})
+        text_loss = make_loss_fn(objectives.sft, {"policy": self.models["policy"]})
         extra = {"ptx": training.Term(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
         parts = self.config.micro_batches
         return training.make_train_step(on_trunks(self._loss), self.optimizer, accumulate=parts, extra=extra)
 
-    def _compile(self) -> None:
-        """Close over what never changes and compile each piece once."""
-        config, critic, roles, mesh = self.config, self.critic, self.models, self.mesh
+    def _prepared(
+        self, state: OnlineState, frozen: Params, reference: Params, sampled: Rollout, scores: Scores
+    ) -> tuple[SequenceBatch, Metrics]:
+        return prepare_batch(
+            self.config,
+            self.models,
+            models.join(state.train.params, frozen),
+            reference,
+            sampled,
+            scores,
+            coef=state.controller.coef,
+            moments=state.moments,
+        )
 
-        def prepare(
-            state: OnlineState, frozen: Params, reference: Params, sampled: Rollout, scores: Scores
-        ) -> tuple[SequenceBatch, Metrics]:
-            batch = as_batch(sampled)
-            out = forward(roles, models.join(state.train.params, frozen), batch)
-            ref = forward({"policy": roles["policy"]}, {"policy": reference}, batch)
-            lengths = jnp.sum(sampled.mask, axis=-1)
-            moments = rewards.add_to_moments(state.moments, scores.reward)
-            shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)
-            batch = batch._replace(
-                score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref.logprobs
-            )
-            in_reward, in_loss = _kl_coefficients(config, state.controller.coef)
-            if in_loss is not None:
-                batch = batch._replace(kl_coef=jnp.broadcast_to(in_loss, shaped.shape))
-            info = {
-                **_rollout_metrics(batch, sampled),
-                "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-                "logprob_gap": _once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
-            }
-            if config.kl.kind != "objective":
-                info["kl_coef"] = _once(state.controller.coef)
-            batch = batch._replace(reward=shaped - in_reward * _response_kl(batch))
-            if critic is None:
-                return batch, info
-            per_token = losses.kl_penalised_rewards(shaped, out.logprobs, ref.logprobs, sampled.mask, kl_coef=in_reward)
-            advantages, returns = losses.gae(
-                per_token, out.values, sampled.mask, gamma=critic.gamma, gae_lambda=critic.gae_lambda
-            )
-            info["explained_variance"] = _once(_explained_variance(out.values, returns, sampled.mask))
-            if critic.whiten_advantages:
-                advantages = losses.masked_whiten(advantages, sampled.mask)
-            return batch._replace(advantages=advantages, returns=returns, old_values=out.values), info
+    def _updated(
+        self, state: OnlineState, frozen: Params, batch: SequenceBatch, text: SequenceBatch | None, key: Array
+    ) -> tuple[OnlineState, Metrics]:
+        config, mesh = self.config, self.mesh
+        groups = batch.tokens.shape[0]
+        step = self._train_step(frozen)
+        shuffle, step_key = jax.random.split(key)
+        order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
+        parts = (config.micro_batches,) if config.micro_batches > 1 else ()
+        order = order.reshape(config.epochs * config.minibatches, *parts, -1)
+        small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*order.shape[1:], *x.shape[1:]), x.dtype), batch)
+        spread = parallel.batch_shardings(small, mesh, batch_axis=len(parts))
 
-        def update(
-            state: OnlineState, frozen: Params, batch: SequenceBatch, text: SequenceBatch | None, key: Array
-        ) -> tuple[OnlineState, Metrics]:
-            groups = batch.tokens.shape[0]
-            step = self._train_step(frozen)
-            shuffle, step_key = jax.random.split(key)
-            order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
-            parts = (config.micro_batches,) if config.micro_batches > 1 else ()
-            order = order.reshape(config.epochs * config.minibatches, *parts, -1)
-            small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*order.shape[1:], *x.shape[1:]), x.dtype), batch)
-            place = parallel.batch_shardings(small, mesh, batch_axis=len(parts))
+        def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
+            rows, text_rows, k = scanned
+            part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), spread)
+            if text_rows is None:
+                return step(train, part, k)
+            text_spread = parallel.batch_shardings(text_rows, mesh, batch_axis=len(parts))
+            return step(train, (part, {"ptx": jax.lax.with_sharding_constraint(text_rows, text_spread)}), k)
 
-            def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
-                rows, text_rows, k = scanned
-                part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), place)
-                if text_rows is None:
-                    return step(train, part, k)
-                text_place = parallel.batch_shardings(text_rows, mesh, batch_axis=len(parts))
-                return step(train, (part, {"ptx": jax.lax.with_sharding_constraint(text_rows, text_place)}), k)
-
-            keys = jax.random.split(step_key, order.shape[0])
-            train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
-            kl = jnp.mean(_response_kl(batch))
-            samples = jnp.float32(groups * batch.tokens.shape[1])
-            controller = self._control.update(state.controller, kl=kl, samples=samples)
-            moments = rewards.add_to_moments(state.moments, batch.score)
-            totals = jax.tree.map(jnp.sum, metrics)
-            # A count, of the iteration's updates; everything else is a mean over them.
-            return OnlineState(train, controller, moments), {**totals, "skipped": _once(totals["skipped"][0])}
-
-        self._prepare: Callable[..., Any] = jax.jit(prepare)
-        self._update: Callable[..., Any] = jax.jit(update, donate_argnums=0)
+        keys = jax.random.split(step_key, order.shape[0])
+        train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
+        kl = jnp.mean(response_kl(batch))
+        samples = jnp.float32(groups * batch.tokens.shape[1])
+        controller = self._control.update(state.controller, kl=kl, samples=samples)
+        moments = rewards.add_to_moments(state.moments, batch.score)
+        totals = jax.tree.map(jnp.sum, metrics)
+        # A count, of the iteration's updates; everything else is a mean over them.
+        return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
 def _critic(policy: Trunk, reward: Trunk | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
@@ -274,46 +249,3 @@ def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
         epochs = max(epochs + 1, math.ceil(epochs * config.updates * parts / len(batches)))
         batches = PackedEpochs(epoch, epochs=epochs, **shape)
     return in_parts(batches, parts)
-
-
-def _kl_coefficients(config: OnlineConfig, coef: Array) -> tuple[Array, Array | None]:
-    """The coefficient in the reward, and the one in the loss; None leaves the loss to the objective's own."""
-    if config.kl.kind == "objective":
-        return jnp.float32(0), None
-    if config.kl.placement == "loss":
-        return jnp.float32(0), coef
-    return coef, jnp.float32(0)
-
-
-def _response_kl(batch: SequenceBatch) -> Array:
-    """k1 summed over each response, [B, K], nats: unbiased for the KL of the policy that sampled."""
-    return losses.masked_sum(losses.k1(batch.old_logprobs, batch.ref_logprobs), batch.mask, axis=-1)
-
-
-def _rollout_metrics(batch: SequenceBatch, sampled: Rollout) -> Metrics:
-    count = jnp.float32(batch.mask.shape[0] * batch.mask.shape[1])
-    tokens = jnp.sum(batch.mask, dtype=jnp.float32)
-    kl = _response_kl(batch)
-    return {
-        "kl": (jnp.sum(kl), count),
-        "kl_per_token": (jnp.sum(kl), tokens),
-        "proxy_mean": (jnp.sum(batch.score), count),
-        "proxy_std": _once(jnp.std(batch.score)),
-        "shaped_reward": (jnp.sum(batch.reward), count),
-        "length": (tokens, count),
-        "eos_rate": (jnp.sum(sampled.finished, dtype=jnp.float32), count),
-    }
-
-
-def _explained_variance(values: Array, returns: Array, mask: Array) -> Array:
-    """``1 - Var(returns - values) / Var(returns)`` over response tokens: 1 is a perfect critic, 0 a constant."""
-
-    def variance(x: Array) -> Array:
-        return losses.masked_mean(x * x, mask) - losses.masked_mean(x, mask) ** 2
-
-    return 1.0 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
-
-
-def _once(x: Array) -> tuple[Array, Array]:
-    """A figure that is no mean, as a (sum, weight) pair."""
-    return x.astype(jnp.float32), jnp.float32(1)

@@ -1,0 +1,109 @@
+"""Files that appear whole or not at all: the one way in which this package writes them.
+
+Everything goes into a file of another name beside the final one, is forced to the disk, and takes its name in one step.
+Who reads meanwhile, or after a crash, finds the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+
+@contextlib.contextmanager
+def atomic_binary(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file of bytes that takes its name only when the block ends without an error.
+
+    Args:
+        path: where the file goes; its folder must exist. A file that is there is replaced in one step.
+
+    Yields:
+        The file, to be written to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_binary(Path(folder) / "a.bin") as file:
+        ...         _ = file.write(b"whole")
+        ...     (Path(folder) / "a.bin").read_bytes()
+        b'whole'
+    """
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with scratch.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)  # gone already where all went well
+
+
+@contextlib.contextmanager
+def atomic_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Open a text file, UTF-8 with bare newlines, that takes its name only when the block ends without an error.
+
+    Args:
+        path: as for ``atomic_binary``.
+
+    Yields:
+        The file, to be written to.
+    """
+    with atomic_binary(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        yield text
+        text.flush()
+        text.detach()  # or it would close the file before it is on the disk
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder that takes its name only when the block ends without an error.
+
+    Args:
+        path: where it goes; the folders above it are made. A folder that is there stands aside until the new one is in
+            its place, and is then removed.
+
+    Yields:
+        The folder under another name, empty.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        scratch.mkdir()
+        yield scratch
+        if not path.exists():
+            scratch.rename(path)
+            return
+        old = scratch.with_suffix(".old")
+        path.rename(old)
+        try:
+            scratch.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
+    """Write a value as indented JSON; the folders above the file are made.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON cannot hold; the old file stays.
+        TypeError: for what JSON cannot hold; the old file stays.
+    """
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_text(path) as file:
+        file.write(text)

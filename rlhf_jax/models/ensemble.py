@@ -1,0 +1,42 @@
+"""Ensembles of reward models: every leaf is stacked, [M, ...], except in a frozen trunk that the members share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from rlhf_jax.models.forward import forward
+from rlhf_jax.models.lora import join, split
+from rlhf_jax.types import Array, Model, Params, SequenceBatch
+
+
+def members(params: Params) -> int:
+    """How many reward models are stacked in the parameters of one with a scalar head; 0 when it is a single one.
+
+    Example:
+        >>> members({"head": {"kernel": jnp.zeros((3, 8, 1))}}), members({"head": {"kernel": jnp.zeros((8, 1))}})
+        (3, 0)
+    """
+    kernel = params["head"]["kernel"]
+    return int(kernel.shape[0]) if kernel.ndim == 3 else 0
+
+
+def member(params: Params, index: int) -> Params:
+    """One model of an ensemble; a trunk that all members share comes as it is."""
+    trained, frozen = split(params)
+    return join(jax.tree.map(lambda x: x[index], trained), frozen)
+
+
+def member_axes(params: Params) -> Any:
+    """For ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a trunk that all members share."""
+    trained, frozen = split(params)
+    return join(jax.tree.map(lambda _: 0, trained), jax.tree.map(lambda _: None, frozen))
+
+
+def member_scores(model: Model, params: Params, batch: SequenceBatch) -> Array:
+    """Scores of every member of a reward model, float32 [M, B, K]; M is 1 for a single one."""
+    if not members(params):
+        return forward({"reward": model}, {"reward": params}, batch).scores[None]
+    axes = member_axes(params)
+    return jax.vmap(lambda p: forward({"reward": model}, {"reward": p}, batch).scores, (axes,))(params)

@@ -1,0 +1,37 @@
+"""From an objective to a loss function: the forward passes, the objective, and the reduction that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from rlhf_jax import losses
+from rlhf_jax.models.forward import forward
+from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
+
+
+def make_loss_fn(objective: Objective, models: Mapping[str, Model]) -> LossFn:
+    """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
+
+    The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;
+    ``training.make_train_step`` does that, so no mean of means can arise.
+
+    Args:
+        objective: ``(outputs, batch) -> Loss``; bind hyperparameters with ``functools.partial``.
+        models: by role, as for ``forward``.
+
+    Returns:
+        A pure function; ``key`` draws the dropout of adapters that have one, and None leaves it out.
+    """
+
+    def loss_fn(params: Params, batch: SequenceBatch, key: Array | None) -> tuple[Array, Aux]:
+        loss = objective(forward(models, params, batch, key), batch)
+        numerator, weight = loss.reduction(loss.values, loss.mask)
+        metrics = {
+            name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))
+            for name, (values, mask) in loss.metrics.items()
+        }
+        return numerator, Aux(weight, metrics)
+
+    return loss_fn

@@ -1,0 +1,149 @@
+"""From sampled responses to a batch that is ready for updates: shaped rewards, the KL to the reference, advantages.
+
+``prepare_batch`` calls the others in that order; each is a pure function of arrays and the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from rlhf_jax import losses, rewards
+from rlhf_jax.models.forward import forward
+from rlhf_jax.rewards import Moments
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.scoring import Scores
+from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
+
+Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
+
+
+def prepare_batch(
+    config: OnlineConfig,
+    models: Mapping[str, Model],
+    params: Params,
+    reference: Params,
+    sampled: Rollout,
+    scores: Scores,
+    *,
+    coef: Array,
+    moments: Moments,
+) -> tuple[SequenceBatch, Metrics]:
+    """Compute everything that an update reads and that is not to change while it goes on.
+
+    Args:
+        config: with a ``PPOConfig`` there is a critic.
+        models: by role, ``policy`` and maybe ``critic``.
+        params: by role, the current ones.
+        reference: the frozen policy's parameters.
+        sampled: [B, K, P + R].
+        scores: what the reward said of it, [B, K].
+        coef: the controller's coefficient of the KL, [].
+        moments: of the scores before this iteration.
+
+    Returns:
+        The batch, and the iteration's metrics as ``(sum, weight)`` pairs.
+    """
+    batch = as_batch(sampled)
+    out = forward(models, params, batch)
+    ref = forward({"policy": models["policy"]}, {"policy": reference}, batch)
+    lengths = jnp.sum(sampled.mask, axis=-1)
+    moments = rewards.add_to_moments(moments, scores.reward)
+    shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)
+    batch = batch._replace(score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref.logprobs)
+    info = {
+        **rollout_metrics(batch, sampled),
+        "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
+        "logprob_gap": once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
+    }
+    if config.kl.kind != "objective":
+        info["kl_coef"] = once(coef)
+    if isinstance(config, PPOConfig):
+        batch = add_advantages(config, batch, out.values, coef)
+        info["explained_variance"] = once(explained_variance(out.values, batch.returns, batch.mask))
+    return add_kl(config, batch, coef), info
+
+
+def kl_in_reward(config: OnlineConfig, coef: Array) -> Array:
+    """The coefficient of the KL in the reward: the controller's, or 0 where the KL is in the loss."""
+    in_loss = config.kl.kind == "objective" or config.kl.placement == "loss"
+    return jnp.float32(0) if in_loss else coef
+
+
+def add_kl(config: OnlineConfig, batch: SequenceBatch, coef: Array) -> SequenceBatch:
+    """Take the KL penalty from the reward of every response, or put its coefficient into the batch for the loss.
+
+    ``reward = shaped reward - coef * sum_t [log pi_old - log pi_ref]``
+
+    Args:
+        config: ``kl.placement`` says where; with ``kl.kind = "objective"`` the objective has a coefficient of its own.
+        batch: with the shaped ``reward`` [B, K], ``old_logprobs`` and ``ref_logprobs`` [B, K, S].
+        coef: the controller's, [].
+
+    Returns:
+        The batch with ``reward``, and ``kl_coef`` [B, K] unless the objective has its own.
+
+    Source: Ziegler et al. 2019; Shao et al. 2024 for the KL in the loss.
+    """
+    if config.kl.kind != "objective":
+        in_loss = coef if config.kl.placement == "loss" else jnp.float32(0)
+        batch = batch._replace(kl_coef=jnp.broadcast_to(in_loss, batch.reward.shape))
+    return batch._replace(reward=batch.reward - kl_in_reward(config, coef) * response_kl(batch))
+
+
+def add_advantages(config: PPOConfig, batch: SequenceBatch, values: Array, coef: Array) -> SequenceBatch:
+    """Spread shaped rewards and KL over the tokens, and compute advantages and returns by GAE.
+
+    Args:
+        config: ``gamma``, ``gae_lambda``, whether advantages are whitened, and where the KL acts.
+        batch: with the shaped ``reward`` [B, K], ``old_logprobs`` and ``ref_logprobs`` [B, K, S].
+        values: the critic's, [B, K, S].
+        coef: the controller's coefficient of the KL, [].
+
+    Returns:
+        The batch with ``advantages``, ``returns`` and ``old_values``, each [B, K, S].
+    """
+    per_token = losses.kl_penalised_rewards(
+        batch.reward, batch.old_logprobs, batch.ref_logprobs, batch.mask, kl_coef=kl_in_reward(config, coef)
+    )
+    advantages, returns = losses.gae(per_token, values, batch.mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    if config.whiten_advantages:
+        advantages = losses.masked_whiten(advantages, batch.mask)
+    return batch._replace(advantages=advantages, returns=returns, old_values=values)
+
+
+def response_kl(batch: SequenceBatch) -> Array:
+    """Sum k1 over each response, [B, K], nats: unbiased for the KL of the policy that sampled."""
+    return losses.masked_sum(losses.k1(batch.old_logprobs, batch.ref_logprobs), batch.mask, axis=-1)
+
+
+def rollout_metrics(batch: SequenceBatch, sampled: Rollout) -> Metrics:
+    """What the log says of an iteration's responses, before the KL is taken from their rewards."""
+    count = jnp.float32(batch.mask.shape[0] * batch.mask.shape[1])
+    tokens = jnp.sum(batch.mask, dtype=jnp.float32)
+    kl = response_kl(batch)
+    return {
+        "kl": (jnp.sum(kl), count),
+        "kl_per_token": (jnp.sum(kl), tokens),
+        "proxy_mean": (jnp.sum(batch.score), count),
+        "proxy_std": once(jnp.std(batch.score)),
+        "shaped_reward": (jnp.sum(batch.reward), count),
+        "length": (tokens, count),
+        "eos_rate": (jnp.sum(sampled.finished, dtype=jnp.float32), count),
+    }
+
+
+def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
+    """``1 - Var(returns - values) / Var(returns)`` over response tokens: 1 is a perfect critic, 0 a constant."""
+
+    def variance(x: Array) -> Array:
+        return losses.masked_mean(x * x, mask) - losses.masked_mean(x, mask) ** 2
+
+    return 1.0 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
+
+
+def once(x: Array) -> tuple[Array, Array]:
+    """A figure that is no mean, as a (sum, weight) pair."""
+    return x.astype(jnp.float32), jnp.float32(1)
