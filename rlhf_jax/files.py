@@ -17,6 +17,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, ours or anybody's: the text names the file, what is wrong and what to do.
+
+    Example:
+        >>> raise CheckpointError("base/config.json: model_type 'bert' is not supported")
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.files.CheckpointError: base/config.json: model_type 'bert' is not supported
+    """
+
+
 @contextlib.contextmanager
 def atomic_binary(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file of bytes that takes its name only when the block ends without an error.

@@ -17,18 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from rlhf_jax.files import CheckpointError
+
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax puts this into the name of a folder that is not committed yet
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the folder, what is wrong and what to do."""
 
 
 class Damaged(CheckpointError):
     """What is on disk is not what was saved."""
 
 
-class Leaf(NamedTuple):
+class SavedLeaf(NamedTuple):
     """A leaf on the host, with the dtype it goes by in the manifest."""
 
     value: np.ndarray
@@ -75,7 +73,7 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def to_host(path: str, leaf: Any, *, copy: bool) -> Leaf:
+def to_host(path: str, leaf: Any, *, copy: bool) -> SavedLeaf:
     """A leaf as a numpy array; a CheckpointError where it is no array, or not all of it is here."""
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise CheckpointError(f"leaf {path!r} is a {type(leaf).__name__}, not an array; put plain values into host")
@@ -85,7 +83,7 @@ def to_host(path: str, leaf: Any, *, copy: bool) -> Leaf:
     if _is_key(leaf):
         leaf = jax.random.key_data(jnp.asarray(leaf))
     # On CPU the host's view of an array is the array: without a copy, donating it would change what is written.
-    return Leaf(np.array(leaf, copy=True) if copy else np.asarray(leaf), dtype)
+    return SavedLeaf(np.array(leaf, copy=True) if copy else np.asarray(leaf), dtype)
 
 
 def digest(value: Any) -> str:
@@ -93,7 +91,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write(path: Path, leaves: Mapping[str, Leaf], body: Mapping[str, Any]) -> None:
+def write(path: Path, leaves: Mapping[str, SavedLeaf], body: Mapping[str, Any]) -> None:
     """Leaves and JSON values into a folder that has its name only once it is complete."""
     manifest = {**body, "leaves": {name: leaf.entry for name, leaf in leaves.items()}}
     text = json.dumps({"sha256": digest(manifest), "manifest": manifest})
@@ -134,7 +132,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise Damaged(f"{path}: leaf {name!r} is missing")
         else:
             value = np.asarray(value)
-        found = Leaf(value, entry["dtype"] if is_key and value.dtype == np.uint32 else str(value.dtype)).entry
+        found = SavedLeaf(value, entry["dtype"] if is_key and value.dtype == np.uint32 else str(value.dtype)).entry
         if found != entry:
             what = next(field for field in ("dtype", "shape", "sha256") if found[field] != entry[field])
             raise Damaged(f"{path}: {what} of leaf {name!r} is {found[what]}, but {entry[what]} was written")

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from rlhf_jax.checkpoint.leaves import TEMPORARY, CheckpointError, digest, read, read_manifest, to_host, write
+from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, read, read_manifest, to_host, write
+from rlhf_jax.files import CheckpointError
 from rlhf_jax.types import Params
 
 

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.checkpoint.leaves import (
     TEMPORARY,
-    CheckpointError,
     Damaged,
-    Leaf,
+    SavedLeaf,
     flatten,
     read,
     to_host,
     unflatten,
     write,
 )
+from rlhf_jax.files import CheckpointError
 
 
 class Restored(NamedTuple):
@@ -140,7 +140,7 @@ class Checkpoints:
             )
         return None
 
-    def _save(self, step: int, leaves: dict[str, Leaf], body: dict[str, Any]) -> None:
+    def _save(self, step: int, leaves: dict[str, SavedLeaf], body: dict[str, Any]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.iterdir():
             # What a killed run left half-written, or steps of a future that a fallback gave up.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rlhf_jax.cli.parsing import UsageError
-
-OnBadRow = Literal["error", "skip"]
 
 
 def must_be_run(folder: Path) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from rlhf_jax.cli.files import OnBadRow, write
+from rlhf_jax.cli.files import write
 from rlhf_jax.cli.parsing import UsageError, parse
+from rlhf_jax.data.errors import OnBadRow
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.chat import Conversation

@@ -8,8 +8,9 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from rlhf_jax.cli.files import OnBadRow, must_be_run, write
+from rlhf_jax.cli.files import must_be_run, write
 from rlhf_jax.cli.parsing import parse
+from rlhf_jax.data.errors import OnBadRow
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+
+from rlhf_jax.data.errors import OnBadRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class DataConfig:
     heldout: str = ""
     """The split to hold out, or a second file or folder. Empty: `validation` or else `test`; where there is neither, as
     in a single file, a tenth of the prompts, chosen by hash. human_sentiment has its own validation and test splits."""
-    on_bad_row: Literal["error", "skip"] = "error"
+    on_bad_row: OnBadRow = "error"
     """A bad row stops the run, or is skipped, counted and listed."""
     max_length: int = 128
     """Longest prompt and response together, in tokens. Longer sentences of human_sentiment (19 of 23,703) are left

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.jsonl import OnBadRow
+from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.order import epoch_order
 from rlhf_jax.data.packing import Example
 from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow

@@ -1,6 +1,10 @@
-"""The one error that this package raises about data, so that callers can catch it by name."""
+"""The one error that this package raises about data, so that callers can catch it by name, and what a bad row does."""
 
 from __future__ import annotations
+
+from typing import Literal
+
+OnBadRow = Literal["error", "skip"]  # a bad row stops the run, or is skipped, counted and listed
 
 
 class DataError(ValueError):

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.jsonl import OnBadRow, collect, read_jsonl
+from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.jsonl import collect, read_jsonl
 
 Row = TypeVar("Row")
 HUB = "hf:"

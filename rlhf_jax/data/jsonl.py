@@ -8,15 +8,14 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.files import atomic_text
 
 Row = TypeVar("Row")
-OnBadRow = Literal["error", "skip"]
 _MARK = b"\xef\xbb\xbf"  # which some editors put before any text
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from rlhf_jax import data
 from rlhf_jax.data import DataError, huggingface
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.huggingface import is_huggingface
-from rlhf_jax.data.jsonl import OnBadRow
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.rows import Dialogue, Prompt
 

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow_datasets
 
 import rlhf_jax.data.human_sentiment  # noqa: F401  (TFDS then knows the name)
-from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.huggingface import HUB
-from rlhf_jax.data.jsonl import OnBadRow, collect
+from rlhf_jax.data.jsonl import collect
 from rlhf_jax.data.preparing import prepared
 
 Row = TypeVar("Row")

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-Scorer = Callable[[Sequence[str]], np.ndarray]
+TextScorer = Callable[[Sequence[str]], np.ndarray]
 
 # Below this many texts a term that occurs once is kept: in a small set nearly all terms do.
 _MANY_TEXTS = 1000
 
 
-def fit_ridge(texts: Sequence[str], ratings: ArrayLike, *, alpha: float = 2.0) -> Scorer:
+def fit_ridge(texts: Sequence[str], ratings: ArrayLike, *, alpha: float = 2.0) -> TextScorer:
     """Ridge regression of mean ratings on TF-IDF of words (1-2, with punctuation) and of characters (2-4).
 
     w = argmin ||X w + b - y||^2 + alpha ||w||^2. Features and ``alpha`` were chosen on the validation split of

@@ -1,5 +1,6 @@
 """Models: configs, NNX modules, and the pure functions everybody else uses."""
 
+from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import LoRAConfig, ModelConfig, RopeScaling
 from rlhf_jax.models.ensemble import member, member_axes, members
 from rlhf_jax.models.functional import build, logits, with_scalar_head
@@ -8,7 +9,7 @@ from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_ad
 from rlhf_jax.models.lora_fold import merge, stack, unmerge
 from rlhf_jax.models.peft import load_peft, save_peft
 from rlhf_jax.models.transformer import Cache
-from rlhf_jax.models.weights import CheckpointError, fingerprint
+from rlhf_jax.models.weights import fingerprint
 
 __all__ = [
     "Cache",

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.types import Array, Params
 
-ADAPTER = ("lora_a", "lora_b")
-OWN = (*ADAPTER, "head")  # what an adapted model trains; everything else is the frozen trunk
+ADAPTER_LEAVES = ("lora_a", "lora_b")
+OWN = (*ADAPTER_LEAVES, "head")  # what an adapted model trains; everything else is the frozen trunk
 
 
 def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Array) -> tuple[ModelConfig, Params]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
-from rlhf_jax.models.lora import ADAPTER, map_matrices, matrices
+from rlhf_jax.models.lora import ADAPTER_LEAVES, map_matrices, matrices
 from rlhf_jax.types import Array, Params
 
 
@@ -29,7 +29,7 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
             kernel = kernel.astype(jnp.float32) * leaves["kernel_scale"][..., None, :]
         if "lora_a" in leaves:
             kernel = (kernel.astype(jnp.float32) + _change(leaves, config.lora)).astype(kernel.dtype)
-        rest = {name: x for name, x in leaves.items() if name not in (*ADAPTER, "kernel", "kernel_scale")}
+        rest = {name: x for name, x in leaves.items() if name not in (*ADAPTER_LEAVES, "kernel", "kernel_scale")}
         return {"kernel": kernel, **rest}
 
     if not (config.lora.rank or config.int8):

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import ml_dtypes  # noqa: F401  # it makes bfloat16 a type that numpy knows by name
 import numpy as np
 
+from rlhf_jax.files import CheckpointError
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -45,17 +47,6 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 _MIB = 2**20
 _SLAB = _MIB
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the text names the file and the field or tensor, and says what to do.
-
-    Example:
-        >>> raise CheckpointError("base/config.json: model_type 'bert' is not supported")
-        Traceback (most recent call last):
-        ...
-        rlhf_jax.models.weights.CheckpointError: base/config.json: model_type 'bert' is not supported
-    """
 
 
 class TensorInfo(NamedTuple):
@@ -160,7 +151,7 @@ def _what_instead(folder: Path) -> str:
 
 
 def _sharded(index: Path) -> dict[str, _Entry]:
-    listed = read_json(index).get("weight_map")
+    listed = read_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(shard, str) for shard in listed.values()):
         raise CheckpointError(f"{index}: field 'weight_map' should map names of tensors to files; copy it anew")
     found: dict[str, _Entry] = {}
@@ -237,7 +228,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
@@ -316,7 +307,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         files = sorted(path.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{path}: {_what_instead(path)}")
-        digest.update(json.dumps(read_json(path / CONFIG), sort_keys=True).encode())
+        digest.update(json.dumps(read_object(path / CONFIG), sort_keys=True).encode())
     elif path.is_file():
         files = [path]
     else:

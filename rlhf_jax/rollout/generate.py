@@ -18,7 +18,7 @@ import numpy as np
 from rlhf_jax.rollout.sampling import SamplingConfig, response_keys, sample_token
 from rlhf_jax.types import Array, Model, Params, Rollout
 
-Prompt = np.ndarray | list[int]  # token ids
+PromptIds = np.ndarray | list[int]  # token ids
 
 
 class _State(NamedTuple):
@@ -117,7 +117,7 @@ class Engine:
     def __call__(
         self,
         params: Params,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[PromptIds],
         *,
         key: Array,
         step: int = 0,
@@ -161,7 +161,7 @@ class Engine:
             last = state
         return _rollout(jnp.asarray(tokens), jnp.asarray(real), last, samples)
 
-    def stream(self, params: Params, prompt: Prompt, *, key: Array, bucket: int = 32) -> Iterator[int]:
+    def stream(self, params: Params, prompt: PromptIds, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
 
         Args:
@@ -196,7 +196,7 @@ class Engine:
             yield state
 
 
-def _left_pad(prompts: Sequence[Prompt], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def _left_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.full((len(prompts), width), pad_id, np.int32)
     real = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):

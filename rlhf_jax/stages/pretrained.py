@@ -11,17 +11,16 @@ from typing import Any
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer, gguf_tokenizer
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.models.weights import read_json
+from rlhf_jax.models.peft.layout import ADAPTER_CONFIG
+from rlhf_jax.models.weights import read_object
 from rlhf_jax.types import Params
-
-ADAPTER = "adapter_config.json"  # in a folder of PEFT's
 
 
 def is_checkpoint(path: Path | str) -> bool:
     """Whether this is a pretrained checkpoint and no run folder; that it can be read is not said."""
     path = Path(path)
     weights = (path / "config.json").exists() and any([*path.glob("*.safetensors*"), *path.glob("*.bin")])
-    return path.is_file() or weights or (path / ADAPTER).exists()
+    return path.is_file() or weights or (path / ADAPTER_CONFIG).exists()
 
 
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -54,14 +53,14 @@ def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Par
     Raises:
         CheckpointError: when it cannot be used.
     """
-    if not (path / ADAPTER).exists():
+    if not (path / ADAPTER_CONFIG).exists():
         return models.load_pretrained(path, shardings=shardings)
     return models.merge(*models.load_peft(path, *models.load_pretrained(_below(path), shardings=shardings)))
 
 
 def checkpoint_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer beside the weights, or the one inside a .gguf file."""
-    if (path / ADAPTER).exists() and not (path / "tokenizer.json").exists():
+    if (path / ADAPTER_CONFIG).exists() and not (path / "tokenizer.json").exists():
         path = _below(path)
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
@@ -72,15 +71,15 @@ def checkpoint_tokenizer(path: Path) -> Tokenizer:
 
 def checkpoint_fingerprint(path: Path) -> str:
     """Changes when the files do."""
-    if (path / ADAPTER).exists():
+    if (path / ADAPTER_CONFIG).exists():
         return models.fingerprint(path / "adapter_model.safetensors") + models.fingerprint(_below(path))
     return models.fingerprint(path)
 
 
 def _below(adapter: Path) -> Path:
     """The checkpoint that an adapter of PEFT's is for."""
-    named = read_json(adapter / ADAPTER).get("base_model_name_or_path") or ""
+    named = read_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
     if not named or not is_checkpoint(named):
         what = f"base_model_name_or_path {named!r} is no checkpoint here"
-        raise models.CheckpointError(f"{adapter / ADAPTER}: {what}: write the path of its folder")
+        raise models.CheckpointError(f"{adapter / ADAPTER_CONFIG}: {what}: write the path of its folder")
     return Path(named)

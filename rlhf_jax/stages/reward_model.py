@@ -128,7 +128,7 @@ def reward_model(
     def evaluate(params: Params) -> Mapping[str, Any]:
         each = score(params, validation.sequences)
         values = {"disagreement": float(each.std(0).mean())} if members else {}
-        values |= pair_loss(each.mean(0), validation)
+        values |= pair_metrics(each.mean(0), validation)
         return {f"heldout_{name}": value for name, value in values.items()}
 
     fitted = train(
@@ -154,7 +154,7 @@ def reward_model(
         **outcome(fitted),
     }
     if members:
-        summary["member_accuracy"] = [pair_loss(one, test)["accuracy"] for one in each]
+        summary["member_accuracy"] = [pair_metrics(one, test)["accuracy"] for one in each]
         summary["disagreement"] = float(each.std(0).mean())
     if config.data.source == sources.HUMAN_SENTIMENT:
         beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
@@ -221,7 +221,7 @@ def _member_epochs(data: Comparisons, config: RewardConfig, member: int, shape: 
     return PackedEpochs(lambda number: data.epoch(number + member * config.epochs), epochs=config.epochs, **shape)
 
 
-def pair_loss(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:
+def pair_metrics(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:
     """Bradley-Terry loss (nats a pair, soft labels) and accuracy on held-out pairs."""
     gap = scores[held.pairs[:, 0]] - scores[held.pairs[:, 1]]
     loss = held.share * np.logaddexp(0.0, -gap) + (1 - held.share) * np.logaddexp(0.0, gap)

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.models.hf_layout import leaves
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
+from rlhf_jax.models.huggingface.layout import leaves
 
 CONFIG = ModelConfig(
     vocab_size=10_240, d_model=1024, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=128, d_ff=2816, tie_embeddings=False

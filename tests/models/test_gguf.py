@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from gguf_files import ARCHITECTURES, HEADS, LAYERS, LENGTH, MLP, VOCAB, WIDTH, hf_tensors, write
 
-from rlhf_jax.models import gguf as ours
-from rlhf_jax.models.gguf import read_gguf
+from rlhf_jax.files import CheckpointError
+from rlhf_jax.models.gguf import read as ours
+from rlhf_jax.models.gguf.read import read_gguf
 from rlhf_jax.models.huggingface import load_pretrained
-from rlhf_jax.models.weights import CheckpointError, write_safetensors
+from rlhf_jax.models.weights import write_safetensors
 
 TYPES = gguf.GGMLQuantizationType
 

@@ -17,11 +17,12 @@ import pytest
 import safetensors.numpy
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax.models import ModelConfig, RopeScaling, build, hf_load
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.hf_config import model_config
-from rlhf_jax.models.huggingface import fingerprint, load_pretrained, save_pretrained
-from rlhf_jax.models.weights import CheckpointError, TensorInfo, safetensors_source, write_safetensors
+from rlhf_jax.files import CheckpointError
+from rlhf_jax.models import ModelConfig, RopeScaling, build
+from rlhf_jax.models.huggingface import fingerprint, load, load_pretrained, save_pretrained
+from rlhf_jax.models.huggingface.config import model_config
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.weights import TensorInfo, safetensors_source, write_safetensors
 
 SIZES = {
     "vocab_size": 32,
@@ -457,7 +458,7 @@ def test_a_broken_checkpoint_is_refused_by_name_before_anything_is_allocated(fau
     change, message = BROKEN[fault]
     change(folder)
     if fault != "untied":  # which has to be read to be seen
-        monkeypatch.setattr(hf_load, "_fill", lambda *_: pytest.fail("parameters were allocated"))
+        monkeypatch.setattr(load, "_fill", lambda *_: pytest.fail("parameters were allocated"))
     with pytest.raises(CheckpointError) as refused:
         load_pretrained(folder)
     assert message in str(refused.value)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax import models
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.hf_config import ONLY
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
+from rlhf_jax.models.huggingface.config import ONLY
+from rlhf_jax.models.huggingface.families import FAMILIES
 
 # Of the range of the logits. The largest that was measured is 3e-6.
 TOLERANCE = 1e-5

@@ -15,7 +15,7 @@ import pytest
 from gguf_files import VOCAB, byte_level, hf_tensors, sentencepiece, write
 
 from rlhf_jax.data.gguf_tokenizer import _pairs, build
-from rlhf_jax.models.gguf import read_gguf
+from rlhf_jax.models.gguf.read import read_gguf
 
 REFERENCE = Path(__file__).parents[1] / "models" / "data" / "smollm2_reference.json"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
-from rlhf_jax.models.hf_layout import Leaf, Place, leaves, sharing_tensors
+from rlhf_jax.models.huggingface.layout import Leaf, Place, leaves, sharing_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_MODEL = "adapter_model.safetensors"

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.family import Family
 from rlhf_jax.models.functional import build
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.huggingface.family import Family
 
 _THIRDS = ("query", "key", "value")
 

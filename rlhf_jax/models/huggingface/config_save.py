@@ -10,9 +10,9 @@ import dataclasses
 from typing import Any
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.family import Family
-from rlhf_jax.models.hf_config import LAYER_TYPES, model_config
+from rlhf_jax.models.huggingface.config import LAYER_TYPES, model_config
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.huggingface.family import Family
 
 # What a file of weights does not settle, or settles by being there: how to compute, and what is added on top.
 _NOT_OF_THE_TRUNK = ("compute_dtype", "remat", "lora", "int8", "scalar_head")

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import ModelConfig, RopeScaling
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.family import Family
-from rlhf_jax.models.weights import CheckpointError
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.huggingface.family import Family
 
 ACTIVATIONS = {
     "silu": "silu",

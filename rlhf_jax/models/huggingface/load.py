@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.hf_config import model_config
-from rlhf_jax.models.hf_layout import Leaf, leaves, sharing_tensors
+from rlhf_jax.models.huggingface.config import model_config
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.huggingface.layout import Leaf, leaves, sharing_tensors
 from rlhf_jax.models.weights import (
     CONFIG,
     FLOATS,
     SMALL,
-    CheckpointError,
     TensorInfo,
     TensorSource,
-    read_json,
+    read_object,
     safetensors_source,
     slabs,
 )
@@ -85,7 +85,7 @@ def load_pretrained(
 
 def _open(path: Path) -> tuple[Mapping[str, Any], TensorSource, str]:
     if path.suffix == ".gguf" and path.is_file():
-        from rlhf_jax.models.gguf import read_gguf
+        from rlhf_jax.models.gguf.read import read_gguf
 
         fields, source = read_gguf(path)
         return fields, source, str(path)
@@ -93,7 +93,7 @@ def _open(path: Path) -> tuple[Mapping[str, Any], TensorSource, str]:
         raise CheckpointError(f"{path} is a file; give the folder that holds {CONFIG} and the weights, or a .gguf file")
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder or .gguf file; download the checkpoint first")
-    return read_json(path / CONFIG), safetensors_source(path), str(path / CONFIG)
+    return read_object(path / CONFIG), safetensors_source(path), str(path / CONFIG)
 
 
 # ---- what can be wrong with a checkpoint ----------------------------------------------------------------------------

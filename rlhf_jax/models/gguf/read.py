@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from rlhf_jax.models.gguf_configs import Metadata, Sizes, llama3_scaling
-from rlhf_jax.models.gguf_layouts import LAYOUTS, Place
-from rlhf_jax.models.weights import CheckpointError, TensorInfo
+from rlhf_jax.files import CheckpointError
+from rlhf_jax.models.gguf.configs import Metadata, Sizes, llama3_scaling
+from rlhf_jax.models.gguf.layouts import LAYOUTS, GGUFPlace
+from rlhf_jax.models.weights import TensorInfo
 
 # Types that stay what they are; every other one becomes float32.
 PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -73,7 +74,7 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]
 
 
 class _Found(NamedTuple):
-    place: Place
+    place: GGUFPlace
     tensor: Any  # gguf.ReaderTensor, mapped, not read
     info: TensorInfo
 
@@ -212,7 +213,7 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
     )
 
 
-def _places(where: str, places: Iterable[Place], sizes: Sizes, tensors: Mapping[str, Any]) -> dict[str, _Found]:
+def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapping[str, Any]) -> dict[str, _Found]:
     """By Hugging Face's name: every tensor of the file, known and of the right shape."""
     known = {place.gguf: place for place in places}
     found = {}

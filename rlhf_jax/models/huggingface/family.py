@@ -61,7 +61,7 @@ class Family:
         """Spellings of one of our modules in a file, the one that is written first; `{layer}` stands for a number.
 
         Example:
-            >>> from rlhf_jax.models.families import LLAMA
+            >>> from rlhf_jax.models.huggingface.families import LLAMA
             >>> LLAMA.tensor_names("blocks/mlp/up")
             ('model.layers.{layer}.mlp.up_proj', 'layers.{layer}.mlp.up_proj')
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rlhf_jax.models.family import Family
+from rlhf_jax.models.huggingface.family import Family
 
 _MODULES = {
     "embedding": "embed_tokens",

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.files import atomic_folder, write_json
+from rlhf_jax.files import CheckpointError, atomic_folder, write_json
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES
-from rlhf_jax.models.hf_layout import Leaf
-from rlhf_jax.models.hf_save import TOKENIZER, SavesTokenizer
-from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
-from rlhf_jax.models.weights import CheckpointError, TensorInfo, write_safetensors
+from rlhf_jax.models.huggingface.families import FAMILIES
+from rlhf_jax.models.huggingface.layout import Leaf
+from rlhf_jax.models.huggingface.save import TOKENIZER, SavesTokenizer
+from rlhf_jax.models.peft.layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, to_file
+from rlhf_jax.models.weights import TensorInfo, write_safetensors
 from rlhf_jax.types import Params
 
 

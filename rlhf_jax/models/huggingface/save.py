@@ -13,19 +13,18 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from rlhf_jax.files import atomic_folder, write_json
+from rlhf_jax.files import CheckpointError, atomic_folder, write_json
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hf_config_save import hf_config
-from rlhf_jax.models.hf_layout import Leaf, leaves, sharing_tensors
+from rlhf_jax.models.huggingface.config_save import hf_config
+from rlhf_jax.models.huggingface.layout import Leaf, leaves, sharing_tensors
 from rlhf_jax.models.weights import (
     CONFIG,
     FLOATS,
     INDEX,
     SINGLE,
     SMALL,
-    CheckpointError,
     TensorInfo,
-    read_json,
+    read_object,
     slabs,
     write_safetensors,
 )
@@ -177,7 +176,7 @@ def _token_ids(
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if tokenizer is not None:
         ids = dict(zip(ids, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
-    for said in (generation_config or {}, read_json(Path(source) / CONFIG) if source is not None else {}):
+    for said in (generation_config or {}, read_object(Path(source) / CONFIG) if source is not None else {}):
         ids |= {name: said.get(name) for name, known in ids.items() if known is None}
     return ids
 

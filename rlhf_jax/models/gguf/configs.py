@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.models.weights import CheckpointError
+from rlhf_jax.files import CheckpointError
 
 
 class Sizes(NamedTuple):

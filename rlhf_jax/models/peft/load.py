@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.models.lora import join
-from rlhf_jax.models.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, part_of_b
-from rlhf_jax.models.weights import FLOATS, CheckpointError, TensorSource, read_json, safetensors_file
+from rlhf_jax.models.peft.layout import ADAPTER_CONFIG, ADAPTER_MODEL, HEAD, PREFIX, Site, matrix_sites, part_of_b
+from rlhf_jax.models.weights import FLOATS, TensorSource, read_object, safetensors_file
 from rlhf_jax.types import Params
 
 _MERGE = "merge it into its model with peft (merge_and_unload) and load that"
@@ -124,7 +125,7 @@ def _open(folder: Path) -> TensorSource:
 
 
 def _read_fields(file: Path) -> _Fields:
-    found = read_json(file)
+    found = read_object(file)
     for name, value in found.items():
         if name in _ONLY and value not in _ONLY[name]:
             allowed = ", ".join(map(repr, _ONLY[name]))
