@@ -23,8 +23,8 @@ import numpy as np
 from rlhf_jax import models, parallel, stages
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages import OnlineTrainer, PPOConfig, Trunk
-from rlhf_jax.stages.fetch import fetch
 from rlhf_jax.stages.scoring import Scores
 from rlhf_jax.types import Params, Rollout
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf_jax import models
 from rlhf_jax.parallel import MeshConfig
-from rlhf_jax.stages.pretrained import is_checkpoint
+from rlhf_jax.runs.pretrained import is_checkpoint
 from rlhf_jax.training import OptimizerConfig
 
 # Parameters and optimiser are split over all devices: no recipe's fit on one of them.

@@ -39,10 +39,10 @@ from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.report import verdicts, write_report
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.fetch import fetch
+from rlhf_jax.runs.folder import load_stage, read_record, update_json
 from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, Scorer, SFTConfig, quickstart, sources
-from rlhf_jax.stages.fetch import fetch
 from rlhf_jax.stages.quickstart import QuickstartConfig
-from rlhf_jax.stages.run import load_stage, read_json, update_json
 from rlhf_jax.training import OptimizerConfig
 
 # Attention's matrices only: on two cores the adapters of the MLP would cost half as much time again.
@@ -142,7 +142,7 @@ def main(options: Options) -> None:
     directory = quickstart(config, after_stage=write_report)
     if options.beside:
         update_json(directory / "summary.json", {"beside": score_beside(directory, config.reward, options.beside)})
-    summary = read_json(directory / "summary.json")
+    summary = read_record(directory / "summary.json")
     for verdict in verdicts(summary):
         print(f"{verdict.kind:>7}: {verdict.text}")
     if "beside" in summary:

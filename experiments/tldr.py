@@ -67,9 +67,9 @@ from recipe import Options
 from rlhf_jax.report import verdicts, write_report
 from rlhf_jax.rewards import ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.folder import read_record
 from rlhf_jax.stages import DataConfig, KLConfig, PPOConfig, RewardConfig, SFTConfig, quickstart
 from rlhf_jax.stages.quickstart import QuickstartConfig
-from rlhf_jax.stages.run import read_json
 
 MODEL = "EleutherAI/pythia-1b-deduped"
 POSTS = "trl-lib/tldr"
@@ -152,7 +152,7 @@ def run(options: TLDR) -> Path:
 def main(options: TLDR) -> None:
     """Run the recipe and say what came out."""
     directory = run(options)
-    for verdict in verdicts(read_json(directory / "summary.json")):
+    for verdict in verdicts(read_record(directory / "summary.json")):
         print(f"{verdict.kind:>7}: {verdict.text}")
     print(directory / "report.html")
 

@@ -55,8 +55,8 @@ from recipe import Options
 from rlhf_jax import stages
 from rlhf_jax.report import write_report
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.folder import read_record
 from rlhf_jax.stages import DataConfig, PreferenceConfig, SFTConfig
-from rlhf_jax.stages.run import read_json
 
 MODEL = "mistralai/Mistral-7B-v0.1"
 CHATS = "HuggingFaceH4/ultrachat_200k"
@@ -181,7 +181,7 @@ def run(options: UltraFeedback) -> Path:
 def main(options: UltraFeedback) -> None:
     """Run the recipe and say what came out."""
     directory = run(options)
-    found = read_json(directory / "summary.json")["preference"]
+    found = read_record(directory / "summary.json")["preference"]
     low, high = found["accuracy_ci"]
     print(
         f"the preferred answer gained in {found['accuracy']:.1%} of {found['pairs']:,} held-out pairs ({low:.1%} to "

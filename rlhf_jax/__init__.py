@@ -22,6 +22,7 @@ __all__ = [
     "report",
     "rewards",
     "rollout",
+    "runs",
     "stages",
     "testing",
     "training",

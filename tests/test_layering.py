@@ -14,12 +14,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 GROUND = {"types", "files", "renamed"}
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
-STAGES = {*BASE, *MIDDLE, "checkpoint", "stages"}
+RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
+STAGES = {*RUNS, "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
     **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
     **{name: GROUND for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
+    "runs": RUNS,
     "stages": STAGES,
     "report": STAGES,
     "testing": STAGES,

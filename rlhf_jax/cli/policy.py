@@ -16,7 +16,7 @@ from rlhf_jax.cli.parsing import UsageError, parse
 from rlhf_jax.data.errors import OnBadRow
 
 if TYPE_CHECKING:
-    from rlhf_jax.stages.chat import Conversation
+    from rlhf_jax.runs.chat import Conversation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
     from rlhf_jax import data
     from rlhf_jax.rewards import EnsembleConfig
+    from rlhf_jax.runs.scorer import best_of
     from rlhf_jax.stages import Policy, Scorer, sources
-    from rlhf_jax.stages.inference import best_of
 
     sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
@@ -123,8 +123,8 @@ class ChatOptions:
 def chat(argv: list[str]) -> None:
     """Answer line by line, and remember what was said."""
     o = parse(ChatOptions, "chat", argv)
+    from rlhf_jax.runs.chat import Conversation
     from rlhf_jax.stages import Policy
-    from rlhf_jax.stages.chat import Conversation
 
     sampling = dataclasses.replace(_sampling(o), window=8)  # a few tokens at a time, so that the answer streams
     policy = Policy.load(o.run, o.stage)

@@ -50,8 +50,8 @@ def score(argv: list[str]) -> None:
     o = parse(ScoreOptions, "score", argv)
     must_be_run(o.run)
     from rlhf_jax import data
+    from rlhf_jax.runs.scorer import scorable, score_rows
     from rlhf_jax.stages import Scorer, sources
-    from rlhf_jax.stages.inference import scorable, score_rows
 
     scorer = Scorer.load(o.run)
     rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
@@ -81,6 +81,6 @@ def export(argv: list[str]) -> None:
     """Write a model as a folder that transformers and vLLM load."""
     o = parse(ExportOptions, "export", argv)
     must_be_run(o.run)
-    from rlhf_jax.stages import export
+    from rlhf_jax.runs import export
 
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

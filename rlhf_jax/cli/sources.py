@@ -27,7 +27,7 @@ class FetchOptions:
 def fetch(argv: list[str]) -> None:
     """Get a pretrained model, once."""
     o = parse(FetchOptions, "fetch", argv)
-    from rlhf_jax.stages import fetch
+    from rlhf_jax.runs import fetch
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-made goes, as after Ctrl-C
     print(fetch.fetch(o.name, o.to))

@@ -4,12 +4,15 @@ from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.policy import Policy
+from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.group import group
-from rlhf_jax.stages.inference import Policy, Scorer
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
 from rlhf_jax.stages.online.loop import SamplerMismatch
@@ -18,7 +21,6 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
-from rlhf_jax.stages.run import RunError, RunResult
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, Trunk
 from rlhf_jax.stages.sft import SFTConfig, sft

@@ -12,7 +12,8 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import run, sources
+from rlhf_jax.runs.loading import load_stage
+from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.sampler import Sampler
@@ -65,7 +66,7 @@ def best_of_n(
     if n < 1:
         raise ValueError(f"n must be at least 1, found {n}")
     data = data or DataConfig()
-    params, model_config, tokenizer = run.load_stage(policy, "sft")
+    params, model_config, tokenizer = load_stage(policy, "sft")
     prompts = evenly(read_prompts(data, tokenizer, "test", max_prompt_length), test_prompts)
     if judges is None:
         judges = human_sentiment_judges() if data.source == sources.HUMAN_SENTIMENT else {}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax import losses, objectives
-from rlhf_jax.stages.run import RunError
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
@@ -38,7 +38,7 @@ def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
         >>> find_objective("dpa", {})
         Traceback (most recent call last):
         ...
-        rlhf_jax.stages.loading.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
+        rlhf_jax.runs.loading.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
     """
     return choose_objective(None, name, hyperparameters)
 
@@ -122,7 +122,7 @@ def try_objective(
         >>> try_objective(objectives.rloo, "rloo", PREFERENCE, responses=2)
         Traceback (most recent call last):
         ...
-        rlhf_jax.stages.loading.RunError: objective rloo: batch.reward is None, but the objective reads it; ...
+        rlhf_jax.runs.loading.RunError: objective rloo: batch.reward is None, but the objective reads it; ...
     """
     groups, length = 2, 4
 
@@ -204,3 +204,26 @@ def _in_file(name: str) -> Any:
         hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(functions) or 'none'}"
         raise RunError(f"objective {name}: {path} has no function {wanted!r}: {hint}")
     return found
+
+
+LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them
+
+
+def try_single(objective: Objective, name: str, source: str) -> None:
+    """Call an objective on shapes of single responses, before anything is written.
+
+    Args:
+        objective: hyperparameters bound.
+        name: for the message.
+        source: where the rows come from, for the message.
+
+    Raises:
+        RunError: when the objective needs pairs or votes.
+    """
+    try:
+        try_objective(objective, name, LABELS, responses=1)
+    except RunError as error:
+        raise RunError(
+            f"{source} holds single responses with labels, which this objective cannot learn from; use kto, or rows of "
+            f"prompt, chosen and rejected ({error})"
+        ) from error

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.stages.online.config import GroupConfig
 from rlhf_jax.stages.online.loop import train_online
-from rlhf_jax.stages.run import RunResult
 from rlhf_jax.types import Objective
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, losses, models, parallel
+from rlhf_jax import models, parallel
 from rlhf_jax.data import DataError, Example, chosen_first, write_jsonl
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
@@ -21,19 +20,20 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import run, sources
-from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.stages import sources
+from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import PackedConfig, check_positive, warn_rate
+from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
 from rlhf_jax.stages.judges import human_sentiment_judges
-from rlhf_jax.stages.labels import Labels, reward_auc, try_single
-from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.reference_point import mismatched, reference_point
-from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
-from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, read_prompts
+from rlhf_jax.stages.sources import Comparisons, Labels, read_prompts
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -122,8 +122,8 @@ def preference(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
-    if run.finished(directory, "preference", config):
-        return run.load_result(directory, "preference", config)
+    if folder.finished(directory, "preference", config):
+        return folder.load_result(directory, "preference", config)
     watch = Stopwatch()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
@@ -162,7 +162,7 @@ def preference(
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")
     held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
-    run.start(directory, "preference", config, tokenizer)
+    folder.start(directory, "preference", config, tokenizer)
 
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(loss_fn)
@@ -180,7 +180,7 @@ def preference(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**run.fingerprint(config), "policy_sha256": start.sha256},
+        fingerprint={**folder.fingerprint(config), "policy_sha256": start.sha256},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
@@ -197,7 +197,7 @@ def preference(
         **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }
-    return run.finish(
+    return folder.finish(
         directory,
         "preference",
         config,
@@ -246,43 +246,6 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
         return lifted(params, filled, key)
 
     return loss_fn
-
-
-def sequence_logprobs(
-    model: Model, policy: Params, examples: Sequence[Example], *, rows: int, row_length: int, pad_id: int
-) -> np.ndarray:
-    """Log-probability of every response of groups of one given its prompt, float32 [n], nats."""
-    roles = {"policy": model}
-
-    @jax.jit
-    def total(policy: Params, batch: SequenceBatch) -> Array:
-        return losses.masked_sum(forward(roles, {"policy": policy}, batch).logprobs, batch.mask, axis=-1)
-
-    batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
-    sums = [np.asarray(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
-    return np.concatenate(sums)
-
-
-def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str, Any]:
-    """How often the response that more people prefer gained more log-probability, with a 95% interval."""
-    counted, correct = evaluation.pair_accuracy(gained, held.pairs, held.share)
-    interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)
-    return {
-        "accuracy": float(correct[counted].mean()),
-        "accuracy_ci": list(interval),
-        "pairs": int(counted.sum()),
-    }
-
-
-def _measured(
-    pairs: Comparisons | Labels, pairs_per_response: int
-) -> tuple[list[Example], Callable[[np.ndarray], dict[str, Any]]]:
-    """Responses, one a group, and what the log-probability that each of them gained says of the policy."""
-    if isinstance(pairs, Labels):
-        return pairs.heldout, lambda gained: reward_auc(gained, pairs.heldout)
-    test = pairs.test(pairs_per_response)
-    examples = [Example((t,), (start,)) for t, start in zip(test.sequences, test.starts, strict=True)]
-    return examples, lambda gained: implicit_reward_accuracy(gained, test)
 
 
 def _heldout_examples(pairs: Comparisons | Labels, config: PreferenceConfig) -> list[Example]:

@@ -12,7 +12,7 @@ from rlhf_jax import models
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import run
+from rlhf_jax.runs import folder
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
@@ -92,13 +92,13 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         stage(stage_config)
         inside += time.monotonic() - began
         if stage_config.data.source == HUMAN_SENTIMENT:
-            run.update_json(directory / "summary.json", {"prompts": PROMPTS})
+            folder.update_json(directory / "summary.json", {"prompts": PROMPTS})
         if after_stage is not None:
             after_stage(directory)
-    seconds = run.read_json(directory / "summary.json")["seconds"]
+    seconds = folder.read_record(directory / "summary.json")["seconds"]
     if "total" not in seconds:
         # The stages' own clocks go on over restarts; what lies around them is counted in this process.
         around = time.monotonic() - start - inside
         total = sum(seconds[name] for name in ("sft", "reward", "ppo")) + around
-        run.update_json(directory / "summary.json", {"seconds": {"total": round(total, 1)}})
+        folder.update_json(directory / "summary.json", {"seconds": {"total": round(total, 1)}})
     return directory

@@ -18,12 +18,13 @@ from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
-from rlhf_jax.stages import run, sources
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of, warn_rate
-from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.stages.yardsticks import agreement, yardsticks
@@ -99,8 +100,8 @@ def reward_model(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
-    if run.finished(directory, "reward", config):
-        return run.load_result(directory, "reward", config)
+    if folder.finished(directory, "reward", config):
+        return folder.load_result(directory, "reward", config)
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
@@ -113,7 +114,7 @@ def reward_model(
     fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
-    run.start(directory, "reward", config, tokenizer)
+    folder.start(directory, "reward", config, tokenizer)
 
     shape = config.packing(tokenizer.pad_id)
     loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
@@ -140,7 +141,7 @@ def reward_model(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**run.fingerprint(config), "init_sha256": start.sha256},
+        fingerprint={**folder.fingerprint(config), "init_sha256": start.sha256},
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
@@ -158,8 +159,8 @@ def reward_model(
         summary["disagreement"] = float(each.std(0).mean())
     if config.data.source == sources.HUMAN_SENTIMENT:
         beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
-        run.update_json(directory / "summary.json", beside)
-    return run.finish(
+        folder.update_json(directory / "summary.json", beside)
+    return folder.finish(
         directory,
         "reward",
         config,

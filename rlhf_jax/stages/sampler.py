@@ -14,7 +14,7 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import as_batch, response_tokens
-from rlhf_jax.stages.loading import place
+from rlhf_jax.runs.loading import place
 from rlhf_jax.types import Array, Model, Params, Rollout
 
 

@@ -16,8 +16,8 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout.responses import as_batch
-from rlhf_jax.stages import run
-from rlhf_jax.stages.loading import place
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.loading import load_stage, place
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.types import Array, Params, Rollout
 
@@ -78,9 +78,9 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     Raises:
         RunError: when there is none, or it has another tokenizer.
     """
-    params, model_config, scored_with = run.load_stage(folder, "reward", mesh)
+    params, model_config, scored_with = load_stage(folder, "reward", mesh)
     if scored_with.to_json() != tokenizer.to_json():
-        raise run.RunError(
+        raise RunError(
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
             "policy (rlhf reward --init)"
         )

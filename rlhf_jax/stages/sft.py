@@ -15,12 +15,14 @@ from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
-from rlhf_jax.stages import run, sources
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.loading import Start, check_length, start_from
+from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, warn_rate
-from rlhf_jax.stages.loading import RunError, Start, check_length, start_from
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
@@ -87,8 +89,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
-    if run.finished(directory, "sft", config):
-        return run.load_result(directory, "sft", config)
+    if folder.finished(directory, "sft", config):
+        return folder.load_result(directory, "sft", config)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
@@ -99,7 +101,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     check_length(model_config, config.data.max_length, "data.max_length")
     training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
     model = models.build(model_config)
-    run.start(directory, "sft", config, tokenizer)
+    folder.start(directory, "sft", config, tokenizer)
 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
@@ -121,7 +123,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**run.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
+        fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
         watch=watch,
         show=("loss", "heldout_loss"),
     )
@@ -131,7 +133,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
     }
-    return run.finish(
+    return folder.finish(
         directory,
         "sft",
         config,

@@ -21,7 +21,6 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Split, list_bad, read
 from rlhf_jax.data.rows import Dialogue, LabelledResponse, Prompt
-from rlhf_jax.stages.labels import Labels
 
 HUMAN_SENTIMENT = "human_sentiment"
 
@@ -295,3 +294,10 @@ def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_promp
     if not encoded:
         raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
     return [EncodedPrompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
+
+
+class Labels(NamedTuple):
+    """What KTO trains on and is measured by, where nobody compared two responses; groups of one, with their labels."""
+
+    epoch: Callable[[int], list[Example]]
+    heldout: list[Example]

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.data.batches import Batches, in_parts
+from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.stages.loading import place
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
 from rlhf_jax.types import Array, Aux, LossFn, Params
 

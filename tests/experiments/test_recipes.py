@@ -17,8 +17,8 @@ import pytest
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
+from rlhf_jax.runs.folder import load_stage, read_json
 from rlhf_jax.stages import DataConfig, sources
-from rlhf_jax.stages.run import load_stage, read_json
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "data" / "samples"

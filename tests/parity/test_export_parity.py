@@ -7,8 +7,8 @@ from chat_families import FAMILIES, write_folder
 
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer, train_tokenizer
+from rlhf_jax.runs.export import export
 from rlhf_jax.stages import Policy, Scorer
-from rlhf_jax.stages.export import export
 
 PROMPTS = ["the good film", "two", "be brief please"]
 RESPONSES = ["is bad", "and three is", "It is four. Thank you!"]
@@ -33,7 +33,7 @@ def exported(monkeypatch, tmp_path, stage, config, params, tokenizer):
     """The folder, as if the stage of a run had left this model."""
     role = "reward" if stage == "reward" else "policy"
     (tmp_path / "run" / "params" / stage).mkdir(parents=True)
-    monkeypatch.setattr("rlhf_jax.stages.export.load_stage", lambda *_: ({role: params}, config, tokenizer))
+    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: ({role: params}, config, tokenizer))
     return export(tmp_path / "run", tmp_path / "model")
 
 

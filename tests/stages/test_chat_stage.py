@@ -9,8 +9,8 @@ from gguf_files import byte_letters
 from rlhf_jax import cli
 from rlhf_jax.data.rows import Message
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.chat import Conversation
 from rlhf_jax.stages import Policy, RunError
-from rlhf_jax.stages.chat import Conversation
 
 SAMPLING = SamplingConfig(max_new_tokens=9, window=2)
 BYTES = byte_letters()

@@ -14,6 +14,7 @@ from rlhf_jax import models, objectives, parallel, stages, training
 from rlhf_jax.data.batches import MemberBatches, PackedEpochs
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.runs.folder import load_stage
 from rlhf_jax.stages import (
     EncodedPrompt,
     OnlineTrainer,
@@ -25,7 +26,6 @@ from rlhf_jax.stages import (
     make_loss_fn,
     sources,
 )
-from rlhf_jax.stages.run import load_stage
 from rlhf_jax.stages.sampler import Sampler
 
 MEMBERS = 3

@@ -10,9 +10,9 @@ import pytest
 
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.runs.export import export
+from rlhf_jax.runs.loading import origin, start_from
 from rlhf_jax.stages import Policy, RunError
-from rlhf_jax.stages.export import export
-from rlhf_jax.stages.loading import origin, start_from
 
 TOKENS = jnp.array([[1, 5, 9, 20, 7, 0, 0], [1, 30, 8, 11, 12, 13, 2]])
 MASK = jnp.array([[True] * 5 + [False] * 2, [True] * 7])
@@ -69,7 +69,7 @@ def test_weights_can_be_narrowed(sft_run, tmp_path):
 def test_one_member_of_an_ensemble_is_exported_and_has_to_be_named(reward_run, tmp_path, monkeypatch):
     two = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), reward_run.params)
     loaded = (two, reward_run.model_config, reward_run.tokenizer)
-    monkeypatch.setattr("rlhf_jax.stages.export.load_stage", lambda *_: loaded)
+    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: loaded)
     for member in (None, 2, -1):
         with pytest.raises(RunError, match="--member, 0 to 1"):
             export(reward_run.directory, tmp_path / "model", stage="reward", member=member)
@@ -101,14 +101,14 @@ def test_a_folder_with_something_else_is_left_alone(sft_run, tmp_path):
 
 def test_the_checkpoint_that_a_run_started_from_is_left_alone(sft_run, tmp_path, monkeypatch):
     first = export(sft_run.directory, tmp_path / "first", stage="sft")
-    monkeypatch.setattr("rlhf_jax.stages.export.origin", lambda *_: first)
+    monkeypatch.setattr("rlhf_jax.runs.export.origin", lambda *_: first)
     with pytest.raises(RunError, match=r"first is the checkpoint that the sft stage .* started from: name another"):
         export(sft_run.directory, tmp_path / "here" / ".." / "first", stage="sft")
 
 
 def test_a_model_that_no_family_is_like_is_an_error_of_the_run(sft_run, tmp_path, monkeypatch):
     odd = dataclasses.replace(sft_run.model_config, family="gpt2")
-    monkeypatch.setattr("rlhf_jax.stages.export.load_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
+    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
     with pytest.raises(RunError, match=r"the sft stage of .* cannot be exported: .*gpt2"):
         export(sft_run.directory, tmp_path / "model", stage="sft")
 
@@ -122,7 +122,7 @@ def test_the_generation_config_of_the_pretrained_model_is_kept_and_ends_where_ou
         json.dumps({"sft": {"init": str(first)}, "ppo": {"policy": str(tmp_path / "run")}})
     )
     assert origin(tmp_path / "run", "ppo") == first
-    monkeypatch.setattr("rlhf_jax.stages.export.origin", lambda *_: origin(tmp_path / "run", "ppo"))
+    monkeypatch.setattr("rlhf_jax.runs.export.origin", lambda *_: origin(tmp_path / "run", "ppo"))
     second = export(sft_run.directory, tmp_path / "second", stage="sft")
     kept = json.loads((second / "generation_config.json").read_text())
     assert kept == {"eos_token_id": [2, 7], "top_p": 0.9, "pad_token_id": 0}

@@ -13,9 +13,9 @@ import pytest
 from gguf_files import VOCAB, byte_level, hf_tensors, write
 
 from rlhf_jax.models.weights import safetensors_source
-from rlhf_jax.stages import fetch as module
-from rlhf_jax.stages.fetch import cache_folder, fetch
-from rlhf_jax.stages.run import RunError
+from rlhf_jax.runs import fetch as module
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fetch import cache_folder, fetch
 
 WHEEL = "tiny-1.0-py3-none-any.whl"
 

@@ -12,7 +12,9 @@ import tiny_task
 from rlhf_jax import cli, models
 from rlhf_jax.data import Message
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import Policy, RunError, Scorer, pretrained
+from rlhf_jax.runs import pretrained
+from rlhf_jax.runs.policy import SAMPLED
+from rlhf_jax.stages import Policy, RunError, Scorer
 
 PROMPTS = ["The cat and", "The fox or", "The owl with"]
 
@@ -74,12 +76,10 @@ def test_the_log_probability_of_a_row_is_that_of_its_tokens(ppo_run, folder):
 
 def test_many_prompts_sample_as_few_do(ppo_run):
     """More prompts than are sampled at once; the last, smaller part is filled up and leaves no extra row."""
-    from rlhf_jax.stages import inference
-
     policy = Policy.load(ppo_run.directory, "sft")
     assert policy.stage == "sft"
     short = SamplingConfig(max_new_tokens=2)
-    texts = [f"The cat {'and ' * (i % 2)}" for i in range(inference.SAMPLED + 5)]
+    texts = [f"The cat {'and ' * (i % 2)}" for i in range(SAMPLED + 5)]
     rows = list(policy.sample(texts, sampling=short))
     assert [row["prompt"] for row in rows] == texts
     few = list(policy.sample(texts[:4], sampling=short))
@@ -105,7 +105,7 @@ def test_best_of_keeps_the_response_that_the_reward_model_scores_highest(ppo_run
 def test_best_of_scores_a_response_that_did_not_end_as_it_is(ppo_run, folder):
     """Its text encoded again would get an end-of-sequence token, and other tokens besides."""
     policy, scorer = Policy.load(folder), Scorer.load(folder)
-    from rlhf_jax.stages.inference import best_of
+    from rlhf_jax.runs.scorer import best_of
 
     rows = list(policy.sample(PROMPTS, n=4, sampling=SamplingConfig(max_new_tokens=3)))
     unfinished = [row["tokens"][-1] != policy.tokenizer.eos_id for row in rows]

@@ -10,8 +10,9 @@ from rlhf_jax import report, stages
 from rlhf_jax.data import DataError, Example
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.stages import RunError, sources
-from rlhf_jax.stages.labels import Labels, reward_auc
+from rlhf_jax.stages.implicit_reward import reward_auc
 from rlhf_jax.stages.preference import PreferenceBatches
+from rlhf_jax.stages.sources import Labels
 
 
 def labelled(pairs):

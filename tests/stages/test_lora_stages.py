@@ -12,8 +12,9 @@ import tiny_task
 
 from rlhf_jax import checkpoint, models, parallel, stages, training
 from rlhf_jax.models import LoRAConfig
-from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Policy, RunError, Scorer, Trunk, forward, loading
-from rlhf_jax.stages.export import export
+from rlhf_jax.runs import loading
+from rlhf_jax.runs.export import export
+from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Policy, RunError, Scorer, Trunk, forward
 
 LORA = LoRAConfig(rank=2, alpha=16.0)
 FAST = training.OptimizerConfig(learning_rate=1e-2, weight_decay=0.0)
@@ -210,7 +211,7 @@ def test_an_adapter_on_an_adapter_goes_out_as_one_for_the_checkpoint(place, adap
 
 def test_an_adapter_on_a_stage_that_trained_all_weights_has_no_checkpoint(place, adapted_reward, tmp_path, monkeypatch):
     noted = loading.base_of(place, "reward")
-    monkeypatch.setattr("rlhf_jax.stages.export.base_of", lambda _, stage: noted if stage == "reward" else None)
+    monkeypatch.setattr("rlhf_jax.runs.export.base_of", lambda _, stage: noted if stage == "reward" else None)
     with pytest.raises(RunError, match=r"stands on the sft stage of .* which trained all weights: export the whole"):
         export(place, tmp_path / "adapter", stage="reward", adapter=True)
 

@@ -106,7 +106,7 @@ def test_before_the_first_update_dpo_knows_nothing(dpo_run):
 
 def test_the_reference_is_where_the_policy_started(dpo_run, simpo_run, sft_run):
     """DPO's step 0 has no gradient through the reference, and the SFT run is as it was."""
-    from rlhf_jax.stages.run import load_stage
+    from rlhf_jax.runs.folder import load_stage
 
     again = load_stage(sft_run.directory, "sft")[0]
     jax.tree.map(np.testing.assert_array_equal, again, sft_run.params)

@@ -142,6 +142,6 @@ def test_a_config_that_cannot_run_is_refused(change, says):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems tell a process its own peak anyhow")
 def test_the_peak_of_memory_leaves_out_the_process_that_started_this_one():
     held = np.ones(2**27)  # 1 GiB here
-    code = "from rlhf_jax.stages.run import peak_rss_mib; print(peak_rss_mib())"
+    code = "from rlhf_jax.runs.folder import peak_rss_mib; print(peak_rss_mib())"
     peak = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 50 < peak < held.nbytes / 2**20

@@ -15,8 +15,8 @@ import pytest
 from rlhf_jax import models
 from rlhf_jax.models.huggingface import load_pretrained
 from rlhf_jax.rollout import Engine, SamplingConfig
-from rlhf_jax.stages.fetch import fetch
-from rlhf_jax.stages.run import RunError
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fetch import fetch
 
 REFERENCE = Path(__file__).parents[1] / "models" / "data" / "smollm2_reference.json"
 

@@ -18,14 +18,15 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
-from rlhf_jax.stages import run, sources
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.judges import human_sentiment_judges
-from rlhf_jax.stages.loading import check_length, start_from
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
-from rlhf_jax.stages.run import RunResult
 from rlhf_jax.stages.scoring import Trunk, load_reward
 from rlhf_jax.stages.sources import read_prompts
 from rlhf_jax.stages.train import Stopwatch
@@ -51,8 +52,8 @@ def train_online(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
-    if run.finished(directory, stage, config):
-        return run.load_result(directory, stage, config)
+    if folder.finished(directory, stage, config):
+        return folder.load_result(directory, stage, config)
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
@@ -77,7 +78,7 @@ def train_online(
         prompt_columns=columns,
         mesh=mesh,
     )
-    run.start(directory, stage, config, tokenizer)
+    folder.start(directory, stage, config, tokenizer)
     heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
 
@@ -99,7 +100,7 @@ def train_online(
         return state, {**described, **info, **metrics}
 
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, Trunk) else {})
-    fingerprint = {**run.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
+    fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
     with MetricsWriter(directory, stage) as writer:
         alarms = _Alarms(stage, writer)
 
@@ -146,7 +147,7 @@ def train_online(
         ],
         "skipped_updates": int(fitted.state.train.skipped),
     }
-    return run.finish(
+    return folder.finish(
         directory,
         stage,
         config,

@@ -26,9 +26,9 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.batches import Batches, PackedEpochs, in_parts
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.rewards import Moments, TextReward
+from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
-from rlhf_jax.stages.loading import place
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.online.prepare import Metrics, once, prepare_batch, response_kl

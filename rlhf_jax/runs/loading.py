@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
-from rlhf_jax.stages.pretrained import (
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
     checkpoint_tokenizer,
     is_checkpoint,
@@ -29,10 +30,6 @@ from rlhf_jax.stages.pretrained import (
     warn_of_unknown_tokens,
 )
 from rlhf_jax.types import Params
-
-
-class RunError(ValueError):
-    """A run folder does not hold what was asked for."""
 
 
 class Base(NamedTuple):

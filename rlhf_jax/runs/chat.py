@@ -9,8 +9,8 @@ import jax
 from rlhf_jax import models, rollout
 from rlhf_jax.data.rows import Message
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.inference import Policy
-from rlhf_jax.stages.loading import RunError
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.policy import Policy
 
 # Prompts are padded to multiples of this, so that few programs serve a whole conversation.
 _BUCKET = 64

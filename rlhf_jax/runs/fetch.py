@@ -20,7 +20,7 @@ from rlhf_jax.data.gguf_tokenizer import write_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.models.gguf.read import read_gguf
 from rlhf_jax.models.weights import TensorInfo, write_safetensors
-from rlhf_jax.stages.loading import RunError
+from rlhf_jax.runs.errors import RunError
 
 
 class Fetchable(NamedTuple):

@@ -10,8 +10,9 @@ import jax
 
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
-from rlhf_jax.stages.inference import POLICY_STAGES
-from rlhf_jax.stages.loading import RunError, base_of, first_finished, load_stage, origin
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.loading import base_of, first_finished, load_stage, origin
+from rlhf_jax.runs.policy import POLICY_STAGES
 from rlhf_jax.types import Params
 
 STAGES = (*POLICY_STAGES, "reward")

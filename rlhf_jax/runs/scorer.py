@@ -1,4 +1,4 @@
-"""Using what a run made: sample from its policy, score text with its reward model."""
+"""Scoring text with the reward model of a run."""
 
 from __future__ import annotations
 
@@ -13,103 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import models, rewards, rollout
+from rlhf_jax import models, rewards
 from rlhf_jax.data import Tokenizer, layouts
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
-from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.rollout.responses import response_tokens
-from rlhf_jax.stages.loading import RunError, check_length, first_finished, load_stage
-from rlhf_jax.stages.pretrained import is_checkpoint, load_checkpoint
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.loading import load_stage
 from rlhf_jax.types import Params
 
-POLICY_STAGES = ("ppo", "group", "preference", "sft")
 BATCH = 64
-SAMPLED = 256  # responses at once
 BUCKET = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """A trained policy that answers prompts."""
-
-    config: models.ModelConfig
-    params: Params
-    tokenizer: Tokenizer
-    stage: str
-
-    @classmethod
-    def load(cls, run: Path | str, stage: str | None = None) -> Policy:
-        """The policy of a run folder: PPO's where there is one, else the group stage's, the preference
-        stage's, the SFT policy; or that of the stage that is named. Or a pretrained checkpoint.
-
-        Raises:
-            RunError: when the folder holds no finished policy.
-        """
-        if stage is not None and stage not in POLICY_STAGES:
-            raise RunError(f"stage {stage!r} has no policy: choose one of {', '.join(POLICY_STAGES)}")
-        if stage is None and is_checkpoint(run):
-            config, params, tokenizer = load_checkpoint(run)
-            return cls(config, params, tokenizer, "pretrained")
-        name = stage or first_finished(run, POLICY_STAGES)
-        params, config, tokenizer = load_stage(run, name)
-        return cls(config, params["policy"], tokenizer, name)
-
-    def sample(
-        self, prompts: Sequence[Prompt], *, n: int = 1, sampling: SamplingConfig | None = None, seed: int = 0
-    ) -> Iterator[dict[str, Any]]:
-        """Sample ``n`` responses to each prompt.
-
-        Args:
-            prompts: texts, or chats up to the turn that is to be answered.
-            n: responses to each.
-            sampling: temperature 1 and 32 tokens by default.
-            seed: the same seed and prompt list give the same responses.
-
-        Yields:
-            A row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
-            the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy).
-
-        Raises:
-            RunError: when a prompt and its response may be longer than what the model reads.
-            DataError: when a chat template refuses a prompt.
-        """
-        engine = rollout.Engine(
-            models.build(self.config),
-            sampling or SamplingConfig(),
-            pad_id=self.tokenizer.pad_id,
-            eos_id=self.tokenizer.eos_id,
-        )
-        size = max(1, SAMPLED // n)
-        encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
-        longest, asked = max(map(len, encoded), default=0), engine.config.max_new_tokens
-        check_length(self.config, longest + asked, f"max_new_tokens {asked}, after a prompt of {longest} tokens,")
-        for start in range(0, len(prompts), size):
-            texts, ids = prompts[start : start + size], encoded[start : start + size]
-            # The last batch is filled up, so that one compiled program serves all.
-            filled = ids + [ids[-1]] * (size - len(ids)) if len(prompts) > size else ids
-            sampled = engine(
-                self.params,
-                filled,
-                key=jax.random.key(seed),
-                prompt_ids=np.arange(start, start + len(filled)),
-                samples=n,
-                bucket=16,
-            )
-            logprobs = np.asarray(sampled.logprobs).sum(-1).reshape(-1)
-            rows = zip(response_tokens(sampled), logprobs, strict=True)
-            for i, (tokens, logprob) in enumerate(rows):
-                if i // n >= len(texts):
-                    break
-                yield {
-                    "prompt": texts[i // n],
-                    "response": self.tokenizer.decode_response(tokens),
-                    "tokens": tokens.tolist(),
-                    "logprob": float(logprob),
-                }
 
 
 @dataclasses.dataclass(frozen=True)

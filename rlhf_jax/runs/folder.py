@@ -27,7 +27,8 @@ import jax
 from rlhf_jax import checkpoint, models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
-from rlhf_jax.stages.loading import Base, RunError, load_stage
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -50,14 +51,14 @@ class RunResult:
     config: Any
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one when there is no such file."""
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the object in one of the folder's JSON files; an empty one when there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:
     """Merge top-level keys into a JSON file; nested objects are merged one level deep."""
-    merged = read_json(path)
+    merged = read_record(path)
     for key, value in values.items():
         old = merged.get(key)
         merged[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
@@ -116,7 +117,7 @@ def finish(
             "seconds": {stage: seconds},
             "params_sha256": {stage: checkpoint.tree_sha256(own)},
             "seed": config.seed,
-            "peak_rss_mib": max(peak_rss_mib(), read_json(directory / "summary.json").get("peak_rss_mib", 0.0)),
+            "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),
             "versions": versions(),
         },
     )
@@ -131,7 +132,7 @@ def load_result(directory: Path, stage: str, config: Any) -> RunResult:
     """The result of a stage that was completed before."""
     params, model_config, tokenizer = load_stage(directory, stage)
     metrics = read_metrics(directory / "metrics.jsonl", stage)
-    summary = read_json(directory / "summary.json")[stage]
+    summary = read_record(directory / "summary.json")[stage]
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
@@ -141,7 +142,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     Raises:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
     """
-    begun = read_json(directory / "config.json").get(stage)
+    begun = read_record(directory / "config.json").get(stage)
     differ = [] if begun is None else checkpoint.differences(_deciding(begun), fingerprint(config))
     if differ:
         raise RunError(

@@ -1,0 +1,7 @@
+"""The one error about run folders, and about what was asked of them."""
+
+from __future__ import annotations
+
+
+class RunError(ValueError):
+    """A run folder does not hold what was asked for."""
