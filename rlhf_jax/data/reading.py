@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax import data
-from rlhf_jax.data import DataError, huggingface
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import OnBadRow
-from rlhf_jax.data.huggingface import is_huggingface
+from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.order import evenly
+from rlhf_jax.data.readers import huggingface
+from rlhf_jax.data.readers.huggingface import is_huggingface
+from rlhf_jax.data.readers.jsonl import read_jsonl
 from rlhf_jax.data.rows import Dialogue, Prompt
 
 Parse = Callable[[Mapping[str, Any], str], Any]
@@ -92,14 +92,21 @@ def _is_jsonl(name: str) -> bool:
 def _splits(source: str) -> list[str]:
     if _is_jsonl(source):
         return ["train"]
-    return huggingface.splits(source) if is_huggingface(source) else data.tfds.splits(source)
+    if is_huggingface(source):
+        return huggingface.splits(source)
+    from rlhf_jax.data.readers import tfds  # here, because it needs tensorflow-datasets
+
+    return tfds.splits(source)
 
 
 def _rows(source: str, split: str, parse: Parse, on_bad_row: OnBadRow) -> tuple[list[Any], list[str]]:
     if _is_jsonl(source):
-        return data.read_jsonl(source, parse, on_bad_row)
-    read = huggingface.read_huggingface if is_huggingface(source) else data.read_tfds
-    return read(source, split, parse, on_bad_row)
+        return read_jsonl(source, parse, on_bad_row)
+    if is_huggingface(source):
+        return huggingface.read_huggingface(source, split, parse, on_bad_row)
+    from rlhf_jax.data.readers import tfds
+
+    return tfds.read_tfds(source, split, parse, on_bad_row)
 
 
 def _opening(row: Any) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_jax.data.gguf_tokenizer import write_tokenizer
+from rlhf_jax.data.tokenizer.gguf import write_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.models.gguf.read import read_gguf
 from rlhf_jax.models.weights import TensorInfo, write_safetensors

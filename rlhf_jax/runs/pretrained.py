@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax import models
-from rlhf_jax.data import Tokenizer, gguf_tokenizer
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.data.tokenizer import gguf
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.peft.layout import ADAPTER_CONFIG
 from rlhf_jax.models.weights import read_object
@@ -65,7 +66,7 @@ def checkpoint_tokenizer(path: Path) -> Tokenizer:
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        gguf_tokenizer.write_tokenizer(path, folder)
+        gguf.write_tokenizer(path, folder)
         return Tokenizer.load(folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 from gguf_files import byte_letters, byte_level, sentencepiece, write
 
 from rlhf_jax.data import DataError
-from rlhf_jax.data.gguf_tokenizer import CUTS, build, write_tokenizer
+from rlhf_jax.data.tokenizer.gguf import CUTS, build, write_tokenizer
 
 MERGES = ("Ġ Ġ", "h e", "Ġ he", "1 2", "12 3", "123 4", "Ġ 1", "Ċ Ċ", "' s", "! !")
 

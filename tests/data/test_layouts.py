@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import DataError, layouts, read_jsonl
-from rlhf_jax.data.layout_table import LAYOUTS, recognise
+from rlhf_jax.data.layouts.table import LAYOUTS, recognise
+from rlhf_jax.data.layouts.turns import answers, messages, spoken
 from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, Message, prompt_text
-from rlhf_jax.data.turns import answers, messages, spoken
 
 SAMPLES = Path(__file__).parent / "samples"
 WON, LOST, EVEN = [[0, 1], [0, 0]], [[0, 0], [1, 0]], [[0, 0.5], [0.5, 0]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import DataError, layouts, read_jsonl
-from rlhf_jax.data.huggingface import is_huggingface, read_huggingface, splits
+from rlhf_jax.data.readers.huggingface import is_huggingface, read_huggingface, splits
 
 datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
 
@@ -266,7 +266,7 @@ def test_what_was_tried_and_what_to_do_is_said_when_the_hub_cannot_be_read(hub, 
 def test_offline_is_an_error_that_says_so(tmp_path):
     """Really, and without a wait: in a process of its own, which is told that there is no network."""
     code = """
-from rlhf_jax.data.huggingface import splits
+from rlhf_jax.data.readers.huggingface import splits
 from rlhf_jax.data import DataError
 try:
     splits("hf:org/no-such-pairs")

@@ -3,7 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rlhf_jax.data import DataError, parse_demonstration, parse_rated, read_tfds
-from rlhf_jax.data.tfds import splits
+from rlhf_jax.data.readers.tfds import splits
 
 
 class MiniPairs(tfds.core.GeneratorBasedBuilder):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gguf_files import VOCAB, byte_level, hf_tensors, sentencepiece, write
 
-from rlhf_jax.data.gguf_tokenizer import _pairs, build
+from rlhf_jax.data.tokenizer.gguf import _pairs, build
 from rlhf_jax.models.gguf.read import read_gguf
 
 REFERENCE = Path(__file__).parents[1] / "models" / "data" / "smollm2_reference.json"
@@ -146,7 +146,7 @@ def test_smollm2s_ids_and_chat_are_those_of_transformers(smollm2, transformers, 
 
 
 def test_transformers_loads_the_tokenizer_that_is_written(smollm2, transformers, tmp_path):
-    from rlhf_jax.data.gguf_tokenizer import write_tokenizer
+    from rlhf_jax.data.tokenizer.gguf import write_tokenizer
 
     write_tokenizer(smollm2, tmp_path)
     written = transformers.AutoTokenizer.from_pretrained(tmp_path)

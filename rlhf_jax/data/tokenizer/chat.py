@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_jax.data.chat import BREAK, ChatTemplate, Rendered, any_of
-from rlhf_jax.data.plain_tokens import continued
 from rlhf_jax.data.rows import Message, Prompt
-from rlhf_jax.data.special_tokens import token_id
+from rlhf_jax.data.tokenizer.chat_template import BREAK, ChatTemplate, Rendered, any_of
+from rlhf_jax.data.tokenizer.plain import continued
+from rlhf_jax.data.tokenizer.special_tokens import token_id
 
 if TYPE_CHECKING:
     import tokenizers

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf_jax.data.chat import ChatTemplate
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:

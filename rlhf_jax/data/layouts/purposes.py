@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhf_jax.data.fields import Row, bad_row
-from rlhf_jax.data.layout_table import read_row, unfit
-from rlhf_jax.data.pairs import parse_comparison
-from rlhf_jax.data.parse import parse_demonstration, parse_labelled, parse_prompt, parse_text
+from rlhf_jax.data.layouts.fields import Row, bad_row
+from rlhf_jax.data.layouts.pairs import parse_comparison
+from rlhf_jax.data.layouts.parse import parse_demonstration, parse_labelled, parse_prompt, parse_text
+from rlhf_jax.data.layouts.table import read_row, unfit
 from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow, RatedResponse
 
 

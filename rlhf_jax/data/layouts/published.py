@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.data.fields import Row, bad_row, is_number, shown, text_of
-from rlhf_jax.data.pairs import pair_votes, parse_comparison
+from rlhf_jax.data.layouts.fields import Row, bad_row, is_number, shown, text_of
+from rlhf_jax.data.layouts.pairs import pair_votes, parse_comparison
+from rlhf_jax.data.layouts.turns import answers, messages, records, spoken
 from rlhf_jax.data.rows import Comparison, Message
-from rlhf_jax.data.turns import answers, messages, records, spoken
 
 
 def tldr(row: Row, where: str) -> Comparison:

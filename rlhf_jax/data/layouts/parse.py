@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlhf_jax.data.fields import Row, bad_row, checked_numbers, shown, text_of, value_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, checked_numbers, shown, text_of, value_of
+from rlhf_jax.data.layouts.turns import messages, prompt_of
 from rlhf_jax.data.rows import (
     Demonstration,
     Dialogue,
@@ -21,7 +22,6 @@ from rlhf_jax.data.rows import (
     RatedResponse,
     roles,
 )
-from rlhf_jax.data.turns import messages, prompt_of
 
 
 def parse_demonstration(row: Row, where: str) -> Demonstration | Dialogue:

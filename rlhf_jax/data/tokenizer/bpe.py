@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlhf_jax.data.special_tokens import SPECIALS
-from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.tokenizer.special_tokens import SPECIALS
+from rlhf_jax.data.tokenizer.tokenizer import Tokenizer
 
 SMALLEST_VOCAB = len(SPECIALS) + 256
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.data.fields import Row, bad_row, checked_text, names, shown, text_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, checked_text, names, shown, text_of
 from rlhf_jax.data.rows import ROLES, Chat, Message, Prompt, plain_turn, roles
 
 # What data sets call our three roles, in lower case.

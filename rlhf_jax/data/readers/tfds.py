@@ -12,9 +12,9 @@ import tensorflow_datasets
 
 import rlhf_jax.data.human_sentiment  # noqa: F401  (TFDS then knows the name)
 from rlhf_jax.data.errors import DataError, OnBadRow
-from rlhf_jax.data.huggingface import HUB
-from rlhf_jax.data.jsonl import collect
 from rlhf_jax.data.preparing import prepared
+from rlhf_jax.data.readers.huggingface import HUB
+from rlhf_jax.data.readers.jsonl import collect
 
 Row = TypeVar("Row")
 

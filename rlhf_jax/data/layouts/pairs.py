@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlhf_jax.data.fields import Row, bad_row, checked_numbers, is_number, names, shown, text_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, checked_numbers, is_number, names, shown, text_of
+from rlhf_jax.data.layouts.turns import prompt_of
 from rlhf_jax.data.rows import Comparison
-from rlhf_jax.data.turns import prompt_of
 
 
 def parse_comparison(row: Row, where: str) -> Comparison:

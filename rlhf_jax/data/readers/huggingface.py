@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
-from rlhf_jax.data.jsonl import collect, read_jsonl
+from rlhf_jax.data.readers.jsonl import collect, read_jsonl
 
 Row = TypeVar("Row")
 HUB = "hf:"
@@ -75,7 +75,7 @@ def read_huggingface(
 
     Example:
         >>> import tempfile
-        >>> from rlhf_jax.data.jsonl import write_jsonl
+        >>> from rlhf_jax.data.readers.jsonl import write_jsonl
         >>> from rlhf_jax.data.layouts import demonstration
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_jsonl(f"{folder}/test.jsonl", [{"instruction": "Say hello.", "input": "", "output": "Hello!"}])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
+from rlhf_jax.data.tokenizer.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_jax.data.chat import ChatTemplate
-from rlhf_jax.data.chat_tokens import ChatTokens
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.plain_tokens import PlainTokens
 from rlhf_jax.data.rows import Message, Prompt
-from rlhf_jax.data.special_tokens import (
+from rlhf_jax.data.tokenizer.chat import ChatTokens
+from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
+from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
+from rlhf_jax.data.tokenizer.plain import PlainTokens
+from rlhf_jax.data.tokenizer.special_tokens import (
     FORMATS,
     OURS,
     SPECIALS,
@@ -29,7 +30,6 @@ from rlhf_jax.data.special_tokens import (
     mark_special,
     token_id,
 )
-from rlhf_jax.data.tokenizer_files import as_json, read_tokenizer, write_folder
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:

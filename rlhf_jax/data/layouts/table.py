@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from rlhf_jax.data import published
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.fields import Row, bad_row, names
-from rlhf_jax.data.pairs import parse_comparison
-from rlhf_jax.data.parse import (
+from rlhf_jax.data.layouts import published
+from rlhf_jax.data.layouts.fields import Row, bad_row, names
+from rlhf_jax.data.layouts.pairs import parse_comparison
+from rlhf_jax.data.layouts.parse import (
     parse_alpaca,
     parse_demonstration,
     parse_dialogue,

@@ -1,0 +1,18 @@
+"""What rows look like: every known layout of them, read for a purpose, ``layouts.comparison(row, where)``.
+
+``purposes`` has these functions; ``table`` knows a layout by its fields; ``parse`` and ``pairs`` read our own forms of
+rows, ``published`` other people's, ``turns`` chats, ``fields`` one field.
+"""
+
+from rlhf_jax.data.layouts.purposes import (
+    answered,
+    comparison,
+    demonstration,
+    judged,
+    labelled,
+    preferred_first,
+    prompt,
+    text,
+)
+
+__all__ = ["answered", "comparison", "demonstration", "judged", "labelled", "preferred_first", "prompt", "text"]

@@ -1,0 +1,5 @@
+"""Text to token ids and back: the tokenizer, the files it is kept in, what stands around prompts and responses."""
+
+from rlhf_jax.data.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["Tokenizer"]
