@@ -44,17 +44,17 @@ def tree_sha256(tree: Any) -> str:
     """A hash of every path, dtype, shape and bit of a tree, whatever mesh it lies on.
 
     Args:
-      tree: arrays, random keys included.
+        tree: arrays, random keys included.
 
     Returns:
-      64 hexadecimal digits.
+        64 hexadecimal digits.
 
     Example:
-      >>> import numpy as np
-      >>> tree_sha256({"a": np.zeros(2, np.float32)}) == tree_sha256({"a": np.zeros(2, np.float32)})
-      True
-      >>> tree_sha256({"a": np.zeros(2, np.float32)}) == tree_sha256({"a": -np.zeros(2, np.float32)})
-      False
+        >>> import numpy as np
+        >>> tree_sha256({"a": np.zeros(2, np.float32)}) == tree_sha256({"a": np.zeros(2, np.float32)})
+        True
+        >>> tree_sha256({"a": np.zeros(2, np.float32)}) == tree_sha256({"a": -np.zeros(2, np.float32)})
+        False
     """
     leaves = {path: to_host(path, leaf, copy=False).entry for path, leaf in flatten(tree).items()}
     return digest(leaves)

@@ -15,23 +15,23 @@ from rlhf_jax.types import Params
 
 
 def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -> None:
-    """Writes parameters to a folder, in one piece: readers see the old folder, none, or the new one.
+    """Write parameters to a folder, in one piece: readers see the old folder, none, or the new one.
 
     Args:
-      path: the folder; one that is there is replaced.
-      params: nested dicts of arrays.
-      metadata: JSON values to keep with them.
+        path: the folder; one that is there is replaced.
+        params: nested dicts of arrays.
+        metadata: JSON values to keep with them.
 
     Raises:
-      CheckpointError: a node is not a dict with plain text keys, or a leaf not an array.
+        CheckpointError: a node is not a dict with plain text keys, or a leaf not an array.
 
     Example:
-      >>> import tempfile, jax.numpy as jnp
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save_params(folder + "/params", {"policy": {"x": jnp.ones(2)}}, {"seed": 0})
-      ...     params, metadata = load_params(folder + "/params")
-      >>> params["policy"]["x"].tolist(), metadata
-      ([1.0, 1.0], {'seed': 0})
+        >>> import tempfile, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_params(folder + "/params", {"policy": {"x": jnp.ones(2)}}, {"seed": 0})
+        ...     params, metadata = load_params(folder + "/params")
+        >>> params["policy"]["x"].tolist(), metadata
+        ([1.0, 1.0], {'seed': 0})
     """
     path = Path(path).resolve()
     leaves = {}
@@ -56,20 +56,20 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
 
 
 def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[str, Any]]:
-    """Reads parameters that ``save_params`` wrote, and verifies every leaf.
+    """Read parameters that ``save_params`` wrote, and verifies every leaf.
 
     Args:
-      path: the folder.
-      shardings: where to put them: one sharding, a tree of them, or None for the default device.
+        path: the folder.
+        shardings: where to put them: one sharding, a tree of them, or None for the default device.
 
     Returns:
-      Nested dicts of jax arrays, and the metadata.
+        Nested dicts of jax arrays, and the metadata.
 
     Raises:
-      CheckpointError: the folder is missing, or holds something else than was written.
+        CheckpointError: the folder is missing, or holds something else than was written.
 
     Example:
-      See ``save_params``.
+        See ``save_params``.
     """
     leaves, body = read(Path(path).resolve())
     params: Params = {}
@@ -86,20 +86,20 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata that ``save_params`` wrote, without reading the parameters.
 
     Args:
-      path: the folder.
+        path: the folder.
 
     Returns:
-      The JSON values.
+        The JSON values.
 
     Raises:
-      CheckpointError: the folder is missing, or its manifest is damaged.
+        CheckpointError: the folder is missing, or its manifest is damaged.
 
     Example:
-      >>> import tempfile, numpy as np
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save_params(folder + "/params", {"x": np.ones(2)}, {"seed": 0})
-      ...     load_metadata(folder + "/params")
-      {'seed': 0}
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_params(folder + "/params", {"x": np.ones(2)}, {"seed": 0})
+        ...     load_metadata(folder + "/params")
+        {'seed': 0}
     """
     return read_manifest(Path(path).resolve())["metadata"]
 
@@ -108,20 +108,20 @@ def params_digest(path: str | Path) -> str:
     """A hash of what ``save_params`` wrote, metadata included, without reading the parameters.
 
     Args:
-      path: the folder.
+        path: the folder.
 
     Returns:
-      64 hexadecimal digits, the same for the same content.
+        64 hexadecimal digits, the same for the same content.
 
     Raises:
-      CheckpointError: the folder is missing, or its manifest is damaged.
+        CheckpointError: the folder is missing, or its manifest is damaged.
 
     Example:
-      >>> import tempfile, numpy as np
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save_params(folder + "/a", {"x": np.ones(2)}, {"seed": 0})
-      ...     save_params(folder + "/b", {"x": np.ones(2)}, {"seed": 1})
-      ...     params_digest(folder + "/a") == params_digest(folder + "/b")
-      False
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_params(folder + "/a", {"x": np.ones(2)}, {"seed": 0})
+        ...     save_params(folder + "/b", {"x": np.ones(2)}, {"seed": 1})
+        ...     params_digest(folder + "/a") == params_digest(folder + "/b")
+        False
     """
     return digest(read_manifest(Path(path).resolve()))

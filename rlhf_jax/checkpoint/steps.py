@@ -35,23 +35,23 @@ class Checkpoints:
     """The checkpoints of one stage: ``DIRECTORY/STEP``, the newest few.
 
     Args:
-      directory: a folder of their own; made if needed.
-      fingerprint: the config, as JSON values: a checkpoint of another config is refused. Leave out what may change
-        between a run and its continuation (output paths, how often to save).
-      keep: how many steps stay on disk; with 2, one is there to fall back to.
+        directory: a folder of their own; made if needed.
+        fingerprint: the config, as JSON values: a checkpoint of another config is refused. Leave out what may change
+          between a run and its continuation (output paths, how often to save).
+        keep: how many steps stay on disk; with 2, one is there to fall back to.
 
     Raises:
-      ValueError: keep is below 1.
+        ValueError: keep is below 1.
 
     Example:
-      >>> import tempfile, jax.numpy as jnp
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     checkpoints = Checkpoints(folder, fingerprint={"seed": 0})
-      ...     checkpoints.save(10, {"x": jnp.arange(3.0)}, {"best": 0.5})
-      ...     checkpoints.wait()
-      ...     found = checkpoints.restore({"x": jnp.zeros(3)})
-      >>> found.step, found.tree["x"].tolist(), found.host
-      (10, [0.0, 1.0, 2.0], {'best': 0.5})
+        >>> import tempfile, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoints = Checkpoints(folder, fingerprint={"seed": 0})
+        ...     checkpoints.save(10, {"x": jnp.arange(3.0)}, {"best": 0.5})
+        ...     checkpoints.wait()
+        ...     found = checkpoints.restore({"x": jnp.zeros(3)})
+        >>> found.step, found.tree["x"].tolist(), found.host
+        (10, [0.0, 1.0, 2.0], {'best': 0.5})
     """
 
     def __init__(self, directory: str | Path, *, fingerprint: Mapping[str, Any], keep: int = 2):
@@ -64,16 +64,16 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
-        """Copies everything to the host, then writes in the background; the next ``save`` or ``wait`` waits for it.
+        """Copy everything to the host, then writes in the background; the next ``save`` or ``wait`` waits for it.
 
         Args:
-          step: number of updates done; names the folder. An older checkpoint of the same step is replaced.
-          tree: arrays and random keys. They may be donated as soon as this returns.
-          host: JSON values that belong to the step.
+            step: number of updates done; names the folder. An older checkpoint of the same step is replaced.
+            tree: arrays and random keys. They may be donated as soon as this returns.
+            host: JSON values that belong to the step.
 
         Raises:
-          CheckpointError: a leaf is not an array, or is spread over several processes.
-          Exception: whatever the save before failed with.
+            CheckpointError: a leaf is not an array, or is spread over several processes.
+            Exception: whatever the save before failed with.
         """
         self.wait()
         leaves = {path: to_host(path, leaf, copy=True) for path, leaf in flatten(tree).items()}
@@ -84,7 +84,7 @@ class Checkpoints:
         """Blocks until the last save is committed.
 
         Raises:
-          Exception: whatever that save failed with (disk full, say).
+            Exception: whatever that save failed with (disk full, say).
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -94,8 +94,8 @@ class Checkpoints:
         """The committed steps, oldest first.
 
         Returns:
-          Steps that have a folder under their own name, which Orbax gives it once it is complete. Whether the content
-          is still whole is found out by ``restore``.
+            Steps that have a folder under their own name, which Orbax gives it once it is complete. Whether the content
+            is still whole is found out by ``restore``.
         """
         if not self.directory.is_dir():
             return []
@@ -105,17 +105,17 @@ class Checkpoints:
         """The newest checkpoint that verifies.
 
         Args:
-          like: a tree of arrays, or of ``jax.ShapeDtypeStruct``, with the shapes and dtypes to expect.
-          shardings: where to put the leaves: one sharding, a tree of them, or None for where the leaves of ``like``
-            are. The mesh may differ from the one that saved.
+            like: a tree of arrays, or of ``jax.ShapeDtypeStruct``, with the shapes and dtypes to expect.
+            shardings: where to put the leaves: one sharding, a tree of them, or None for where the leaves of ``like``
+              are. The mesh may differ from the one that saved.
 
         Returns:
-          Step, tree and host values, or None when nothing was saved yet. A step that does not verify is passed over
-          with a warning.
+            Step, tree and host values, or None when nothing was saved yet. A step that does not verify is passed over
+            with a warning.
 
         Raises:
-          CheckpointError: the config differs (the message names the fields), the tree has other leaves, shapes or
-            dtypes than were saved, or no step verifies.
+            CheckpointError: the config differs (the message names the fields), the tree has other leaves, shapes or
+              dtypes than were saved, or no step verifies.
         """
         self.wait()
         reasons = []
@@ -155,16 +155,16 @@ def differences(was: Any, now: Any, path: str = "") -> list[str]:
     """The fields in which two JSON values differ.
 
     Args:
-      was: the earlier value.
-      now: the later one.
-      path: put before every field's name.
+        was: the earlier value.
+        now: the later one.
+        path: put before every field's name.
 
     Returns:
-      A phrase a field: its path, what it was and what it is.
+        A phrase a field: its path, what it was and what it is.
 
     Example:
-      >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-      ['a.b was 1 and is now 3']
+        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b was 1 and is now 3']
     """
     if isinstance(was, dict) and isinstance(now, dict):
         found = []

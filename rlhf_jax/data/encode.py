@@ -25,18 +25,18 @@ class EncodedPrompt(NamedTuple):
 
 
 def encode(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokenizer: Tokenizer) -> Example:
-    """Encodes one row as one group; its targets are the responses, each with the token that ends it.
+    """Encode one row as one group; its targets are the responses, each with the token that ends it.
 
     Args:
-      row: one response, several responses with votes, a whole chat, or a response with its label.
-      tokenizer: what makes tokens of it.
+        row: one response, several responses with votes, a whole chat, or a response with its label.
+        tokenizer: what makes tokens of it.
 
     Returns:
-      The group: K sequences of a prompt and a response; of a chat one sequence, with a mask for the assistant's turns.
-      Text without a prompt is plain text in every format.
+        The group: K sequences of a prompt and a response; of a chat one sequence, with a mask for the assistant's
+            turns. Text without a prompt is plain text in every format.
 
     Raises:
-      DataError: if a chat template refuses the row.
+        DataError: if a chat template refuses the row.
     """
     try:
         if isinstance(row, Dialogue):
@@ -62,19 +62,19 @@ def encode_rows(
     length: int,
     on_bad_row: OnBadRow = "error",
 ) -> tuple[list[Example], list[str]]:
-    """Encodes rows and finds those that are too long, or that a chat template refuses.
+    """Encode rows and finds those that are too long, or that a chat template refuses.
 
     Args:
-      rows: demonstrations, comparisons, dialogues or labelled responses.
-      tokenizer: what makes tokens of them.
-      length: the most tokens a sequence may have, prompt and special tokens included.
-      on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
+        rows: demonstrations, comparisons, dialogues or labelled responses.
+        tokenizer: what makes tokens of them.
+        length: the most tokens a sequence may have, prompt and special tokens included.
+        on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
 
     Returns:
-      The groups, and for every row left out where it stands and what is wrong with it.
+        The groups, and for every row left out where it stands and what is wrong with it.
 
     Raises:
-      DataError: at the first bad row, unless it is to be skipped.
+        DataError: at the first bad row, unless it is to be skipped.
     """
     examples: list[Example] = []
     bad: list[str] = []
@@ -95,20 +95,20 @@ def encode_rows(
 def encode_prompts(
     rows: Sequence[PromptRow], tokenizer: Tokenizer, *, length: int, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[np.ndarray], list[int], list[str]]:
-    """Encodes prompts to be answered and finds those that are too long, or that a chat template refuses.
+    """Encode prompts to be answered and finds those that are too long, or that a chat template refuses.
 
     Args:
-      rows: the prompts.
-      tokenizer: what makes tokens of them.
-      length: the most tokens a prompt may have, special tokens included.
-      on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
+        rows: the prompts.
+        tokenizer: what makes tokens of them.
+        length: the most tokens a prompt may have, special tokens included.
+        on_bad_row: what becomes of a bad row: "error" stops at it, "skip" leaves it out and lists it.
 
     Returns:
-      The prompts, each int32 [n_tokens]; the index in ``rows`` of each; and for every prompt left out where it stands
-      and what is wrong with it.
+        The prompts, each int32 [n_tokens]; the index in ``rows`` of each; and for every prompt left out where it stands
+        and what is wrong with it.
 
     Raises:
-      DataError: at the first bad row, unless it is to be skipped.
+        DataError: at the first bad row, unless it is to be skipped.
     """
     prompts: list[np.ndarray] = []
     kept: list[int] = []
@@ -160,19 +160,19 @@ def rated_groups(
     not fill a group wait for the next epoch.
 
     Args:
-      sentences: n groups of one sequence each.
-      domains: [n], the domain of each.
-      histograms: [n, n_levels], each sentence's ratings counted by level.
-      group_size: K, at least 2.
-      votes: makes votes [G, K, K] of histograms [G, K, n_levels], such as ``feedback.votes_from_histograms``.
-      seed: of the run.
-      epoch: which pass over the data.
+        sentences: n groups of one sequence each.
+        domains: [n], the domain of each.
+        histograms: [n, n_levels], each sentence's ratings counted by level.
+        group_size: K, at least 2.
+        votes: makes votes [G, K, K] of histograms [G, K, n_levels], such as ``feedback.votes_from_histograms``.
+        seed: of the run.
+        epoch: which pass over the data.
 
     Returns:
-      The groups with their votes, domain by domain; shuffle them before use.
+        The groups with their votes, domain by domain; shuffle them before use.
 
     Raises:
-      ValueError: if ``group_size`` is less than 2.
+        ValueError: if ``group_size`` is less than 2.
     """
     if group_size < 2:
         raise ValueError(f"group_size={group_size}: expected at least 2, since a comparison needs two responses")
@@ -206,14 +206,14 @@ def chosen_first(example: Example, min_share: float) -> Example | None:
     """A pair with the response that more people prefer first and labels [1, 0]; None for a pair that says too little.
 
     Args:
-      example: K = 2, with votes.
-      min_share: the smallest share of votes for the preferred response; a tie (0.5) never passes.
+        example: K = 2, with votes.
+        min_share: the smallest share of votes for the preferred response; a tie (0.5) never passes.
 
     Returns:
-      The pair in the order chosen, rejected; None when the votes tie or their share is below ``min_share``.
+        The pair in the order chosen, rejected; None when the votes tie or their share is below ``min_share``.
 
     Raises:
-      ValueError: if the example is not a pair with votes.
+        ValueError: if the example is not a pair with votes.
 
     Example:
         >>> votes = np.array([[0, 1], [3, 0]], np.float32)

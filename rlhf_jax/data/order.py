@@ -10,15 +10,15 @@ Item = TypeVar("Item")
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffles ``n`` indices for one epoch.
+    """Shuffle ``n`` indices for one epoch.
 
     Args:
-      n: how many there are.
-      seed: of the run, 0 or more.
-      epoch: which pass over the data, 0 or more; each has an order of its own.
+        n: how many there are.
+        seed: of the run, 0 or more.
+        epoch: which pass over the data, 0 or more; each has an order of its own.
 
     Returns:
-      int64 [n], a permutation.
+        int64 [n], a permutation.
 
     Example:
         >>> order = epoch_order(1000, seed=0, epoch=3)

@@ -25,22 +25,22 @@ class Example(NamedTuple):
 
 
 def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int) -> list[np.ndarray]:
-    """Cuts an epoch into batches: groups are taken in the given order until the next one does not fit.
+    """Cut an epoch into batches: groups are taken in the given order until the next one does not fit.
 
     A group's sequences may lie in different rows. Which groups share a batch depends only on the arguments.
 
     Args:
-      lengths: int [G, K], tokens of every sequence of every group.
-      order: int [n], the groups to use, in order (a permutation of G, or a part of one).
-      rows: rows a batch has.
-      row_length: tokens a row has.
-      max_groups: groups a batch may have.
+        lengths: int [G, K], tokens of every sequence of every group.
+        order: int [n], the groups to use, in order (a permutation of G, or a part of one).
+        rows: rows a batch has.
+        row_length: tokens a row has.
+        max_groups: groups a batch may have.
 
     Returns:
-      The batches, each int [at most max_groups]: indices of groups.
+        The batches, each int [at most max_groups]: indices of groups.
 
     Raises:
-      ValueError: if a group alone does not fit, or a batch may have no groups.
+        ValueError: if a group alone does not fit, or a batch may have no groups.
 
     Example:
         >>> batches = plan(np.array([[4], [3], [5], [2]]), np.arange(4), rows=1, row_length=7, max_groups=8)
@@ -93,24 +93,24 @@ def _first_fit_decreasing(lengths: Sequence[int], rows: int, row_length: int) ->
 def pack(
     examples: Sequence[Example], *, rows: int, row_length: int, groups: int, responses: int, length: int, pad_id: int
 ) -> SequenceBatch:
-    """Packs groups into ``rows`` rows; every batch of an epoch has the same shapes, so one program serves them all.
+    """Pack groups into ``rows`` rows; every batch of an epoch has the same shapes, so one program serves them all.
 
     Args:
-      examples: at most ``groups`` of them, each with ``responses`` sequences of at most ``length`` tokens. A batch made
-        by ``plan`` with the same ``rows`` and ``row_length`` fits.
-      rows: N, rows of the forward pass.
-      row_length: L, tokens of a row.
-      groups: B, groups of the logical batch; what examples do not fill is empty (mask False, segment 0).
-      responses: K.
-      length: S, tokens of the logical batch.
-      pad_id: what fills empty places.
+        examples: at most ``groups`` of them, each with ``responses`` sequences of at most ``length`` tokens. A batch
+            made by ``plan`` with the same ``rows`` and ``row_length`` fits.
+        rows: N, rows of the forward pass.
+        row_length: L, tokens of a row.
+        groups: B, groups of the logical batch; what examples do not fill is empty (mask False, segment 0).
+        responses: K.
+        length: S, tokens of the logical batch.
+        pad_id: what fills empty places.
 
     Returns:
-      A batch of numpy arrays [B, K, S] with ``packing`` set; ``votes``, ``rating`` and ``label`` are set if any example
-      has them.
+        A batch of numpy arrays [B, K, S] with ``packing`` set; ``votes``, ``rating`` and ``label`` are set if any
+        example has them.
 
     Raises:
-      ValueError: if something does not fit.
+        ValueError: if something does not fit.
 
     Example:
         >>> example = Example((np.array([1, 5, 6, 2], np.int32),), (2,))
@@ -156,21 +156,22 @@ def pad(
     groups: int | None = None,
     responses: int | None = None,
 ) -> SequenceBatch:
-    """Pads every sequence to ``length``: one sequence a row, no packing.
+    """Pad every sequence to ``length``: one sequence a row, no packing.
 
     Args:
-      examples: groups with the same number K of sequences.
-      length: S, tokens of the batch.
-      pad_id: what fills empty places.
-      side: where the padding goes, "right" or "left".
-      groups: B; as many as there are examples if None. What examples do not fill is empty (mask False, segment 0).
-      responses: K; that of the first example if None.
+        examples: groups with the same number K of sequences.
+        length: S, tokens of the batch.
+        pad_id: what fills empty places.
+        side: where the padding goes, "right" or "left".
+        groups: B; as many as there are examples if None. What examples do not fill is empty (mask False, segment 0).
+        responses: K; that of the first example if None.
 
     Returns:
-      A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
+        A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
 
     Raises:
-      ValueError: if a sequence, a group or the number of groups is too large, or a mask is not as long as its sequence.
+        ValueError: if a sequence, a group or the number of groups is too large, or a mask is not as long as its
+            sequence.
 
     Example:
         >>> batch = pad([Example((np.array([1, 5, 6, 2], np.int32),), (2,))], length=5, pad_id=0)

@@ -13,16 +13,16 @@ Builder = TypeVar("Builder", bound=tfds.core.DatasetBuilder)
 
 
 def prepared(make: Callable[[], Builder]) -> Builder:
-    """Gives a builder whose data set is prepared, as array_record files; what is prepared already is used as it is.
+    """Give a builder whose data set is prepared, as array_record files; what is prepared already is used as it is.
 
     TFDS writes into a folder beside the final one and renames it at the end, so an interrupted preparation leaves no
     data set.
 
     Args:
-      make: makes the builder; called again where another process prepared the data set meanwhile.
+        make: makes the builder; called again where another process prepared the data set meanwhile.
 
     Returns:
-      The builder, ready to be read.
+        The builder, ready to be read.
     """
     builder = make()
     if _is_prepared(builder):

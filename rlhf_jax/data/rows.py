@@ -80,11 +80,11 @@ def plain_turn(message: Message, first: bool = False) -> str:
     """One turn as plain text, as hh-rlhf writes it; of the system the text alone.
 
     Args:
-      message: the turn.
-      first: whether the chat begins with it.
+        message: the turn.
+        first: whether the chat begins with it.
 
     Returns:
-      The text.
+        The text.
 
     Example:
         >>> plain_turn(Message("user", "Hi."))
@@ -99,10 +99,10 @@ def prompt_text(prompt: Prompt) -> str:
     """A prompt as one text, for people and judges to read.
 
     Args:
-      prompt: a text, or the turns so far.
+        prompt: a text, or the turns so far.
 
     Returns:
-      The text; of a chat its turns, the assistant's next one opened.
+        The text; of a chat its turns, the assistant's next one opened.
 
     Example:
         >>> prompt_text((Message("system", "Be brief."), Message("user", "Hi.")))
@@ -117,10 +117,10 @@ def prompt_field(prompt: Prompt) -> str | list[dict[str, str]]:
     """A prompt as a file has it, for whoever reads the file next.
 
     Args:
-      prompt: a text, or the turns so far.
+        prompt: a text, or the turns so far.
 
     Returns:
-      The text; of a chat its messages, as ``parse_prompt`` reads them.
+        The text; of a chat its messages, as ``parse_prompt`` reads them.
 
     Example:
         >>> prompt_field((Message("user", "Hi."),))

@@ -185,7 +185,7 @@ def mode_collapse(
 
 
 def skipped_updates(history: Sequence[Row], *, stage: str = "ppo") -> Alarm | None:
-    """Updates were skipped because the loss or a gradient was not finite.
+    """Update were skipped because the loss or a gradient was not finite.
 
     Args:
         history: rows in the order of their steps; ``skipped`` is the number of updates skipped in a step.

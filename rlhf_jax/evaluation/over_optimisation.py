@@ -46,7 +46,7 @@ class OverOptimisation(NamedTuple):
 
 
 def fit_over_optimisation(kl: ArrayLike, gold: ArrayLike, *, kind: Kind) -> OverOptimisation:
-    """Fits gold score against d = sqrt(KL) by least squares; both forms are linear in a and b.
+    """Fit gold score against d = sqrt(KL) by least squares; both forms are linear in a and b.
 
         best_of_n: gold(d) = d (a - b d),     highest at d = a / (2 b), where it is a^2 / (4 b)
         rl:        gold(d) = d (a - b log d), highest at d = exp(a / b - 1), where it is b d

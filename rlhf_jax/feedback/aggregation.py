@@ -22,14 +22,14 @@ def majority(labels: np.ndarray, *, classes: int) -> np.ndarray:
     majority_i = argmax_j sum_k 1[labels_ik = j]
 
     Args:
-      labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
-      classes: how many labels there are, at least 2.
+        labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
+        classes: how many labels there are, at least 2.
 
     Returns:
-      int64 [n_items]; -1 where several labels are the most frequent: a tie is nobody's majority.
+        int64 [n_items]; -1 where several labels are the most frequent: a tie is nobody's majority.
 
     Raises:
-      ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, or classes is below 2.
+        ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, or classes is below 2.
 
     Example:
         >>> majority([[0, 1, 1], [2, 0, -1]], classes=3)
@@ -43,7 +43,7 @@ def majority(labels: np.ndarray, *, classes: int) -> np.ndarray:
 def dawid_skene(
     labels: np.ndarray, *, classes: int, iterations: int = 100, tolerance: float = 1e-6, smoothing: float = 0.01
 ) -> DawidSkene:
-    """Estimates the true labels together with every rater's errors, by expectation maximisation.
+    """Estimate the true labels together with every rater's errors, by expectation maximisation.
 
     Given the truth, raters are taken to err independently, each in their own way. T_ij, the probability that item i is
     of class j, starts as its share of the votes; then, in turn and over the labels that were given,
@@ -57,19 +57,19 @@ def dawid_skene(
     result.
 
     Args:
-      labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
-      classes: how many labels there are, at least 2.
-      iterations: the most to do; tens are usual, more where raters are poor.
-      tolerance: stops once no posterior moves by more than this.
-      smoothing: labels added to each cell of each confusion matrix, so that a rater of few labels is not taken to be
-        infallible; at 0 it is the maximum likelihood of the paper. A row that nothing speaks to is uniform.
+        labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
+        classes: how many labels there are, at least 2.
+        iterations: the most to do; tens are usual, more where raters are poor.
+        tolerance: stops once no posterior moves by more than this.
+        smoothing: labels added to each cell of each confusion matrix, so that a rater of few labels is not taken to be
+          infallible; at 0 it is the maximum likelihood of the paper. A row that nothing speaks to is uniform.
 
     Returns:
-      Posteriors, priors, confusion matrices and the number of iterations; the posteriors are those of the matrices.
+        Posteriors, priors, confusion matrices and the number of iterations; the posteriors are those of the matrices.
 
     Raises:
-      ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, classes is below 2,
-        iterations below 1, or tolerance or smoothing below 0.
+        ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, classes is below 2,
+          iterations below 1, or tolerance or smoothing below 0.
 
     Example:
         >>> good, poor = [0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]

@@ -21,14 +21,14 @@ def single_rater_accuracy(ratings: Sequence[np.ndarray], pairs: np.ndarray) -> n
     that agrees with the majority more often than this judges better than one person does.
 
     Args:
-      ratings: n arrays [n_k], what people gave each response.
-      pairs: int [m, 2], indices of the responses of each pair.
+        ratings: n arrays [n_k], what people gave each response.
+        pairs: int [m, 2], indices of the responses of each pair.
 
     Returns:
-      float64 [m], from 0 to 1; its mean is the accuracy of one person.
+        float64 [m], from 0 to 1; its mean is the accuracy of one person.
 
     Raises:
-      ValueError: if a response has no ratings, or one is not finite.
+        ValueError: if a response has no ratings, or one is not finite.
 
     Example:
         >>> single_rater_accuracy([[2, 2, 2, 2], [1, 1, 1, 3]], [[0, 1]])  # only "2 < 3" is wrong
@@ -61,16 +61,16 @@ def krippendorff_alpha(
     alpha = 1 - D_o / D_e, where D_o is the mean difference between two ratings of one item, D_e between any two.
 
     Args:
-      ratings: n arrays [n_k], what people gave each item; items with fewer than two ratings are left out.
-      level: what a difference is: "interval" (c - k)^2, "ordinal" the squared number of ratings between c and k, with
-        half of those at c and at k, "nominal" 1.
+        ratings: n arrays [n_k], what people gave each item; items with fewer than two ratings are left out.
+        level: what a difference is: "interval" (c - k)^2, "ordinal" the squared number of ratings between c and k, with
+          half of those at c and at k, "nominal" 1.
 
     Returns:
-      1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement.
+        1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement.
 
     Raises:
-      ValueError: if no item has two ratings, if all ratings are equal (alpha is then undefined), or for an unknown
-        level.
+        ValueError: if no item has two ratings, if all ratings are equal (alpha is then undefined), or for an unknown
+          level.
 
     Example:
         >>> krippendorff_alpha([[1, 1], [2, 2], [3, 3]])
@@ -113,14 +113,14 @@ def fleiss_kappa(counts: np.ndarray) -> float:
     items with m ratings each, N in all, it is kappa + (1 - kappa) / N.
 
     Args:
-      counts: [n_items, n_categories], how many raters put each item in each category.
+        counts: [n_items, n_categories], how many raters put each item in each category.
 
     Returns:
-      1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement, at least -1 / (m - 1).
+        1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement, at least -1 / (m - 1).
 
     Raises:
-      ValueError: if counts are not whole numbers of at least 0, items have different numbers of ratings or fewer than
-        two, or all ratings are of one category (kappa is then undefined).
+        ValueError: if counts are not whole numbers of at least 0, items have different numbers of ratings or fewer than
+          two, or all ratings are of one category (kappa is then undefined).
 
     Example:
         >>> round(fleiss_kappa([[3, 0], [0, 3], [2, 1], [1, 2]]), 3)

@@ -16,14 +16,14 @@ def vote_share(ratings_a: np.ndarray, ratings_b: np.ndarray) -> float:
     share = (1 / (n_a n_b)) sum_ij (1[a_i > b_j] + 1/2 1[a_i = b_j])
 
     Args:
-      ratings_a: [n_a], what people gave A.
-      ratings_b: [n_b], what people gave B; they may be other people.
+        ratings_a: [n_a], what people gave A.
+        ratings_b: [n_b], what people gave B; they may be other people.
 
     Returns:
-      A number from 0 (everybody prefers B) to 1 (everybody prefers A).
+        A number from 0 (everybody prefers B) to 1 (everybody prefers A).
 
     Raises:
-      ValueError: if there are no ratings, or one is not finite.
+        ValueError: if there are no ratings, or one is not finite.
 
     Example:
         >>> vote_share([1, 2], [1, 0])  # 2 > 1, 2 > 0, 1 > 0, and 1 = 1
@@ -41,13 +41,13 @@ def votes(ratings: Sequence[np.ndarray]) -> np.ndarray:
     votes[i, j] = min(n_i, n_j) * vote_share(i, j), so votes[i, j] + votes[j, i] is the number of raters of the pair.
 
     Args:
-      ratings: K arrays [n_k], what people gave each response.
+        ratings: K arrays [n_k], what people gave each response.
 
     Returns:
-      float32 [K, K] with a zero diagonal.
+        float32 [K, K] with a zero diagonal.
 
     Raises:
-      ValueError: if a response has no ratings, or one is not finite.
+        ValueError: if a response has no ratings, or one is not finite.
 
     Example:
         >>> votes([[1, 2], [1, 0]]).tolist()
@@ -57,17 +57,17 @@ def votes(ratings: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def histograms(ratings: Sequence[np.ndarray], levels: np.ndarray | None = None) -> np.ndarray:
-    """Counts every response's ratings by level.
+    """Count every response's ratings by level.
 
     Args:
-      ratings: n arrays [n_k], what people gave each response.
-      levels: float [n_levels] ascending, the levels there are; those that occur if None.
+        ratings: n arrays [n_k], what people gave each response.
+        levels: float [n_levels] ascending, the levels there are; those that occur if None.
 
     Returns:
-      float64 [n, n_levels], how many raters gave each level, lowest level first.
+        float64 [n, n_levels], how many raters gave each level, lowest level first.
 
     Raises:
-      ValueError: if a response has no ratings, or one is not finite or not among the levels.
+        ValueError: if a response has no ratings, or one is not finite or not among the levels.
 
     Example:
         >>> histograms([[1, 2], [2, 2]]).tolist()
@@ -92,10 +92,10 @@ def votes_from_histograms(counts: np.ndarray) -> np.ndarray:
     """``votes`` for many groups at once, from ratings counted by level.
 
     Args:
-      counts: [..., K, n_levels], how many raters gave each level, lowest level first; every response has some.
+        counts: [..., K, n_levels], how many raters gave each level, lowest level first; every response has some.
 
     Returns:
-      float32 [..., K, K] with a zero diagonal.
+        float32 [..., K, K] with a zero diagonal.
 
     Example:
         >>> votes_from_histograms(np.array([[1, 1], [2, 0]])).tolist()
@@ -113,18 +113,18 @@ def votes_from_histograms(counts: np.ndarray) -> np.ndarray:
 
 
 def random_pairs(domains: Sequence[str], n_per_sentence: int, seed: int) -> np.ndarray:
-    """Draws pairs of different sentences of one domain; every sentence is in ``2 * n_per_sentence`` of them.
+    """Draw pairs of different sentences of one domain; every sentence is in ``2 * n_per_sentence`` of them.
 
     In each of ``n_per_sentence`` rounds a domain's sentences are shuffled into a ring and neighbours are paired, so no
     sentence is drawn more often than another (a domain of two sentences gives one pair a round, of one sentence none).
 
     Args:
-      domains: [n], the domain of every sentence.
-      n_per_sentence: rounds.
-      seed: what the draw depends on, beside the other arguments.
+        domains: [n], the domain of every sentence.
+        n_per_sentence: rounds.
+        seed: what the draw depends on, beside the other arguments.
 
     Returns:
-      int64 [m, 2], indices of the sentences of each pair, first A then B. A pair may be drawn in two rounds.
+        int64 [m, 2], indices of the sentences of each pair, first A then B. A pair may be drawn in two rounds.
 
     Example:
         >>> pairs = random_pairs(["x", "y", "x", "y", "x"], 1, seed=0)

@@ -24,11 +24,11 @@ def golden_set(sentences: Sequence[Rated], n: int = 500) -> np.ndarray:
     """The sentences whose ratings vary least; of equals, those with the smaller id.
 
     Args:
-      sentences: rated sentences, such as the test split.
-      n: how many.
+        sentences: rated sentences, such as the test split.
+        n: how many.
 
     Returns:
-      int64 [min(n, number of sentences)], their indices, the least disputed first.
+        int64 [min(n, number of sentences)], their indices, the least disputed first.
 
     Example:
         >>> from types import SimpleNamespace as S

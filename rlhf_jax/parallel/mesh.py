@@ -17,13 +17,13 @@ class MeshConfig:
     """How many devices lie along each axis of the mesh.
 
     Args:
-      data: copies of the model, each on its own share of the batch; -1 takes all the devices that are left.
-      fsdp: devices that share one copy of the parameters (split along the embedding) and split the batch as well.
-      tensor: devices that share the heads, the MLP and the vocabulary.
+        data: copies of the model, each on its own share of the batch; -1 takes all the devices that are left.
+        fsdp: devices that share one copy of the parameters (split along the embedding) and split the batch as well.
+        tensor: devices that share the heads, the MLP and the vocabulary.
 
     Example:
-      >>> MeshConfig(fsdp=2).sizes(8)
-      (4, 2, 1)
+        >>> MeshConfig(fsdp=2).sizes(8)
+        (4, 2, 1)
     """
 
     data: int = -1
@@ -34,21 +34,21 @@ class MeshConfig:
         """The size of each axis on so many devices.
 
         Args:
-          devices: number of devices that the mesh must use up.
+            devices: number of devices that the mesh must use up.
 
         Returns:
-          Sizes of data, fsdp and tensor; their product is ``devices``.
+            Sizes of data, fsdp and tensor; their product is ``devices``.
 
         Raises:
-          ValueError: a size is not a positive number (or -1, once), or the sizes do not multiply to ``devices``.
+            ValueError: a size is not a positive number (or -1, once), or the sizes do not multiply to ``devices``.
 
         Example:
-          >>> MeshConfig(data=2, fsdp=-1, tensor=2).sizes(8)
-          (2, 2, 2)
-          >>> MeshConfig(fsdp=3).sizes(8)
-          Traceback (most recent call last):
-          ...
-          ValueError: mesh data=-1, fsdp=3, tensor=1 does not fit 8 devices: 3 does not divide 8; ...
+            >>> MeshConfig(data=2, fsdp=-1, tensor=2).sizes(8)
+            (2, 2, 2)
+            >>> MeshConfig(fsdp=3).sizes(8)
+            Traceback (most recent call last):
+            ...
+            ValueError: mesh data=-1, fsdp=3, tensor=1 does not fit 8 devices: 3 does not divide 8; ...
         """
         given = {name: getattr(self, name) for name in AXES}
         said = ", ".join(f"{name}={size}" for name, size in given.items())
@@ -73,19 +73,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """The mesh ``data x fsdp x tensor`` over the devices.
 
     Args:
-      config: sizes of the axes.
-      devices: which devices; all of them when not given.
+        config: sizes of the axes.
+        devices: which devices; all of them when not given.
 
     Returns:
-      A mesh whose axes are of type Auto: the compiler places what lies between the given shardings.
+        A mesh whose axes are of type Auto: the compiler places what lies between the given shardings.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices.
 
     Example:
-      >>> import jax
-      >>> make_mesh(MeshConfig(), jax.devices()[:1]).shape_tuple
-      (('data', 1), ('fsdp', 1), ('tensor', 1))
+        >>> import jax
+        >>> make_mesh(MeshConfig(), jax.devices()[:1]).shape_tuple
+        (('data', 1), ('fsdp', 1), ('tensor', 1))
     """
     chosen = tuple(jax.devices() if devices is None else devices)
     # Auto is said because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a vocabulary-sharded

@@ -40,15 +40,15 @@ def path_name(path: Sequence[Any]) -> str:
     """A leaf's path as text: keys joined by slashes.
 
     Args:
-      path: key path as ``jax.tree_util.tree_flatten_with_path`` gives it.
+        path: key path as ``jax.tree_util.tree_flatten_with_path`` gives it.
 
     Returns:
-      For example ``policy/blocks/mlp/up``.
+        For example ``policy/blocks/mlp/up``.
 
     Example:
-      >>> import jax
-      >>> [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path({"policy": [3, 4]})[0]]
-      ['policy/0', 'policy/1']
+        >>> import jax
+        >>> [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path({"policy": [3, 4]})[0]]
+        ['policy/0', 'policy/1']
     """
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
@@ -78,25 +78,25 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leadin
     """The place of every leaf of a tree of parameters, or of a training state with its optimiser's.
 
     Args:
-      tree: arrays, or their shapes from ``jax.eval_shape``.
-      mesh: the device mesh.
-      rules: pairs (regular expression searched in the leaf's path, PartitionSpec); the first that matches is taken.
-      leading: axes before the ones that the rules speak of, left whole: 1 for stacked members of an ensemble.
+        tree: arrays, or their shapes from ``jax.eval_shape``.
+        mesh: the device mesh.
+        rules: pairs (regular expression searched in the leaf's path, PartitionSpec); the first that matches is taken.
+        leading: axes before the ones that the rules speak of, left whole: 1 for stacked members of an ensemble.
 
     Returns:
-      The same tree with a ``NamedSharding`` for each leaf. Scalars are replicated, and a dimension that its mesh axis
-      does not divide is left whole.
+        The same tree with a ``NamedSharding`` for each leaf. Scalars are replicated, and a dimension that its mesh axis
+        does not divide is left whole.
 
     Raises:
-      ValueError: no rule matches a leaf, or a rule names more dimensions than the leaf has.
+        ValueError: no rule matches a leaf, or a rule names more dimensions than the leaf has.
 
     Example:
-      >>> import jax
-      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
-      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-      >>> shapes = {"policy": {"embedding": jax.ShapeDtypeStruct((32, 8), "float32")}}
-      >>> tuple(param_shardings(shapes, mesh)["policy"]["embedding"].spec)
-      ('tensor', 'fsdp')
+        >>> import jax
+        >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> shapes = {"policy": {"embedding": jax.ShapeDtypeStruct((32, 8), "float32")}}
+        >>> tuple(param_shardings(shapes, mesh)["policy"]["embedding"].spec)
+        ('tensor', 'fsdp')
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
@@ -111,20 +111,20 @@ def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:
     """The place of a batch: its batch axis lies over data and fsdp together, everything else is whole.
 
     Args:
-      batch: arrays or shapes ``[B, ...]``; with ``batch_axis=1``, micro-batches ``[A, B, ...]``.
-      mesh: the device mesh.
-      batch_axis: which axis counts the groups (or the rows of a packed batch).
+        batch: arrays or shapes ``[B, ...]``; with ``batch_axis=1``, micro-batches ``[A, B, ...]``.
+        mesh: the device mesh.
+        batch_axis: which axis counts the groups (or the rows of a packed batch).
 
     Returns:
-      The same tree with a ``NamedSharding`` for each leaf. A leaf whose batch axis the devices do not divide is
-      replicated: right, but every device then does the whole work on it.
+        The same tree with a ``NamedSharding`` for each leaf. A leaf whose batch axis the devices do not divide is
+        replicated: right, but every device then does the whole work on it.
 
     Example:
-      >>> import jax
-      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
-      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-      >>> tuple(batch_shardings({"tokens": jax.ShapeDtypeStruct((4, 1, 16), "int32")}, mesh)["tokens"].spec)
-      (('data', 'fsdp'),)
+        >>> import jax
+        >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> tuple(batch_shardings({"tokens": jax.ShapeDtypeStruct((4, 1, 16), "int32")}, mesh)["tokens"].spec)
+        (('data', 'fsdp'),)
     """
     axis = ("data", "fsdp")
 
@@ -141,16 +141,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device of the mesh.
 
     Args:
-      mesh: the device mesh.
+        mesh: the device mesh.
 
     Returns:
-      A sharding that fits any shape, and any tree as a prefix.
+        A sharding that fits any shape, and any tree as a prefix.
 
     Example:
-      >>> import jax
-      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
-      >>> replicated(make_mesh(MeshConfig(), jax.devices()[:1])).is_fully_replicated
-      True
+        >>> import jax
+        >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+        >>> replicated(make_mesh(MeshConfig(), jax.devices()[:1])).is_fully_replicated
+        True
     """
     return NamedSharding(mesh, PartitionSpec())
 
@@ -159,18 +159,18 @@ def put(tree: Any, shardings: Any) -> Any:
     """The tree on the devices. In a job of several processes each holds the same host arrays and keeps its own part.
 
     Args:
-      tree: numpy or jax arrays.
-      shardings: one sharding for all, or a tree of them.
+        tree: numpy or jax arrays.
+        shardings: one sharding for all, or a tree of them.
 
     Returns:
-      The same tree of jax arrays.
+        The same tree of jax arrays.
 
     Example:
-      >>> import jax, numpy as np
-      >>> from rlhf_jax.parallel import MeshConfig, make_mesh
-      >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-      >>> put({"x": np.arange(3)}, replicated(mesh))["x"].sharding.mesh.axis_names
-      ('data', 'fsdp', 'tensor')
+        >>> import jax, numpy as np
+        >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> put({"x": np.arange(3)}, replicated(mesh))["x"].sharding.mesh.axis_names
+        ('data', 'fsdp', 'tensor')
     """
     if isinstance(shardings, jax.sharding.Sharding):
         one = shardings

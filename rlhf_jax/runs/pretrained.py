@@ -71,7 +71,7 @@ def checkpoint_tokenizer(path: Path) -> Tokenizer:
 
 
 def checkpoint_fingerprint(path: Path) -> str:
-    """Changes when the files do."""
+    """Change when the files do."""
     if (path / ADAPTER_CONFIG).exists():
         return models.fingerprint(path / "adapter_model.safetensors") + models.fingerprint(_below(path))
     return models.fingerprint(path)

@@ -110,7 +110,7 @@ class Scorable(NamedTuple):
 
 
 def scorable(row: Mapping[str, Any], where: str) -> Scorable:
-    """Reads a row that can be scored, in any layout of ``rlhf_jax.data.layouts``.
+    """Read a row that can be scored, in any layout of ``rlhf_jax.data.layouts``.
 
     Args:
         row: a prompt with one response, or a comparison of two.

@@ -14,8 +14,8 @@ class KLState(NamedTuple):
     """A controller's state; it travels in the checkpoint.
 
     Example:
-      >>> fixed(0.05).init().coef.dtype
-      dtype('float32')
+        >>> fixed(0.05).init().coef.dtype
+        dtype('float32')
     """
 
     coef: Array  # float32 []; the weight of the KL, in the reward or in the loss
@@ -25,9 +25,9 @@ class Controller(NamedTuple):
     """A pair of pure functions.
 
     Example:
-      >>> controller = fixed(0.05)
-      >>> round(float(controller.update(controller.init(), kl=9.0, samples=64).coef), 3)
-      0.05
+        >>> controller = fixed(0.05)
+        >>> round(float(controller.update(controller.init(), kl=9.0, samples=64).coef), 3)
+        0.05
     """
 
     init: Callable[[], KLState]
@@ -38,17 +38,17 @@ def fixed(coef: float) -> Controller:
     """A coefficient that never changes.
 
     Args:
-      coef: weight of the KL; 0.01 to 0.2.
+        coef: weight of the KL; 0.01 to 0.2.
 
     Returns:
-      A controller whose update gives back its state.
+        A controller whose update gives back its state.
 
     Raises:
-      ValueError: coef is negative.
+        ValueError: coef is negative.
 
     Example:
-      >>> round(float(fixed(0.05).init().coef), 3)
-      0.05
+        >>> round(float(fixed(0.05).init().coef), 3)
+        0.05
 
     Source: Ouyang et al., "Training language models to follow instructions" (2022), use 0.02.
     """
@@ -73,23 +73,23 @@ def adaptive(
     clipped to ``[minimum, maximum]``, so that a KL estimate gone wild can neither free the policy nor freeze it.
 
     Args:
-      initial: the first coefficient, between minimum and maximum.
-      target: KL to hold, in nats per response; 3 to 10.
-      horizon: h, the number of samples over which an error of 1 would double the coefficient; about 10,000.
-      minimum: lower bound of the coefficient.
-      maximum: upper bound of the coefficient.
+        initial: the first coefficient, between minimum and maximum.
+        target: KL to hold, in nats per response; 3 to 10.
+        horizon: h, the number of samples over which an error of 1 would double the coefficient; about 10,000.
+        minimum: lower bound of the coefficient.
+        maximum: upper bound of the coefficient.
 
     Returns:
-      A controller; its update takes the measured KL (nats per response) and the number n of responses behind it. A KL
-      that is not finite leaves the coefficient as it is.
+        A controller; its update takes the measured KL (nats per response) and the number n of responses behind it. A KL
+        that is not finite leaves the coefficient as it is.
 
     Raises:
-      ValueError: a bound, the target or the horizon is not positive, or the initial value is outside the bounds.
+        ValueError: a bound, the target or the horizon is not positive, or the initial value is outside the bounds.
 
     Example:
-      >>> controller = adaptive(0.05, target=5.0, horizon=100.0)
-      >>> round(float(controller.update(controller.init(), kl=6.0, samples=50).coef), 4)
-      0.055
+        >>> controller = adaptive(0.05, target=5.0, horizon=100.0)
+        >>> round(float(controller.update(controller.init(), kl=6.0, samples=50).coef), 4)
+        0.055
 
     Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), section 2.2.
     """
@@ -119,24 +119,24 @@ def banded(
     clipped to ``[minimum, maximum]``.
 
     Args:
-      initial: the first coefficient, between minimum and maximum.
-      low: l, in nats per response: below it the policy is held less.
-      high: h, in nats per response: above it the policy is held more.
-      factor: f, above 1; 1.1 to 2.
-      minimum: lower bound of the coefficient.
-      maximum: upper bound of the coefficient.
+        initial: the first coefficient, between minimum and maximum.
+        low: l, in nats per response: below it the policy is held less.
+        high: h, in nats per response: above it the policy is held more.
+        factor: f, above 1; 1.1 to 2.
+        minimum: lower bound of the coefficient.
+        maximum: upper bound of the coefficient.
 
     Returns:
-      A controller; its update takes the measured KL (nats per response). A KL that is not finite leaves the
-      coefficient as it is.
+        A controller; its update takes the measured KL (nats per response). A KL that is not finite leaves the
+        coefficient as it is.
 
     Raises:
-      ValueError: the band is empty, the factor is not above 1, or the initial value is outside the bounds.
+        ValueError: the band is empty, the factor is not above 1, or the initial value is outside the bounds.
 
     Example:
-      >>> controller = banded(0.05, low=2.0, high=6.0, factor=1.5)
-      >>> [round(float(controller.update(controller.init(), kl=kl, samples=64).coef), 4) for kl in (1.0, 4.0, 9.0)]
-      [0.0333, 0.05, 0.075]
+        >>> controller = banded(0.05, low=2.0, high=6.0, factor=1.5)
+        >>> [round(float(controller.update(controller.init(), kl=kl, samples=64).coef), 4) for kl in (1.0, 4.0, 9.0)]
+        [0.0333, 0.05, 0.075]
 
     Source: the penalty rule of Schulman et al. 2017, section 4 (arXiv:1707.06347), with a band around the target.
     """

@@ -25,7 +25,7 @@ class CheckpointStore(Protocol):
     """What the loop needs of ``checkpoint.Checkpoints``."""
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
-        """Copies the tree and writes it in the background."""
+        """Copy the tree and writes it in the background."""
 
     def wait(self) -> None:
         """Blocks until the last save is on disk."""
@@ -101,51 +101,51 @@ def fit(
     host: MutableMapping[str, Any] | None = None,
     show: Sequence[str] = ("loss",),
 ) -> FitResult:
-    """Runs a stage to its last step, from wherever its newest checkpoint left it.
+    """Run a stage to its last step, from wherever its newest checkpoint left it.
 
     Args:
-      stage: name, for messages and the progress bar.
-      state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
-      total: number of steps.
-      update: ``(state, step) -> (state, metrics)`` for step 0, 1, ...; all its randomness and its data must be
-        functions of the step. Metrics are ``(sum, weight)`` pairs or numbers.
-      writer: where rows go; on a resume it is rewound.
-      checkpoints: where the state is saved; the newest one there is continued.
-      checkpoint_every: steps between two saves; the last step is always saved.
-      evaluate: ``(state) -> metrics``; it must not donate the state.
-      eval_every: steps between two evaluations; the last step is always evaluated.
-      evaluate_first: evaluate before the first step too, in a row with step 0.
-      best: the evaluation's metric by which the best parameters are chosen.
-      mode: whether the best is the smallest or the largest value.
-      patience: stop after this many evaluations without a new best; 0 never stops early.
-      max_skipped_in_row: this many non-finite updates in a row end the run.
-      train_state: finds the ``TrainState`` in the state.
-      host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
-      show: metrics that the progress bar shows.
+        stage: name, for messages and the progress bar.
+        state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
+        total: number of steps.
+        update: ``(state, step) -> (state, metrics)`` for step 0, 1, ...; all its randomness and its data must be
+          functions of the step. Metrics are ``(sum, weight)`` pairs or numbers.
+        writer: where rows go; on a resume it is rewound.
+        checkpoints: where the state is saved; the newest one there is continued.
+        checkpoint_every: steps between two saves; the last step is always saved.
+        evaluate: ``(state) -> metrics``; it must not donate the state.
+        eval_every: steps between two evaluations; the last step is always evaluated.
+        evaluate_first: evaluate before the first step too, in a row with step 0.
+        best: the evaluation's metric by which the best parameters are chosen.
+        mode: whether the best is the smallest or the largest value.
+        patience: stop after this many evaluations without a new best; 0 never stops early.
+        max_skipped_in_row: this many non-finite updates in a row end the run.
+        train_state: finds the ``TrainState`` in the state.
+        host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
+        show: metrics that the progress bar shows.
 
     Returns:
-      The last state, the best parameters and all rows.
+        The last state, the best parameters and all rows.
 
     Raises:
-      Interrupted: SIGTERM or Ctrl-C arrived; the state was saved at a step boundary.
-      SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
-      ValueError: evaluate is given without what it needs, or does not return ``best``.
+        Interrupted: SIGTERM or Ctrl-C arrived; the state was saved at a step boundary.
+        SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
+        ValueError: evaluate is given without what it needs, or does not return ``best``.
 
     Example:
-      >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
-      >>> from rlhf_jax.checkpoint import Checkpoints
-      >>> from rlhf_jax.training import MetricsWriter, init_state, make_train_step
-      >>> from rlhf_jax.types import Aux
-      >>> optimizer = optax.sgd(0.25)
-      >>> step = make_train_step(lambda p, b, k: (jnp.square(p["x"] - b), Aux(jnp.float32(1), {})), optimizer)
-      >>> with tempfile.TemporaryDirectory() as run, MetricsWriter(run, "demo") as writer:
-      ...     with contextlib.redirect_stderr(io.StringIO()):
-      ...         result = fit(
-      ...             stage="demo", state=init_state({"x": jnp.float32(0)}, optimizer), total=3,
-      ...             update=lambda state, i: step(state, jnp.float32(8), jax.random.key(i)), writer=writer,
-      ...             checkpoints=Checkpoints(run + "/checkpoints", fingerprint={}), checkpoint_every=2)
-      >>> [row["demo/loss"] for row in result.history], float(result.state.params["x"])
-      ([64.0, 16.0, 4.0], 7.0)
+        >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
+        >>> from rlhf_jax.checkpoint import Checkpoints
+        >>> from rlhf_jax.training import MetricsWriter, init_state, make_train_step
+        >>> from rlhf_jax.types import Aux
+        >>> optimizer = optax.sgd(0.25)
+        >>> step = make_train_step(lambda p, b, k: (jnp.square(p["x"] - b), Aux(jnp.float32(1), {})), optimizer)
+        >>> with tempfile.TemporaryDirectory() as run, MetricsWriter(run, "demo") as writer:
+        ...     with contextlib.redirect_stderr(io.StringIO()):
+        ...         result = fit(
+        ...             stage="demo", state=init_state({"x": jnp.float32(0)}, optimizer), total=3,
+        ...             update=lambda state, i: step(state, jnp.float32(8), jax.random.key(i)), writer=writer,
+        ...             checkpoints=Checkpoints(run + "/checkpoints", fingerprint={}), checkpoint_every=2)
+        >>> [row["demo/loss"] for row in result.history], float(result.state.params["x"])
+        ([64.0, 16.0, 4.0], 7.0)
     """
     if evaluate is not None and (eval_every < 1 or not best):
         raise ValueError(f"{stage}: evaluate needs eval_every >= 1 and best, found {eval_every} and {best!r}")
@@ -174,7 +174,7 @@ def fit(
     pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
 
     def flush(extra: Mapping[str, float]) -> None:
-        """Writes the row of the last step but one, which the device has done by now: no wait for the one it is at."""
+        """Write the row of the last step but one, which the device has done by now: no wait for the one it is at."""
         nonlocal pending
         if pending is None:
             return

@@ -23,22 +23,22 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
     """The rows of a metrics file.
 
     Args:
-      path: a ``metrics.jsonl``; one that does not exist yet has no rows.
-      stage: only this stage's rows; all when not given.
+        path: a ``metrics.jsonl``; one that does not exist yet has no rows.
+        stage: only this stage's rows; all when not given.
 
     Returns:
-      Rows in the order they were written. A torn last line (the writer was killed, or is writing) is left out.
+        Rows in the order they were written. A torn last line (the writer was killed, or is writing) is left out.
 
     Raises:
-      ValueError: a line before the last is not a JSON object; the message names file and line.
+        ValueError: a line before the last is not a JSON object; the message names file and line.
 
     Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with MetricsWriter(folder, "sft") as writer:
-      ...         writer.write(1, {"loss": 2.5})
-      ...     read_metrics(Path(folder) / "metrics.jsonl")
-      [{'stage': 'sft', 'step': 1, 'sft/loss': 2.5}]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with MetricsWriter(folder, "sft") as writer:
+        ...         writer.write(1, {"loss": 2.5})
+        ...     read_metrics(Path(folder) / "metrics.jsonl")
+        [{'stage': 'sft', 'step': 1, 'sft/loss': 2.5}]
     """
     file = Path(path)
     if not file.exists():
@@ -62,17 +62,17 @@ class MetricsWriter:
     """Appends a stage's rows to ``DIRECTORY/metrics.jsonl`` and to TensorBoard events in ``DIRECTORY/events/STAGE``.
 
     Args:
-      directory: the run's folder; made if needed. Several stages may share it, one at a time.
-      stage: name put before every metric, as in ``sft/loss``.
+        directory: the run's folder; made if needed. Several stages may share it, one at a time.
+        stage: name put before every metric, as in ``sft/loss``.
 
     Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder, MetricsWriter(folder, "sft") as writer:
-      ...     writer.write(1, {"loss": 2.5})
-      ...     writer.write(2, {"loss": float("nan")})
-      ...     writer.rewind(1)
-      ...     writer.rows()
-      [{'stage': 'sft', 'step': 1, 'sft/loss': 2.5}]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, MetricsWriter(folder, "sft") as writer:
+        ...     writer.write(1, {"loss": 2.5})
+        ...     writer.write(2, {"loss": float("nan")})
+        ...     writer.rewind(1)
+        ...     writer.rows()
+        [{'stage': 'sft', 'step': 1, 'sft/loss': 2.5}]
     """
 
     def __init__(self, directory: str | os.PathLike[str], stage: str):
@@ -88,8 +88,8 @@ class MetricsWriter:
         """Appends one row; it is in the file when this returns.
 
         Args:
-          step: number of updates done.
-          values: name -> number. A number that is not finite becomes null.
+            step: number of updates done.
+            values: name -> number. A number that is not finite becomes null.
         """
         row: Row = {"stage": self.stage, "step": step}
         for name, value in values.items():
@@ -102,15 +102,15 @@ class MetricsWriter:
         """This stage's rows so far.
 
         Returns:
-          Rows as ``read_metrics`` gives them.
+            Rows as ``read_metrics`` gives them.
         """
         return read_metrics(self.path, self.stage)
 
     def rewind(self, step: int) -> None:
-        """Takes back this stage's rows after a step, so that a resumed run writes them once.
+        """Take back this stage's rows after a step, so that a resumed run writes them once.
 
         Args:
-          step: the last step to keep.
+            step: the last step to keep.
         """
         kept = [row for row in read_metrics(self.path) if row["stage"] != self.stage or row["step"] <= step]
         self._file.close()
@@ -124,7 +124,7 @@ class MetricsWriter:
                 self._event(row)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Close both files."""
         self._file.close()
         self._close_events()
 

@@ -21,26 +21,26 @@ class OptimizerConfig:
     """AdamW and its schedule.
 
     Args:
-      learning_rate: the peak; 1e-4 to 1e-3 for a small model from scratch, 1e-6 to 1e-5 for PPO on a large one.
-      schedule: how it falls after the warm-up: along half a cosine, or in a straight line.
-      warmup_fraction: share of the steps over which the rate rises linearly to the peak; 0 to 0.1.
-      final_fraction: share of the peak that is left at the last step; 1 keeps the rate constant after the warm-up.
-      weight_decay: decoupled decay of matrices (norms and biases have none); 0 to 0.1.
-      b1: decay of the first moment.
-      b2: decay of the second moment; 0.95 to 0.999.
-      eps: added to the root of the second moment.
-      max_grad_norm: gradients are scaled down to this global norm; None leaves them.
+        learning_rate: the peak; 1e-4 to 1e-3 for a small model from scratch, 1e-6 to 1e-5 for PPO on a large one.
+        schedule: how it falls after the warm-up: along half a cosine, or in a straight line.
+        warmup_fraction: share of the steps over which the rate rises linearly to the peak; 0 to 0.1.
+        final_fraction: share of the peak that is left at the last step; 1 keeps the rate constant after the warm-up.
+        weight_decay: decoupled decay of matrices (norms and biases have none); 0 to 0.1.
+        b1: decay of the first moment.
+        b2: decay of the second moment; 0.95 to 0.999.
+        eps: added to the root of the second moment.
+        max_grad_norm: gradients are scaled down to this global norm; None leaves them.
 
     Raises:
-      ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is out of its range; the message names the field.
 
     Example:
-      >>> OptimizerConfig(learning_rate=1e-3).max_grad_norm
-      1.0
-      >>> OptimizerConfig(learning_rate=-1.0)
-      Traceback (most recent call last):
-      ...
-      ValueError: learning_rate must be positive, found -1.0
+        >>> OptimizerConfig(learning_rate=1e-3).max_grad_norm
+        1.0
+        >>> OptimizerConfig(learning_rate=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: learning_rate must be positive, found -1.0
 
     Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (2019).
     """
@@ -79,19 +79,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
               c(x) = \tfrac{1}{2}(1 + \cos \pi x) \text{ or } 1 - x
 
     Args:
-      config: peak, warm-up, shape of the fall and final fraction.
-      steps: number of updates S in the whole run.
+        config: peak, warm-up, shape of the fall and final fraction.
+        steps: number of updates S in the whole run.
 
     Returns:
-      ``(step) -> rate``; step 0 already has a rate above 0, so that no step is wasted.
+        ``(step) -> rate``; step 0 already has a rate above 0, so that no step is wasted.
 
     Raises:
-      ValueError: steps is below 1.
+        ValueError: steps is below 1.
 
     Example:
-      >>> schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.0), 20)
-      >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 11, 20)]
-      [0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.0), 20)
+        >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 11, 20)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
 
     Source: the cosine: Loshchilov & Hutter, "SGDR" (2017), one cycle.
     """
@@ -122,22 +122,22 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """AdamW after clipping by the global norm, on the schedule of ``make_schedule``.
 
     Args:
-      config: rates, moments, decay and clipping.
-      steps: number of updates in the whole run, for the schedule.
+        config: rates, moments, decay and clipping.
+        steps: number of updates in the whole run, for the schedule.
 
     Returns:
-      An optax transformation.
+        An optax transformation.
 
     Raises:
-      ValueError: steps is below 1.
+        ValueError: steps is below 1.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0), steps=10)
-      >>> params = {"x": jnp.ones(2)}
-      >>> updates, _ = optimizer.update({"x": jnp.array([3.0, -4.0])}, optimizer.init(params), params)
-      >>> [round(float(update), 3) for update in updates["x"]]
-      [-0.1, 0.1]
+        >>> import jax.numpy as jnp
+        >>> optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0), steps=10)
+        >>> params = {"x": jnp.ones(2)}
+        >>> updates, _ = optimizer.update({"x": jnp.array([3.0, -4.0])}, optimizer.init(params), params)
+        >>> [round(float(update), 3) for update in updates["x"]]
+        [-0.1, 0.1]
 
     Source: Loshchilov & Hutter (2019); clipping: Pascanu et al., "On the difficulty of training recurrent neural
     networks" (2013).
@@ -159,21 +159,21 @@ def by_role(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.Gra
     """One optimiser for each role: its own rate, schedule and clipping.
 
     Args:
-      optimizers: role (the top key of the parameters) -> its optimiser.
+        optimizers: role (the top key of the parameters) -> its optimiser.
 
     Returns:
-      An optax transformation for parameters with exactly these roles.
+        An optax transformation for parameters with exactly these roles.
 
     Raises:
-      ValueError: (when used) the parameters have other roles.
+        ValueError: (when used) the parameters have other roles.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> optimizer = by_role({"policy": optax.sgd(0.1), "critic": optax.sgd(1.0)})
-      >>> params = {"policy": {"x": jnp.ones(())}, "critic": {"x": jnp.ones(())}}
-      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
-      >>> round(float(updates["policy"]["x"]), 3), round(float(updates["critic"]["x"]), 3)
-      (-0.1, -1.0)
+        >>> import jax.numpy as jnp, optax
+        >>> optimizer = by_role({"policy": optax.sgd(0.1), "critic": optax.sgd(1.0)})
+        >>> params = {"policy": {"x": jnp.ones(())}, "critic": {"x": jnp.ones(())}}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> round(float(updates["policy"]["x"]), 3), round(float(updates["critic"]["x"]), 3)
+        (-0.1, -1.0)
     """
 
     def labels(params: Params) -> Any:
@@ -190,17 +190,17 @@ def per_member(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     Clipping by the global norm, which would tie them to each other, looks at one member at a time.
 
     Args:
-      optimizer: what updates one member.
+        optimizer: what updates one member.
 
     Returns:
-      An optax transformation for stacked parameters.
+        An optax transformation for stacked parameters.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> optimizer = per_member(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)))
-      >>> params = {"x": jnp.zeros((2, 1))}
-      >>> updates, _ = optimizer.update({"x": jnp.array([[0.25], [4.0]])}, optimizer.init(params), params)
-      >>> updates["x"].tolist()
-      [[-0.25], [-1.0]]
+        >>> import jax.numpy as jnp, optax
+        >>> optimizer = per_member(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)))
+        >>> params = {"x": jnp.zeros((2, 1))}
+        >>> updates, _ = optimizer.update({"x": jnp.array([[0.25], [4.0]])}, optimizer.init(params), params)
+        >>> updates["x"].tolist()
+        [[-0.25], [-1.0]]
     """
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))

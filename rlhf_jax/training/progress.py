@@ -13,14 +13,14 @@ def duration(seconds: float) -> str:
     """A time span as text.
 
     Args:
-      seconds: its length.
+        seconds: its length.
 
     Returns:
-      Hours (if any), minutes and seconds.
+        Hours (if any), minutes and seconds.
 
     Example:
-      >>> duration(75), duration(3725)
-      ('1:15', '1:02:05')
+        >>> duration(75), duration(3725)
+        ('1:15', '1:02:05')
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -31,21 +31,21 @@ class Progress:
     """Shows how far a stage is, its rate and the time left.
 
     Args:
-      stage: its name.
-      total: number of steps.
-      start: steps that were done before (after a resume); they do not count towards the rate.
-      stream: where to write; standard error when not given. A bar is drawn if it is a terminal.
-      every: seconds between two plain lines.
-      clock: seconds that only go up.
+        stage: its name.
+        total: number of steps.
+        start: steps that were done before (after a resume); they do not count towards the rate.
+        stream: where to write; standard error when not given. A bar is drawn if it is a terminal.
+        every: seconds between two plain lines.
+        clock: seconds that only go up.
 
     Example:
-      >>> import sys
-      >>> ticks = iter([0.0, 10.0, 20.0, 20.0])
-      >>> with Progress("sft", 4, stream=sys.stdout, clock=lambda: next(ticks)) as progress:
-      ...     progress.update(1, {"loss": 2.5})
-      ...     progress.update(2, {"loss": 2.25})
-      sft 2/4  0.1 steps/s  0:20 left  loss 2.25
-      sft 2/4 after 0:20  loss 2.25
+        >>> import sys
+        >>> ticks = iter([0.0, 10.0, 20.0, 20.0])
+        >>> with Progress("sft", 4, stream=sys.stdout, clock=lambda: next(ticks)) as progress:
+        ...     progress.update(1, {"loss": 2.5})
+        ...     progress.update(2, {"loss": 2.25})
+        sft 2/4  0.1 steps/s  0:20 left  loss 2.25
+        sft 2/4 after 0:20  loss 2.25
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Progress:
         self._bar: Any = _bar(stage, total, start, self._stream) if self._stream.isatty() else None
 
     def update(self, done: int, values: Mapping[str, float]) -> None:
-        """Tells how far the stage is.
+        """Tell how far the stage is.
 
         Args:
-          done: steps done.
-          values: a few numbers to show.
+            done: steps done.
+            values: a few numbers to show.
         """
         self._done, self._note = done, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:

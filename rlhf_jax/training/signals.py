@@ -12,13 +12,13 @@ class Interrupted(Exception):
     """The run was asked to stop, and did, at a step boundary, with everything saved.
 
     Args:
-      stage: which stage.
-      step: number of updates done and saved.
-      signum: the signal that asked.
+        stage: which stage.
+        step: number of updates done and saved.
+        signum: the signal that asked.
 
     Example:
-      >>> Interrupted("sft", 12, 15).exit_code
-      143
+        >>> Interrupted("sft", 12, 15).exit_code
+        143
     """
 
     def __init__(self, stage: str, step: int, signum: int):
@@ -37,11 +37,11 @@ class StopSignals:
     are set.
 
     Example:
-      >>> import os, signal
-      >>> with StopSignals() as stop:
-      ...     os.kill(os.getpid(), signal.SIGTERM)
-      ...     stop.received == signal.SIGTERM
-      True
+        >>> import os, signal
+        >>> with StopSignals() as stop:
+        ...     os.kill(os.getpid(), signal.SIGTERM)
+        ...     stop.received == signal.SIGTERM
+        True
     """
 
     def __init__(self) -> None:

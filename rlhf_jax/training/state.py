@@ -16,10 +16,10 @@ class TrainState(NamedTuple):
     """Parameters by role, their optimiser's state, and how far training is.
 
     Example:
-      >>> import optax, jax.numpy as jnp
-      >>> state = init_state({"policy": {"x": jnp.ones(3)}}, optax.sgd(0.1))
-      >>> int(state.step), int(state.skipped)
-      (0, 0)
+        >>> import optax, jax.numpy as jnp
+        >>> state = init_state({"policy": {"x": jnp.ones(3)}}, optax.sgd(0.1))
+        >>> int(state.step), int(state.skipped)
+        (0, 0)
     """
 
     params: Params
@@ -36,17 +36,17 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     outlive it.
 
     Args:
-      params: parameters by role.
-      optimizer: what will update them.
+        params: parameters by role.
+        optimizer: what will update them.
 
     Returns:
-      A state whose buffers are its own.
+        A state whose buffers are its own.
 
     Example:
-      >>> import optax, jax.numpy as jnp
-      >>> params = {"policy": {"x": jnp.ones(3)}}
-      >>> init_state(params, optax.sgd(0.1)).params["policy"]["x"] is params["policy"]["x"]
-      False
+        >>> import optax, jax.numpy as jnp
+        >>> params = {"policy": {"x": jnp.ones(3)}}
+        >>> init_state(params, optax.sgd(0.1)).params["policy"]["x"] is params["policy"]["x"]
+        False
     """
     # Five separate buffers: one shared zero would be donated twice.
     return TrainState(
@@ -67,24 +67,24 @@ def init(
     """A fresh state made in place on the mesh: no device ever holds more than its part.
 
     Args:
-      make_params: ``(*args) -> params``, traced; for example ``model.init`` with a key, or a function that takes
-        parameters and gives them back with a new head.
-      optimizer: what will update the parameters.
-      *args: arrays (a key, parameters) for ``make_params``; they are not donated.
-      shardings: from the state's shapes to a state of shardings, for example
-        ``lambda shapes: parallel.param_shardings(shapes, mesh)``.
+        make_params: ``(*args) -> params``, traced; for example ``model.init`` with a key, or a function that takes
+          parameters and gives them back with a new head.
+        optimizer: what will update the parameters.
+        *args: arrays (a key, parameters) for ``make_params``; they are not donated.
+        shardings: from the state's shapes to a state of shardings, for example
+          ``lambda shapes: parallel.param_shardings(shapes, mesh)``.
 
     Returns:
-      The state, and its shardings in a state of the same shape.
+        The state, and its shardings in a state of the same shape.
 
     Example:
-      >>> import functools, jax, optax, jax.numpy as jnp
-      >>> place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-      >>> state, shardings = init(
-      ...     lambda x: {"policy": {"x": x}}, optax.adam(0.1), jnp.ones(3),
-      ...     shardings=lambda shapes: jax.tree.map(lambda _: place, shapes))
-      >>> state.params["policy"]["x"].shape
-      (3,)
+        >>> import functools, jax, optax, jax.numpy as jnp
+        >>> place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        >>> state, shardings = init(
+        ...     lambda x: {"policy": {"x": x}}, optax.adam(0.1), jnp.ones(3),
+        ...     shardings=lambda shapes: jax.tree.map(lambda _: place, shapes))
+        >>> state.params["policy"]["x"].shape
+        (3,)
     """
 
     def build(*inner: Any) -> TrainState:

@@ -26,9 +26,9 @@ class Term(NamedTuple):
     """A second loss, on batches of its own, and its weight in the sum; pretraining text mixed into PPO is one.
 
     Example:
-      >>> from rlhf_jax.types import Aux
-      >>> Term(lambda params, batch, key: (jnp.sum(params["x"]), Aux(jnp.float32(1), {})), weight=0.5).weight
-      0.5
+        >>> from rlhf_jax.types import Aux
+        >>> Term(lambda params, batch, key: (jnp.sum(params["x"]), Aux(jnp.float32(1), {})), weight=0.5).weight
+        0.5
     """
 
     loss_fn: LossFn
@@ -60,7 +60,7 @@ def _sums(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
 
 
 def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int) -> _Sums:
-    """Sums over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
+    """Sum over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
     for leaf in jax.tree.leaves(batches):
         if leaf.shape[:1] != (count,):
             raise ValueError(
@@ -97,31 +97,31 @@ def make_train_step(
     optimiser stay as they were and the update is counted as skipped.
 
     Args:
-      loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
-      optimizer: an optax transformation; clipping belongs there.
-      accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
-      extra: by name, losses on batches of their own that are added to the main one; the step then takes
-        ``(batch, {name: batch})``.
+        loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
+        optimizer: an optax transformation; clipping belongs there.
+        accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
+        extra: by name, losses on batches of their own that are added to the main one; the step then takes
+          ``(batch, {name: batch})``.
 
     Returns:
-      ``step(state, batch, key) -> (state, metrics)``. Metrics are ``(sum, weight)`` pairs: those of the loss function,
-      ``loss``, ``grad_norm`` (before clipping), ``skipped`` (1 or 0) and a ``NAME_loss`` for each extra term. A skipped
-      update adds nothing to the others.
+        ``step(state, batch, key) -> (state, metrics)``. Metrics are ``(sum, weight)`` pairs: those of the loss
+        function, ``loss``, ``grad_norm`` (before clipping), ``skipped`` (1 or 0) and a ``NAME_loss`` for each extra
+        term. A skipped update adds nothing to the others.
 
     Raises:
-      ValueError: accumulate is below 1, or (when traced) a leaf has another number of micro-batches.
+        ValueError: accumulate is below 1, or (when traced) a leaf has another number of micro-batches.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from rlhf_jax.training import init_state
-      >>> from rlhf_jax.types import Aux
-      >>> def loss_fn(params, batch, key):
-      ...     return jnp.sum(jnp.square(params["x"] - batch)), Aux(weight=jnp.float32(batch.size), metrics={})
-      >>> optimizer = optax.sgd(0.5)
-      >>> state = init_state({"x": jnp.zeros(())}, optimizer)
-      >>> state, metrics = make_train_step(loss_fn, optimizer)(state, jnp.array([1.0, 3.0]), jax.random.key(0))
-      >>> float(state.params["x"]), fetch(metrics)["loss"]
-      (2.0, 5.0)
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from rlhf_jax.training import init_state
+        >>> from rlhf_jax.types import Aux
+        >>> def loss_fn(params, batch, key):
+        ...     return jnp.sum(jnp.square(params["x"] - batch)), Aux(weight=jnp.float32(batch.size), metrics={})
+        >>> optimizer = optax.sgd(0.5)
+        >>> state = init_state({"x": jnp.zeros(())}, optimizer)
+        >>> state, metrics = make_train_step(loss_fn, optimizer)(state, jnp.array([1.0, 3.0]), jax.random.key(0))
+        >>> float(state.params["x"]), fetch(metrics)["loss"]
+        (2.0, 5.0)
 
     Source: gradient accumulation by weight: Unsloth and Hugging Face, "Bugs in LLM training: gradient accumulation
     fix" (2024), describe what averaging the means of micro-batches gets wrong.
@@ -180,26 +180,26 @@ def jit_step(step: TrainStep, state_shardings: Any, batch_shardings: Any, mesh: 
     """The step compiled for a mesh; the state it is given is donated, so only the returned one may be used.
 
     Args:
-      step: from ``make_train_step``.
-      state_shardings: a ``TrainState`` of shardings (``training.init`` returns it).
-      batch_shardings: the batch's shardings, a tree or one for all.
-      mesh: the mesh they are on.
+        step: from ``make_train_step``.
+        state_shardings: a ``TrainState`` of shardings (``training.init`` returns it).
+        batch_shardings: the batch's shardings, a tree or one for all.
+        mesh: the mesh they are on.
 
     Returns:
-      ``step(state, batch, key)``; the batch may be numpy arrays.
+        ``step(state, batch, key)``; the batch may be numpy arrays.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from jax.sharding import NamedSharding, PartitionSpec
-      >>> from rlhf_jax.training import init_state
-      >>> from rlhf_jax.types import Aux
-      >>> mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-      >>> place = NamedSharding(mesh, PartitionSpec())
-      >>> step = make_train_step(lambda p, b, k: (p["x"] * b, Aux(jnp.float32(1), {})), optax.sgd(1.0))
-      >>> state = init_state({"x": jax.device_put(jnp.float32(3.0), place)}, optax.sgd(1.0))
-      >>> state, _ = jit_step(step, place, place, mesh)(state, jnp.float32(2.0), jax.random.key(0))
-      >>> float(state.params["x"])
-      1.0
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jax.sharding import NamedSharding, PartitionSpec
+        >>> from rlhf_jax.training import init_state
+        >>> from rlhf_jax.types import Aux
+        >>> mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+        >>> place = NamedSharding(mesh, PartitionSpec())
+        >>> step = make_train_step(lambda p, b, k: (p["x"] * b, Aux(jnp.float32(1), {})), optax.sgd(1.0))
+        >>> state = init_state({"x": jax.device_put(jnp.float32(3.0), place)}, optax.sgd(1.0))
+        >>> state, _ = jit_step(step, place, place, mesh)(state, jnp.float32(2.0), jax.random.key(0))
+        >>> float(state.params["x"])
+        1.0
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
@@ -214,15 +214,15 @@ def fetch(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics on the host: weighted sums divided, in one transfer.
 
     Args:
-      metrics: name -> ``(sum, weight)``, or a number that is already final.
+        metrics: name -> ``(sum, weight)``, or a number that is already final.
 
     Returns:
-      name -> float. A pair of weight 0 counted nothing, and is left out.
+        name -> float. A pair of weight 0 counted nothing, and is left out.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> fetch({"loss": (jnp.float32(6), jnp.float32(4)), "empty": (jnp.float32(0), jnp.float32(0)), "rate": 0.5})
-      {'loss': 1.5, 'rate': 0.5}
+        >>> import jax.numpy as jnp
+        >>> fetch({"loss": (jnp.float32(6), jnp.float32(4)), "empty": (jnp.float32(0), jnp.float32(0)), "rate": 0.5})
+        {'loss': 1.5, 'rate': 0.5}
     """
     values: dict[str, float] = {}
     for name, value in jax.device_get(dict(metrics)).items():

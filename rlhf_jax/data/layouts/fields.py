@@ -17,13 +17,13 @@ def bad_row(where: str, what: str, expected: str, found: str) -> DataError:
     """The complaint about a row, to be raised.
 
     Args:
-      where: what to call the row, such as ``"pairs.jsonl:12"``.
-      what: the field, or the fields.
-      expected: what should be there.
-      found: what is.
+        where: what to call the row, such as ``"pairs.jsonl:12"``.
+        what: the field, or the fields.
+        expected: what should be there.
+        found: what is.
 
     Returns:
-      The error, which says what to do as well.
+        The error, which says what to do as well.
 
     Example:
         >>> print(bad_row("pairs.jsonl:12", "field 'label'", "true or false", shown(1)))
@@ -57,15 +57,15 @@ def value_of(row: Row, field: str, where: str) -> Any:
     """A field that has to be there.
 
     Args:
-      row: the fields.
-      field: the name of one.
-      where: what to call the row in an error.
+        row: the fields.
+        field: the name of one.
+        where: what to call the row in an error.
 
     Returns:
-      Its value, whatever it is.
+        Its value, whatever it is.
 
     Raises:
-      DataError: if it is not there.
+        DataError: if it is not there.
     """
     if field not in row:
         raise bad_row(where, f"field '{field}'", "it to be there", f"only {names(row)}" if row else "no fields")
@@ -76,15 +76,15 @@ def text_of(row: Row, field: str, where: str) -> str:
     """A field that has to be text.
 
     Args:
-      row: the fields.
-      field: the name of one.
-      where: what to call the row in an error.
+        row: the fields.
+        field: the name of one.
+        where: what to call the row in an error.
 
     Returns:
-      The text as it is.
+        The text as it is.
 
     Raises:
-      DataError: if it is not there, or not a text with more than white space in it.
+        DataError: if it is not there, or not a text with more than white space in it.
     """
     return checked_text(value_of(row, field, where), field, where)
 
@@ -93,15 +93,15 @@ def checked_text(value: Any, field: str, where: str) -> str:
     """A value that has to be text.
 
     Args:
-      value: anything.
-      field: what to call it in an error.
-      where: what to call the row in an error.
+        value: anything.
+        field: what to call it in an error.
+        where: what to call the row in an error.
 
     Returns:
-      The text as it is.
+        The text as it is.
 
     Raises:
-      DataError: if it is not a text with more than white space in it.
+        DataError: if it is not a text with more than white space in it.
     """
     if not isinstance(value, str) or not value.strip():
         raise bad_row(where, f"field '{field}'", "non-empty text", shown(value))
@@ -117,15 +117,15 @@ def checked_numbers(value: Any, field: str, where: str) -> np.ndarray:
     """A value that has to be a list of numbers.
 
     Args:
-      value: anything.
-      field: what to call it in an error.
-      where: what to call the row in an error.
+        value: anything.
+        field: what to call it in an error.
+        where: what to call the row in an error.
 
     Returns:
-      float32 [n], n at least 1.
+        float32 [n], n at least 1.
 
     Raises:
-      DataError: if it is not a list, is empty, or has anything in it that is not a finite number.
+        DataError: if it is not a list, is empty, or has anything in it that is not a finite number.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value or not all(map(is_number, value)):
         raise bad_row(where, f"field '{field}'", "a non-empty list of finite numbers", shown(value))

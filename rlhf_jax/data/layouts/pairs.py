@@ -12,7 +12,7 @@ from rlhf_jax.data.rows import Comparison
 
 
 def parse_comparison(row: Row, where: str) -> Comparison:
-    """Reads a pair of responses to one prompt (a text, or a list of messages), in any of three forms.
+    """Read a pair of responses to one prompt (a text, or a list of messages), in any of three forms.
 
     - ``prompt``, ``chosen``, ``rejected``: one vote for ``chosen``, which comes first;
     - ``prompt``, ``a``, ``b``, ``preference``: "a", "b" or "tie", or the share of people who prefer A, from 0 to 1;
@@ -20,14 +20,14 @@ def parse_comparison(row: Row, where: str) -> Comparison:
       raters in which A has more, ties half, times the smaller number of raters.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison with K = 2.
+        The comparison with K = 2.
 
     Raises:
-      DataError: if a field is missing, of the wrong kind, or the row mixes two forms.
+        DataError: if a field is missing, of the wrong kind, or the row mixes two forms.
 
     Example:
         >>> row = {"prompt": "Hi.", "a": "Hello!", "b": "Go away.", "preference": 0.75}
@@ -53,11 +53,11 @@ def pair_votes(share: float, raters: int = 1) -> np.ndarray:
     """The votes between two responses.
 
     Args:
-      share: of the raters that prefer the first, from 0 to 1.
-      raters: how many votes there are.
+        share: of the raters that prefer the first, from 0 to 1.
+        raters: how many votes there are.
 
     Returns:
-      float32 [2, 2], as in ``Comparison``.
+        float32 [2, 2], as in ``Comparison``.
 
     Example:
         >>> pair_votes(0.75, raters=4).tolist()

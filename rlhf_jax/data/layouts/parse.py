@@ -25,20 +25,20 @@ from rlhf_jax.data.rows import (
 
 
 def parse_demonstration(row: Row, where: str) -> Demonstration | Dialogue:
-    """Reads ``prompt`` and ``response``, a whole chat (``parse_dialogue``) or Alpaca's fields (``parse_alpaca``).
+    """Read ``prompt`` and ``response``, a whole chat (``parse_dialogue``) or Alpaca's fields (``parse_alpaca``).
 
     ``prompt`` is a text, or a list of ``{"role": ..., "content": ...}``. In place of ``response`` there may be
     ``completion``, a text or a list of one message.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The demonstration; of a row with ``messages`` the dialogue.
+        The demonstration; of a row with ``messages`` the dialogue.
 
     Raises:
-      DataError: if a field is missing or of the wrong kind.
+        DataError: if a field is missing or of the wrong kind.
 
     Example:
         >>> parse_demonstration({"prompt": "Say hello.", "response": ""}, "demos.jsonl:3")
@@ -54,18 +54,18 @@ def parse_demonstration(row: Row, where: str) -> Demonstration | Dialogue:
 
 
 def parse_dialogue(row: Row, where: str, *, field: str = "messages") -> Dialogue:
-    """Reads a chat, a list of ``{"role": ..., "content": ...}`` with at least one turn of the assistant.
+    """Read a chat, a list of ``{"role": ..., "content": ...}`` with at least one turn of the assistant.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
-      field: the one that holds the chat; ``turns.messages`` says what a chat may look like.
+        row: the fields.
+        where: what to call the row in an error.
+        field: the one that holds the chat; ``turns.messages`` says what a chat may look like.
 
     Returns:
-      The dialogue.
+        The dialogue.
 
     Raises:
-      DataError: if the field is missing or of the wrong kind.
+        DataError: if the field is missing or of the wrong kind.
 
     Example:
         >>> turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}]
@@ -79,17 +79,17 @@ def parse_dialogue(row: Row, where: str, *, field: str = "messages") -> Dialogue
 
 
 def parse_alpaca(row: Row, where: str) -> Demonstration:
-    """Reads ``instruction``, ``input`` (which may be empty or missing) and ``output``.
+    """Read ``instruction``, ``input`` (which may be empty or missing) and ``output``.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      A demonstration; its prompt is the instruction, an empty line and the input.
+        A demonstration; its prompt is the instruction, an empty line and the input.
 
     Raises:
-      DataError: if a field is missing or of the wrong kind.
+        DataError: if a field is missing or of the wrong kind.
 
     Example:
         >>> row = {"instruction": "Translate.", "input": "chat", "output": "cat"}
@@ -104,19 +104,19 @@ def parse_alpaca(row: Row, where: str) -> Demonstration:
 
 
 def parse_labelled(row: Row, where: str) -> LabelledResponse:
-    """Reads ``prompt``, ``response`` (or ``completion``) and ``label``: true for thumbs up, false for thumbs down.
+    """Read ``prompt``, ``response`` (or ``completion``) and ``label``: true for thumbs up, false for thumbs down.
 
     Prompt and response are as in ``parse_demonstration``.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The labelled response.
+        The labelled response.
 
     Raises:
-      DataError: if a field is missing or of the wrong kind.
+        DataError: if a field is missing or of the wrong kind.
 
     Example:
         >>> parse_labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "thumbs.jsonl:1").label
@@ -132,17 +132,17 @@ def parse_labelled(row: Row, where: str) -> LabelledResponse:
 
 
 def parse_text(row: Row, where: str) -> Demonstration | Dialogue:
-    """Reads text to continue as it is: ``text``, or else what ``parse_demonstration`` reads.
+    """Read text to continue as it is: ``text``, or else what ``parse_demonstration`` reads.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      A demonstration; of ``text`` one without a prompt, so that every token is a target.
+        A demonstration; of ``text`` one without a prompt, so that every token is a target.
 
     Raises:
-      DataError: if a field is missing or not a non-empty text.
+        DataError: if a field is missing or not a non-empty text.
 
     Example:
         >>> parse_text({"text": "Once upon a time"}, "books.jsonl:1")
@@ -154,17 +154,17 @@ def parse_text(row: Row, where: str) -> Demonstration | Dialogue:
 
 
 def parse_prompt(row: Row, where: str) -> PromptRow:
-    """Reads ``prompt``, a text or a list of ``{"role": ..., "content": ...}``.
+    """Read ``prompt``, a text or a list of ``{"role": ..., "content": ...}``.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The prompt.
+        The prompt.
 
     Raises:
-      DataError: if the field is missing or of the wrong kind.
+        DataError: if the field is missing or of the wrong kind.
 
     Example:
         >>> parse_prompt({"prompt": "Say hello.", "source": "me"}, "prompts.jsonl:1").prompt
@@ -174,17 +174,17 @@ def parse_prompt(row: Row, where: str) -> PromptRow:
 
 
 def parse_rated(row: Row, where: str) -> RatedResponse:
-    """Reads ``prompt``, ``response`` and ``ratings`` (a list of numbers, one a rater).
+    """Read ``prompt``, ``response`` and ``ratings`` (a list of numbers, one a rater).
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The rated response.
+        The rated response.
 
     Raises:
-      DataError: if a field is missing or of the wrong kind.
+        DataError: if a field is missing or of the wrong kind.
 
     Example:
         >>> parse_rated({"prompt": "Hi.", "response": "Hello!", "ratings": [3, 4]}, "rated.jsonl:1").ratings.tolist()

@@ -15,20 +15,20 @@ from rlhf_jax.data.rows import Comparison, Message
 
 
 def tldr(row: Row, where: str) -> Comparison:
-    """Reads a comparison of openai/summarize_from_feedback: ``info``, two ``summaries``, and the ``choice`` of one.
+    """Read a comparison of openai/summarize_from_feedback: ``info``, two ``summaries``, and the ``choice`` of one.
 
     The prompt is laid out as Stiennon et al. 2020 put it before the model: subreddit, title and post; of news the
     article alone.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison, one vote for the summary that was chosen.
+        The comparison, one vote for the summary that was chosen.
 
     Raises:
-      DataError: if a field is bad.
+        DataError: if a field is bad.
 
     Source: Stiennon et al. 2020, appendix B (arXiv:2009.01325).
     """
@@ -50,17 +50,17 @@ def tldr(row: Row, where: str) -> Comparison:
 
 
 def shp(row: Row, where: str) -> Comparison:
-    """Reads a row of SHP: a post's ``history``, two comments, and ``labels``, 1 where the first is preferred.
+    """Read a row of SHP: a post's ``history``, two comments, and ``labels``, 1 where the first is preferred.
 
     Args:
-      row: the fields; ``score_A`` and ``score_B`` may be missing.
-      where: what to call the row in an error.
+        row: the fields; ``score_A`` and ``score_B`` may be missing.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison, one vote for the preferred comment, half a vote each where the scores are even.
+        The comparison, one vote for the preferred comment, half a vote each where the scores are even.
 
     Raises:
-      DataError: if a field is bad, or the scores say the opposite of the label.
+        DataError: if a field is bad, or the scores say the opposite of the label.
 
     Source: Ethayarajh et al. 2022 (arXiv:2110.08420).
     """
@@ -74,18 +74,18 @@ def shp(row: Row, where: str) -> Comparison:
 
 
 def pair(row: Row, where: str) -> Comparison:
-    r"""Reads ``chosen`` and ``rejected``: texts after a ``prompt``, or dialogues, as one text or as messages.
+    r"""Read ``chosen`` and ``rejected``: texts after a ``prompt``, or dialogues, as one text or as messages.
 
     Args:
-      row: the fields; ``prompt``, ``score_chosen`` and ``score_rejected`` may be missing.
-      where: what to call the row in an error.
+        row: the fields; ``prompt``, ``score_chosen`` and ``score_rejected`` may be missing.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison, one vote for ``chosen``, half a vote each where the scores are even or both are the same. Of
-      dialogues the prompt is the turns that both share.
+        The comparison, one vote for ``chosen``, half a vote each where the scores are even or both are the same. Of
+        dialogues the prompt is the turns that both share.
 
     Raises:
-      DataError: if a field is bad, or the scores say that the other one is better.
+        DataError: if a field is bad, or the scores say that the other one is better.
 
     Example:
         >>> row = {"chosen": "\n\nHuman: Hi.\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi.\n\nAssistant: No."}

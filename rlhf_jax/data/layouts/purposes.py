@@ -15,17 +15,17 @@ from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResp
 
 
 def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
-    """Reads a response to imitate, or a chat to imitate the assistant of; of a comparison what people prefer.
+    """Read a response to imitate, or a chat to imitate the assistant of; of a comparison what people prefer.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The demonstration.
+        The demonstration.
 
     Raises:
-      DataError: if no layout fits, the layout has nothing to imitate, or a field is bad.
+        DataError: if no layout fits, the layout has nothing to imitate, or a field is bad.
 
     Example:
         >>> row = {"history": "Why?", "human_ref_A": "No idea.", "human_ref_B": "Since it rains.", "labels": 0}
@@ -43,17 +43,17 @@ def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
 
 
 def comparison(row: Row, where: str) -> Comparison:
-    r"""Reads two responses to one prompt and which of them people prefer.
+    r"""Read two responses to one prompt and which of them people prefer.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison: one vote, half a vote each where scores are even.
+        The comparison: one vote, half a vote each where scores are even.
 
     Raises:
-      DataError: if no layout fits, the layout compares nothing, or a field is bad.
+        DataError: if no layout fits, the layout compares nothing, or a field is bad.
 
     Example:
         >>> row = {"chosen": "\n\nHuman: Hi.\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi.\n\nAssistant: No."}
@@ -67,17 +67,17 @@ def comparison(row: Row, where: str) -> Comparison:
 
 
 def prompt(row: Row, where: str) -> PromptRow:
-    """Reads what a policy is to answer: of a chat, everything before the assistant's last turn.
+    """Read what a policy is to answer: of a chat, everything before the assistant's last turn.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The prompt.
+        The prompt.
 
     Raises:
-      DataError: if no layout fits, the layout has no prompt, or a field is bad.
+        DataError: if no layout fits, the layout has no prompt, or a field is bad.
 
     Example:
         >>> prompt({"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}, "pairs.jsonl:1").prompt
@@ -95,17 +95,17 @@ def prompt(row: Row, where: str) -> PromptRow:
 
 
 def answered(row: Row, where: str) -> Comparison | Demonstration:
-    """Reads a prompt and what was answered, to be scored: two responses or one; of a chat the assistant's last turn.
+    """Read a prompt and what was answered, to be scored: two responses or one; of a chat the assistant's last turn.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison where the row is one; else the response, whatever people said of it.
+        The comparison where the row is one; else the response, whatever people said of it.
 
     Raises:
-      DataError: if no layout fits, the layout has no response to a prompt, or a field is bad.
+        DataError: if no layout fits, the layout has no response to a prompt, or a field is bad.
 
     Example:
         >>> answered({"prompt": "Hi.", "response": "No.", "label": False}, "labels.jsonl:1").response
@@ -122,17 +122,17 @@ def answered(row: Row, where: str) -> Comparison | Demonstration:
 
 
 def labelled(row: Row, where: str) -> LabelledResponse:
-    """Reads a response with thumbs up or down.
+    """Read a response with thumbs up or down.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The labelled response.
+        The labelled response.
 
     Raises:
-      DataError: if no layout fits, the layout has no labels, or a field is bad.
+        DataError: if no layout fits, the layout has no labels, or a field is bad.
 
     Example:
         >>> labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "kto.jsonl:1").label
@@ -145,17 +145,17 @@ def labelled(row: Row, where: str) -> LabelledResponse:
 
 
 def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledResponse:
-    """Reads what people said of responses, in whichever form: a comparison, ratings or a label.
+    """Read what people said of responses, in whichever form: a comparison, ratings or a label.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The comparison, rated response or labelled response.
+        The comparison, rated response or labelled response.
 
     Raises:
-      DataError: if no layout fits, the layout holds nobody's opinion, or a field is bad.
+        DataError: if no layout fits, the layout holds nobody's opinion, or a field is bad.
 
     Example:
         >>> type(judged({"prompt": "Hi.", "response": "Hello!", "ratings": [3, 4]}, "rated.jsonl:1")).__name__
@@ -168,17 +168,17 @@ def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledRespons
 
 
 def text(row: Row, where: str) -> Demonstration | Dialogue:
-    """Reads text to continue as it is: ``text``, or else what ``demonstration`` reads.
+    """Read text to continue as it is: ``text``, or else what ``demonstration`` reads.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      A demonstration, without a prompt if it is ``text``.
+        A demonstration, without a prompt if it is ``text``.
 
     Raises:
-      DataError: as for ``demonstration``.
+        DataError: as for ``demonstration``.
 
     Example:
         >>> text({"text": "Once upon a time", "url": "a.b"}, "books.jsonl:1").response

@@ -31,17 +31,17 @@ class Layout(NamedTuple):
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Layout:
-    """Finds the layout of a row.
+    """Find the layout of a row.
 
     Args:
-      columns: the names of its fields.
-      where: what to call the row in an error.
+        columns: the names of its fields.
+        where: what to call the row in an error.
 
     Returns:
-      The first layout of the table whose fields are all there.
+        The first layout of the table whose fields are all there.
 
     Raises:
-      DataError: if no layout fits; it lists the fields and the layouts.
+        DataError: if no layout fits; it lists the fields and the layouts.
 
     Example:
         >>> recognise(["history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B"]).name
@@ -59,18 +59,18 @@ def recognise(columns: Iterable[str], where: str = "") -> Layout:
 
 
 def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
-    """Reads a row as its layout has it.
+    """Read a row as its layout has it.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
-      ours: reads a row with a prompt and nothing else that is known: it says what is missing.
+        row: the fields.
+        where: what to call the row in an error.
+        ours: reads a row with a prompt and nothing else that is known: it says what is missing.
 
     Returns:
-      One of the types of ``rows``.
+        One of the types of ``rows``.
 
     Raises:
-      DataError: if no layout fits, or a field is bad.
+        DataError: if no layout fits, or a field is bad.
     """
     layout = recognise(row, where)
     if any(row[column] is None for column in layout.columns):
@@ -86,12 +86,12 @@ def unfit(row: Row, where: str, wanted: str) -> DataError:
     """The complaint about a row that has nothing for the purpose it is read for, to be raised.
 
     Args:
-      row: the fields.
-      where: what to call the row.
-      wanted: what it should give.
+        row: the fields.
+        where: what to call the row.
+        wanted: what it should give.
 
     Returns:
-      The error.
+        The error.
     """
     layout = recognise(row, where)
     return bad_row(where, f"fields {names(row)}", wanted, f"the layout {layout.name}, which gives {layout.gives}")

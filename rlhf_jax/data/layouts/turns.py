@@ -21,18 +21,18 @@ _OPENED = re.compile(r"\A(\s*Human:.*)\r?\n\r?\nAssistant:\s*\Z", re.DOTALL)
 
 
 def spoken(text: Any, field: str, where: str) -> Chat:
-    r"""Reads a dialogue that is one text, every turn after a blank line and ``Human:`` or ``Assistant:``.
+    r"""Read a dialogue that is one text, every turn after a blank line and ``Human:`` or ``Assistant:``.
 
     Args:
-      text: the dialogue.
-      field: what the row calls it.
-      where: what to call the row in an error.
+        text: the dialogue.
+        field: what the row calls it.
+        where: what to call the row in an error.
 
     Returns:
-      Its turns, without the white space around them.
+        Its turns, without the white space around them.
 
     Raises:
-      DataError: if it is not such a text, or a turn is empty.
+        DataError: if it is not such a text, or a turn is empty.
 
     Example:
         >>> spoken("\n\nHuman: Hi.\n\nAssistant: Hello!", "chosen", "pairs.jsonl:1")
@@ -48,18 +48,18 @@ def spoken(text: Any, field: str, where: str) -> Chat:
 
 
 def messages(value: Any, field: str, where: str) -> Chat:
-    """Reads a list of messages, ``{"role": ..., "content": ...}`` or ``{"from": ..., "value": ...}``.
+    """Read a list of messages, ``{"role": ..., "content": ...}`` or ``{"from": ..., "value": ...}``.
 
     Args:
-      value: the list, or what some readers make of it: an object with a list of roles and a list of contents.
-      field: what the row calls it.
-      where: what to call the row in an error.
+        value: the list, or what some readers make of it: an object with a list of roles and a list of contents.
+        field: what the row calls it.
+        where: what to call the row in an error.
 
     Returns:
-      The turns; ``human`` is ``user``, ``gpt`` is ``assistant``, and an empty system message is left out.
+        The turns; ``human`` is ``user``, ``gpt`` is ``assistant``, and an empty system message is left out.
 
     Raises:
-      DataError: if it is not such a list, or a turn has another role or no text.
+        DataError: if it is not such a list, or a turn has another role or no text.
 
     Example:
         >>> messages([{"from": "human", "value": "Hi."}], "conversations", "chats.jsonl:1")
@@ -88,17 +88,17 @@ def _message(turn: Any, name: str, where: str) -> Message | None:
 
 
 def prompt_of(row: Row, where: str) -> Prompt:
-    r"""Reads ``prompt``, a text or the turns so far, which may also be a dialogue that ends by opening an answer.
+    r"""Read ``prompt``, a text or the turns so far, which may also be a dialogue that ends by opening an answer.
 
     Args:
-      row: the fields.
-      where: what to call the row in an error.
+        row: the fields.
+        where: what to call the row in an error.
 
     Returns:
-      The prompt.
+        The prompt.
 
     Raises:
-      DataError: if it is missing, neither of them, or a list of messages whose last is not the user's.
+        DataError: if it is missing, neither of them, or a list of messages whose last is not the user's.
 
     Example:
         >>> prompt_of({"prompt": "\n\nHuman: Hi.\n\nAssistant:"}, "prompts.jsonl:1")
@@ -131,21 +131,21 @@ def records(value: Any) -> list[Any]:
 
 
 def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, str]]:
-    r"""Cuts two dialogues into the turns they share, which are the prompt, and the two responses.
+    r"""Cut two dialogues into the turns they share, which are the prompt, and the two responses.
 
     Usually they share all but the last turn. Where they part earlier, a response is the whole rest, with the turns
     after its first one marked as hh-rlhf marks them.
 
     Args:
-      chosen: the dialogue that people prefer, field ``chosen`` of the row.
-      rejected: the other one, field ``rejected``.
-      where: what to call the row in an error.
+        chosen: the dialogue that people prefer, field ``chosen`` of the row.
+        rejected: the other one, field ``rejected``.
+        where: what to call the row in an error.
 
     Returns:
-      The prompt, and the chosen and the rejected response.
+        The prompt, and the chosen and the rejected response.
 
     Raises:
-      DataError: if one does not end with the assistant, or they share nothing before an answer of the assistant.
+        DataError: if one does not end with the assistant, or they share nothing before an answer of the assistant.
 
     Example:
         >>> hi, no = Message("user", "Hi."), Message("assistant", "No.")

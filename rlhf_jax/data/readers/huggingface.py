@@ -38,13 +38,13 @@ def splits(source: str | os.PathLike[str]) -> list[str]:
     """The names of a data set's splits.
 
     Args:
-      source: as for ``read_huggingface``.
+        source: as for ``read_huggingface``.
 
     Returns:
-      The names, in order; a data set that is not divided has one split, ``train``.
+        The names, in order; a data set that is not divided has one split, ``train``.
 
     Raises:
-      DataError: as for ``read_huggingface``.
+        DataError: as for ``read_huggingface``.
     """
     return list(_open(str(source)))
 
@@ -55,23 +55,24 @@ def read_huggingface(
     parse: Callable[[Mapping[str, Any], str], Row],
     on_bad_row: OnBadRow = "error",
 ) -> tuple[list[Row], list[str]]:
-    """Reads a split of a Hugging Face data set.
+    """Read a split of a Hugging Face data set.
 
     Args:
-      source: a folder written by ``save_to_disk`` (a Dataset or a DatasetDict); a folder with .parquet, .jsonl,
-        .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
-        (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on the
-        hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
-      split: the name of a split.
-      parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
-      on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        source: a folder written by ``save_to_disk`` (a Dataset or a DatasetDict); a folder with .parquet, .jsonl,
+          .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
+          (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on
+          the hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
+        split: the name of a split.
+        parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
     Returns:
-      The good rows in the data set's order, and for every bad one what is wrong with it.
+        The good rows in the data set's order, and for every bad one what is wrong with it.
 
     Raises:
-      DataError: at the first bad row unless it is to be skipped, for a split that is not there, for a file that cannot
-        be read, a folder without data, and a name that cannot be loaded; and when ``datasets`` is not installed.
+        DataError: at the first bad row unless it is to be skipped, for a split that is not there, for a file that
+            cannot be read, a folder without data, and a name that cannot be loaded; and when ``datasets`` is not
+            installed.
 
     Example:
         >>> import tempfile
@@ -139,7 +140,7 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _files(files: list[Path]) -> _Read:
-    """Reads files of one kind one after the other."""
+    """Read files of one kind one after the other."""
 
     def read(parse: Callable[..., Any], on_bad_row: OnBadRow) -> tuple[list[Any], list[str]]:
         good: list[Any] = []

@@ -22,20 +22,20 @@ _MARK = b"\xef\xbb\xbf"  # which some editors put before any text
 def read_jsonl(
     path: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str], Row], on_bad_row: OnBadRow = "error"
 ) -> tuple[list[Row], list[str]]:
-    """Reads a file with one JSON object a line, blank lines passed over; or a .json file that is one list of objects.
+    """Read a file with one JSON object a line, blank lines passed over; or a .json file that is one list of objects.
 
     Args:
-      path: the file, UTF-8, with or without a byte-order mark; compressed if its name ends with .gz.
-      parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
-      on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        path: the file, UTF-8, with or without a byte-order mark; compressed if its name ends with .gz.
+        parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
     Returns:
-      The good rows in file order, and for every bad one what is wrong with it (file, line, field, what was found).
+        The good rows in file order, and for every bad one what is wrong with it (file, line, field, what was found).
 
     Raises:
-      DataError: at the first bad row, unless it is to be skipped; and for a list or an archive that is broken, of which
-        no row can be trusted.
-      FileNotFoundError: if there is no file.
+        DataError: at the first bad row, unless it is to be skipped; and for a list or an archive that is broken, of
+            which no row can be trusted.
+        FileNotFoundError: if there is no file.
 
     Example:
         >>> import tempfile
@@ -55,18 +55,18 @@ def collect(
     parse: Callable[[Mapping[str, Any], str], Row],
     on_bad_row: OnBadRow,
 ) -> tuple[list[Row], list[str]]:
-    """Parses rows from any source, and raises or lists the bad ones.
+    """Parse rows from any source, and raises or lists the bad ones.
 
     Args:
-      rows: pairs of where a row stands and the row, or the error that kept it from being read.
-      parse: a function of a row and where it stands.
-      on_bad_row: "error" or "skip".
+        rows: pairs of where a row stands and the row, or the error that kept it from being read.
+        parse: a function of a row and where it stands.
+        on_bad_row: "error" or "skip".
 
     Returns:
-      The good rows, and a text for every bad one.
+        The good rows, and a text for every bad one.
 
     Raises:
-      DataError: at the first bad row, unless it is to be skipped.
+        DataError: at the first bad row, unless it is to be skipped.
     """
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f"on_bad_row={on_bad_row!r}: expected 'error' or 'skip'")
@@ -143,15 +143,15 @@ def _no_object(where: str, text: str, reason: str) -> DataError:
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line; the file appears only when every row is in it.
+    """Write one JSON object a line; the file appears only when every row is in it.
 
     Args:
-      path: the file; its folder must exist. A file that is there is replaced in one step.
-      rows: the objects; numpy scalars and arrays are written as numbers and lists.
+        path: the file; its folder must exist. A file that is there is replaced in one step.
+        rows: the objects; numpy scalars and arrays are written as numbers and lists.
 
     Raises:
-      ValueError: for a number that JSON cannot hold (NaN, infinity); nothing is written.
-      TypeError: for a value that JSON cannot hold; nothing is written.
+        ValueError: for a number that JSON cannot hold (NaN, infinity); nothing is written.
+        TypeError: for a value that JSON cannot hold; nothing is written.
     """
     with atomic_text(path) as file:
         for row in rows:

@@ -28,24 +28,24 @@ def read_tfds(
     fields: Mapping[str, str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Row], list[str]]:
-    """Reads a split of a TFDS data set; TFDS prepares it first where it is not prepared yet.
+    """Read a split of a TFDS data set; TFDS prepares it first where it is not prepared yet.
 
     Args:
-      name: any TFDS name, such as ``"human_sentiment"`` or ``"my_dataset/config:1.0.0"``.
-      split: a TFDS split, such as ``"train"`` or ``"train[:10%]"``.
-      parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
-      on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
-      fields: what the data set calls our fields, such as ``{"prompt": "document", "response": "summary"}``; a field
-        that is not named keeps its name.
-      data_dir: the TFDS data directory; TFDS's own default if None.
+        name: any TFDS name, such as ``"human_sentiment"`` or ``"my_dataset/config:1.0.0"``.
+        split: a TFDS split, such as ``"train"`` or ``"train[:10%]"``.
+        parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        fields: what the data set calls our fields, such as ``{"prompt": "document", "response": "summary"}``; a field
+          that is not named keeps its name.
+        data_dir: the TFDS data directory; TFDS's own default if None.
 
     Returns:
-      The good rows in the data set's order, and for every bad one what is wrong with it. Text comes as ``str``, arrays
-      as lists.
+        The good rows in the data set's order, and for every bad one what is wrong with it. Text comes as ``str``,
+        arrays as lists.
 
     Raises:
-      DataError: at the first bad row unless it is to be skipped, for a name that TFDS does not know or a split that is
-        not there, and for a data set whose files are not array_record, which cannot be read without TensorFlow.
+        DataError: at the first bad row unless it is to be skipped, for a name that TFDS does not know or a split that
+            is not there, and for a data set whose files are not array_record, which cannot be read without TensorFlow.
     """
     builder = _builder(name, data_dir)
     try:
@@ -62,14 +62,14 @@ def splits(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[st
     """The names of a TFDS data set's splits; TFDS prepares it first where it is not prepared yet.
 
     Args:
-      name: any TFDS name.
-      data_dir: the TFDS data directory; TFDS's own default if None.
+        name: any TFDS name.
+        data_dir: the TFDS data directory; TFDS's own default if None.
 
     Returns:
-      The names, in order.
+        The names, in order.
 
     Raises:
-      DataError: as for ``read_tfds``.
+        DataError: as for ``read_tfds``.
     """
     return list(_builder(name, data_dir).info.splits)
 

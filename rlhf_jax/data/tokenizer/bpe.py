@@ -11,17 +11,17 @@ SMALLEST_VOCAB = len(SPECIALS) + 256
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains byte-level BPE; the same texts in the same order give the same tokenizer on any machine.
+    """Train byte-level BPE; the same texts in the same order give the same tokenizer on any machine.
 
     Args:
-      texts: what to learn from, such as the train split and the prompts.
-      vocab_size: how many ids, special tokens and the 256 bytes included. Small texts may give fewer.
+        texts: what to learn from, such as the train split and the prompts.
+        vocab_size: how many ids, special tokens and the 256 bytes included. Small texts may give fewer.
 
     Returns:
-      The tokenizer.
+        The tokenizer.
 
     Raises:
-      ValueError: if ``vocab_size`` has no room for the special tokens and the bytes.
+        ValueError: if ``vocab_size`` has no room for the special tokens and the bytes.
 
     Example:
         >>> tokenizer = train_tokenizer(["a good film", "a good book"] * 5, vocab_size=280)

@@ -36,41 +36,41 @@ class ChatTokens:
         self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
-        """Encodes the turns so far, the assistant's next one opened.
+        """Encode the turns so far, the assistant's next one opened.
 
         Args:
-          prompt: the turns, or the text of one turn of the user.
+            prompt: the turns, or the text of one turn of the user.
 
         Returns:
-          int32 [n_tokens].
+            int32 [n_tokens].
 
         Raises:
-          DataError: if the template refuses the turns.
+            DataError: if the template refuses the turns.
         """
         return self._rendered(self._chat.prompt((Message("user", prompt),) if isinstance(prompt, str) else prompt))[0]
 
     def dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes a whole chat.
+        """Encode a whole chat.
 
         Args:
-          messages: the turns.
+            messages: the turns.
 
         Returns:
-          Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
+            Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
 
         Raises:
-          DataError: if the template refuses the turns, or what the assistant said cannot be found exactly.
+            DataError: if the template refuses the turns, or what the assistant said cannot be found exactly.
         """
         return self._rendered(self._chat.dialogue(messages))
 
     def response(self, text: str) -> np.ndarray:
-        """Encodes an answer and the token that ends it, as they stand after the generation prompt.
+        """Encode an answer and the token that ends it, as they stand after the generation prompt.
 
         Args:
-          text: what the assistant says.
+            text: what the assistant says.
 
         Returns:
-          int32 [n_tokens + 1].
+            int32 [n_tokens + 1].
         """
         piece = self.joint + self._chat.break_up(text) + self._chat.end
         return np.asarray(self._after(self._chat.opening, piece), np.int32)

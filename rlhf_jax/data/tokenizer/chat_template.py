@@ -50,17 +50,17 @@ class ChatTemplate:
     """What a template that asks for the date is told, so that a run that is resumed another day has the same tokens."""
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """Writes a chat as the text that the model is trained on.
+        """Write a chat as the text that the model is trained on.
 
         Args:
-          messages: the turns.
-          add_generation_prompt: whether the assistant's next turn is opened at the end.
+            messages: the turns.
+            add_generation_prompt: whether the assistant's next turn is opened at the end.
 
         Returns:
-          The text, special tokens spelled out. What a message says is not distinguished from what the template says.
+            The text, special tokens spelled out. What a message says is not distinguished from what the template says.
 
         Raises:
-          DataError: if the template refuses the chat, fails, or reaches for what the sandbox forbids.
+            DataError: if the template refuses the chat, fails, or reaches for what the sandbox forbids.
 
         Example:
             >>> template = ChatTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}")
@@ -83,30 +83,30 @@ class ChatTemplate:
             ) from error
 
     def prompt(self, messages: Sequence[Message]) -> Rendered:
-        """Renders the turns so far and opens the assistant's next one.
+        """Render the turns so far and opens the assistant's next one.
 
         Args:
-          messages: the turns, the last one not the assistant's.
+            messages: the turns, the last one not the assistant's.
 
         Returns:
-          The text, and the places of the assistant's earlier turns.
+            The text, and the places of the assistant's earlier turns.
 
         Raises:
-          DataError: if the template fails or does not show what an assistant said as it was said.
+            DataError: if the template fails or does not show what an assistant said as it was said.
         """
         return self._turns(messages, add_generation_prompt=True)
 
     def dialogue(self, messages: Sequence[Message]) -> Rendered:
-        """Renders a whole chat.
+        """Render a whole chat.
 
         Args:
-          messages: the turns.
+            messages: the turns.
 
         Returns:
-          The text, and the places of the assistant's turns: of each its text and the token that ends it.
+            The text, and the places of the assistant's turns: of each its text and the token that ends it.
 
         Raises:
-          DataError: if the template fails or does not show what an assistant said as it was said.
+            DataError: if the template fails or does not show what an assistant said as it was said.
 
         Example:
             >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -133,13 +133,13 @@ class ChatTemplate:
         return self._shape.prompt
 
     def break_up(self, text: str) -> str:
-        """Breaks what spells a special token with ``BREAK`` after its first character, or before its only one.
+        """Break what spells a special token with ``BREAK`` after its first character, or before its only one.
 
         Args:
-          text: what somebody wrote.
+            text: what somebody wrote.
 
         Returns:
-          The text without any special token, otherwise unchanged; ``BREAK`` removed, it is as it was.
+            The text without any special token, otherwise unchanged; ``BREAK`` removed, it is as it was.
 
         Example:
             >>> ChatTemplate("", controls=("</s>",)).break_up("a</s>b") == "a<" + BREAK + "/s>b"

@@ -18,17 +18,17 @@ _KEY = "rlhf_jax"  # in our file: what a pretrained tokenizer keeps in other fil
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Tokenizer, SpecialTokens]:
-    """Reads what ``as_json`` or ``write_folder`` wrote, or the tokenizer of a Hugging Face model.
+    """Read what ``as_json`` or ``write_folder`` wrote, or the tokenizer of a Hugging Face model.
 
     Args:
-      path: a folder with ``tokenizer.json``, or this file.
+        path: a folder with ``tokenizer.json``, or this file.
 
     Returns:
-      The file that was read, the vocabulary, and what the tokenizer is besides.
+        The file that was read, the vocabulary, and what the tokenizer is besides.
 
     Raises:
-      DataError: if a file is not what it should be.
-      FileNotFoundError: if there is no file.
+        DataError: if a file is not what it should be.
+        FileNotFoundError: if there is no file.
     """
     import tokenizers
 
@@ -58,12 +58,12 @@ def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
     """A tokenizer as one text.
 
     Args:
-      backend: the vocabulary.
-      special: what the tokenizer is besides.
+        backend: the vocabulary.
+        special: what the tokenizer is besides.
 
     Returns:
-      A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and, under
-      "rlhf_jax", the special tokens' names, the chat template and the format.
+        A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and, under
+        "rlhf_jax", the special tokens' names, the chat template and the format.
     """
     text = backend.to_str(pretty=True)
     if special == OURS:
@@ -72,12 +72,12 @@ def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
 
 
 def write_folder(folder: str | os.PathLike[str], backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
-    """Writes the files that transformers' ``AutoTokenizer`` loads.
+    """Write the files that transformers' ``AutoTokenizer`` loads.
 
     Args:
-      folder: where; made if it is not there.
-      backend: the vocabulary.
-      special: what the tokenizer is besides.
+        folder: where; made if it is not there.
+        backend: the vocabulary.
+        special: what the tokenizer is besides.
     """
     import tokenizers
 

@@ -67,15 +67,15 @@ CUTS = {
 
 
 def write_tokenizer(gguf_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Writes the tokenizer of a GGUF file as tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+    """Write the tokenizer of a GGUF file as tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     Args:
-      gguf_path: the file.
-      folder: where the three files go; it must exist.
+        gguf_path: the file.
+        folder: where the three files go; it must exist.
 
     Raises:
-      DataError: if the file has no tokenizer, or one of a kind that is not known.
-      FileNotFoundError: if there is no such file or folder.
+        DataError: if the file has no tokenizer, or one of a kind that is not known.
+        FileNotFoundError: if there is no such file or folder.
     """
     pairs = _pairs(os.fspath(gguf_path))
     backend, config = build(pairs, where=os.fspath(gguf_path))
@@ -91,17 +91,17 @@ def write_tokenizer(gguf_path: str | os.PathLike[str], folder: str | os.PathLike
 
 
 def build(pairs: Mapping[str, Any], *, where: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Builds the tokenizer that a GGUF file's key-value pairs describe.
+    """Build the tokenizer that a GGUF file's key-value pairs describe.
 
     Args:
-      pairs: keys such as ``tokenizer.ggml.tokens`` and their values.
-      where: the file, for errors.
+        pairs: keys such as ``tokenizer.ggml.tokens`` and their values.
+        where: the file, for errors.
 
     Returns:
-      The tokenizer, and the fields of tokenizer_config.json.
+        The tokenizer, and the fields of tokenizer_config.json.
 
     Raises:
-      DataError: if there is no tokenizer, or one of a kind that is not known.
+        DataError: if there is no tokenizer, or one of a kind that is not known.
 
     Example:
         >>> letters = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b", "ab"]}

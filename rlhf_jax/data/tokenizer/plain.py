@@ -19,48 +19,49 @@ class PlainTokens:
     space = ""  # stands between a response and the token that ends it
 
     def __init__(self, encode: Callable[[str], list[int]], *, first: int | None, eos_id: int, otherwise: int):
-        """Takes the parts.
+        """Take the parts.
 
         Args:
-          encode: gives the ids of a text on its own, without special tokens.
-          first: the id that begins every prompt, if any.
-          eos_id: of the token that ends a response.
-          otherwise: the id that begins a prompt which would else be empty, so that a response has something before it.
+            encode: gives the ids of a text on its own, without special tokens.
+            first: the id that begins every prompt, if any.
+            eos_id: of the token that ends a response.
+            otherwise: the id that begins a prompt which would else be empty, so that a response has something before
+                it.
         """
         self._encode, self._first, self._otherwise, self.eos_id = encode, first, otherwise, eos_id
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
-        """Encodes a prompt; of a chat, with the assistant's next turn opened.
+        """Encode a prompt; of a chat, with the assistant's next turn opened.
 
         Args:
-          prompt: a text, or the turns so far.
+            prompt: a text, or the turns so far.
 
         Returns:
-          int32 [n_tokens], at least one.
+            int32 [n_tokens], at least one.
         """
         if isinstance(prompt, str):
             return np.asarray(self._begin(prompt), np.int32)
         return self._turns([*prompt, None])[0]
 
     def response(self, text: str) -> np.ndarray:
-        """Encodes a response.
+        """Encode a response.
 
         Args:
-          text: of the response.
+            text: of the response.
 
         Returns:
-          int32 [n_tokens + 1].
+            int32 [n_tokens + 1].
         """
         return np.asarray([*continued(self._encode, self.joint + text), self.eos_id], np.int32)
 
     def dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes a whole chat.
+        """Encode a whole chat.
 
         Args:
-          messages: the turns.
+            messages: the turns.
 
         Returns:
-          Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
+            Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
         """
         return self._turns(messages)
 
@@ -90,11 +91,11 @@ def continued(encode: Callable[[str], list[int]], text: str) -> list[int]:
     """The tokens of text that goes on after other text, without the space that some tokenizers put before any text.
 
     Args:
-      encode: gives the ids of a text on its own.
-      text: what follows.
+        encode: gives the ids of a text on its own.
+        text: what follows.
 
     Returns:
-      Its ids.
+        Its ids.
 
     Example:
         >>> continued(lambda text: [ord(c) for c in text], "ab")

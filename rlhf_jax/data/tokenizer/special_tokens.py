@@ -35,18 +35,18 @@ OURS = SpecialTokens({"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}, add
 
 
 def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
-    """Reads the files beside a Hugging Face ``tokenizer.json``.
+    """Read the files beside a Hugging Face ``tokenizer.json``.
 
     Args:
-      path: of ``tokenizer.json``; beside it, as far as they are there, ``tokenizer_config.json``,
-        ``special_tokens_map.json``, ``chat_template.jinja``, ``generation_config.json`` and ``config.json``.
-      backend: what ``tokenizer.json`` holds.
+        path: of ``tokenizer.json``; beside it, as far as they are there, ``tokenizer_config.json``,
+          ``special_tokens_map.json``, ``chat_template.jinja``, ``generation_config.json`` and ``config.json``.
+        backend: what ``tokenizer.json`` holds.
 
     Returns:
-      The special tokens.
+        The special tokens.
 
     Raises:
-      DataError: if a file is not what it should be, or none says which token ends a text.
+        DataError: if a file is not what it should be, or none says which token ends a text.
     """
     config = _read(path.with_name("tokenizer_config.json"))
     named = {**_read(path.with_name("special_tokens_map.json")), **config}
@@ -88,14 +88,14 @@ def token_id(backend: tokenizers.Tokenizer, text: str) -> int:
     """The id of a token.
 
     Args:
-      backend: the vocabulary.
-      text: of the token.
+        backend: the vocabulary.
+        text: of the token.
 
     Returns:
-      Its id.
+        Its id.
 
     Raises:
-      DataError: if there is no such token.
+        DataError: if there is no such token.
     """
     number = backend.token_to_id(text)
     if number is None:
@@ -106,11 +106,11 @@ def token_id(backend: tokenizers.Tokenizer, text: str) -> int:
 
 
 def mark_special(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> None:
-    """Makes tokens special, whatever the file says: text that spells them stays text, and decoding drops them.
+    """Make tokens special, whatever the file says: text that spells them stays text, and decoding drops them.
 
     Args:
-      backend: changed in place; ids stay as they are.
-      texts: of tokens in the vocabulary.
+        backend: changed in place; ids stay as they are.
+        texts: of tokens in the vocabulary.
     """
     import tokenizers
 
@@ -124,14 +124,14 @@ def chat_template(backend: tokenizers.Tokenizer, special: SpecialTokens) -> Chat
     """The chat template as it can be rendered; the token that ends an assistant's turn is made special.
 
     Args:
-      backend: the vocabulary.
-      special: with the template, if there is one.
+        backend: the vocabulary.
+        special: with the template, if there is one.
 
     Returns:
-      The template; None without one.
+        The template; None without one.
 
     Raises:
-      DataError: if the format is "chat" and the template does not say what ends a turn.
+        DataError: if the format is "chat" and the template does not say what ends a turn.
     """
     if special.template is None:
         return None
@@ -150,11 +150,11 @@ def chat_template(backend: tokenizers.Tokenizer, special: SpecialTokens) -> Chat
 
 
 def write_beside(folder: str | os.PathLike[str], special: SpecialTokens) -> None:
-    """Writes the files that transformers reads beside ``tokenizer.json``.
+    """Write the files that transformers reads beside ``tokenizer.json``.
 
     Args:
-      folder: where; it must exist.
-      special: what to write.
+        folder: where; it must exist.
+        special: what to write.
     """
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -43,13 +43,13 @@ class Tokenizer:
     ``encode_dialogue`` put special tokens anywhere. By a tokenizer trained here any text comes back as it went in.
 
     Attributes:
-      pad_id: of the padding token, or where there is none of the token that ends a text; masks are explicit, so it may
-        be both.
-      bos_id: of the token that begins a text; None where there is none.
-      eos_id: of the token that ends a response; in the chat format the one that ends the assistant's turn.
-      vocab_size: one more than the largest id.
-      chat: the chat template; None where there is none.
-      format: "plain" or "chat".
+        pad_id: of the padding token, or where there is none of the token that ends a text; masks are explicit, so it
+            may be both.
+        bos_id: of the token that begins a text; None where there is none.
+        eos_id: of the token that ends a response; in the chat format the one that ends the assistant's turn.
+        vocab_size: one more than the largest id.
+        chat: the chat template; None where there is none.
+        format: "plain" or "chat".
     """
 
     pad_id: int
@@ -88,13 +88,13 @@ class Tokenizer:
         """The same tokenizer, writing prompts and responses in another format.
 
         Args:
-          format: "plain" for text as it is, "chat" for turns as the model's chat template writes them.
+            format: "plain" for text as it is, "chat" for turns as the model's chat template writes them.
 
         Returns:
-          A tokenizer; this one stays as it is.
+            A tokenizer; this one stays as it is.
 
         Raises:
-          ValueError: if the format is neither, or "chat" without a chat template.
+            ValueError: if the format is neither, or "chat" without a chat template.
         """
         other = copy.copy(self)
         other._set_format(format)
@@ -107,11 +107,11 @@ class Tokenizer:
         look for the last token that is not padding, and would overlook the end of every text.
 
         Returns:
-          A tokenizer that pads with its beginning-of-sequence token, or else with another special token; this one
-          where it pads with such a token already.
+            A tokenizer that pads with its beginning-of-sequence token, or else with another special token; this one
+            where it pads with such a token already.
 
         Raises:
-          DataError: if every special token ends something.
+            DataError: if every special token ends something.
         """
         ends = {self._plain.eos_id, self.eos_id}
         if self.pad_id not in ends:
@@ -146,77 +146,77 @@ class Tokenizer:
         return ChatTokens(self._backend, self.chat)
 
     def encode(self, text: str) -> np.ndarray:
-        """Encodes text without any special token.
+        """Encode text without any special token.
 
         Args:
-          text: any text.
+            text: any text.
 
         Returns:
-          int32 [n_tokens].
+            int32 [n_tokens].
         """
         return np.asarray(self._ids(text), np.int32)
 
     def encode_prompt(self, prompt: Prompt) -> np.ndarray:
-        """Encodes a prompt, ready to be answered.
+        """Encode a prompt, ready to be answered.
 
         Args:
-          prompt: a text, which in the chat format is one turn of the user; or the turns so far.
+            prompt: a text, which in the chat format is one turn of the user; or the turns so far.
 
         Returns:
-          int32 [n_tokens], at least one. In the plain format: the beginning-of-sequence token, where the tokenizer puts
-          one or there is nothing else, and the text. In the chat format: what the template writes, the assistant's turn
-          opened.
+            int32 [n_tokens], at least one. In the plain format: the beginning-of-sequence token, where the tokenizer
+            puts one or there is nothing else, and the text. In the chat format: what the template writes, the
+            assistant's turn opened.
 
         Raises:
-          DataError: if the template refuses the turns.
+            DataError: if the template refuses the turns.
         """
         return self._writer.prompt(prompt)
 
     def encode_response(self, response: str) -> np.ndarray:
-        """Encodes a response: in the plain format a space and the text, then the token that ends it.
+        """Encode a response: in the plain format a space and the text, then the token that ends it.
 
         Args:
-          response: any text.
+            response: any text.
 
         Returns:
-          int32 [n_tokens + 1].
+            int32 [n_tokens + 1].
         """
         return self._writer.response(response)
 
     def encode_dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes a whole chat, in which every turn of the assistant is a target.
+        """Encode a whole chat, in which every turn of the assistant is a target.
 
         Args:
-          messages: the turns.
+            messages: the turns.
 
         Returns:
-          Tokens int32 [n_tokens], and bool [n_tokens]: True on the text of the assistant's turns and on the token that
-          ends each, False elsewhere.
+            Tokens int32 [n_tokens], and bool [n_tokens]: True on the text of the assistant's turns and on the token
+            that ends each, False elsewhere.
 
         Raises:
-          DataError: if the template refuses the turns, or does not show what the assistant said as it was said.
+            DataError: if the template refuses the turns, or does not show what the assistant said as it was said.
         """
         return self._writer.dialogue(messages)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decodes token ids to text and drops special tokens.
+        """Decode token ids to text and drops special tokens.
 
         Args:
-          ids: integers [n_tokens].
+            ids: integers [n_tokens].
 
         Returns:
-          The text. Bytes that are not UTF-8 (a sampler may stop inside a character) become U+FFFD.
+            The text. Bytes that are not UTF-8 (a sampler may stop inside a character) become U+FFFD.
         """
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def decode_response(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decodes a response: like ``decode``, less the space, if any, that joins it to its prompt or to its end.
+        """Decode a response: like ``decode``, less the space, if any, that joins it to its prompt or to its end.
 
         Args:
-          ids: integers [n_tokens].
+            ids: integers [n_tokens].
 
         Returns:
-          The text.
+            The text.
         """
         # After another token, since some tokenizers take a space off the beginning of any text.
         before = self._ids("a")
@@ -224,10 +224,10 @@ class Tokenizer:
         return text.removeprefix(self.decode(before)).removeprefix(self._writer.joint).removesuffix(self._writer.space)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer as one JSON file, which appears only when it is complete.
+        """Write the tokenizer as one JSON file, which appears only when it is complete.
 
         Args:
-          path: such as ``RUN/tokenizer.json``; its folder must exist.
+            path: such as ``RUN/tokenizer.json``; its folder must exist.
         """
         with atomic_text(path) as file:
             file.write(self.to_json())
@@ -236,35 +236,35 @@ class Tokenizer:
         """The tokenizer as text: what ``save`` writes. Two tokenizers are the same when their texts are.
 
         Returns:
-          A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and,
-          under "rlhf_jax", the special tokens' names, the chat template and the format.
+            A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and,
+            under "rlhf_jax", the special tokens' names, the chat template and the format.
         """
         return as_json(self._backend, self._special)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the files that transformers' ``AutoTokenizer`` loads, and ``Tokenizer.load`` too.
+        """Write the files that transformers' ``AutoTokenizer`` loads, and ``Tokenizer.load`` too.
 
         Args:
-          folder: where; made if it is not there.
+            folder: where; made if it is not there.
         """
         write_folder(folder, self._backend, self._special)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], format: str | None = None) -> Tokenizer:
-        """Reads a tokenizer: what ``save`` or ``save_pretrained`` wrote, or that of a Hugging Face model.
+        """Read a tokenizer: what ``save`` or ``save_pretrained`` wrote, or that of a Hugging Face model.
 
         Args:
-          path: a folder with ``tokenizer.json``, or this file. Beside a file that ``save`` did not write,
-            ``tokenizer_config.json`` and its like say what else there is to know.
-          format: "plain" or "chat"; if None the one it was saved with, or else "chat" where there is a chat template.
+            path: a folder with ``tokenizer.json``, or this file. Beside a file that ``save`` did not write,
+              ``tokenizer_config.json`` and its like say what else there is to know.
+            format: "plain" or "chat"; if None the one it was saved with, or else "chat" where there is a chat template.
 
         Returns:
-          The tokenizer.
+            The tokenizer.
 
         Raises:
-          DataError: if a file is not what it should be, or the chat template cannot be used.
-          FileNotFoundError: if there is no file.
-          ValueError: if the format is "chat" and there is no chat template.
+            DataError: if a file is not what it should be, or the chat template cannot be used.
+            FileNotFoundError: if there is no file.
+            ValueError: if the format is "chat" and there is no chat template.
         """
         path, backend, special = read_tokenizer(path)
         try:

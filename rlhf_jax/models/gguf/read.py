@@ -28,7 +28,7 @@ _SLAB = 1 << 18  # numbers that are dequantised at once
 
 
 def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]:
-    """Opens a GGUF file: the config.json that its model would have, and its tensors.
+    """Open a GGUF file: the config.json that its model would have, and its tensors.
 
     Args:
         path: the file.
