@@ -24,7 +24,7 @@ from rlhf_jax import models, parallel, stages
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.runs.fetch import fetch
-from rlhf_jax.stages import OnlineTrainer, PPOConfig, Trunk
+from rlhf_jax.stages import LoadedModel, OnlineTrainer, PPOConfig
 from rlhf_jax.stages.scoring import Scores
 from rlhf_jax.types import Params, Rollout
 
@@ -81,8 +81,8 @@ def make_trainer(
         policy, reward = (models.add_adapters(config, params, lora, jax.random.key(seed)) for seed in (0, 1))
     reward_config = dataclasses.replace(reward[0], scalar_head=True)
     with_head = models.with_scalar_head(reward[1], reward_config)  # without adapters, a copy
-    scored_by = Trunk(reward_config, with_head)
-    return OnlineTrainer(settings, policy=Trunk(*policy), reward=scored_by, tokenizer=tokenizer, mesh=mesh)
+    scored_by = LoadedModel(reward_config, with_head)
+    return OnlineTrainer(settings, policy=LoadedModel(*policy), reward=scored_by, tokenizer=tokenizer, mesh=mesh)
 
 
 def temporary(trainer: OnlineTrainer, state: stages.OnlineState, rows: int, length: int) -> int:

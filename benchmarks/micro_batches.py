@@ -15,7 +15,7 @@ import numpy as np
 
 from rlhf_jax import models, objectives, training
 from rlhf_jax.data import Example
-from rlhf_jax.data.batches import PackedEpochs, in_parts
+from rlhf_jax.data.batches import PackedEpochs, micro_batched
 from rlhf_jax.stages.objective_loss import make_loss_fn
 
 VOCAB = 4096
@@ -29,7 +29,9 @@ def temporary(rows: int, length: int, parts: int) -> int:
     batches = PackedEpochs(lambda _: full, epochs=1, rows=rows // parts, row_length=length, pad_id=0)
     state = jax.eval_shape(lambda key: training.init_state({"policy": model.init(key)}, rule), jax.random.key(0))
     step = training.make_train_step(make_loss_fn(objectives.sft, {"policy": model}), rule, accumulate=parts)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, in_parts(batches, parts)[0], jax.random.key(0)).compile()
+    compiled = (
+        jax.jit(step, donate_argnums=0).lower(state, micro_batched(batches, parts)[0], jax.random.key(0)).compile()
+    )
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
 

@@ -329,7 +329,7 @@ def test_data_writes_the_rows_of_a_split(prepared, tmp_path, capsys):
 SUMMARY = (
     "sft.heldout_loss",
     *(f"reward.{n}" for n in ("accuracy", "accuracy_ci", "accuracy_by_domain", "ece")),
-    *(f"yardsticks.{n}" for n in ("vader", "ridge", "single_rater")),
+    *(f"baselines.{n}" for n in ("vader", "ridge", "single_rater")),
     *(f"ppo.{n}" for n in ("gold_win_rate", "gold_win_rate_ci", "kl", "proxy_before", "proxy_after")),
     *(f"ppo.{n}" for n in ("gold_before", "gold_after", "distinct_2")),
     *(f"seconds.{n}" for n in ("total", "sft", "reward", "ppo")),
@@ -365,7 +365,7 @@ def test_the_quickstart_in_small_leaves_a_whole_run_folder(prepared, tmp_path):
     assert summary["reward"]["accuracy_by_domain"].keys() == summary["prompts"].keys()
     for low, high in (summary["reward"]["accuracy_ci"], summary["ppo"]["gold_win_rate_ci"]):
         assert 0 <= low < high <= 1
-    assert 0.66 < summary["yardsticks"]["ridge"] < 0.8  # the whole train split, whatever the stages were given
+    assert 0.66 < summary["baselines"]["ridge"] < 0.8  # the whole train split, whatever the stages were given
     assert summary["peak_rss_mib"] < 4096
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<html" in page

@@ -32,18 +32,28 @@ class PackedEpochs:
         rows: physical rows of a batch.
         row_length: tokens of a row.
         pad_id: what fills empty places.
+        groups: groups of a batch at least, so that it can stand beside another's.
+        length: tokens of a sequence at least, for the same reason.
 
     Raises:
         ValueError: when there are no examples.
     """
 
     def __init__(
-        self, epoch: Callable[[int], Sequence[Example]], *, epochs: int, rows: int, row_length: int, pad_id: int
+        self,
+        epoch: Callable[[int], Sequence[Example]],
+        *,
+        epochs: int,
+        rows: int,
+        row_length: int,
+        pad_id: int,
+        groups: int = 1,
+        length: int = 1,
     ):
         self._epoch = functools.lru_cache(maxsize=1)(epoch)
         self._rows, self._row_length, self._pad_id = rows, row_length, pad_id
         self._plan: list[tuple[int, np.ndarray]] = []
-        self._length, self._responses, self.examples = 1, 1, 0
+        self._length, self._responses, self.examples = length, 1, 0
         for number in range(epochs):
             examples = self._epoch(number)
             if not examples:
@@ -54,7 +64,7 @@ class PackedEpochs:
             order = np.arange(len(examples))
             batches = plan(lengths, order, rows=rows, row_length=row_length, max_groups=rows * row_length)
             self._plan += [(number, chosen) for chosen in batches]
-        self._groups = max(len(chosen) for _, chosen in self._plan)
+        self._groups = max(groups, *(len(chosen) for _, chosen in self._plan))
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -62,10 +72,6 @@ class PackedEpochs:
     def count(self, step: int) -> int:
         """Groups that a batch really holds; the rest is filler."""
         return len(self._plan[step][1])
-
-    def widen(self, groups: int, length: int) -> None:
-        """Make every batch at least this large, so that it can stand beside another's."""
-        self._groups, self._length = max(groups, self._groups), max(length, self._length)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,7 +92,7 @@ class PackedEpochs:
         )
 
 
-def in_parts(parts: Batches, count: int) -> Batches:
+def micro_batched(parts: Batches, count: int) -> Batches:
     """Batches of ``count`` parts each; where that is 1, a part is a batch and has no axis more."""
     return parts if count == 1 else MicroBatches(parts, count)
 
@@ -121,13 +127,28 @@ class MicroBatches:
 
 
 class MemberBatches:
-    """One batch for each member of an ensemble, stacked: [M, B, ...]; as many steps as the shortest member has."""
+    """One batch for each member of an ensemble, stacked: [M, B, ...]; as many steps as the shortest member has.
 
-    def __init__(self, members: Sequence[PackedEpochs]):
-        self._members = members
-        groups, length = (max(sizes) for sizes in zip(*(m.shape for m in members), strict=True))
-        for member in members:
-            member.widen(groups, length)
+    Args:
+        epochs_of: for every member its ``epoch``, as for ``PackedEpochs``, whose other arguments are the same for all.
+        epochs: how many.
+        rows: physical rows of a member's batch.
+        row_length: tokens of a row.
+        pad_id: what fills empty places.
+    """
+
+    def __init__(
+        self,
+        epochs_of: Sequence[Callable[[int], Sequence[Example]]],
+        *,
+        epochs: int,
+        rows: int,
+        row_length: int,
+        pad_id: int,
+    ):
+        make = functools.partial(PackedEpochs, epochs=epochs, rows=rows, row_length=row_length, pad_id=pad_id)
+        groups, length = (max(sizes) for sizes in zip(*(make(epoch).shape for epoch in epochs_of), strict=True))
+        self._members = [make(epoch, groups=groups, length=length) for epoch in epochs_of]
 
     def __len__(self) -> int:
         return min(map(len, self._members))

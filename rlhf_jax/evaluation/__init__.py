@@ -12,11 +12,12 @@ from rlhf_jax.evaluation.alarms import (
     reward_hacking,
     skipped_updates,
 )
+from rlhf_jax.evaluation.baselines import fit_ridge, vader
 from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
-from rlhf_jax.evaluation.yardsticks import fit_ridge, vader
+from rlhf_jax.renamed import renamed
 
 __all__ = [
     "Alarm",
@@ -43,3 +44,5 @@ __all__ = [
     "wilson",
     "win_rate",
 ]
+
+__getattr__ = renamed(__name__, {"yardsticks": "evaluation.baselines"})

@@ -6,10 +6,11 @@ from rlhf_jax.models.ensemble import member, member_axes, members
 from rlhf_jax.models.functional import build, logits, with_scalar_head
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
 from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_adapters, join, quantise, split
-from rlhf_jax.models.lora_fold import merge, stack, unmerge
+from rlhf_jax.models.lora_fold import concatenate_adapters, merge, unmerge
 from rlhf_jax.models.peft import load_peft, save_peft
 from rlhf_jax.models.transformer import Cache
 from rlhf_jax.models.weights import fingerprint
+from rlhf_jax.renamed import renamed
 
 __all__ = [
     "Cache",
@@ -20,6 +21,7 @@ __all__ = [
     "adapter_off",
     "add_adapters",
     "build",
+    "concatenate_adapters",
     "fingerprint",
     "first_layers",
     "has_adapters",
@@ -35,7 +37,8 @@ __all__ = [
     "save_peft",
     "save_pretrained",
     "split",
-    "stack",
     "unmerge",
     "with_scalar_head",
 ]
+
+__getattr__ = renamed(__name__, {"stack": "models.concatenate_adapters"})

@@ -63,7 +63,9 @@ def unmerge(config: ModelConfig, params: Params, lora: LoRAConfig, adapters: Par
     return dataclasses.replace(config, lora=lora), map_matrices(params, take_out, "")
 
 
-def stack(config: ModelConfig, params: Params, below: ModelConfig, below_params: Params) -> tuple[ModelConfig, Params]:
+def concatenate_adapters(
+    config: ModelConfig, params: Params, below: ModelConfig, below_params: Params
+) -> tuple[ModelConfig, Params]:
     """Adapters on a model into which others were folded, as one pair on what these stood on.
 
     ``W + s A B + s' A' B' = W + [A A'] [s B; s' B']``, with ``s = alpha / rank``: ranks add up, and the new scale is 1.
@@ -84,7 +86,7 @@ def stack(config: ModelConfig, params: Params, below: ModelConfig, below_params:
         >>> params = build(config).init(jax.random.key(0))
         >>> lower = add_adapters(config, params, LoRAConfig(rank=2, targets="query$"), jax.random.key(1))
         >>> upper = add_adapters(*merge(*lower), LoRAConfig(rank=3, targets="query$|up$"), jax.random.key(2))
-        >>> both, both_params = stack(*upper, *lower)
+        >>> both, both_params = concatenate_adapters(*upper, *lower)
         >>> both.lora.rank, both.lora.alpha, both_params["blocks"]["mlp"]["up"]["lora_a"].shape
         (5, 5.0, (2, 8, 5))
     """

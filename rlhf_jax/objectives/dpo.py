@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import required
-from rlhf_jax.objectives.pairs import implicit_rewards, pair_loss, pairs, turned
+from rlhf_jax.objectives.pairs import implicit_rewards, pair_loss, pairs, swapped
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 
 # A mean log-ratio is smaller than a sum by the length of the response, so its beta is larger.
@@ -70,7 +70,7 @@ def dpo(
     decided = None
     if soft_labels:
         share, voted = _share_of_first(required(batch.votes, "batch.votes"))
-        pair = turned(pair._replace(counted=pair.counted & voted), share < 0.5)
+        pair = swapped(pair._replace(counted=pair.counted & voted), share < 0.5)
         minority = jnp.minimum(share, 1 - share)
         smoothing = minority + label_smoothing * (1 - 2 * minority)
         decided = share != 0.5

@@ -52,7 +52,7 @@ def pairs(outputs: Outputs, batch: SequenceBatch, *, reference: bool = True, per
     return Pairs(logprobs[:, 0], logprobs[:, 1], ref[:, 0], ref[:, 1], counted, lengths[:, 0], lengths[:, 1])
 
 
-def turned(pairs: Pairs, where: Array) -> Pairs:
+def swapped(pairs: Pairs, where: Array) -> Pairs:
     """The pairs with chosen and rejected exchanged where ``where`` [B] is True."""
     other = Pairs(
         pairs.rejected,

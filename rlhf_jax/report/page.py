@@ -81,7 +81,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
 
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(what, figure, 95% interval) of what a policy is trained from; what the run lacks is left out."""
-    sft, reward, yardsticks = (summary.get(key, {}) for key in ("sft", "reward", "yardsticks"))
+    sft, reward, baselines = (summary.get(key, {}) for key in ("sft", "reward", "baselines"))
     rows = [("SFT: held-out loss, nats a token", number(sft.get("heldout_loss")), "")]
     rows += [
         (f"Reward model: {what}", percent(reward.get(key)), percent_interval(reward.get(f"{key}_ci")))
@@ -94,8 +94,8 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows += [
         (
             f"Yardstick: {name}, all held-out pairs",
-            percent(yardsticks.get(key)),
-            percent_interval(yardsticks.get(f"{key}_ci")),
+            percent(baselines.get(key)),
+            percent_interval(baselines.get(f"{key}_ci")),
         )
         for key, name in (
             ("ridge", "ridge regression on TF-IDF"),
@@ -131,11 +131,11 @@ def _configured(stage: str, run: RunFolder) -> str | None:
 
 
 def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
-    reward, yardsticks = summary.get("reward", {}), summary.get("yardsticks", {})
+    reward, baselines = summary.get("reward", {}), summary.get("baselines", {})
     found = {"reward model": _cells(reward, "accuracy")}
-    found |= {name: _cells(yardsticks, key) for key, name in _SCORERS.items()}
+    found |= {name: _cells(baselines, key) for key, name in _SCORERS.items()}
     found = {scorer: cells for scorer, cells in found.items() if cells}
-    overall = {"reward model": reward, **{name: _overall(yardsticks, key) for key, name in _SCORERS.items()}}
+    overall = {"reward model": reward, **{name: _overall(baselines, key) for key, name in _SCORERS.items()}}
     # Data without domains counts as one called "all", and all pairs have a row anyway.
     domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells if domain != "all"))
     table = [
@@ -236,8 +236,8 @@ def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _overall(yardsticks: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {"accuracy": yardsticks.get(key), "accuracy_ci": yardsticks.get(f"{key}_ci")}
+def _overall(baselines: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {"accuracy": baselines.get(key), "accuracy_ci": baselines.get(f"{key}_ci")}
 
 
 def _template() -> Any:

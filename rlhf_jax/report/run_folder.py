@@ -58,10 +58,13 @@ def read_run(path: Path | str) -> RunFolder:
                 f"{folder / 'metrics.jsonl'}:{number}: expected the fields 'stage' and 'step', found {row}"
             )
         metrics.setdefault(row["stage"], []).append(row)
+    summary = _read_object(folder / "summary.json")
+    if "yardsticks" in summary:  # what baselines were called by version 0.1
+        summary["baselines"] = summary.pop("yardsticks")
     return RunFolder(
         path=folder,
         config=_read_object(folder / "config.json"),
-        summary=_read_object(folder / "summary.json"),
+        summary=summary,
         metrics={stage: sorted(rows, key=lambda row: row["step"]) for stage, rows in metrics.items()},
         samples=_read_lines(folder / "samples.jsonl"),
     )

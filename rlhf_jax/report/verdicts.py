@@ -37,7 +37,7 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
     reward = summary.get("reward", {})
     found: list[Verdict] = []
     if reward.get("accuracy") is not None:
-        found += _reward_verdicts(reward, summary.get("yardsticks", {}))
+        found += _reward_verdicts(reward, summary.get("baselines", {}))
     found += [Verdict("warning", text) for text in reward.get("warnings", [])]
     for stage in POLICIES:
         if stage in summary:
@@ -45,11 +45,11 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
     return found
 
 
-def _reward_verdicts(reward: Mapping[str, Any], yardsticks: Mapping[str, Any]) -> list[Verdict]:
+def _reward_verdicts(reward: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[Verdict]:
     accuracy, interval = reward["accuracy"], reward.get("accuracy_ci")
     stated = f"The reward model ranks {accuracy:.1%} of held-out pairs as the majority of people does"
-    # The bar is about human_sentiment, and only its runs have yardsticks.
-    if not yardsticks:
+    # The bar is about human_sentiment, and only its runs have baselines.
+    if not baselines:
         return [Verdict("note", f"{stated}.")]
     above = accuracy >= ACCURACY_BAR
     found = [
@@ -59,10 +59,10 @@ def _reward_verdicts(reward: Mapping[str, Any], yardsticks: Mapping[str, Any]) -
         )
     ]
     for key, name in (("ridge", "the aim, ridge regression on TF-IDF"), ("vader", "VADER's word list")):
-        other = yardsticks.get(key)
+        other = baselines.get(key)
         if other is not None:
             found.append(_against(accuracy, interval, other, name))
-    person = yardsticks.get("single_rater")
+    person = baselines.get("single_rater")
     if person is not None:
         side = "below" if accuracy < person else "above"
         text = f"One person agrees with the majority of the others on {person:.1%} of the pairs: the reward model is "

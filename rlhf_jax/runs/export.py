@@ -102,7 +102,7 @@ def _on_checkpoint(
                 "weights: export the whole model, without --adapter"
             )
         params, below_config, _ = load_stage(base.path, base.stage)
-        config, model = models.stack(config, model, below_config, params["policy"])
+        config, model = models.concatenate_adapters(config, model, below_config, params["policy"])
         base = below
     return config, model, base.path
 

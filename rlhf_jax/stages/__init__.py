@@ -4,6 +4,7 @@ from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
+from rlhf_jax.renamed import renamed
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.policy import Policy
@@ -13,6 +14,7 @@ from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.group import group
+from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
 from rlhf_jax.stages.online.loop import SamplerMismatch
@@ -22,7 +24,7 @@ from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sampler import Sampler
-from rlhf_jax.stages.scoring import RolloutReward, Trunk
+from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, comparisons
 
@@ -35,6 +37,7 @@ __all__ = [
     "Judged",
     "Judges",
     "KLConfig",
+    "LoadedModel",
     "OnlineConfig",
     "OnlineState",
     "OnlineTrainer",
@@ -54,7 +57,6 @@ __all__ = [
     "SamplerMismatch",
     "Scorer",
     "StageConfig",
-    "Trunk",
     "best_of_n",
     "compare",
     "comparisons",
@@ -63,6 +65,7 @@ __all__ = [
     "forward",
     "group",
     "keep_best",
+    "lift",
     "make_loss_fn",
     "ppo",
     "preference",
@@ -71,3 +74,21 @@ __all__ = [
     "reward_model",
     "sft",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Prompt": "stages.EncodedPrompt",
+        "Trunk": "stages.LoadedModel",
+        "batches": "data.batches",
+        "chat": "runs.chat",
+        "export": "runs.export",
+        "fetch": "runs.fetch",
+        "inference": "runs.policy",
+        "loading": "runs.loading",
+        "pretrained": "runs.pretrained",
+        "reading": "data.reading",
+        "run": "runs.folder",
+        "yardsticks": "stages.baselines",
+    },
+)

@@ -22,12 +22,12 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.baselines import agreement, baselines
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of, warn_rate
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
 from rlhf_jax.stages.train import Stopwatch, outcome, train
-from rlhf_jax.stages.yardsticks import agreement, yardsticks
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
@@ -89,7 +89,7 @@ def reward_model(
     Returns:
         ``RunResult`` with ``params["reward"]`` of the best held-out loss (of an ensemble every leaf is [M, ...] and the
         reward is the members' mean); ``summary`` holds accuracy with its 95%
-        interval, by domain, calibration, warnings and, for ``human_sentiment``, the yardsticks on the same pairs.
+        interval, by domain, calibration, warnings and, for ``human_sentiment``, the baselines on the same pairs.
 
     Raises:
         DataError: on a bad row.
@@ -122,7 +122,9 @@ def reward_model(
     members = config.members if config.members > 1 else 0
     if members:
         loss_fn, params = ensemble_loss(loss_fn), _stacked(start.params, model_config, config)
-        batches = MemberBatches([_member_epochs(data, config, m, shape) for m in range(members)])
+        batches = MemberBatches(
+            [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
+        )
     score = scorer(model, **shape)
     validation = data.heldout(config.pairs_per_response)
 
@@ -158,7 +160,7 @@ def reward_model(
         summary["member_accuracy"] = [pair_metrics(one, test)["accuracy"] for one in each]
         summary["disagreement"] = float(each.std(0).mean())
     if config.data.source == sources.HUMAN_SENTIMENT:
-        beside = {"yardsticks": yardsticks(test), "agreement": agreement(test.ratings, test.domains)}
+        beside = {"baselines": baselines(test), "agreement": agreement(test.ratings, test.domains)}
         folder.update_json(directory / "summary.json", beside)
     return folder.finish(
         directory,
@@ -217,9 +219,9 @@ def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardCon
     return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 
-def _member_epochs(data: Comparisons, config: RewardConfig, member: int, shape: dict[str, int]) -> PackedEpochs:
+def _member_epochs(data: Comparisons, config: RewardConfig, member: int) -> Callable[[int], Sequence[Example]]:
     """A member's passes are numbered after those of the member before it, so its groups and order are its own."""
-    return PackedEpochs(lambda number: data.epoch(number + member * config.epochs), epochs=config.epochs, **shape)
+    return lambda number: data.epoch(number + member * config.epochs)
 
 
 def pair_metrics(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:

@@ -12,6 +12,7 @@ from rlhf_jax import losses, parallel, rollout
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
+from rlhf_jax.renamed import renamed
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import as_batch, response_tokens
 from rlhf_jax.runs.loading import place
@@ -76,3 +77,6 @@ class Sampler:
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
         """k1 of every response under a policy against the reference, float32 [B * K], nats."""
         return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
+
+
+__getattr__ = renamed(__name__, {"Prompt": "stages.EncodedPrompt"})

@@ -23,7 +23,7 @@ from rlhf_jax.types import Array, Params, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
-class Trunk:
+class LoadedModel:
     """A model with its weights, as one stage hands it to another; an ensemble's are stacked, [M, ...]."""
 
     config: models.ModelConfig
@@ -41,16 +41,16 @@ class RolloutReward:
     """A reward for rollouts: ``reward(sampled, prompts) -> Scores``.
 
     Args:
-        reward: a reward model (a ``Trunk`` with a scalar head, maybe an ensemble), or any callable
+        reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
         sampler: turns rollouts into text and knows the mesh.
         ensemble: how the members of an ensemble are combined.
     """
 
-    def __init__(self, reward: Trunk | TextReward, sampler: Sampler, ensemble: EnsembleConfig | None = None):
+    def __init__(self, reward: LoadedModel | TextReward, sampler: Sampler, ensemble: EnsembleConfig | None = None):
         self._sampler = sampler
-        self._text = None if isinstance(reward, Trunk) else reward
-        if isinstance(reward, Trunk):
+        self._text = None if isinstance(reward, LoadedModel) else reward
+        if isinstance(reward, LoadedModel):
             how = ensemble or EnsembleConfig()
             model = models.build(reward.config)
             self._params = place(reward.params, sampler.mesh)
@@ -72,7 +72,7 @@ class RolloutReward:
         return Scores(*jax.device_put((scores, jnp.zeros(shape, jnp.float32)), sampled.finished.sharding))
 
 
-def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Trunk:
+def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> LoadedModel:
     """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
 
     Raises:
@@ -84,4 +84,4 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
             "policy (rlhf reward --init)"
         )
-    return Trunk(model_config, params["reward"])
+    return LoadedModel(model_config, params["reward"])

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
-from rlhf_jax.data.batches import Batches, in_parts
+from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
@@ -102,7 +102,7 @@ def train(
         The loop's result; ``best_params``, the last ones if ``config.keep`` says so, are whole models again.
     """
     directory = Path(config.out)
-    batches = in_parts(batches, config.micro_batches)
+    batches = micro_batched(batches, config.micro_batches)
     rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     if members:

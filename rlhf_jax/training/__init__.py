@@ -1,5 +1,6 @@
 """The training state, one step, and the host loop. Knows no objective, no loss and no model."""
 
+from rlhf_jax.renamed import renamed
 from rlhf_jax.training.controllers import Controller, KLState, adaptive, banded, fixed
 from rlhf_jax.training.loop import CheckpointStore, FitResult, SkippedUpdates, fit
 from rlhf_jax.training.metrics import MetricsWriter, read_metrics
@@ -7,9 +8,10 @@ from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.signals import Interrupted, StopSignals
 from rlhf_jax.training.state import TrainState, init, init_state
-from rlhf_jax.training.step import Metrics, Term, TrainStep, fetch, jit_step, make_train_step
+from rlhf_jax.training.step import AuxiliaryLoss, Metrics, TrainStep, fetch, jit_step, make_train_step
 
 __all__ = [
+    "AuxiliaryLoss",
     "CheckpointStore",
     "Controller",
     "FitResult",
@@ -21,7 +23,6 @@ __all__ = [
     "Progress",
     "SkippedUpdates",
     "StopSignals",
-    "Term",
     "TrainState",
     "TrainStep",
     "adaptive",
@@ -39,3 +40,5 @@ __all__ = [
     "per_member",
     "read_metrics",
 ]
+
+__getattr__ = renamed(__name__, {"Term": "training.AuxiliaryLoss"})

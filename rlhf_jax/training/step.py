@@ -22,12 +22,12 @@ Metrics = Mapping[str, tuple[Array, Array]]
 TrainStep = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, tuple[Array, Array]]]]
 
 
-class Term(NamedTuple):
+class AuxiliaryLoss(NamedTuple):
     """A second loss, on batches of its own, and its weight in the sum; pretraining text mixed into PPO is one.
 
     Example:
         >>> from rlhf_jax.types import Aux
-        >>> Term(lambda params, batch, key: (jnp.sum(params["x"]), Aux(jnp.float32(1), {})), weight=0.5).weight
+        >>> AuxiliaryLoss(lambda params, batch, key: (jnp.sum(params["x"]), Aux(jnp.float32(1), {})), weight=0.5).weight
         0.5
     """
 
@@ -84,7 +84,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    extra: Mapping[str, Term] | None = None,
+    extra: Mapping[str, AuxiliaryLoss] | None = None,
 ) -> TrainStep:
     r"""One update of the parameters, as a pure function; the caller jits it (see ``jit_step``).
 

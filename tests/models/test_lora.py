@@ -128,7 +128,7 @@ def test_adapters_on_folded_adapters_are_one_pair_on_the_trunk(variant):
     )
     own, trunk = models.split(fresh)
     upper = models.join(random_like(own, 3, 0.3), trunk)
-    both_config, both = models.stack(config, upper, lower_config, lower)
+    both_config, both = models.concatenate_adapters(config, upper, lower_config, lower)
     chosen = [path for path in paths(both) if path.endswith("lora_a")]
     assert {path.split("/")[-2] for path in chosen} == {"query", "up", "out"}
     assert (both_config.lora.rank, both_config.lora.alpha) == (5, 5.0)

@@ -112,7 +112,7 @@ def write_run(folder, *, stages=("sft", "reward", "ppo"), done=("sft", "reward",
     summary = {"seed": 3, "versions": {"jax": "0.10.2"}, "seconds": {"total": 700.0}, "config_note": None}
     summary |= {stage: results[stage] for stage in done}
     if "reward" in done:
-        summary["yardsticks"] = {
+        summary["baselines"] = {
             "ridge": 0.738,
             "vader": 0.69,
             "single_rater": 0.82,

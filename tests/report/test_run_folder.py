@@ -49,3 +49,8 @@ def test_no_run_there(tmp_path):
         read_run(tmp_path)
     with pytest.raises(ReportError, match="is not a folder"):
         read_run(tmp_path / "nowhere")
+
+
+def test_baselines_of_a_folder_of_version_0_1_are_found(tmp_path):
+    (tmp_path / "summary.json").write_text('{"yardsticks": {"ridge": 0.75}}')
+    assert read_run(tmp_path).summary == {"baselines": {"ridge": 0.75}}

@@ -11,7 +11,7 @@ def test_bar_met_and_aim_missed():
     found = verdicts(
         {
             "reward": {"accuracy": 0.712, "accuracy_ci": [0.70, 0.72], "warnings": ["Rewards are saturated."]},
-            "yardsticks": {"ridge": 0.738, "vader": 0.70, "single_rater": 0.82},
+            "baselines": {"ridge": 0.738, "vader": 0.70, "single_rater": 0.82},
         }
     )
     assert [verdict.kind for verdict in found] == ["met", "missed", "met", "note", "warning"]
@@ -23,7 +23,7 @@ def test_bar_met_and_aim_missed():
 
 
 def test_bar_missed():
-    assert verdicts({"reward": {"accuracy": 0.66}, "yardsticks": {"ridge": 0.738}})[0].kind == "missed"
+    assert verdicts({"reward": {"accuracy": 0.66}, "baselines": {"ridge": 0.738}})[0].kind == "missed"
 
 
 def test_other_peoples_data_has_no_bar():

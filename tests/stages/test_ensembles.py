@@ -17,12 +17,12 @@ from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.folder import load_stage
 from rlhf_jax.stages import (
     EncodedPrompt,
+    LoadedModel,
     OnlineTrainer,
     RewardConfig,
     RolloutReward,
     RunError,
     Scorer,
-    Trunk,
     make_loss_fn,
     sources,
 )
@@ -49,39 +49,36 @@ def ensemble_run(tables, tmp_path_factory, folder, sft_run, one_device):
 
 @pytest.fixture(scope="module")
 def trunk(ensemble_run):
-    return Trunk(ensemble_run.model_config, ensemble_run.params["reward"])
+    return LoadedModel(ensemble_run.model_config, ensemble_run.params["reward"])
 
 
 def member(tree, m):
     return jax.tree.map(lambda x: x[m], tree)
 
 
-def member_batches(run, members=range(MEMBERS)):
-    """Each member's own passes over the data: numbered one after the other."""
+def member_epochs(run):
+    """Each member's own passes over the data, numbered one after the other; and what all batches of a run share."""
     config, tokenizer = run.config, run.tokenizer
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
-
-    def passes(m):
-        return PackedEpochs(lambda number: data.epoch(number + m * config.epochs), epochs=config.epochs, **shape)
-
-    return [passes(m) for m in members]
+    passes = [functools.partial(lambda m, number: data.epoch(number + m * config.epochs), m) for m in range(MEMBERS)]
+    return passes, {"epochs": config.epochs, **shape}
 
 
 def test_three_members_in_one_program_are_three_trainings(ensemble_run, sft_run):
     """The same weights as three loops over the same data with the same seeds, one after the other."""
     config = ensemble_run.config
-    each = member_batches(ensemble_run)
+    passes, shape = member_epochs(ensemble_run)
+    groups, length = (max(x) for x in zip(*(PackedEpochs(p, **shape).shape for p in passes), strict=True))
+    each = [PackedEpochs(p, **shape, groups=groups, length=length) for p in passes]  # so that one program serves all
     steps = min(map(len, each))
     assert ensemble_run.summary["steps"] == steps > 4
-    groups, length = (max(sizes) for sizes in zip(*(b.shape for b in each), strict=True))
     bound = functools.partial(objectives.reward_model, center=config.center, margin=config.margin)
     rule = training.make_optimizer(config.optimizer, steps)
     step = jax.jit(training.make_train_step(make_loss_fn(bound, {"reward": ensemble_run.model}), rule))
     keys = jax.random.split(jax.random.key(config.seed), MEMBERS)
     clipped, losses = 0, []
     for m in range(MEMBERS):
-        each[m].widen(groups, length)  # so that one program serves all
         start = models.with_scalar_head(sft_run.params["policy"], ensemble_run.model_config, keys[m])
         state = training.init_state({"reward": start}, rule)
         for i in range(steps):
@@ -101,14 +98,15 @@ def test_three_members_in_one_program_are_three_trainings(ensemble_run, sft_run)
 
 
 def test_members_see_the_data_in_orders_of_their_own(ensemble_run):
-    stacked = MemberBatches(member_batches(ensemble_run))
+    passes, shape = member_epochs(ensemble_run)
+    stacked = MemberBatches(passes, **shape)
     first = stacked[0]
     assert first.tokens.shape[0] == MEMBERS
     assert len({first.tokens[m].tobytes() for m in range(MEMBERS)}) == MEMBERS
     shapes = {tuple(x.shape for x in jax.tree.leaves(stacked[i])) for i in range(len(stacked))}
     assert len(shapes) == 1
-    for m, alone in enumerate(member_batches(ensemble_run)):
-        filled = alone[1].tokens
+    for m, epoch in enumerate(passes):
+        filled = PackedEpochs(epoch, **shape)[1].tokens
         np.testing.assert_array_equal(stacked[1].tokens[m, : filled.shape[0], :, : filled.shape[2]], filled)
         assert not stacked[1].mask[m, filled.shape[0] :].any()
 
@@ -199,7 +197,7 @@ def test_scores_are_combined(trunk, sampler, sampled, prompts, each, how):
 
 def test_a_single_reward_model_never_disagrees(trunk, sampler, sampled, prompts, each):
     for how in COMBINED:
-        alone = RolloutReward(Trunk(trunk.config, member(trunk.params, 1)), sampler, EnsembleConfig(combine=how))
+        alone = RolloutReward(LoadedModel(trunk.config, member(trunk.params, 1)), sampler, EnsembleConfig(combine=how))
         scores = alone(sampled, prompts)
         np.testing.assert_allclose(scores.reward, each[1], atol=1e-6)
         assert not np.asarray(scores.disagreement).any()
@@ -209,7 +207,7 @@ def test_ppo_trains_against_an_ensemble_and_logs_where_it_disagrees(tables, sft_
     config = tiny_task.ppo_config(
         tables, "unused", policy="unused", prompts=8, minibatches=2, ensemble=EnsembleConfig(combine="min")
     )
-    policy = Trunk(sft_run.model_config, sft_run.params["policy"])
+    policy = LoadedModel(sft_run.model_config, sft_run.params["policy"])
     trainer = OnlineTrainer(config, policy=policy, tokenizer=sft_run.tokenizer, reward=trunk, mesh=one_device)
     state = trainer.init()
     critic = state.train.params["critic"]

@@ -13,7 +13,7 @@ import tiny_task
 
 from rlhf_jax import cli, objectives, stages, training
 from rlhf_jax.rewards import ShapingConfig
-from rlhf_jax.stages import EncodedPrompt, KLConfig, OnlineTrainer, Policy, RunError, Trunk
+from rlhf_jax.stages import EncodedPrompt, KLConfig, LoadedModel, OnlineTrainer, Policy, RunError
 from rlhf_jax.stages.sampler import Sampler
 
 METHODS = ("rloo", "grpo", "expert_iteration", "online_dpo", "reinforce")
@@ -28,7 +28,7 @@ def prompts(tables, sft_run):
 
 @pytest.fixture(scope="module")
 def policy(sft_run):
-    return Trunk(sft_run.model_config, sft_run.params["policy"])
+    return LoadedModel(sft_run.model_config, sft_run.params["policy"])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from rlhf_jax import checkpoint, models, parallel, stages, training
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.runs import loading
 from rlhf_jax.runs.export import export
-from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Policy, RunError, Scorer, Trunk, forward
+from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, Policy, RunError, Scorer, forward
 
 LORA = LoRAConfig(rank=2, alpha=16.0)
 FAST = training.OptimizerConfig(learning_rate=1e-2, weight_decay=0.0)
@@ -88,8 +88,8 @@ def make_trainer(tables, place, mesh, lora=LORA):
     params, reward_config, _ = loading.load_stage(place, "reward", mesh)
     return OnlineTrainer(
         config,
-        policy=Trunk(start.config, start.params),
-        reward=Trunk(reward_config, params["reward"]),
+        policy=LoadedModel(start.config, start.params),
+        reward=LoadedModel(reward_config, params["reward"]),
         tokenizer=start.tokenizer,
         mesh=mesh,
     )
@@ -220,7 +220,7 @@ def test_an_adapter_on_a_stage_that_trained_all_weights_has_no_checkpoint(place,
 
 
 def test_policy_reference_critic_and_reward_model_hold_one_trunk(trainer):
-    whole = trainer.whole(trainer.init().train.params)
+    whole = trainer.with_trunk(trainer.init().train.params)
     policy = pointers(trunk(whole["policy"]))
     assert len(policy) == 11  # 7 matrices, 2 norms, the embedding and the last norm
     assert pointers(trunk(whole["critic"])) == policy
@@ -243,25 +243,25 @@ def test_the_reference_is_the_sft_policy_and_the_first_kl_is_zero(trainer, adapt
     # Here its adapters are folded in, there they stand beside.
     there = forward({"policy": models.build(adapted.model_config)}, {"policy": adapted.params["policy"]}, batch)
     np.testing.assert_allclose(batch.ref_logprobs[batch.mask], there.logprobs[batch.mask], atol=1e-4)
-    out = forward(trainer.models, trainer.whole(state.train.params), batch)
+    out = forward(trainer.models, trainer.with_trunk(state.train.params), batch)
     ratio = np.exp(out.logprobs - batch.old_logprobs)[batch.mask]
     np.testing.assert_allclose(ratio, 1.0, atol=1e-5)
     # The critic starts where the reward model is: its adapters, and a head of zeros.
-    own = models.split(trainer.whole(state.train.params)["critic"])[0]
+    own = models.split(trainer.with_trunk(state.train.params)["critic"])[0]
     assert np.abs(own["blocks"]["mlp"]["up"]["lora_b"]).max() > 0
     np.testing.assert_array_equal(batch.old_values, 0.0)
 
 
 def test_updates_move_adapters_and_leave_trunk_and_reference(trainer):
     state, prompts = trainer.init(), some_prompts(trainer)
-    before = jax.device_get((trainer.whole(state.train.params), trainer.sampler.reference))
+    before = jax.device_get((trainer.with_trunk(state.train.params), trainer.sampler.reference))
     for step in range(2):
         rollout = trainer.collect(state, prompts, step)
         batch, info = trainer.prepare(state, rollout, prompts)
         state, metrics = trainer.update(state, batch, step)
     assert abs(float(info["kl"][0])) > 1e-4  # of the second iteration
     assert float(metrics["grad_norm"][0]) > 0
-    after = jax.device_get((trainer.whole(state.train.params), trainer.sampler.reference))
+    after = jax.device_get((trainer.with_trunk(state.train.params), trainer.sampler.reference))
     for role in ("policy", "critic"):
         jax.tree.map(np.testing.assert_array_equal, trunk(before[0][role]), trunk(after[0][role]))
         own = [models.split(x[0][role])[0] for x in (before, after)]
@@ -459,7 +459,7 @@ def test_eight_devices_give_the_same_tokens_and_figures(tables, place, alone, la
     for one, eight in zip(alone[2], rows, strict=True):
         for name in ("loss", "policy_loss", "value_loss", "kl", "proxy_mean", "entropy", "ratio"):
             assert eight[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
-    whole = trainer.whole(trainer.init().train.params)["policy"]
+    whole = trainer.with_trunk(trainer.init().train.params)["policy"]
     kernel, a = (whole["blocks"]["mlp"]["up"][name] for name in ("kernel", "lora_a"))
     if layout.fsdp > 1:
         assert kernel.addressable_shards[0].data.size == kernel.size // 4

@@ -8,7 +8,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import parallel, stages, training
-from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, Trunk
+from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer
 
 MESHES = {
     "data=8": parallel.MeshConfig(),
@@ -86,8 +86,8 @@ def iterate(tables, sft_run, reward_run, mesh):
     size = dataclasses.replace(tiny_task.MODEL, vocab_size=sft_run.tokenizer.vocab_size)
     trainer = OnlineTrainer(
         config,
-        policy=Trunk(size, sft_run.params["policy"]),
-        reward=Trunk(dataclasses.replace(size, scalar_head=True), reward_run.params["reward"]),
+        policy=LoadedModel(size, sft_run.params["policy"]),
+        reward=LoadedModel(dataclasses.replace(size, scalar_head=True), reward_run.params["reward"]),
         tokenizer=sft_run.tokenizer,
         mesh=mesh,
     )

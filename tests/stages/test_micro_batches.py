@@ -11,7 +11,7 @@ import tiny_task
 from rlhf_jax import parallel, stages
 from rlhf_jax.data.batches import MicroBatches
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, PTXConfig, Trunk
+from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PTXConfig
 
 ROW = 24  # tokens; every text below has more than half as many, so that it fills a row alone
 
@@ -114,7 +114,7 @@ def test_ppo_with_pretraining_text(long_tables, tables, sft_whole, one_device):
     """A critic, two minibatches of eight prompts, text beside them: one iteration, whole and in four parts."""
     file = str(long_tables / "text.jsonl")
     text = stages.DataConfig(source=file, heldout=file, max_length=ROW)
-    policy = Trunk(sft_whole.model_config, sft_whole.params["policy"])
+    policy = LoadedModel(sft_whole.model_config, sft_whole.params["policy"])
 
     def updated(parts):
         config = tiny_task.ppo_config(

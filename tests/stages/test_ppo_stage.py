@@ -16,11 +16,11 @@ from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages import (
     EncodedPrompt,
     KLConfig,
+    LoadedModel,
     OnlineTrainer,
     RolloutReward,
     RunError,
     SamplerMismatch,
-    Trunk,
     forward,
 )
 from rlhf_jax.stages.online.loop import batch_of_prompts
@@ -33,7 +33,7 @@ LOGGED = {
 
 
 def make_trainer(run, config, reward, mesh):
-    policy = Trunk(tiny_model(run), run.params["policy"])
+    policy = LoadedModel(tiny_model(run), run.params["policy"])
     return OnlineTrainer(config, policy=policy, tokenizer=run.tokenizer, reward=reward, mesh=mesh)
 
 
@@ -143,7 +143,7 @@ def test_an_update_trains_policy_and_critic_and_leaves_the_reference(by_hand, sf
 def test_the_steps_by_hand_are_what_training_does(ppo_run, sft_run, reward_run, tables, one_device):
     config = ppo_run.config
     reward_config = dataclasses.replace(tiny_model(sft_run), scalar_head=True)
-    trainer = make_trainer(sft_run, config, Trunk(reward_config, reward_run.params["reward"]), one_device)
+    trainer = make_trainer(sft_run, config, LoadedModel(reward_config, reward_run.params["reward"]), one_device)
     texts = [json.loads(line)["prompt"] for line in (tables / "prompts.jsonl").read_text().splitlines()]
     asked = {text: EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)}
     rows = {row["step"]: row for row in ppo_run.metrics}

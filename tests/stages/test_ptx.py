@@ -14,7 +14,7 @@ import tiny_task
 
 from rlhf_jax import stages, training
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import EncodedPrompt, OnlineTrainer, PTXConfig, Trunk
+from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PTXConfig
 from rlhf_jax.stages.sampler import Sampler
 
 COEF = 0.25
@@ -28,7 +28,7 @@ def prompts(tables, sft_run):
 
 @pytest.fixture(scope="module")
 def policy(sft_run):
-    return Trunk(sft_run.model_config, sft_run.params["policy"])
+    return LoadedModel(sft_run.model_config, sft_run.params["policy"])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.parallel import MeshConfig, batch_shardings, make_mesh, param_shardings
-from rlhf_jax.training import Term, fetch, init, init_state, jit_step, make_train_step
+from rlhf_jax.training import AuxiliaryLoss, fetch, init, init_state, jit_step, make_train_step
 from rlhf_jax.types import Aux
 
 RULES = ((r"w1$", P("fsdp", "tensor")), (r"w2$", P("tensor")))
@@ -254,7 +254,7 @@ def by_hand(params, batch, text, coef):
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_term_is_added_with_its_own_denominator_over_all_micro_batches(count):
     batch, text, params = make_batch(16), text_batch(24), make_params()
-    step = jax.jit(make_train_step(loss_fn, recorder(), accumulate=count, extra={"ptx": Term(quartic, 0.3)}))
+    step = jax.jit(make_train_step(loss_fn, recorder(), accumulate=count, extra={"ptx": AuxiliaryLoss(quartic, 0.3)}))
     both = (batch, {"ptx": text}) if count == 1 else (micro(batch, count), {"ptx": micro(text, count)})
     state, metrics = step(init_state(params, recorder()), both, jax.random.key(0))
     want, gradient = by_hand(params, batch, text, 0.3)
@@ -272,7 +272,7 @@ def test_a_term_is_added_with_its_own_denominator_over_all_micro_batches(count):
 
 def test_two_terms_are_both_added():
     batch, text, params = make_batch(8), text_batch(8), make_params()
-    terms = {"a": Term(quartic, 0.25), "b": Term(quartic, 0.5)}
+    terms = {"a": AuxiliaryLoss(quartic, 0.25), "b": AuxiliaryLoss(quartic, 0.5)}
     other = text_batch(8, seed=9)
     step = make_train_step(loss_fn, recorder(), extra=terms)
     state, metrics = step(init_state(params, recorder()), (batch, {"a": text, "b": other}), jax.random.key(0))
@@ -298,7 +298,7 @@ def test_a_term_that_is_not_finite_skips_the_update():
     batch, text = make_batch(8), text_batch(8)
     text["y"][2, 0] = np.nan
     optimizer = optax.adam(1e-2)
-    step = make_train_step(loss_fn, optimizer, extra={"ptx": Term(quartic, 0.3)})
+    step = make_train_step(loss_fn, optimizer, extra={"ptx": AuxiliaryLoss(quartic, 0.3)})
     before = init_state(make_params(), optimizer)
     after, metrics = step(before, (batch, {"ptx": text}), jax.random.key(0))
     assert fetch(metrics) == {"skipped": 1.0}
@@ -316,14 +316,18 @@ def test_a_term_draws_noise_of_its_own_and_leaves_that_of_the_loss_alone():
         batch = 0.0 if extra is None else (0.0, dict.fromkeys(extra, 0.0))
         return fetch(step(init_state({"x": jnp.float32(0)}, optax.sgd(1.0)), batch, jax.random.key(3))[1])
 
-    alone, one, two = losses(None), losses({"a": Term(noise, 1.0)}), losses({n: Term(noise, 1.0) for n in "ba"})
+    alone, one, two = (
+        losses(None),
+        losses({"a": AuxiliaryLoss(noise, 1.0)}),
+        losses({n: AuxiliaryLoss(noise, 1.0) for n in "ba"}),
+    )
     assert alone["loss"] == one["loss"] == two["loss"]
     assert one["a_loss"] == two["a_loss"]
     assert len({two["loss"], two["a_loss"], two["b_loss"]}) == 3
 
 
 def test_micro_batches_of_a_term_are_counted_too():
-    step = make_train_step(loss_fn, optax.sgd(0.1), accumulate=2, extra={"ptx": Term(quartic, 1.0)})
+    step = make_train_step(loss_fn, optax.sgd(0.1), accumulate=2, extra={"ptx": AuxiliaryLoss(quartic, 1.0)})
     both = (micro(make_batch(4), 2), {"ptx": micro(text_batch(4), 4)})
     with pytest.raises(ValueError, match="accumulate=2 needs batches with 2 micro-batches"):
         step(init_state(make_params(), optax.sgd(0.1)), both, jax.random.key(0))

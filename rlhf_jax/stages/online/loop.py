@@ -27,7 +27,7 @@ from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_m
 from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
-from rlhf_jax.stages.scoring import Trunk, load_reward
+from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.sources import read_prompts
 from rlhf_jax.stages.train import Stopwatch
 from rlhf_jax.training import MetricsWriter
@@ -71,7 +71,7 @@ def train_online(
     )
     trainer = OnlineTrainer(
         config,
-        policy=Trunk(start.config, start.params),
+        policy=LoadedModel(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
         objective=objective,
@@ -99,13 +99,13 @@ def train_online(
         watch.lap()
         return state, {**described, **info, **metrics}
 
-    scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, Trunk) else {})
+    scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
     fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
     with MetricsWriter(directory, stage) as writer:
         alarms = _Alarms(stage, writer)
 
         def evaluate(state: OnlineState) -> dict[str, float]:
-            values = heldout_metrics(judged(trainer.whole(state.train.params)["policy"], heldout, HELDOUT))
+            values = heldout_metrics(judged(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT))
             eligible = values["heldout_kl"] <= config.max_kl
             alarms.report()
             return {**values, "selection": values["heldout_proxy"] if eligible else float("-inf")}
@@ -131,7 +131,7 @@ def train_online(
             show=("proxy_mean", "kl", "length", "heldout_proxy", "heldout_gold"),
         )
         found = alarms.report()
-    best = trainer.whole(fitted.best_params)
+    best = trainer.with_trunk(fitted.best_params)
     before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names)
     write_jsonl(directory / "samples.jsonl", samples)

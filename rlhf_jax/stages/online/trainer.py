@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from rlhf_jax import data, models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
-from rlhf_jax.data.batches import Batches, PackedEpochs, in_parts
+from rlhf_jax.data.batches import Batches, PackedEpochs, micro_batched
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.runs.loading import place
@@ -33,7 +34,7 @@ from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.online.prepare import Metrics, once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
-from rlhf_jax.stages.scoring import RolloutReward, Scores, Trunk
+from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
 from rlhf_jax.training import KLState, TrainState
 from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, SequenceBatch
 
@@ -53,7 +54,7 @@ class OnlineTrainer:
         config: every hyperparameter.
         policy: where the policy starts; the reference is a frozen copy, or the same trunk with its adapter off.
         tokenizer: of the policy (and of the reward model).
-        reward: a reward model (a ``Trunk`` with a scalar head, maybe an ensemble), or any callable
+        reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
         objective: the one that the config names by default.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
@@ -65,9 +66,9 @@ class OnlineTrainer:
         self,
         config: OnlineConfig,
         *,
-        policy: Trunk,
+        policy: LoadedModel,
         tokenizer: Tokenizer,
-        reward: Trunk | TextReward,
+        reward: LoadedModel | TextReward,
         objective: Objective | None = None,
         prompt_columns: int = 8,
         mesh: jax.sharding.Mesh | None = None,
@@ -119,7 +120,7 @@ class OnlineTrainer:
 
     def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
         """Sample K responses to each prompt from the current policy."""
-        return self.sampler(self.whole(state.train.params)["policy"], prompts, step, samples=self.config.samples)
+        return self.sampler(self.with_trunk(state.train.params)["policy"], prompts, step, samples=self.config.samples)
 
     def prepare(
         self, state: OnlineState, sampled: Rollout, prompts: Sequence[EncodedPrompt], scores: Scores | None = None
@@ -143,9 +144,15 @@ class OnlineTrainer:
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
         return self._update(state, self._frozen, batch, self._text_batches(step), key)
 
-    def whole(self, trained: Params) -> Params:
-        """Models by role from what of them is trained: with the trunk that adapters stand on."""
+    def with_trunk(self, trained: Params) -> Params:
+        """Models by role from what is trained of them, joined with the trunk that adapters stand on."""
         return models.join(trained, self._frozen)
+
+    def whole(self, trained: Params) -> Params:
+        """Call ``with_trunk``, which is the name now, with a warning."""
+        said = "OnlineTrainer.whole is called with_trunk now; the old name goes with the next version"
+        warnings.warn(said, DeprecationWarning, stacklevel=2)
+        return self.with_trunk(trained)
 
     def _text_batches(self, step: int) -> SequenceBatch | None:
         """A batch of pretraining text for every update of an iteration, stacked; a function of the step alone."""
@@ -161,7 +168,7 @@ class OnlineTrainer:
             return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
 
         text_loss = make_loss_fn(objectives.sft, {"policy": self.models["policy"]})
-        extra = {"ptx": training.Term(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
+        extra = {"ptx": training.AuxiliaryLoss(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
         parts = self.config.micro_batches
         return training.make_train_step(on_trunks(self._loss), self.optimizer, accumulate=parts, extra=extra)
 
@@ -211,10 +218,10 @@ class OnlineTrainer:
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
-def _critic(policy: Trunk, reward: Trunk | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
+def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
     """The critic and its first weights: the reward model's (of an ensemble the first member's), which already knows
     what is good, or else the policy's. It is trained whole, or as an adapter on a frozen trunk, as the policy is."""
-    start = reward if isinstance(reward, Trunk) else policy
+    start = reward if isinstance(reward, LoadedModel) else policy
     params = start.params
     if "head" in params and models.members(params):
         params = models.member(params, 0)
@@ -248,4 +255,4 @@ def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
         # Epochs are cut differently, so how many it takes is only known when they are cut.
         epochs = max(epochs + 1, math.ceil(epochs * config.updates * parts / len(batches)))
         batches = PackedEpochs(epoch, epochs=epochs, **shape)
-    return in_parts(batches, parts)
+    return micro_batched(batches, parts)

@@ -11,8 +11,8 @@ from rlhf_jax import data, evaluation, feedback
 from rlhf_jax.stages.sources import HeldOutPairs
 
 
-def yardsticks(held: HeldOutPairs) -> dict[str, Any]:
-    """Accuracy of each yardstick on held-out pairs, over all domains together and by domain.
+def baselines(held: HeldOutPairs) -> dict[str, Any]:
+    """Accuracy of each baseline on held-out pairs, over all domains together and by domain.
 
     Args:
         held: pairs of the test split.

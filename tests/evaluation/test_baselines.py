@@ -1,4 +1,4 @@
-"""The yardsticks rank sentences whose sentiment nobody doubts."""
+"""The baselines rank sentences whose sentiment nobody doubts."""
 
 from __future__ import annotations
 
