@@ -6,21 +6,28 @@ import dataclasses
 
 from rlhf_jax.data.errors import OnBadRow
 
+HUMAN_SENTIMENT = "human_sentiment"  # the quickstart's data set, which cuts its parts itself
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where a stage's rows come from, and which rows are held out."""
 
-    source: str = "human_sentiment"
+    source: str = HUMAN_SENTIMENT
     """`human_sentiment`; a .jsonl, .json or .parquet file; a folder of them, or one that `datasets` saved;
-    `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; else the name of any TFDS data set. The usual layouts
-    are recognised by their fields: docs/data.md lists them."""
+    `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own; else the
+    name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
     split: str = ""
     """The split to train on, where the source has several. Empty: `train`, else `train_sft` or `train_prefs`, whichever
     the stage is for."""
     heldout: str = ""
-    """The split to hold out, or a second file or folder. Empty: `validation` or else `test`; where there is neither, as
-    in a single file, a tenth of the prompts, chosen by hash. human_sentiment has its own validation and test splits."""
+    """What is held out to choose the best checkpoint: a split, or a second file or folder. Empty: `validation`. Where
+    `test` names nothing and there is no second such split, half of it is kept for the final figures, chosen by the hash
+    of the prompt; where there is neither, as in a single file, a tenth of the prompts is held out and halved.
+    human_sentiment has its own validation and test splits."""
+    test: str = ""
+    """What the final figures are measured on: a split, or another file or folder. Empty: `test`, else half of what is
+    held out. No prompt is in two parts: rows are moved where it would be, with a warning that counts them."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the run, or is skipped, counted and listed."""
     max_length: int = 128
@@ -29,8 +36,8 @@ class DataConfig:
     limit: int = 0
     """Use the first so many training rows only; 0 uses all."""
     heldout_limit: int = 0
-    """Hold out so many rows at most, spread over all that could be; 0 holds out all. Some data sets (TL;DR comparisons)
-    have as many held-out rows as training rows."""
+    """So many rows at most to choose the checkpoint on, and as many for the final figures, spread over all that are
+    held out; 0 uses all. Some data sets (TL;DR comparisons) have as many held-out rows as training rows."""
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
@@ -39,7 +46,13 @@ class DataConfig:
             raise ValueError(f"data.limit must be 0 (all rows) or positive, found {self.limit}")
         if self.heldout_limit < 0:
             raise ValueError(f"data.heldout_limit must be 0 (all rows) or positive, found {self.heldout_limit}")
-        if self.heldout_limit and self.source == "human_sentiment":
+        ours = self.source == HUMAN_SENTIMENT
+        if ours and self.heldout_limit:
             raise ValueError("data.heldout_limit: human_sentiment is always held out whole; leave it 0")
-        if self.split and (self.source == "human_sentiment" or self.source.endswith(".jsonl")):
+        for name, value in (("heldout", self.heldout), ("test", self.test)):
+            if ours and value:
+                raise ValueError(f"data.{name} {value}: human_sentiment has validation and test splits; leave it empty")
+        if self.test and self.test == self.heldout:
+            raise ValueError(f"data.test {self.test} is data.heldout too: leave it empty, and half of it is kept")
+        if self.split and (ours or self.source.endswith(".jsonl")):
             raise ValueError(f"data.split {self.split}: {self.source} has no splits to choose from; leave it empty")

@@ -1,81 +1,112 @@
-"""Reading a ``DataConfig``'s rows from a file, a folder, the hub or TFDS, and holding some of them out."""
+"""The rows of a ``DataConfig``, from a file, a folder, the hub or TFDS: opened once, and cut into three parts."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.order import evenly
+from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
-from rlhf_jax.data.readers.jsonl import read_jsonl
-from rlhf_jax.data.rows import Dialogue, Prompt
+from rlhf_jax.data.readers.jsonl import collect, read_jsonl
 
-Parse = Callable[[Mapping[str, Any], str], Any]
+Row = Mapping[str, Any]
+Parse = Callable[[Row, str], Any]
 # How UltraFeedback and data sets like it end the names of splits for one purpose.
 IMITATE, COMPARE, ANSWER = ("_sft",), ("_prefs",), ("_prefs", "_gen", "_sft")
-_LISTED = 20  # of a large data set thousands of rows may be too long
+_LISTED = 20  # in a large data set thousands of rows may be too long
 
 
-class Split(NamedTuple):
-    """Training rows and held-out rows."""
-
-    train: list[Any]
-    heldout: list[Any]
-
-
-def read(config: DataConfig, parse: Parse, endings: Sequence[str]) -> Split:
-    """Rows to train on and rows that are held out.
+class Source:
+    """Where a stage's rows come from. Each file is read once, whatever its rows are parsed for.
 
     Args:
-        config: where they are.
-        parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
-        endings: of the splits that a data set has for this purpose, where it has no split ``train``.
-
-    Returns:
-        Both, neither of them empty; bad rows that are to be skipped are listed on standard error.
-
-    Raises:
-        DataError: on a bad row, a source or split that cannot be read, and when either part is empty.
+        config: names the source and what is held out.
     """
-    source, name = config.source, config.heldout
-    there = _splits(source)
-    split = config.split or _training_split(source, there, endings)
-    train, bad = _rows(source, split, parse, config.on_bad_row)
-    more: list[str] = []
-    if name and (_is_jsonl(name) or is_huggingface(name)):
-        heldout, more = _rows(name, _training_split(name, _splits(name), endings), parse, config.on_bad_row)
-    elif name and _is_jsonl(source):
-        raise DataError(f"data.heldout {name}: expected a .jsonl or .parquet file or a folder beside {source}")
-    elif name := name or _held_out_split(there, split, endings):
-        heldout, more = _rows(source, name, parse, config.on_bad_row)
-    else:
-        train, heldout = hold_out(source, train)
-    list_bad([*bad, *more])
-    if not train or not heldout:
-        raise DataError(f"{source}: {len(train)} rows to train on and {len(heldout)} held out; both are needed")
-    heldout = evenly(heldout, config.heldout_limit or len(heldout))
-    return Split(train[: config.limit] if config.limit else train, heldout)
 
+    def __init__(self, config: DataConfig):
+        self._config = config
+        self._read: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+        self._said: set[str] = set()
 
-def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """A tenth of the prompts, by hash, with all their rows; of the rows, where there is only one prompt."""
-    if len(rows) < 2:
-        raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
-    asked = [_opening(row) for row in rows]
-    several = len(set(asked)) > 1
-    names = asked if several else [repr(row[:2]) for row in rows]
-    ranked = sorted(set(names), key=lambda text: hashlib.sha256(text.encode()).digest())
-    held = set(ranked[: max(1, len(ranked) // 10)])
-    return (
-        [row for row, key in zip(rows, names, strict=True) if key not in held],
-        [row for row, key in zip(rows, names, strict=True) if key in held],
-    )
+    def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
+        """Parse the rows for a purpose and cut them into parts that have no prompt in common.
+
+        Args:
+            parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+            endings: what the names of splits for this purpose end with, where there is no split ``train``.
+
+        Returns:
+            Three parts, none of them empty. Bad rows that are to be skipped, and what there is to know of the parts,
+            are said on standard error, each once.
+
+        Raises:
+            DataError: on a bad row, a source or split that cannot be read, and when a part is empty.
+        """
+        config, name = self._config, self._config.source
+        named = self._named(endings)
+        train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
+        if named[1] is None:
+            train, validation = hold_out(name, train)
+        if named[2] is None:
+            validation, test = halve(validation)
+        if not (train and validation and test):
+            raise DataError(
+                f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
+                f"{len(test)} for the final figures; each of the three is needed"
+            )
+        parts = separate(Parts(train, validation, test))
+        for note in parts.notes:
+            self._say(f"{name}: {note}")
+        limit = config.heldout_limit
+        validation = evenly(parts.validation, limit or len(parts.validation))
+        test = validation if parts.test is parts.validation else evenly(parts.test, limit or len(parts.test))
+        return Parts(parts.train[: config.limit] if config.limit else parts.train, validation, test, parts.notes)
+
+    def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
+        """Source and split of training, validation and test rows; None for a part that is cut off another."""
+        config, source = self._config, self._config.source
+        there = _splits(source)
+        train = config.split or _training_split(source, there, endings)
+        named = [self._elsewhere(field, endings) for field in ("heldout", "test")]
+        if not config.heldout and not config.test:
+            found = [name for part in ("validation", "test") if (name := _held_out_split(there, train, part, endings))]
+            named = [(source, name) for name in found] + [None] * (2 - len(found))
+        elif not config.heldout and (name := _held_out_split(there, train, "validation", endings)) != config.test:
+            named[0] = (source, name) if name else None
+        return [(source, train), *named]
+
+    def _elsewhere(self, field: str, endings: Sequence[str]) -> tuple[str, str] | None:
+        """Source and split of what ``data.heldout`` or ``data.test`` names."""
+        source = self._config.source
+        name = {"heldout": self._config.heldout, "test": self._config.test}[field]
+        if not name:
+            return None
+        if _is_jsonl(name) or is_huggingface(name):
+            return name, _training_split(name, _splits(name), endings)
+        if _is_jsonl(source):
+            raise DataError(f"data.{field} {name}: expected a .jsonl or .parquet file or a folder beside {source}")
+        return source, name
+
+    def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
+        config = self._config
+        bad: list[str] = []
+        if named not in self._read:
+            self._read[named], bad = _rows(*named, config)
+        rows, more = collect(self._read[named], parse, config.on_bad_row)
+        list_bad([row for row in (*bad, *more) if row not in self._said])
+        self._said.update(bad, more)
+        return rows
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            print(f"warning: {text}", file=sys.stderr)
+            self._said.add(text)
 
 
 def list_bad(bad: Sequence[str]) -> None:
@@ -99,23 +130,19 @@ def _splits(source: str) -> list[str]:
     return tfds.splits(source)
 
 
-def _rows(source: str, split: str, parse: Parse, on_bad_row: OnBadRow) -> tuple[list[Any], list[str]]:
+def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, Row]], list[str]]:
+    """Rows as they stand, each with where it stands, and what is wrong with those that cannot be read at all."""
+
+    def as_it_is(row: Row, where: str) -> tuple[str, Row]:
+        return where, row
+
     if _is_jsonl(source):
-        return read_jsonl(source, parse, on_bad_row)
+        return read_jsonl(source, as_it_is, config.on_bad_row)
     if is_huggingface(source):
-        return huggingface.read_huggingface(source, split, parse, on_bad_row)
+        return huggingface.read_huggingface(source, split, as_it_is, config.on_bad_row)
     from rlhf_jax.data.readers import tfds
 
-    return tfds.read_tfds(source, split, parse, on_bad_row)
-
-
-def _opening(row: Any) -> str:
-    """What rows that belong together have in common: their prompt; of a chat, what comes before its first answer."""
-    prompt: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
-    if isinstance(prompt, str):
-        return prompt
-    first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
-    return repr([tuple(turn) for turn in prompt[:first]])
+    return tfds.read_tfds(source, split, as_it_is, config.on_bad_row)
 
 
 def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -> str:
@@ -127,9 +154,8 @@ def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -
     raise DataError(f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split")
 
 
-def _held_out_split(there: Sequence[str], train: str, endings: Sequence[str]) -> str:
-    """Empty where the data set has none: then some of the training rows are held out."""
-    names = [f"{name}{ending}" for name in ("validation", "test") for ending in ("", *endings)]
-    # Of TFDS one may ask for parts of several splits: train[:90%]+validation.
-    taken = {part.partition("[")[0] for part in train.split("+")}
-    return next((name for name in names if name in there and name not in taken), "")
+def _held_out_split(there: Sequence[str], train: str, part: str, endings: Sequence[str]) -> str:
+    """The split called ``validation`` or ``test``; empty where the data set has none that is not trained on."""
+    # In TFDS one may ask for parts of several splits: train[:90%]+validation.
+    taken = {name.partition("[")[0] for name in train.split("+")}
+    return next((name for name in (f"{part}{e}" for e in ("", *endings)) if name in there and name not in taken), "")

@@ -55,6 +55,7 @@ class Comparison(NamedTuple):
     responses: tuple[str, ...]
     votes: np.ndarray  # float32 [K, K]; [i, j] = votes that prefer i to j, ties counted half
     where: str
+    chosen_first: bool = False  # the layout puts what people prefer first, so that the order says nothing of them
 
 
 class PromptRow(NamedTuple):

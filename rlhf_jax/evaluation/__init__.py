@@ -14,6 +14,7 @@ from rlhf_jax.evaluation.alarms import (
 )
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
 from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
+from rlhf_jax.evaluation.labels import label_warnings
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
@@ -30,6 +31,7 @@ __all__ = [
     "fit_over_optimisation",
     "fit_ridge",
     "high_kl",
+    "label_warnings",
     "logprob_gap",
     "mode_collapse",
     "most_common_share",

@@ -17,7 +17,6 @@ EVEN = 1e-6
 LOW_ACCURACY, HIGH_ACCURACY = 0.65, 0.90
 # A pair is saturated when the model gives it odds beyond 99:1, collapsed when the odds hardly leave 1:1.
 SATURATED, COLLAPSED_STD = 0.99, 0.05
-SKEW = 0.1
 
 
 def pair_accuracy(scores: ArrayLike, pairs: ArrayLike, share: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +166,7 @@ def reward_quality(
         "golden_accuracy_ci": golden_ci,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
-        "warnings": _warnings(accuracy, values, gap, votes),
+        "warnings": _warnings(accuracy, values, gap),
     }
 
 
@@ -182,7 +181,7 @@ def _longer_wins(gap: np.ndarray, votes: np.ndarray, longer: np.ndarray) -> tupl
     return float(model.mean()), float(people.mean())
 
 
-def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray, votes: np.ndarray) -> list[str]:
+def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray) -> list[str]:
     found = []
     if accuracy is not None and accuracy < LOW_ACCURACY:
         found.append(
@@ -204,12 +203,6 @@ def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray, votes
     if spread < COLLAPSED_STD:
         found.append(
             f"Rewards have collapsed: their standard deviation is {spread:.3g}, so the policy sees nearly one constant."
-        )
-    first = float(votes.mean())
-    if abs(first - 0.5) > SKEW:
-        found.append(
-            f"Labels are skewed: the first response of a pair gets {first:.0%} of the votes. "
-            "Shuffle the order within pairs, or a model that learns the order looks accurate."
         )
     return found
 

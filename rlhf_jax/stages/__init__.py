@@ -14,6 +14,7 @@ from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.group import group
+from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
@@ -26,7 +27,8 @@ from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
-from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, comparisons
+from rlhf_jax.stages.sources import Comparisons, comparisons, find_task
+from rlhf_jax.stages.task import Task
 
 __all__ = [
     "Comparisons",
@@ -57,11 +59,13 @@ __all__ = [
     "SamplerMismatch",
     "Scorer",
     "StageConfig",
+    "Task",
     "best_of_n",
     "compare",
     "comparisons",
     "describe_objective",
     "find_objective",
+    "find_task",
     "forward",
     "group",
     "keep_best",

@@ -1,31 +1,33 @@
-"""What a reward model is up against on the same held-out pairs: VADER's rules, ridge regression, one person."""
+"""What a reward model is up against on the same held-out pairs: other scorers of text, and one person."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rlhf_jax import data, evaluation, feedback
-from rlhf_jax.stages.sources import HeldOutPairs
+from rlhf_jax import evaluation, feedback
+from rlhf_jax.stages.held_out import HeldOutPairs
 
 
-def baselines(held: HeldOutPairs) -> dict[str, Any]:
-    """Accuracy of each baseline on held-out pairs, over all domains together and by domain.
+def baselines(held: HeldOutPairs, scorers: Mapping[str, Callable[[Sequence[str]], np.ndarray]]) -> dict[str, Any]:
+    """Measure each baseline on held-out pairs, over all domains together and by domain.
 
     Args:
-        held: pairs of the test split.
+        held: pairs of the test part.
+        scorers: by name, functions of texts that give a score each.
 
     Returns:
-        ``vader``, ``ridge`` (fitted on the train split) and ``single_rater``, each with ``_ci`` and ``_by_domain``.
+        The accuracy of every scorer, and ``single_rater``, one person against the majority of the others, where the
+        rows have ratings; each with ``_ci``, ``_by_domain`` and ``_by_domain_ci``.
     """
-    train = data.human_sentiment.load("train")
-    ridge = evaluation.fit_ridge([s.text for s in train], [s.ratings.mean() for s in train])
     found: dict[str, Any] = {}
-    for name, scores in (("vader", evaluation.vader(held.texts)), ("ridge", ridge(held.texts))):
-        counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)
+    for name, score in scorers.items():
+        counted, correct = evaluation.pair_accuracy(score(held.texts), held.pairs, held.share)
         found |= _figures(name, held, counted, correct)
+    if not held.ratings:
+        return found
     # A pair without a majority has no right answer, for a person as for a model.
     counted = np.abs(held.share - 0.5) > 1e-6
     return found | _figures("single_rater", held, counted, feedback.single_rater_accuracy(held.ratings, held.pairs))

@@ -15,7 +15,6 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.loading import load_stage
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
-from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.sources import read_prompts
@@ -67,9 +66,10 @@ def best_of_n(
         raise ValueError(f"n must be at least 1, found {n}")
     data = data or DataConfig()
     params, model_config, tokenizer = load_stage(policy, "sft")
-    prompts = evenly(read_prompts(data, tokenizer, "test", max_prompt_length), test_prompts)
-    if judges is None:
-        judges = human_sentiment_judges() if data.source == sources.HUMAN_SENTIMENT else {}
+    task = sources.find_task(data)
+    (found,) = read_prompts(data, tokenizer, ("test",), max_prompt_length, task)
+    prompts = evenly(found, test_prompts)
+    judges = task.judges() if judges is None else judges
     sampler = Sampler(
         models.build(model_config),
         tokenizer,
@@ -82,7 +82,7 @@ def best_of_n(
     scored_by = load_reward(reward_model, tokenizer) if reward is None else reward
     judged = Judges(sampler, RolloutReward(scored_by, sampler, ensemble), judges)
     before, after = (judged.best_of(sampler.reference, prompts, TEST, count) for count in (1, n))
-    summary, rows = compare(before, after, prompts, judged.names)
+    summary, rows = compare(before, after, prompts, judged.names, domain=task.domain)
     # The kept response has the likelihood it always had under the policy; the KL is that of choosing it.
     kl = float(losses.best_of_n_kl(n))
     return {**summary, "n": n, "kl": kl, "kl_ci": [kl, kl]}, rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,9 @@ import numpy as np
 
 from rlhf_jax import evaluation, rewards
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
-from rlhf_jax.stages import sources
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward
 from rlhf_jax.types import Params, Rollout
@@ -98,7 +98,12 @@ def keep_best(sampled: Rollout, reward: Any) -> Rollout:
 
 
 def compare(
-    before: Judged, after: Judged, prompts: Sequence[EncodedPrompt], names: Sequence[str]
+    before: Judged,
+    after: Judged,
+    prompts: Sequence[EncodedPrompt],
+    names: Sequence[str],
+    *,
+    domain: Callable[[Prompt], str] = lambda prompt: "",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures for the summary, and rows of samples.
 
@@ -110,6 +115,7 @@ def compare(
         after: what the trained policy says.
         prompts: of both.
         names: the scores to compare by, ``Judges.names``.
+        domain: the part of the data set that a prompt belongs to, ``Task.domain``.
 
     Returns:
         ``NAME_win_rate`` and its 95% interval for every name, means before and after, KL (nats a response) and its
@@ -135,7 +141,7 @@ def compare(
     rows = [
         {
             "prompt": prompt.text,
-            "domain": sources.domain_of(prompt.text),
+            "domain": domain(prompt.text),
             "before": before.texts[i],
             "after": after.texts[i],
             **{

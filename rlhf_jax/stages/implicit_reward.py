@@ -50,7 +50,7 @@ def _measured(
 ) -> tuple[list[Example], Callable[[np.ndarray], dict[str, Any]]]:
     """Responses, one a group, and what the log-probability that each of them gained says of the policy."""
     if isinstance(pairs, Labels):
-        return pairs.heldout, lambda gained: reward_auc(gained, pairs.heldout)
+        return pairs.test, lambda gained: reward_auc(gained, pairs.test)
     test = pairs.test(pairs_per_response)
     examples = [Example((t,), (start,)) for t, start in zip(test.sequences, test.starts, strict=True)]
     return examples, lambda gained: implicit_reward_accuracy(gained, test)

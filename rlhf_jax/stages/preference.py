@@ -28,7 +28,6 @@ from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_object
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import PackedConfig, check_positive, warn_rate
 from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
-from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
@@ -132,15 +131,16 @@ def preference(
     model, tokenizer = models.build(start.config), start.tokenizer
     check_length(start.config, config.data.max_length, "data.max_length")
     reference = {"policy": models.adapter_off(start.params)}
-    pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed)
+    task = sources.find_task(config.data)
+    pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
     asked = config.prompts if config.prompts.source else config.data
-    heldout_prompts, test_prompts = (
-        read_prompts(asked, tokenizer, split, config.max_prompt_length) for split in ("validation", "test")
+    task = sources.find_task(asked) if asked is not config.data else task
+    heldout_prompts, test_prompts = read_prompts(
+        asked, tokenizer, ("validation", "test"), config.max_prompt_length, task
     )
-    if judges is None:
-        judges = human_sentiment_judges() if asked.source == sources.HUMAN_SENTIMENT else {}
+    judges = task.judges() if judges is None else judges
     sampler = Sampler(
         model,
         tokenizer,
@@ -188,12 +188,13 @@ def preference(
     )
     policy = fitted.best_params["policy"]
     before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
-    summary, samples = compare(before, after, test_prompts, judged.names)
+    summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
     write_jsonl(directory / "samples.jsonl", samples)
     test, quality = _measured(pairs, config.pairs_per_response)
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,
+        "warnings": list(pairs.warnings),
         **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }

@@ -10,14 +10,13 @@ from typing import Any
 
 from rlhf_jax import models
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sft import SFTConfig, sft
-from rlhf_jax.stages.sources import HUMAN_SENTIMENT
+from rlhf_jax.stages.sources import find_task
 
 # Two prompts in a thousand are longer; padding all of them for those few would cost a seventh of PPO's time.
 _PROMPT = 24
@@ -91,8 +90,8 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         began = time.monotonic()
         stage(stage_config)
         inside += time.monotonic() - began
-        if stage_config.data.source == HUMAN_SENTIMENT:
-            folder.update_json(directory / "summary.json", {"prompts": PROMPTS})
+        if instructions := find_task(stage_config.data).instructions:
+            folder.update_json(directory / "summary.json", {"prompts": dict(instructions)})
         if after_stage is not None:
             after_stage(directory)
     seconds = folder.read_record(directory / "summary.json")["seconds"]

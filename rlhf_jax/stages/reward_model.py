@@ -22,11 +22,12 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.baselines import agreement, baselines
+from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of, warn_rate
+from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.sources import Comparisons, HeldOutPairs
+from rlhf_jax.stages.sources import Comparisons
 from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -108,7 +109,8 @@ def reward_model(
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
     check_length(model_config, config.data.max_length, "data.max_length")
-    data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
+    task = sources.find_task(config.data)
+    data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
     fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}
@@ -159,8 +161,9 @@ def reward_model(
     if members:
         summary["member_accuracy"] = [pair_metrics(one, test)["accuracy"] for one in each]
         summary["disagreement"] = float(each.std(0).mean())
-    if config.data.source == sources.HUMAN_SENTIMENT:
-        beside = {"baselines": baselines(test), "agreement": agreement(test.ratings, test.domains)}
+    summary["warnings"] = [*data.warnings, *summary["warnings"]]
+    if task.baselines is not None:
+        beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}
         folder.update_json(directory / "summary.json", beside)
     return folder.finish(
         directory,
@@ -222,11 +225,3 @@ def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardCon
 def _member_epochs(data: Comparisons, config: RewardConfig, member: int) -> Callable[[int], Sequence[Example]]:
     """A member's passes are numbered after those of the member before it, so its groups and order are its own."""
     return lambda number: data.epoch(number + member * config.epochs)
-
-
-def pair_metrics(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:
-    """Bradley-Terry loss (nats a pair, soft labels) and accuracy on held-out pairs."""
-    gap = scores[held.pairs[:, 0]] - scores[held.pairs[:, 1]]
-    loss = held.share * np.logaddexp(0.0, -gap) + (1 - held.share) * np.logaddexp(0.0, gap)
-    counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)
-    return {"loss": float(loss.mean()), "accuracy": float(correct[counted].mean())}

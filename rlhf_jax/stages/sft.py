@@ -94,12 +94,15 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
-    rows = sources.demonstrations(config.data)
+    task = sources.find_task(config.data)
+    rows = sources.demonstrations(config.data, task)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
     check_length(model_config, config.data.max_length, "data.max_length")
-    training_set, held_rows = (sources.encode_demonstrations(r, tokenizer, config.data) for r in rows)
+    training_set, held_rows = (
+        sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
+    )
     model = models.build(model_config)
     folder.start(directory, "sft", config, tokenizer)
 

@@ -1,92 +1,109 @@
-"""From a ``DataConfig`` to what a stage trains on and what it holds out.
+"""From a ``DataConfig`` to what a stage trains on, chooses a checkpoint on and reports on.
 
-Every stage takes its rows from ``human_sentiment``, or from wherever ``reading`` finds them, in any layout of
-``data.layouts``. Ratings by several people become comparisons here: responses to one prompt are drawn into groups, anew
-in every epoch.
+Every stage finds its data set's ``Task`` here. Ratings by several people become comparisons: responses to one prompt
+are drawn into groups, anew in every epoch.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax import data, feedback
-from rlhf_jax.data import Comparison, DataError, Demonstration, Example, PromptRow, RatedResponse, Tokenizer, layouts
-from rlhf_jax.data.config import DataConfig
+from rlhf_jax import data, evaluation, feedback
+from rlhf_jax.data import Comparison, DataError, Demonstration, Example, RatedResponse, Tokenizer, layouts
+from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
-from rlhf_jax.data.hutto import PROMPTS
-from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Split, list_bad, read
-from rlhf_jax.data.rows import Dialogue, LabelledResponse, Prompt
-
-HUMAN_SENTIMENT = "human_sentiment"
-
-
-class HeldOutPairs(NamedTuple):
-    """Responses that were not trained on, and which of them people preferred."""
-
-    sequences: list[np.ndarray]  # n token sequences, prompt and response
-    starts: list[int]  # n, where the response begins in each
-    texts: list[str]  # n responses
-    ratings: list[np.ndarray]  # n arrays, what every rater gave; empty where rows are pairs
-    pairs: np.ndarray  # int64 [m, 2]
-    share: np.ndarray  # float64 [m], share of votes for the first
-    votes: np.ndarray  # float32 [m, 2, 2]; [i, j] = votes that prefer i to j, as in training
-    domains: list[str]  # n
-    golden: np.ndarray | None  # indices of the responses on which people agree most
+from rlhf_jax.data.parts import Parts
+from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
+from rlhf_jax.data.rows import Dialogue, LabelledResponse
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.stages import human_sentiment
+from rlhf_jax.stages.held_out import HeldOutPairs
+from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.user_file import load_from_file
 
 
 class Comparisons(NamedTuple):
-    """What a reward model trains on and is measured by; the functions take the pairs to draw for a rated response."""
+    """What a reward model trains on and is measured by; the latter functions take the pairs to draw for a response."""
 
     epoch: Callable[[int], list[Example]]
-    heldout: Callable[[int], HeldOutPairs]
-    test: Callable[[int], HeldOutPairs]
+    heldout: Callable[[int], HeldOutPairs]  # chooses the best checkpoint
+    test: Callable[[int], HeldOutPairs]  # gives the final figures
+    warnings: tuple[str, ...] = ()  # what is odd about the rows, and what there is to know of the parts
 
 
-def demonstrations(config: DataConfig) -> Split:
-    """Rows of ``prompt`` and ``response``, chats to imitate the assistant of, and whatever else gives either."""
-    if config.source == HUMAN_SENTIMENT:
-        parts = (_sentences(config, split) for split in ("train", "validation"))
-        return Split(*([Demonstration(r.prompt, r.response, r.where) for r in rows] for rows in parts))
-    return read(config, layouts.demonstration, IMITATE)
+class Labels(NamedTuple):
+    """What KTO trains on and is measured by, where nobody compared two responses; groups of one, with their labels."""
+
+    epoch: Callable[[int], list[Example]]
+    heldout: list[Example]  # chooses the best checkpoint
+    test: list[Example]  # gives the final figures
+    warnings: tuple[str, ...] = ()
+
+
+def find_task(config: DataConfig) -> Task:
+    """Find what belongs to a data set: the quickstart's task, one that a user wrote, or one that reads anybody's rows.
+
+    A stage calls it once for each ``DataConfig``: the files behind it are then read once, whatever for.
+
+    Raises:
+        RunError: when ``source`` names a Python file that has no such task.
+    """
+    source = config.source
+    if source == HUMAN_SENTIMENT:
+        return human_sentiment.TASK
+    if ".py:" in source:
+        found = load_from_file(source, "data.source")
+        if not isinstance(found, Task):
+            raise RunError(f"data.source {source}: expected a stages.Task, found {type(found).__name__}")
+        return found
+    rows = Source(config)
+    return Task(
+        demonstrations=lambda _: rows.parts(layouts.demonstration, IMITATE),
+        prompts=lambda _: rows.parts(layouts.prompt, ANSWER),
+        opinions=lambda _: rows.parts(layouts.judged, COMPARE),
+        text=lambda _: rows.parts(layouts.text, IMITATE),
+    )
+
+
+def demonstrations(config: DataConfig, task: Task | None = None) -> Parts:
+    """Read responses to imitate, chats to imitate the assistant in, and whatever else gives either."""
+    return (task or find_task(config)).asked("demonstrations", config.source)(config)
 
 
 def encode_demonstrations(
-    rows: Sequence[Demonstration | Dialogue], tokenizer: Tokenizer, config: DataConfig
+    rows: Sequence[Demonstration | Dialogue], tokenizer: Tokenizer, config: DataConfig, task: Task | None = None
 ) -> list[Example]:
-    """Token sequences of demonstrations; one that is too long is a bad row."""
-    return _encode(rows, tokenizer, config)[1]
+    """Encode demonstrations as token sequences; one that is too long is a bad row."""
+    return _encode(rows, tokenizer, config, task or find_task(config))[1]
 
 
-def prompts(config: DataConfig, split: str) -> list[PromptRow]:
-    """Rows of ``prompt``: of human_sentiment, the instruction and the first words of a sentence of that split."""
-    if config.source == HUMAN_SENTIMENT:
-        return [opening(row) for row in _sentences(config, split)]
-    rows = read(config, layouts.prompt, ANSWER)
-    return rows.train if split == "train" else rows.heldout
+def prompts(config: DataConfig, task: Task | None = None) -> Parts:
+    """Read prompts to be answered."""
+    return (task or find_task(config)).asked("prompts", config.source)(config)
 
 
-def opening(row: RatedResponse) -> PromptRow:
-    """A prompt for sampling: the instruction and two to five first words, how many decided by the row's name."""
-    count = 2 + int(hashlib.sha256(row.where.encode()).hexdigest(), 16) % 4
-    words = row.response.split()
-    return PromptRow(" ".join([row.prompt, *words[: max(1, min(count, len(words) - 1))]]), row.where)
+def comparisons(
+    config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int, task: Task | None = None
+) -> Comparisons:
+    """Read comparisons by votes: rated responses in groups drawn anew each epoch, or rows that are pairs.
 
+    Args:
+        config: where the rows are.
+        tokenizer: what makes tokens of them.
+        group_size: rated responses that are compared with each other.
+        seed: decides groups and order.
+        task: the data set's, from ``find_task`` if it is not given.
 
-def domain_of(prompt: Prompt) -> str:
-    """The domain of human_sentiment whose instruction begins a prompt; empty for any other prompt, and for a chat."""
-    if not isinstance(prompt, str):
-        return ""
-    return next((domain for domain, text in PROMPTS.items() if prompt.startswith(text)), "")
-
-
-def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons:
-    """Comparisons by votes: of rated responses in groups drawn anew each epoch, or of rows that are pairs."""
-    found = _opinions(config, tokenizer, group_size=group_size, seed=seed)
+    Raises:
+        DataError: on a bad row, and when the rows are single responses with labels.
+    """
+    found = _opinions(config, tokenizer, task or find_task(config), group_size=group_size, seed=seed)
     if isinstance(found, Labels):
         raise DataError(
             f"{config.source}: expected comparisons or ratings, found single responses with labels; rlhf preference "
@@ -95,13 +112,15 @@ def comparisons(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, se
     return found
 
 
-def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int) -> Comparisons | Labels:
-    """Comparisons in pairs, the response that more people prefer first; the pairs of rated responses change by epoch.
+def preferences(
+    config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int, task: Task | None = None
+) -> Comparisons | Labels:
+    """Read comparisons in pairs, the response that more people prefer first; pairs of rated responses change by epoch.
 
     Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training; an epoch without
     any other is a ``DataError``. Rows with a label each are no pairs, and come as they are.
     """
-    drawn = _opinions(config, tokenizer, group_size=2, seed=seed)
+    drawn = _opinions(config, tokenizer, task or find_task(config), group_size=2, seed=seed)
     if isinstance(drawn, Labels):
         return drawn
     pairs = drawn.epoch
@@ -116,11 +135,9 @@ def preferences(config: DataConfig, tokenizer: Tokenizer, *, min_share: float, s
     return drawn._replace(epoch=epoch)
 
 
-def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
-    """Rows of ``text``, or of what ``demonstrations`` reads, to keep a policy's language by."""
-    if config.source == HUMAN_SENTIMENT:
-        return demonstrations(config).train
-    return read(config, layouts.text, IMITATE).train
+def pretraining_text(config: DataConfig) -> list[Example] | Any:
+    """Read text to keep a policy's language by: rows of ``text``, or whatever ``demonstrations`` reads."""
+    return find_task(config).asked("text", config.source)(config).train
 
 
 def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_size: int) -> Tokenizer:
@@ -138,53 +155,58 @@ def _texts(row: Demonstration | Dialogue) -> list[str]:
     return [*asked, row.response]
 
 
-def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
-    """Sentences of human_sentiment as rated responses to their domain's prompt; ``where`` is their id."""
-    rows = [RatedResponse(PROMPTS[s.domain], s.text, s.ratings, s.id) for s in data.human_sentiment.load(split)]
-    if not config.limit:
-        return rows
-    # Sorted by id the domains follow each other, so a part is drawn across all of them.
-    return [rows[i] for i in sorted(data.epoch_order(len(rows), 0, 0)[: config.limit])]
-
-
-def _opinions(config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int) -> Comparisons | Labels:
+def _opinions(
+    config: DataConfig, tokenizer: Tokenizer, task: Task, *, group_size: int, seed: int
+) -> Comparisons | Labels:
     """What people said of responses, in whichever of the three forms the rows have it."""
-    if config.source == HUMAN_SENTIMENT:
-        return Comparisons(
-            _rated_epochs(_sentences(config, "train"), tokenizer, config, group_size, seed),
-            lambda n: _rated_pairs(_sentences(config, "validation"), tokenizer, config, n),
-            lambda n: _rated_pairs(_sentences(config, "test"), tokenizer, config, n),
-        )
-    rows = read(config, layouts.judged, COMPARE)
-    kinds = {type(row) for part in rows for row in part}
+    rows = task.asked("opinions", config.source)(config)
+    kinds = {type(row) for part in (rows.train, rows.validation, rows.test) for row in part}
     if len(kinds) > 1:
         raise DataError(
             f"{config.source}: expected only pairs, only rated responses or only labels, found more than one of them; "
             "split the data"
         )
+    encode = functools.partial(_encode, tokenizer=tokenizer, config=config, task=task)
     if kinds == {LabelledResponse}:
-        known, held = (_encode(part, tokenizer, config)[1] for part in rows)
-        return Labels(lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)], held)
+        known, held = encode(rows.train)[1], encode(rows.validation)[1]
+        test = held if rows.test is rows.validation else encode(rows.test)[1]
+        return Labels(
+            lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)], held, test, rows.notes
+        )
     if kinds == {RatedResponse}:
-        pairs = _rated_pairs
-        epoch = _rated_epochs(rows.train, tokenizer, config, group_size, seed)
-        return Comparisons(epoch, *(lambda n: pairs(rows.heldout, tokenizer, config, n) for _ in range(2)))
-    examples = _encode(rows.train, tokenizer, config)[1]
-    given = _given_pairs(rows.heldout, tokenizer, config)
-    return Comparisons(
-        lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)],
-        lambda _: given,
-        lambda _: given,
+        pairs = functools.partial(_rated_pairs, task=task, encode=encode)
+        epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
+        warnings: tuple[str, ...] = ()
+    else:
+        pairs = functools.partial(_given_pairs, encode=encode)
+        epoch = _given_epochs(encode(rows.train)[1], seed)
+        warnings = _odd_labels(
+            [*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])]
+        )
+    # What is encoded twice would be complained of twice.
+    heldout = functools.cache(lambda count: pairs(rows.validation, count))
+    test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
+    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes))
+
+
+def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
+    """What is odd about the labels of comparisons, told from the rows as they came."""
+    voted = [row for row in rows if row.votes.shape == (2, 2)]
+    share = [float(row.votes[0, 1] / row.votes.sum()) if row.votes.sum() else 0.5 for row in voted]
+    found = evaluation.label_warnings(
+        share, [[len(text) for text in row.responses] for row in voted], [not row.chosen_first for row in voted]
     )
+    for text in found:
+        print(f"warning: {text}", file=sys.stderr)
+    return tuple(found)
 
 
-def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tuple[list[Any], list[Example]]:
-    """Rows that are short enough, and their token sequences.
-
-    human_sentiment has 19 sentences of over 128 tokens, which are left out; in anybody else's data a row that is too
-    long is a bad row.
-    """
-    ours = config.source == HUMAN_SENTIMENT
+def _encode(
+    rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig, task: Task
+) -> tuple[list[Any], list[Example]]:
+    """Rows that are short enough, and their token sequences; one that is too long is a bad row, unless the task says
+    that such rows are left out."""
+    ours = task.leaves_out_long
     kept, examples, left_out = [], [], []
     for row in rows:
         whole = isinstance(row, Comparison | Dialogue | LabelledResponse)
@@ -203,10 +225,14 @@ def _encode(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> tu
     return kept, examples
 
 
+def _given_epochs(examples: list[Example], seed: int) -> Callable[[int], list[Example]]:
+    return lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)]
+
+
 def _rated_epochs(
-    rows: Sequence[RatedResponse], tokenizer: Tokenizer, config: DataConfig, group_size: int, seed: int
+    rows: Sequence[RatedResponse], config: DataConfig, encode: Callable[..., Any], group_size: int, seed: int
 ) -> Callable[[int], list[Example]]:
-    kept, examples = _encode(rows, tokenizer, config)
+    kept, examples = encode(rows)
     names = [row.prompt for row in kept]
     counts = feedback.histograms([row.ratings for row in kept])
     examples = [
@@ -232,11 +258,11 @@ def _rated_epochs(
 
 
 def _rated_pairs(
-    rows: Sequence[RatedResponse], tokenizer: Tokenizer, config: DataConfig, pairs_per_response: int
+    rows: Sequence[RatedResponse], pairs_per_response: int, *, task: Task, encode: Callable[..., Any]
 ) -> HeldOutPairs:
     """Random pairs of responses to the same prompt; always the same ones, so that runs can be compared."""
-    kept, examples = _encode(rows, tokenizer, config)
-    domains = [domain_of(row.prompt) or row.prompt for row in kept]
+    kept, examples = encode(rows)
+    domains = [task.domain(row.prompt) or row.prompt for row in kept]
     pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
@@ -254,8 +280,9 @@ def _rated_pairs(
     )
 
 
-def _given_pairs(rows: Sequence[Comparison], tokenizer: Tokenizer, config: DataConfig) -> HeldOutPairs:
-    kept, examples = _encode(rows, tokenizer, config)
+def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
+    """The pairs as they are, once each: ``pairs_per_response`` is for rated responses."""
+    kept, examples = encode(rows)
     votes = np.stack([row.votes for row in kept])
     share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
@@ -279,25 +306,44 @@ class _Rated(NamedTuple):
     ratings: np.ndarray
 
 
-def read_prompts(config: DataConfig, tokenizer: Tokenizer, split: str, max_prompt_length: int) -> list[EncodedPrompt]:
-    """The prompts of a split as token ids; ``max_prompt_length`` 0 allows as many tokens as the data config."""
-    rows = prompts(config, split)
-    ours = config.source == HUMAN_SENTIMENT
+def read_prompts(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    parts: Sequence[str],
+    max_prompt_length: int,
+    task: Task | None = None,
+) -> list[list[EncodedPrompt]]:
+    """Read and encode prompts.
+
+    Args:
+        config: where they are.
+        tokenizer: the policy's.
+        parts: which parts of the data set, ``train``, ``validation`` or ``test``.
+        max_prompt_length: in tokens; 0 allows as many as the data config.
+        task: the data set's, from ``find_task`` if it is not given.
+
+    Returns:
+        The prompts of each part, numbered within it.
+
+    Raises:
+        DataError: on a bad row, and when no prompt of a part is short enough.
+    """
+    task = task or find_task(config)
+    rows = prompts(config, task)._asdict()
+    return [_encoded_prompts(rows[part], config, tokenizer, max_prompt_length, task) for part in parts]
+
+
+def _encoded_prompts(
+    rows: Sequence[Any], config: DataConfig, tokenizer: Tokenizer, max_prompt_length: int, task: Task
+) -> list[EncodedPrompt]:
     encoded, kept, bad = data.encode_prompts(
         rows,
         tokenizer,
         length=max_prompt_length or config.max_length,
-        on_bad_row="skip" if ours else config.on_bad_row,
+        on_bad_row="skip" if task.leaves_out_long else config.on_bad_row,
     )
-    if not ours:
+    if not task.leaves_out_long:
         list_bad(bad)
     if not encoded:
-        raise data.DataError(f"{config.source}: none of {len(rows)} prompts is usable")
+        raise DataError(f"{config.source}: none of {len(rows)} prompts is usable")
     return [EncodedPrompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
-
-
-class Labels(NamedTuple):
-    """What KTO trains on and is measured by, where nobody compared two responses; groups of one, with their labels."""
-
-    epoch: Callable[[int], list[Example]]
-    heldout: list[Example]

@@ -46,7 +46,7 @@ def parse_comparison(row: Row, where: str) -> Comparison:
         share, raters = 1.0, 1
     else:
         raise bad_row(where, "fields", "'chosen' and 'rejected', or 'a' and 'b'", names(row) or "none")
-    return Comparison(prompt, responses, pair_votes(share, raters), where)
+    return Comparison(prompt, responses, pair_votes(share, raters), where, chosen_first=not named)
 
 
 def pair_votes(share: float, raters: int = 1) -> np.ndarray:

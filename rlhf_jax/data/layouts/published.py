@@ -108,7 +108,7 @@ def pair(row: Row, where: str) -> Comparison:
         before = (Message("user", asked),) if isinstance(asked, str) else messages(asked, "prompt", where)
         turns = [before + each for each in turns]
     shared, responses = answers(turns[0], turns[1], where)
-    return Comparison(shared, responses, votes, where)
+    return Comparison(shared, responses, votes, where, chosen_first=True)
 
 
 def _share(scores: tuple[Any, Any], what: str, where: str) -> float:

@@ -24,7 +24,6 @@ from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.judges import human_sentiment_judges
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
@@ -59,11 +58,10 @@ def train_online(
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
     tokenizer = start.tokenizer
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
-    if judges is None:
-        judges = human_sentiment_judges() if config.data.source == sources.HUMAN_SENTIMENT else {}
-    train_prompts, heldout, test = (
-        read_prompts(config.data, tokenizer, split, config.max_prompt_length)
-        for split in ("train", "validation", "test")
+    task = sources.find_task(config.data)
+    judges = task.judges() if judges is None else judges
+    train_prompts, heldout, test = read_prompts(
+        config.data, tokenizer, ("train", "validation", "test"), config.max_prompt_length, task
     )
     columns = max(len(p.tokens) for p in (*train_prompts, *heldout, *test))
     check_length(
@@ -133,7 +131,7 @@ def train_online(
         found = alarms.report()
     best = trainer.with_trunk(fitted.best_params)
     before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
-    summary, samples = compare(before, after, test, judged.names)
+    summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     write_jsonl(directory / "samples.jsonl", samples)
     summary |= {
         "objective": config.objective,

@@ -1,0 +1,153 @@
+"""Three parts of a data set that have no prompt in common: to train on, to choose a checkpoint on, to report on.
+
+Rows are told apart by their prompt, and near-duplicates of it count as the same: upper and lower case, punctuation and
+white space make no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.rows import Dialogue, Prompt
+
+_HELD = 10  # one prompt in so many is held out where a data set holds out none itself
+
+
+class Parts(NamedTuple):
+    """The rows of a data set by what they are used for."""
+
+    train: list[Any]
+    validation: list[Any]  # chooses the best checkpoint
+    test: list[Any]  # gives the figures that are reported
+    notes: tuple[str, ...] = ()  # what a reader of these figures has to know
+
+
+def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Split off a tenth of the prompts with all their rows, at least two prompts where there are three.
+
+    Args:
+        name: names the data set in an error.
+        rows: typed rows, as the functions of ``data.layouts`` give them.
+
+    Returns:
+        Training rows and held-out rows, both in their order. The prompts whose SHA-256 comes first are held out, so
+        that the choice is the same on any machine. Where all rows have one prompt, rows are held out in its place.
+
+    Raises:
+        DataError: when there are fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
+    keys = _keys(rows)
+    ranked = _ranked(keys)
+    held = set(ranked[: max(min(2, len(ranked) - 1), len(ranked) // _HELD)])
+    return _chosen(rows, keys, set(ranked) - held), _chosen(rows, keys, held)
+
+
+def halve(rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Cut what is held out into a half to choose on and a half to report on, with no prompt in both.
+
+    Args:
+        rows: typed rows.
+
+    Returns:
+        Validation and test rows: every other prompt in the order of their SHA-256. Where there is one row alone, or
+        none, both are all of them.
+    """
+    keys = _keys(rows)
+    ranked = _ranked(keys)
+    if len(ranked) < 2:
+        return rows, rows
+    return _chosen(rows, keys, set(ranked[::2])), _chosen(rows, keys, set(ranked[1::2]))
+
+
+def separate(parts: Parts) -> Parts:
+    """Move rows so that no prompt is in two parts: test keeps its prompts, and validation keeps its own from training.
+
+    Args:
+        parts: as their files or splits have them.
+
+    Returns:
+        Disjoint parts, each row in its order, with a note that counts the rows that were moved. Rows stay where moving
+        them would leave nothing, and the note says so.
+    """
+    named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    if parts.validation is parts.test:
+        return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
+    notes = list(parts.notes)
+    for source, target in (("validation", "test"), ("train", "test"), ("train", "validation")):
+        taken = {prompt_key(row) for row in named[target]}
+        staying = [row for row in named[source] if prompt_key(row) not in taken]
+        moving = [row for row in named[source] if prompt_key(row) in taken]
+        if not moving:
+            continue
+        if not staying:
+            notes.append(
+                f"every prompt of the {source} rows is a prompt of the {target} rows too, so they stay where they are: "
+                f"figures on the {target} rows are not figures on prompts that were never seen"
+            )
+            continue
+        named = {**named, source: staying, target: [*named[target], *moving]}
+        notes.append(
+            f"{len(moving)} {source} rows were moved to the {target} rows, which have the same prompts, so that no "
+            "prompt is in two parts"
+        )
+    return Parts(**named, notes=tuple(notes))
+
+
+def prompt_key(row: Any) -> str:
+    """What rows that belong together have in common.
+
+    Args:
+        row: a typed row.
+
+    Returns:
+        Its prompt in lower case, without punctuation and with single spaces; in a chat what comes before the first
+        answer. For text without a prompt, the text.
+
+    Example:
+        >>> from rlhf_jax.data.rows import PromptRow
+        >>> prompt_key(PromptRow("What is  2 + 2?", "a.jsonl:1")) == prompt_key(PromptRow("what is 2 + 2", "a.jsonl:9"))
+        True
+    """
+    prompt: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
+    if not isinstance(prompt, str):
+        first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
+        return "\n".join(f"{turn.role} {_plain(turn.content)}" for turn in prompt[:first])
+    return _plain(prompt or _text(row))
+
+
+def _plain(text: str) -> str:
+    words = re.sub(r"[^\w+\-*/=<>%$€#@]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return words or text.strip()
+
+
+def _keys(rows: Sequence[Any]) -> list[str]:
+    """A key for every row: its prompt, or where all have the same, its text."""
+    keys = [prompt_key(row) for row in rows]
+    return keys if len(set(keys)) > 1 else [_text(row) for row in rows]
+
+
+def _text(row: Any) -> str:
+    fields: Mapping[str, Any] = row._asdict()
+    return repr([value for name, value in fields.items() if name not in ("where", "votes", "ratings", "label")])
+
+
+def _ranked(keys: Sequence[str]) -> list[str]:
+    return sorted(set(keys), key=lambda key: hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
+
+
+def _chosen(rows: list[Any], keys: Sequence[str], wanted: set[str]) -> list[Any]:
+    return [row for row, key in zip(rows, keys, strict=True) if key in wanted]
+
+
+def _same(count: int) -> str:
+    return (
+        f"too few rows for three parts: the {count} held-out rows choose the best checkpoint and give the final "
+        "figures too, so the final figures are not held out from that choice"
+    )
