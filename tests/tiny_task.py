@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_jax import models
+from rlhf_jax.data.parts import halve
+from rlhf_jax.data.rows import PromptRow
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import (
     DataConfig,
@@ -82,6 +84,13 @@ def write_data(folder):
     for name, rows in tables().items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def half(file, part):
+    """The rows of a held-out file that choose the best checkpoint (0), or give the final figures (1)."""
+    rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
+    kept = {row.prompt for row in halve([PromptRow(row["prompt"], "") for row in rows])[part]}
+    return [row for row in rows if row["prompt"] in kept]
 
 
 def data(folder, name, **changes):

@@ -22,8 +22,8 @@ class DataConfig:
     the stage is for."""
     heldout: str = ""
     """What is held out to choose the best checkpoint: a split, or a second file or folder. Empty: `validation`. Where
-    `test` names nothing and there is no second such split, half of it is kept for the final figures, chosen by the hash
-    of the prompt; where there is neither, as in a single file, a tenth of the prompts is held out and halved.
+    `test` names nothing and there is no split `test` either, half of it is kept for the final figures, chosen by the
+    hash of the prompt. Where nothing is held out, as in a single file, a tenth of the prompts is taken for each.
     human_sentiment has its own validation and test splits."""
     test: str = ""
     """What the final figures are measured on: a split, or another file or folder. Empty: `test`, else half of what is

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import Dialogue, Prompt
 
-_HELD = 10  # one prompt in so many is held out where a data set holds out none itself
+_HELD = 10  # one prompt in so many is in a part that the data set does not have itself
 
 
 class Parts(NamedTuple):
@@ -27,16 +27,19 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()  # what a reader of these figures has to know
 
 
-def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Split off a tenth of the prompts with all their rows, at least two prompts where there are three.
+def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
+    """Split off a tenth of the prompts with all their rows, once or twice.
 
     Args:
         name: names the data set in an error.
         rows: typed rows, as the functions of ``data.layouts`` give them.
+        count: how many parts to split off: validation alone, or validation and test.
 
     Returns:
-        Training rows and held-out rows, both in their order. The prompts whose SHA-256 comes first are held out, so
-        that the choice is the same on any machine. Where all rows have one prompt, rows are held out in its place.
+        Training rows, validation rows and with ``count`` 2 test rows, all in their order. The prompts whose SHA-256
+        comes first are held out, at least one for each part, so that the choice is the same on any machine. Where all
+        rows have one prompt, rows are held out in its place; where there are too few for three parts, validation and
+        test rows are the same.
 
     Raises:
         DataError: when there are fewer than two rows.
@@ -45,8 +48,11 @@ def hold_out(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
         raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
     keys = _keys(rows)
     ranked = _ranked(keys)
-    held = set(ranked[: max(min(2, len(ranked) - 1), len(ranked) // _HELD)])
-    return _chosen(rows, keys, set(ranked) - held), _chosen(rows, keys, held)
+    size = max(1, len(ranked) // _HELD)
+    cuts = [set(ranked[i * size : (i + 1) * size]) for i in range(min(count, len(ranked) - 1))]
+    held = [_chosen(rows, keys, cut) for cut in reversed(cuts)]
+    train = _chosen(rows, keys, set(ranked).difference(*cuts))
+    return [train, *held, *(held * (count - len(held)))]
 
 
 def halve(rows: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -80,24 +86,27 @@ def separate(parts: Parts) -> Parts:
     if parts.validation is parts.test:
         return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
     notes = list(parts.notes)
-    for source, target in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        taken = {prompt_key(row) for row in named[target]}
-        staying = [row for row in named[source] if prompt_key(row) not in taken]
-        moving = [row for row in named[source] if prompt_key(row) in taken]
+    for names in (("validation", "test"), ("train", "validation", "test")):
+        source, targets = names[0], names[1:]
+        home = {prompt_key(row): target for target in targets for row in named[target]}
+        moving = [row for row in named[source] if prompt_key(row) in home]
         if not moving:
             continue
-        if not staying:
+        where = " or ".join(targets)
+        if len(moving) == len(named[source]):
             notes.append(
-                f"every prompt of the {source} rows is a prompt of the {target} rows too, so they stay where they are: "
-                f"figures on the {target} rows are not figures on prompts that were never seen"
+                f"every prompt of the {source} rows is a prompt of the {where} rows too, so they stay where they are: "
+                "the final figures are not figures on prompts that training never saw"
             )
             continue
-        named = {**named, source: staying, target: [*named[target], *moving]}
+        named[source] = [row for row in named[source] if prompt_key(row) not in home]
+        for target in targets:
+            named[target] = [*named[target], *(row for row in moving if home[prompt_key(row)] == target)]
         notes.append(
-            f"{len(moving)} {source} rows were moved to the {target} rows, which have the same prompts, so that no "
+            f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
         )
-    return Parts(**named, notes=tuple(notes))
+    return Parts(named["train"], named["validation"], named["test"], tuple(notes))
 
 
 def prompt_key(row: Any) -> str:

@@ -51,9 +51,11 @@ class Source:
         config, name = self._config, self._config.source
         named = self._named(endings)
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
-        if named[1] is None:
-            train, validation = hold_out(name, train)
-        if named[2] is None:
+        if named[1] is None and named[2] is None:
+            train, validation, test = hold_out(name, train)
+        elif named[1] is None:
+            train, validation = hold_out(name, train, count=1)
+        elif named[2] is None:
             validation, test = halve(validation)
         if not (train and validation and test):
             raise DataError(

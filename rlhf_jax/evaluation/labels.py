@@ -26,8 +26,8 @@ def label_warnings(share: ArrayLike, lengths: ArrayLike, placed: ArrayLike) -> l
 
     Example:
         >>> found = label_warnings([1.0] * 19 + [0.0], [[9, 9]] * 20, [True] * 20)
-        >>> found[0][:61]
-        'Labels are skewed: the first response of a row gets 95% of the '
+        >>> found[0][:69]
+        'Labels are skewed: the first response of a row gets 95% of the votes.'
     """
     votes, sizes = np.asarray(share, np.float64), np.asarray(lengths, np.float64).reshape(-1, 2)
     found = []

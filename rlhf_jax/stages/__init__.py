@@ -9,6 +9,7 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
+from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
@@ -60,6 +61,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Task",
+    "baselines",
     "best_of_n",
     "compare",
     "comparisons",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
         >>> find_objective("dpa", {})
         Traceback (most recent call last):
         ...
-        rlhf_jax.runs.loading.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
+        rlhf_jax.runs.errors.RunError: there is no objective 'dpa': did you mean 'dpo'? ...
     """
     return choose_objective(None, name, hyperparameters)
 
@@ -80,7 +81,9 @@ def choose_objective(
 ) -> Objective:
     """The function that was passed, or else the one that is named, with what the config says of it bound."""
     if passed is None:
-        passed = _in_file(name) if ":" in name else _ours(name)
+        passed = (
+            load_from_file(name, "objective", Callable, "function", shown=FunctionType) if ":" in name else _ours(name)
+        )
     return bind_objective(passed, name, hyperparameters, fields)
 
 
@@ -120,7 +123,7 @@ def try_objective(
         >>> try_objective(objectives.rloo, "rloo", PREFERENCE, responses=2)
         Traceback (most recent call last):
         ...
-        rlhf_jax.runs.loading.RunError: objective rloo: batch.reward is None, but the objective reads it; ...
+        rlhf_jax.runs.errors.RunError: objective rloo: batch.reward is None, but the objective reads it; ...
     """
     groups, length = 2, 4
 
@@ -179,13 +182,6 @@ def _ours(name: str) -> Any:
             "FILE.py:function"
         )
     return vars(objectives)[name]
-
-
-def _in_file(name: str) -> Any:
-    found = load_from_file(name, "objective")
-    if not callable(found):
-        raise RunError(f"objective {name}: expected a function, found {type(found).__name__}")
-    return found
 
 
 LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them

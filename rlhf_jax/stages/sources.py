@@ -21,7 +21,6 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
-from rlhf_jax.runs.errors import RunError
 from rlhf_jax.stages import human_sentiment
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.task import Task
@@ -58,10 +57,7 @@ def find_task(config: DataConfig) -> Task:
     if source == HUMAN_SENTIMENT:
         return human_sentiment.TASK
     if ".py:" in source:
-        found = load_from_file(source, "data.source")
-        if not isinstance(found, Task):
-            raise RunError(f"data.source {source}: expected a stages.Task, found {type(found).__name__}")
-        return found
+        return load_from_file(source, "data.source", Task, "stages.Task")
     rows = Source(config)
     return Task(
         demonstrations=lambda _: rows.parts(layouts.demonstration, IMITATE),

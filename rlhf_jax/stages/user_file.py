@@ -11,15 +11,18 @@ from typing import Any
 from rlhf_jax.runs.errors import RunError
 
 
-def load_from_file(spec: str, what: str) -> Any:
+def load_from_file(spec: str, what: str, kind: Any, called: str, *, shown: Any = None) -> Any:
     """Import a file and take a name from it.
 
     Args:
         spec: FILE.py:NAME.
         what: begins the error, such as ``objective``.
+        kind: what the name must stand for.
+        called: how an error calls that, such as ``function``.
+        shown: the type of the names that an error lists, ``kind`` if it is None.
 
     Raises:
-        RunError: when there is no such file, it cannot be imported, or it has no such name.
+        RunError: when there is no such file, it cannot be imported, or it has nothing of that kind and name.
     """
     path, _, wanted = spec.rpartition(":")
     file = Path(path)
@@ -34,9 +37,10 @@ def load_from_file(spec: str, what: str) -> Any:
         module_spec.loader.exec_module(module)
     except Exception as error:  # whatever a file of the user's own raises
         raise RunError(f"{what} {spec}: {path} cannot be imported: {error}") from error
-    names = [name for name in vars(module) if not name.startswith("_")]
-    if wanted not in names:
+    found = vars(module).get(wanted)
+    if not isinstance(found, kind):
+        names = [name for name, value in vars(module).items() if isinstance(value, shown or kind)]
         near = difflib.get_close_matches(wanted, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(names) or 'none'}"
-        raise RunError(f"{what} {spec}: {path} has no {wanted!r}: {hint}")
-    return vars(module)[wanted]
+        raise RunError(f"{what} {spec}: {path} has no {called} {wanted!r}: {hint}")
+    return found

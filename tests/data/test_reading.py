@@ -8,9 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 import tiny_task
 
-from rlhf_jax import stages
+from rlhf_jax import data, stages
 from rlhf_jax.data import DataError, Demonstration, write_jsonl
-from rlhf_jax.data.reading import hold_out
+from rlhf_jax.data.parts import hold_out
 from rlhf_jax.data.rows import Dialogue, Message
 from rlhf_jax.stages import DataConfig, sources
 
@@ -49,25 +49,27 @@ def test_ultrafeedback_has_splits_for_each_purpose(tmp_path):
     config = DataConfig(source=write(tmp_path, **{name: numbered(name) for name in names}))
     shown = sources.demonstrations(config)
     assert asked(shown.train) == [f"train_sft {i}" for i in range(3)]
-    assert asked(shown.heldout) == [f"test_sft {i}" for i in range(3)]
-    assert asked(sources.prompts(config, "train")) == [f"train_prefs {i}" for i in range(3)]
-    assert asked(sources.prompts(config, "test")) == [f"test_prefs {i}" for i in range(3)]
-    named = DataConfig(source=config.source, split="train_gen", heldout="test_prefs")
+    assert sorted(asked([*shown.validation, *shown.test])) == [f"test_sft {i}" for i in range(3)]
+    found = sources.prompts(config)
+    assert asked(found.train) == [f"train_prefs {i}" for i in range(3)]
+    assert sorted(asked([*found.validation, *found.test])) == [f"test_prefs {i}" for i in range(3)]
+    named = DataConfig(source=config.source, split="train_gen", heldout="test_prefs", test="test_gen")
     shown = sources.demonstrations(named)
-    assert [asked(part)[0] for part in shown] == ["train_gen 0", "test_prefs 0"]
+    assert [asked(part)[0] for part in shown[:3]] == ["train_gen 0", "test_prefs 0", "test_gen 0"]
 
 
 @pytest.mark.parametrize(
     ("splits", "held"),
     [
-        (("train", "validation", "test"), "validation"),
+        (("train", "validation", "test"), "validation test"),
+        (("train", "validation"), "validation"),
         (("train", "test"), "test"),
         (("pairs", "test"), None),  # which of them to train on?
         (("train",), ""),
         (("pairs",), ""),
     ],
 )
-def test_validation_is_held_out_or_else_test_or_else_a_tenth(tmp_path, splits, held):
+def test_validation_and_test_are_held_out_or_one_of_them_halved_or_two_tenths(tmp_path, splits, held):
     config = DataConfig(source=write(tmp_path, **{name: numbered(name, 20) for name in splits}))
     if held is None:
         with pytest.raises(
@@ -75,13 +77,17 @@ def test_validation_is_held_out_or_else_test_or_else_a_tenth(tmp_path, splits, h
         ):
             sources.demonstrations(config)
         return
-    train, heldout = sources.demonstrations(config)
-    if held:
+    train, validation, test, notes = sources.demonstrations(config)
+    assert not notes
+    if " " in held:
+        assert [asked(part) for part in (validation, test)] == [[f"{n} {i}" for i in range(20)] for n in held.split()]
+    elif held:
         assert asked(train) == [f"train {i}" for i in range(20)]
-        assert asked(heldout) == [f"{held} {i}" for i in range(20)]
+        assert (len(validation), len(test)) == (10, 10)
+        assert {*asked(validation), *asked(test)} == {f"{held} {i}" for i in range(20)}
     else:
-        assert (len(train), len(heldout)) == (18, 2)
-        assert {row.prompt for row in (*train, *heldout)} == {f"{splits[0]} {i}" for i in range(20)}
+        assert (len(train), len(validation), len(test)) == (16, 2, 2)
+        assert {*asked(train), *asked(validation), *asked(test)} == {f"{splits[0]} {i}" for i in range(20)}
 
 
 class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
@@ -106,7 +112,7 @@ class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
 @pytest.mark.parametrize(
     ("splits", "split", "held"),
     [
-        ("train_validation_test", "", "validation"),
+        ("train_validation_test", "", "validation test"),
         ("train_validation_test", "validation", "test"),
         ("train_validation_test", "train[:10]+validation", "test"),
         ("train_test", "", "test"),
@@ -117,16 +123,15 @@ class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
 def test_of_tfds_the_same_is_held_out(tmp_path, monkeypatch, splits, split, held):
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     config = DataConfig(source=f"many_or_few_splits/{splits}", split=split)
-    train, heldout = sources.demonstrations(config)
-    known = {*asked(train), *asked(heldout)}
-    assert not {*asked(train)} & {*asked(heldout)}
+    train, validation, test, _ = sources.demonstrations(config)
+    assert not {*asked(train)} & {*asked(validation), *asked(test)}
+    assert not {*asked(validation)} & {*asked(test)}
     if held:
-        assert {*asked(heldout)} == {f"{held} {i}" for i in range(20)}
+        assert {*asked(validation), *asked(test)} == {f"{name} {i}" for name in held.split() for i in range(20)}
     else:
-        assert known == {f"train {i}" for i in range(20)}
-        assert len(heldout) == 2
+        assert {*asked(train), *asked(validation), *asked(test)} == {f"train {i}" for i in range(20)}
         folder = write(tmp_path, train=numbered("train", 20))
-        assert {*asked(heldout)} == {*asked(sources.demonstrations(DataConfig(source=folder)).heldout)}
+        assert {*asked(test)} == {*asked(sources.demonstrations(DataConfig(source=folder)).test)}
 
 
 def test_of_tfds_a_split_has_to_be_there(tmp_path, monkeypatch):
@@ -142,18 +147,23 @@ def test_what_is_held_out_of_a_folder_is_what_is_held_out_of_the_file(tmp_path):
     folder = write(tmp_path, train=numbered("P", 30))
     by_folder = sources.demonstrations(DataConfig(source=folder))
     by_file = sources.demonstrations(DataConfig(source=str(tmp_path / "train.jsonl")))
-    assert [asked(part) for part in by_folder] == [asked(part) for part in by_file]
+    assert [asked(part) for part in by_folder[:3]] == [asked(part) for part in by_file[:3]]
 
 
 def test_what_is_held_out_may_be_elsewhere(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write(tmp_path / name, train=numbered(name))
+    write(tmp_path, three=numbered("three"))
     file, other = tmp_path / "one" / "train.jsonl", tmp_path / "two"
     for source in (file, file.parent):
         for heldout in (other, other / "train.jsonl"):
-            train, held = sources.demonstrations(DataConfig(source=str(source), heldout=str(heldout)))
-            assert (asked(train)[0], asked(held)[0]) == ("one 0", "two 0")
+            parts = sources.demonstrations(DataConfig(source=str(source), heldout=str(heldout)))
+            assert asked(parts.train)[0] == "one 0"
+            assert sorted(asked([*parts.validation, *parts.test])) == ["two 0", "two 1", "two 2"]
+            more = DataConfig(source=str(source), heldout=str(heldout), test=str(tmp_path / "three.jsonl"))
+            parts = sources.demonstrations(more)
+            assert [asked(part)[0] for part in parts[:3]] == ["one 0", "two 0", "three 0"]
     with pytest.raises(DataError, match=r"data\.heldout validation: expected a \.jsonl or \.parquet file or a folder"):
         sources.demonstrations(DataConfig(source=str(file), heldout="validation"))
 
@@ -163,6 +173,11 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
     for change in ({"split": "training"}, {"heldout": "validation"}):
         with pytest.raises(DataError, match=r"there is no split '(training|validation)'; it has test, train"):
             sources.demonstrations(DataConfig(source=folder, **change))
+    with pytest.raises(ValueError, match=r"data\.test a\.jsonl is data\.heldout too"):
+        DataConfig(source="b.jsonl", heldout="a.jsonl", test="a.jsonl")
+    for name in ("heldout", "test"):
+        with pytest.raises(ValueError, match=rf"data\.{name} a\.jsonl: human_sentiment has validation and test splits"):
+            DataConfig(**{name: "a.jsonl"})
     for source in ("human_sentiment", "pairs.jsonl"):
         with pytest.raises(ValueError, match=r"data\.split train: .* has no splits to choose from"):
             DataConfig(source=source, split="train")
@@ -177,8 +192,8 @@ def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
         return datasets.DatasetDict(train_sft=datasets.Dataset.from_list(raw("messages")))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    train, heldout = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
-    assert (len(train), len(heldout)) == (5, 1)
+    train, validation, test, _ = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
+    assert (len(train), len(validation), len(test)) == (4, 1, 1)
     assert set(asked_for) == {("org/chats", "small")}
 
 
@@ -190,9 +205,10 @@ def test_comparisons_of_every_layout_become_pairs_the_preferred_response_first(s
     config = DataConfig(source=str(SAMPLES / f"{sample}.jsonl"), max_length=1024)
     drawn = sources.preferences(config, tokenizer, min_share=0.5, seed=0)
     kept = drawn.epoch(0)
-    held = drawn.heldout(1)
-    assert len(held.pairs) == 1
-    assert len(kept) == len(raw(sample)) - 1 - (sample == "ultrafeedback" and 0.5 not in held.share)  # less its tie
+    held = [drawn.heldout(1), drawn.test(1)]
+    assert [len(part.pairs) for part in held] == [1, 1]
+    ties = sample == "ultrafeedback" and not any(0.5 in part.share for part in held)  # no pair to train on
+    assert len(kept) == len(raw(sample)) - 2 - ties
     given = {tuple(sorted(texts(row))): texts(row)[0] for row in raw(sample)}
     for example in kept:
         good, bad = (tokenizer.decode_response(t[s:]) for t, s in zip(example.tokens, example.starts, strict=True))
@@ -217,7 +233,7 @@ def texts(row):
 def test_demonstrations_of_every_layout_are_encoded(sample, tokenizer):
     config = DataConfig(source=str(SAMPLES / f"{sample}.jsonl"), max_length=1024)
     rows = sources.demonstrations(config)
-    assert {type(row) for part in rows for row in part} <= {Demonstration, Dialogue}
+    assert {type(row) for part in rows[:3] for row in part} <= {Demonstration, Dialogue}
     examples = sources.encode_demonstrations(rows.train, tokenizer, config)
     for row, example in zip(rows.train, examples, strict=True):
         whole = tokenizer.decode(example.tokens[0])
@@ -239,27 +255,73 @@ def test_rows_of_one_chat_are_held_out_together():
         return tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(said))
 
     rows = [Dialogue(turns(f"Q{i}", f"A{j}"), f"{i}.{j}") for i in range(10) for j in range(3)]
-    train, held = hold_out("chats", rows)
+    train, held = hold_out("chats", rows, count=1)
     assert len(held) == 3
     assert len({row.messages[0] for row in held}) == 1
     # A longer prompt that opens with the same question belongs to it too.
     pairs = [
         Demonstration(turns(*[f"Q{i}", "a", "b"][: 1 + 2 * j]), "r", f"{i}.{j}") for i in range(10) for j in range(2)
     ]
-    held = hold_out("chats", pairs)[1]
+    held = hold_out("chats", pairs, count=1)[1]
     assert [row.where[0] for row in held] == [held[0].where[0]] * 2
     assert len(train) == 27
 
 
-def test_the_domain_of_a_chat_is_none():
-    assert sources.domain_of((Message("user", "Write a tweet."),)) == ""
-    assert sources.domain_of("Write a tweet. So") == "tweets"
+# ---- once -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_read_once_whatever_for_and_its_bad_rows_are_listed_once(tmp_path, monkeypatch, capsys):
+    from rlhf_jax.data import reading
+
+    opened = []
+
+    def read_jsonl(path, parse, on_bad_row):
+        opened.append(path)
+        return data.read_jsonl(path, parse, on_bad_row)
+
+    monkeypatch.setattr(reading, "read_jsonl", read_jsonl)
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in numbered("P", 20)) + "no JSON\n")
+    config = DataConfig(source=str(file), on_bad_row="skip")
+    task = sources.find_task(config)
+    for _ in range(2):
+        assert len(sources.prompts(config, task).train) == 16
+        assert len(task.opinions(config).train) == 16
+    assert opened == [str(file)]
+    said = capsys.readouterr().err
+    assert said.count("left out 1 bad rows:") == 1
+    assert said.count(f"{file}:21: expected a JSON object") == 1
+
+
+def test_what_is_moved_between_files_is_said_once(tmp_path, capsys):
+    names = {"train": ["a", "b", "c"], "held": ["c", "d", "e", "f"]}
+    for name, prompts in names.items():
+        write(tmp_path, **{name: [{"prompt": prompt, "response": "r"} for prompt in prompts]})
+    config = DataConfig(source=str(tmp_path / "train.jsonl"), heldout=str(tmp_path / "held.jsonl"))
+    task = sources.find_task(config)
+    for _ in range(2):
+        parts = sources.demonstrations(config, task)
+    assert asked(parts.train) == ["a", "b"]
+    assert sorted(asked([*parts.validation, *parts.test])) == ["c", "c", "d", "e", "f"]
+    said = capsys.readouterr().err
+    assert said.count("1 train rows were moved to the validation or test rows") == 1
+    assert str(tmp_path / "train.jsonl") in said
+
+
+def test_fewer_held_out_rows_are_spread_over_those_of_each_part(tmp_path):
+    folder = write(tmp_path, **{name: numbered(name, 20) for name in ("train", "validation", "test")})
+    parts = sources.demonstrations(DataConfig(source=folder, heldout_limit=4))
+    assert [len(part) for part in parts[:3]] == [20, 4, 4]
+    assert asked(parts.test) == ["test 0", "test 6", "test 12", "test 19"]
 
 
 def test_a_policy_is_trained_on_chats_from_a_folder(tmp_path, one_device):
     """Multi-turn chats, a folder with splits, from the row to the loss."""
     (tmp_path / "chats").mkdir()
-    write(tmp_path / "chats", train=raw("sharegpt"), test=raw("messages"))
+    others = raw("messages")
+    for row in others:  # the same questions would stay with those of the other file
+        row["messages"][0]["content"] += " Tell me."
+    write(tmp_path / "chats", train=raw("sharegpt"), test=others)
     config = tiny_task.sft_config(tmp_path, tmp_path / "run", epochs=1, row_length=512, rows=2)
     config = stages.SFTConfig(**{**vars(config), "data": DataConfig(source=str(tmp_path / "chats"), max_length=512)})
     run = stages.sft(config, mesh=one_device)

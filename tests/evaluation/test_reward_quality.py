@@ -109,13 +109,6 @@ def test_warnings_about_the_scores(factor, word):
     assert len(found) == 1
 
 
-def test_a_warning_about_the_order_of_the_labels():
-    scores, pairs, share, domains, lengths = synthetic(noise=0.3)
-    first_preferred = np.maximum(share, 1 - share)
-    found = reward_quality(scores, pairs, first_preferred, domains, lengths)["warnings"]
-    assert any("skewed" in text for text in found)
-
-
 def test_a_good_model_gets_no_warning_and_a_perfect_one_does():
     scores, pairs, share, domains, lengths = synthetic(noise=0.3)
     assert reward_quality(scores, pairs, share, domains, lengths)["warnings"] == []

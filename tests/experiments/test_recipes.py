@@ -17,7 +17,7 @@ import pytest
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
-from rlhf_jax.runs.folder import load_stage, read_json
+from rlhf_jax.runs.folder import load_stage, read_record
 from rlhf_jax.stages import DataConfig, sources
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def figures(tree):
 
 def check_run(directory, *stages):
     """The folder holds these stages whole, and every figure in its summary is a finite number."""
-    summary = read_json(directory / "summary.json")
+    summary = read_record(directory / "summary.json")
     assert set(stages) <= set(summary)
     for stage in stages:
         assert (directory / "params" / stage).exists()
@@ -147,9 +147,10 @@ def tldr_run(data, pythia, tmp_path_factory):
 
 def test_held_out_rows_are_spread_over_all_there_are_and_only_the_first_bad_ones_are_listed(data, capsys):
     rows = DataConfig(source=str(data / "tldr"), split="validation", heldout="train")
-    held = sources.demonstrations(rows).heldout
-    some = sources.demonstrations(dataclasses.replace(rows, heldout_limit=2)).heldout
-    assert [row.where for row in some] == [held[0].where, held[-1].where]
+    held = sources.demonstrations(rows)
+    some = sources.demonstrations(dataclasses.replace(rows, heldout_limit=2))
+    for whole, part in ((held.validation, some.validation), (held.test, some.test)):
+        assert [row.where for row in part] == [whole[0].where, whole[-1].where]
     with pytest.raises(ValueError, match="human_sentiment is always held out whole"):
         DataConfig(heldout_limit=2)
     sources.list_bad([f"row {i} is too long" for i in range(100)])

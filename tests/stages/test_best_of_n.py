@@ -43,7 +43,7 @@ def test_the_best_of_one_is_the_sample_itself_and_wins_exactly_half(one):
     summary, rows = one
     assert summary["n"] == 1
     assert summary["kl"] == 0.0
-    assert len(rows) == summary["test_prompts"] == 36
+    assert len(rows) == summary["test_prompts"] == 18
     for name in ("proxy", "length"):
         assert summary[f"{name}_win_rate"] == 0.5
         assert summary[f"{name}_before"] == summary[f"{name}_after"]
