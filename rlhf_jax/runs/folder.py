@@ -78,6 +78,22 @@ def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if k not in _PLACES}
 
 
+def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A config of an earlier version, with the defaults of fields that have come since: they did nothing then."""
+    known = dict(begun)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in begun:
+            if field.default is not dataclasses.MISSING:
+                default: Any = field.default
+                known[field.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+            elif field.default_factory is not dataclasses.MISSING:
+                known[field.name] = field.default_factory()
+        elif dataclasses.is_dataclass(value) and isinstance(begun[field.name], dict):
+            known[field.name] = _with_new_fields(begun[field.name], value)
+    return known
+
+
 def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
     """Note what is about to run, once the data is known to be good, and put its tokenizer into the folder.
 
@@ -143,7 +159,9 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
     """
     begun = read_record(directory / "config.json").get(stage)
-    differ = [] if begun is None else checkpoint.differences(_deciding(begun), fingerprint(config))
+    differ = []
+    if begun is not None:
+        differ = checkpoint.differences(_deciding(_with_new_fields(begun, config)), fingerprint(config))
     if differ:
         raise RunError(
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
