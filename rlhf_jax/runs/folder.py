@@ -29,6 +29,8 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
+from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -75,7 +77,10 @@ def fingerprint(config: Any) -> dict[str, Any]:
 
 
 def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in fields.items() if k not in _PLACES}
+    deciding = {k: v for k, v in fields.items() if k not in _PLACES}
+    # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
+    stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
+    return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding
 
 
 def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
