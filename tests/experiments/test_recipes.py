@@ -17,7 +17,7 @@ import pytest
 
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
-from rlhf_jax.runs.folder import load_stage, read_json
+from rlhf_jax.runs.folder import load_stage, read_record
 from rlhf_jax.stages import DataConfig, sources
 from rlhf_jax.stages.model_sizes import warn_of_rates
 
@@ -121,7 +121,7 @@ def figures(tree):
 
 def check_run(directory, *stages):
     """The folder holds these stages whole, and every figure in its summary is a finite number."""
-    summary = read_json(directory / "summary.json")
+    summary = read_record(directory / "summary.json")
     assert set(stages) <= set(summary)
     for stage in stages:
         assert (directory / "params" / stage).exists()

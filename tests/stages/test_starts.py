@@ -20,10 +20,18 @@ SHORT = {"iterations": 1, "eval_every": 1}
 
 @pytest.fixture(scope="module")
 def run(tables, ppo_run, tmp_path_factory):
-    """The folder of the three tiny stages, as a copy that may be written to."""
+    """A copy of the folder of the three tiny stages, in which PPO's policy is far from the SFT policy."""
     place = tmp_path_factory.mktemp("starts") / "run"
     shutil.copytree(ppo_run.directory, place)
+    params, metadata = checkpoint.load_params(place / "params" / "ppo")
+    shutil.rmtree(place / "params" / "ppo")
+    checkpoint.save_params(place / "params" / "ppo", jax.tree.map(lambda x: 1.5 * x, params), metadata)
     return place
+
+
+@pytest.fixture(scope="module")
+def ppo_policy(run):
+    return loading.load_stage(run, "ppo")[0]["policy"]
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +45,21 @@ def same(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
-def test_the_default_is_sft_and_another_stage_is_named(run, sft_run, ppo_run, one_device):
-    for text, whole in ((run, sft_run), (f"{run}:sft", sft_run), (f"{run}:ppo", ppo_run)):
+def test_the_default_is_sft_and_another_stage_is_named(run, sft_run, ppo_policy, one_device):
+    for text, policy in (
+        (run, sft_run.params["policy"]),
+        (f"{run}:sft", sft_run.params["policy"]),
+        (f"{run}:ppo", ppo_policy),
+    ):
         start = start_from(str(text), LoRAConfig(), mesh=one_device, seed=0)
-        same(start.params, whole.params["policy"])
+        same(start.params, policy)
         assert start.base is None
 
 
-def test_the_reference_of_a_policy_is_the_stage_it_started_from(run, ppo_run, preference_run):
+def test_the_reference_of_a_policy_is_the_stage_it_started_from(run, ppo_policy, preference_run):
     _, metadata = checkpoint.load_params(run / "params" / "preference")
     assert (metadata["base"]["path"], metadata["base"]["stage"]) == (".", "ppo")
-    same(models.split(preference_run.params["policy"])[1], ppo_run.params["policy"])
+    same(models.split(preference_run.params["policy"])[1], ppo_policy)
     assert preference_run.metrics[0]["preference/heldout_loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert preference_run.metrics[0]["preference/heldout_kl"] == 0.0
 
@@ -80,7 +92,7 @@ def test_ppo_starts_from_the_preference_stage_of_its_own_folder(tables, run, tmp
         stages.ppo(dataclasses.replace(config, policy=f"{place}:group"), judges={}, mesh=one_device)
 
 
-def test_sft_a_reward_model_and_best_of_n_start_there_too(tables, run, ppo_run, tmp_path, one_device):
+def test_sft_a_reward_model_and_best_of_n_start_there_too(tables, run, tmp_path, one_device):
     config = tiny_task.sft_config(tables, tmp_path / "sft", init=f"{run}:ppo", epochs=1)
     assert stages.sft(config, mesh=one_device).summary["steps"] > 0
     config = tiny_task.reward_config(tables, tmp_path / "reward", init=f"{run}:ppo", epochs=1)
