@@ -35,6 +35,7 @@ import numpy as np
 from rlhf_jax import evaluation, objectives, stages
 from rlhf_jax.data import write_jsonl
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.report.stage_names import POLICIES
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import DataConfig, GroupConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
 from rlhf_jax.training import OptimizerConfig
@@ -190,7 +191,7 @@ class Row(NamedTuple):
 def collect(name: str, folders: list[Path]) -> Row:
     """Mean over the seeds; the interval resamples the test prompts, each with all its seeds."""
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    stage = next(key for key in ("ppo", "group", "preference", "best_of_n") if key in summaries[0])
+    stage = next(key for key in POLICIES if key in summaries[0])
     wins = []
     for folder in folders:
         rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

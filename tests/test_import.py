@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 # What only some work needs; a machine lent for its accelerator has none of it.
 HEAVY = (
@@ -97,3 +100,10 @@ except AttributeError as error:
     print(error)
 """)
     assert said == "module 'rlhf_jax' has no attribute 'reward'\n"
+
+
+def test_the_jax_whose_loops_copy_whole_buffers_is_left_out_on_every_device():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [line for line in (*project["dependencies"], *extras["cuda"], *extras["tpu"]) if re.match(r"jax\b", line)]
+    assert [line.partition(">=")[2] for line in wanted] == ["0.10.2,!=0.11.1"] * 3

@@ -33,6 +33,16 @@ class UsageError(ValueError):
     """A command line that cannot be run; the message says why."""
 
 
+def one_of(names: Sequence[str]) -> str:
+    """How help shows that an option is one of these names.
+
+    Example:
+        >>> one_of(("ppo", "sft"))
+        '{ppo,sft}'
+    """
+    return f"{{{','.join(names)}}}"
+
+
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
     """The options of a command, from a dataclass whose fields have them as docstrings."""
     return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)

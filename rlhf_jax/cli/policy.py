@@ -7,13 +7,15 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import write
-from rlhf_jax.cli.parsing import UsageError, parse
+from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
+from rlhf_jax.stage_names import POLICY_STAGES
 
 if TYPE_CHECKING:
     from rlhf_jax.runs.chat import Conversation
@@ -24,7 +26,8 @@ class SampleOptions:
     """Options of sampling."""
 
     run: Positional[Path]
-    """A run folder, or a pretrained checkpoint: a Hugging Face folder or a .gguf file."""
+    """A run folder (`RUN:STAGE` is the same as --stage), or a pretrained checkpoint: a Hugging Face folder or a .gguf
+    file."""
     prompt: Positional[str] = ""
     """One prompt; the responses are printed."""
     prompts: Path | None = None
@@ -33,7 +36,7 @@ class SampleOptions:
     """Responses to each prompt."""
     to: Path | None = None
     """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
-    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    stage: Annotated[str | None, tyro.conf.arg(metavar=one_of(POLICY_STAGES))] = None
     """Whose policy; PPO's where there is one, else in this order."""
     best_of: int = 1
     """Sample this many for each response and keep the one the run's reward model scores highest."""
@@ -69,6 +72,7 @@ def sample(argv: list[str]) -> None:
     from rlhf_jax import data
     from rlhf_jax.rewards import EnsembleConfig
     from rlhf_jax.runs.scorer import best_of
+    from rlhf_jax.runs.stage_path import split_stage
     from rlhf_jax.stages import Policy, Scorer, sources
 
     sampling = _sampling(o, top_k=o.top_k)
@@ -80,7 +84,7 @@ def sample(argv: list[str]) -> None:
         prompts = [row.prompt for row in rows]
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if o.best_of > 1:
-        made = best_of(made, Scorer.load(o.run, EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
+        made = best_of(made, Scorer.load(split_stage(o.run)[0], EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
     if o.to:
         write(o.to, ({**row, "prompt": data.prompt_field(row["prompt"])} for row in made))
         return
@@ -103,8 +107,9 @@ class ChatOptions:
     """Options of the chat."""
 
     run: Positional[Path]
-    """A run folder, or a pretrained checkpoint: a Hugging Face folder or a .gguf file."""
-    stage: Literal["ppo", "group", "preference", "sft"] | None = None
+    """A run folder (`RUN:STAGE` is the same as --stage), or a pretrained checkpoint: a Hugging Face folder or a .gguf
+    file."""
+    stage: Annotated[str | None, tyro.conf.arg(metavar=one_of(POLICY_STAGES))] = None
     """Whose policy; PPO's where there is one, else in this order."""
     system: str = ""
     """What the system says before the first turn."""

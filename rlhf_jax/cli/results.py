@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import must_be_run, write
-from rlhf_jax.cli.parsing import parse
+from rlhf_jax.cli.parsing import one_of, parse
 from rlhf_jax.data.errors import OnBadRow
+from rlhf_jax.stage_names import MODEL_STAGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,10 @@ class ExportOptions:
     """Options of the export."""
 
     run: Positional[Path]
-    """A run folder."""
+    """A run folder; `RUN:STAGE` is the same as --stage."""
     to: Path
     """The folder to write; one that holds a checkpoint is replaced."""
-    stage: Literal["ppo", "group", "preference", "sft", "reward"] | None = None
+    stage: Annotated[str | None, tyro.conf.arg(metavar=one_of(MODEL_STAGES))] = None
     """`reward`, or whose policy; PPO's where there is one, else in this order."""
     member: int | None = None
     """Which reward model of an ensemble, counted from 0."""
@@ -80,7 +82,9 @@ class ExportOptions:
 def export(argv: list[str]) -> None:
     """Write a model as a folder that transformers and vLLM load."""
     o = parse(ExportOptions, "export", argv)
-    must_be_run(o.run)
     from rlhf_jax.runs import export
+    from rlhf_jax.runs.stage_path import split_stage
+
+    must_be_run(split_stage(o.run)[0])
 
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

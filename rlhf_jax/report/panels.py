@@ -67,6 +67,8 @@ _PANELS: Mapping[str, Sequence[Spec]] = {
     "reward": [
         _spec("loss, nats a pair", {"loss": "training", "heldout_loss": "held out (Bradley-Terry)"}),
         _spec("share of pairs ranked as people do", _over("accuracy", "heldout_accuracy")),
+        _spec("mean score", _over("reward_mean", "heldout_reward_mean")),
+        _spec("spread of the held-out scores (std)", "heldout_reward_std"),
         _spec("members' held-out disagreement (std)", "heldout_disagreement"),
         _LEARNING_RATE,
     ],

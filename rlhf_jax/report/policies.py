@@ -12,9 +12,9 @@ from rlhf_jax.report import plots
 from rlhf_jax.report.formats import change, number, percent, percent_interval, with_interval
 from rlhf_jax.report.run_folder import Row, series
 from rlhf_jax.report.stage_names import POLICIES
+from rlhf_jax.stage_names import ONLINE_STAGES
 
 _JUDGES = {"gold": "the gold judge", "vader": "VADER"}
-_RL = ("ppo", "group")
 # What the alarms look for, and the figures (any set of them) without which an alarm stays silent.
 _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a negative KL", [{"kl"}]),
@@ -107,7 +107,7 @@ def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, 
 def _fitted(stage: str, points: Sequence[tuple[float, float | None, float]]) -> plots.Curve | None:
     """Gold score by KL, fitted; None where that is not known, of too few evaluations, and where nothing bends down."""
     # The curve starts at the SFT policy, which only these stages evaluate before their first step.
-    if stage not in _RL or points[0][0] != 0:
+    if stage not in ONLINE_STAGES or points[0][0] != 0:
         return None
     start = points[0][2]
     away = [(kl, gold - start) for kl, _, gold in points if kl > 0]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_jax.stage_names import COMPARED_STAGES
+
 # In the order of the page.
 TITLES = {
     "sft": "Supervised fine-tuning",
@@ -15,7 +17,7 @@ TITLES = {
     "preference": "Preference optimisation",
     "best_of_n": "Best of n, without training",
 }
-POLICIES = ("ppo", "group", "preference", "best_of_n")
+POLICIES = (*COMPARED_STAGES, "best_of_n")
 # A title says these already; a stage that ran before objectives had names had them too.
 _USUAL = {"sft": "sft", "reward": "reward_model", "ppo": "ppo"}
 

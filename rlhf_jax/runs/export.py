@@ -12,10 +12,9 @@ from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import base_of, first_finished, load_stage, origin
-from rlhf_jax.runs.policy import POLICY_STAGES
+from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.types import Params
-
-STAGES = (*POLICY_STAGES, "reward")
 
 
 def export(
@@ -30,7 +29,7 @@ def export(
     """Write the model of a finished stage, its tokenizer and its generation config to a folder.
 
     Args:
-        run: a run folder.
+        run: a run folder, or ``RUN:STAGE``.
         to: the folder to write; one that holds a checkpoint is replaced, any other is refused.
         stage: ``reward``, or whose policy; the policy of the last stage by default.
         member: which reward model of an ensemble.
@@ -49,9 +48,12 @@ def export(
     Example:
         >>> export("runs/mine", "my-model")  # doctest: +SKIP
     """
-    name = stage or first_finished(run, STAGES)
-    if name not in STAGES:
-        raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(STAGES)}")
+    run, named = split_stage(run)
+    if named and stage not in (None, named):
+        raise RunError(f"{run}:{named} names the {named} stage, and stage is {stage}: leave one of them out")
+    name = stage or named or first_finished(run, MODEL_STAGES)
+    if name not in MODEL_STAGES:
+        raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(MODEL_STAGES)}")
     params, config, tokenizer = load_stage(run, name)
     model = params["reward" if name == "reward" else "policy"]
     count = models.members(model) if "head" in model else 0

@@ -29,6 +29,8 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
+from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -75,7 +77,10 @@ def fingerprint(config: Any) -> dict[str, Any]:
 
 
 def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in fields.items() if k not in _PLACES}
+    deciding = {k: v for k, v in fields.items() if k not in _PLACES}
+    # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
+    stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
+    return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding
 
 
 def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
         if field.name not in begun:
             if field.default is not dataclasses.MISSING:
                 default: Any = field.default
-                known[field.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+                known[field.name] = default if not dataclasses.is_dataclass(default) else dataclasses.asdict(default)  # type: ignore[arg-type]
             elif field.default_factory is not dataclasses.MISSING:
                 known[field.name] = field.default_factory()
         elif dataclasses.is_dataclass(value) and isinstance(begun[field.name], dict):

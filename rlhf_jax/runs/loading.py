@@ -29,6 +29,7 @@ from rlhf_jax.runs.pretrained import (
     read_checkpoint,
     warn_of_unknown_tokens,
 )
+from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
 from rlhf_jax.types import Params
 
 
@@ -68,7 +69,8 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
     """The model that a stage trains, from a run folder or a pretrained checkpoint.
 
     Args:
-        init: a run folder, a Hugging Face folder, a .gguf file, or a folder of PEFT's adapter.
+        init: a run folder, whose SFT policy is meant, or ``RUN:STAGE`` for the policy of another stage; a Hugging Face
+            folder, a .gguf file, or a folder of PEFT's adapter.
         lora: fresh adapters on a frozen trunk where its rank is not 0; all weights are trained otherwise.
         mesh: where the weights go.
         seed: draws the adapters.
@@ -78,10 +80,10 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
         The model; adapters of the earlier stage are folded into its matrices.
 
     Raises:
-        RunError: when there is neither a finished stage nor a checkpoint, ``layers`` are more than there are, or
+        RunError: when there is neither a finished policy stage nor a checkpoint, ``layers`` are more than there are, or
             ``lora.targets`` match no matrix.
     """
-    base = _base(init, "sft", lora.int8_trunk and lora.rank > 0)
+    base = _base(policy_path(init), lora.int8_trunk and lora.rank > 0)
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
@@ -142,14 +144,18 @@ def base_of(directory: Path | str, stage: str) -> Base | None:
 
 def origin(directory: Path | str, stage: str) -> Path | None:
     """The pretrained checkpoint that a stage goes back to, if it does and the checkpoint is still there."""
-    file = Path(directory) / "config.json"
-    fields = json.loads(file.read_text(encoding="utf-8")).get(stage, {}) if file.exists() else {}
-    start = fields.get("init") or fields.get("policy")
-    if not start or not Path(start).exists():
-        return None
-    if is_checkpoint(start):
-        return Path(start)
-    return None if (Path(start), "sft") == (Path(directory), stage) else origin(start, "sft")
+    at, seen = StagePath(Path(directory), stage), set[StagePath]()
+    while at not in seen:
+        seen.add(at)
+        file = at.path / "config.json"
+        fields = json.loads(file.read_text(encoding="utf-8")).get(at.stage, {}) if file.exists() else {}
+        start = fields.get("init") or fields.get("policy")
+        if not start or not split_stage(start)[0].exists():
+            return None
+        at = policy_path(start)
+        if not at.stage:
+            return at.path
+    return None
 
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
@@ -193,12 +199,10 @@ def _noted(metadata: dict[str, Any], directory: Path) -> Base | None:
     return Base.from_json(metadata["base"], directory) if "base" in metadata else None
 
 
-def _base(init: str, stage: str, int8: bool) -> Base:
-    path = Path(init)
-    pretrained = is_checkpoint(path)
-    if not pretrained:
-        _check_finished(path, stage)
-    base = Base(str(path.resolve()), "" if pretrained else stage, "", int8)
+def _base(at: StagePath, int8: bool) -> Base:
+    if at.stage:
+        _check_finished(at.path, at.stage)
+    base = Base(str(at.path.resolve()), at.stage, "", int8)
     return base._replace(fingerprint=_fingerprint(base))
 
 

@@ -17,10 +17,11 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import check_length, first_finished, load_stage
-from rlhf_jax.runs.pretrained import is_checkpoint, load_checkpoint
+from rlhf_jax.runs.pretrained import load_checkpoint
+from rlhf_jax.runs.stage_path import policy_path
+from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.types import Params
 
-POLICY_STAGES = ("ppo", "group", "preference", "sft")
 SAMPLED = 256  # responses at once
 
 
@@ -36,18 +37,22 @@ class Policy:
     @classmethod
     def load(cls, run: Path | str, stage: str | None = None) -> Policy:
         """The policy of a run folder: PPO's where there is one, else the group stage's, the preference
-        stage's, the SFT policy; or that of the stage that is named. Or a pretrained checkpoint.
+        stage's, the SFT policy; or that of the stage that is named, here or as ``RUN:STAGE``. Or a pretrained
+        checkpoint.
 
         Raises:
-            RunError: when the folder holds no finished policy.
+            RunError: when the folder holds no finished policy, or two stages are named.
         """
         if stage is not None and stage not in POLICY_STAGES:
             raise RunError(f"stage {stage!r} has no policy: choose one of {', '.join(POLICY_STAGES)}")
-        if stage is None and is_checkpoint(run):
-            config, params, tokenizer = load_checkpoint(run)
+        at = policy_path(run, default=stage or first_finished(run, POLICY_STAGES))
+        if not at.stage and stage is None:
+            config, params, tokenizer = load_checkpoint(at.path)
             return cls(config, params, tokenizer, "pretrained")
-        name = stage or first_finished(run, POLICY_STAGES)
-        params, config, tokenizer = load_stage(run, name)
+        name = at.stage or stage or ""
+        if stage not in (None, name):
+            raise RunError(f"{run} names the {name} stage, and stage is {stage}: leave one of them out")
+        params, config, tokenizer = load_stage(at.path, name)
         return cls(config, params["policy"], tokenizer, name)
 
     def sample(

@@ -12,7 +12,8 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.runs.loading import load_stage
+from rlhf_jax.runs.policy import Policy
+from rlhf_jax.runs.stage_path import policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
 from rlhf_jax.stages.sampler import Sampler
@@ -35,10 +36,10 @@ def best_of_n(
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Compare the best of n samples of an SFT policy with one sample of it, on test prompts.
+    """Compare the best of n samples of a policy with one sample of it, on test prompts.
 
     Args:
-        policy: run folder of the SFT policy.
+        policy: run folder of the SFT policy, ``RUN:STAGE`` for another stage's, or a pretrained checkpoint.
         reward_model: run folder of the reward model, or of an ensemble; not looked at when ``reward`` is given.
         n: responses to each prompt; usually 4 to 64.
         ensemble: how the members of an ensemble are combined; their mean by default.
@@ -65,16 +66,18 @@ def best_of_n(
     if n < 1:
         raise ValueError(f"n must be at least 1, found {n}")
     data = data or DataConfig()
-    params, model_config, tokenizer = load_stage(policy, "sft")
+    at = policy_path(policy)
+    from_policy = Policy.load(at.path, at.stage or None)
+    tokenizer = from_policy.tokenizer
     task = sources.find_task(data)
     (found,) = read_prompts(data, tokenizer, ("test",), max_prompt_length, task)
     prompts = evenly(found, test_prompts)
     judges = task.judges() if judges is None else judges
     sampler = Sampler(
-        models.build(model_config),
+        models.build(from_policy.config),
         tokenizer,
         sampling or SamplingConfig(),
-        reference=params["policy"],
+        reference=from_policy.params,
         mesh=parallel.make_mesh(parallel.MeshConfig()) if mesh is None else mesh,
         seed=seed,
         prompt_columns=max(len(p.tokens) for p in prompts),

@@ -6,10 +6,8 @@ import dataclasses
 from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.parallel import MeshConfig
-from rlhf_jax.training import OptimizerConfig
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -25,12 +23,6 @@ def check_multiple(config: Any, name: str, divisor: str) -> None:
         raise ValueError(
             f"{name} ({getattr(config, name)}) must be a multiple of {divisor} ({getattr(config, divisor)})"
         )
-
-
-def warn_rate(name: str, optimizer: OptimizerConfig) -> None:
-    """Warn of a learning rate that fits neither billions of parameters nor a small model from scratch."""
-    source = "1e-7 to 1e-5 for billions of parameters, up to 1e-2 for a million"
-    warn_outside(f"{name}.learning_rate", optimizer.learning_rate, 1e-7, 1e-2, source)
 
 
 def is_one_of(objective: str, *names: str) -> bool:

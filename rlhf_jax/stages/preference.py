@@ -23,11 +23,13 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import PackedConfig, check_positive, warn_rate
+from rlhf_jax.stages.config import PackedConfig, check_positive
 from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
+from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
@@ -44,7 +46,8 @@ class PreferenceConfig(PackedConfig):
 
     out: str = "runs/preference"
     policy: str = "runs/sft"
-    """Run folder of the SFT policy; a frozen copy of it is the reference."""
+    """Run folder of the SFT policy, or `RUN:ppo` (or another policy stage) for that stage's; a frozen copy of it is the
+    reference."""
     objective: str = "dpo"
     """`dpo`, `robust_dpo`, `ipo`, `kto`, `orpo`, `simpo`, `cpo`, `slic`, or FILE.py:function for one of your own."""
     data: DataConfig = DataConfig()
@@ -79,7 +82,6 @@ class PreferenceConfig(PackedConfig):
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         if not 0.5 <= self.min_share <= 1:
             raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
-        warn_rate("optimizer", self.optimizer)
         warn_outside("epochs", self.epochs, 1, 5, "Rafailov et al. 2023 and most since use 1 to 3")
 
 
@@ -121,6 +123,7 @@ def preference(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
+    check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
         return folder.load_result(directory, "preference", config)
     watch = Stopwatch()
@@ -129,6 +132,7 @@ def preference(
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
     model, tokenizer = models.build(start.config), start.tokenizer
+    warn_of_rates("preference", config, start.params)
     check_length(start.config, config.data.max_length, "data.max_length")
     reference = {"policy": models.adapter_off(start.params)}
     task = sources.find_task(config.data)

@@ -98,6 +98,6 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
     if "total" not in seconds:
         # The stages' own clocks go on over restarts; what lies around them is counted in this process.
         around = time.monotonic() - start - inside
-        total = sum(seconds[name] for name in ("sft", "reward", "ppo")) + around
+        total = sum(seconds[field.name] for field in dataclasses.fields(config)) + around
         folder.update_json(directory / "summary.json", {"seconds": {"total": round(total, 1)}})
     return directory

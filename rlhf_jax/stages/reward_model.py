@@ -24,8 +24,9 @@ from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of, warn_rate
+from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
+from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.sources import Comparisons
 from rlhf_jax.stages.train import Stopwatch, outcome, train
@@ -45,7 +46,8 @@ class RewardConfig(PackedConfig):
     """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
     init: str = "runs/sft"
-    """Run folder of the SFT policy whose trunk and tokenizer it starts from; or a pretrained checkpoint, as in SFT."""
+    """Run folder of the SFT policy whose trunk and tokenizer it starts from, `RUN:preference` (or another policy stage)
+    for that stage's; or a pretrained checkpoint, as in SFT."""
     layers: int = 0
     """Blocks of the trunk that are used, from the first; 0: all. Of a pretrained model the middle ones often judge a
     text better than the last, and cost less."""
@@ -72,7 +74,6 @@ class RewardConfig(PackedConfig):
             raise ValueError(f"layers must be 0 (all) or positive, found {self.layers}")
         if self.group_size < 2:
             raise ValueError(f"group_size must be at least 2, found {self.group_size}")
-        warn_rate("optimizer", self.optimizer)
         warn_outside("epochs", self.epochs, 1, 5, "1 for large models, Ouyang et al. 2022; a few for small ones")
         warn_outside("members", self.members, 1, 10, "Coste et al. 2023 use 3 to 5")
 
@@ -108,6 +109,7 @@ def reward_model(
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
+    warn_of_rates("reward", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
     data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
@@ -132,8 +134,10 @@ def reward_model(
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         each = score(params, validation.sequences)
+        scores = each.mean(0)
         values = {"disagreement": float(each.std(0).mean())} if members else {}
-        values |= pair_metrics(each.mean(0), validation)
+        values |= {"reward_mean": float(scores.mean()), "reward_std": float(scores.std())}
+        values |= pair_metrics(scores, validation)
         return {f"heldout_{name}": value for name, value in values.items()}
 
     fitted = train(

@@ -14,14 +14,15 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_length, start_from
+from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, warn_rate
+from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
@@ -37,8 +38,9 @@ class SFTConfig(PackedConfig):
     data: DataConfig = DataConfig()
     """Demonstrations: rows of `prompt` and `response`."""
     init: str = ""
-    """Where to start: a Hugging Face folder (config.json, safetensors, tokenizer), a .gguf file, or a run folder.
-    Empty: a new model and a new tokenizer, from scratch."""
+    """Where to start: a Hugging Face folder (config.json, safetensors, tokenizer), a .gguf file, or a run folder, whose
+    SFT policy is meant; `RUN:ppo` (or another policy stage) means that stage's. Empty: a new model and a new tokenizer,
+    from scratch."""
     chat: bool | None = None
     """Write prompts as turns of a chat, by the template of `init`'s tokenizer; by default where it has one."""
     vocab_size: int = 4096
@@ -54,11 +56,6 @@ class SFTConfig(PackedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init:
-            high, source = (1e-3, "Hu et al. 2021: 2e-4") if self.lora.rank else (1e-4, "Ouyang et al. 2022: 1e-5")
-            warn_outside("optimizer.learning_rate", self.optimizer.learning_rate, 1e-7, high, f"{source}; lower it")
-        else:
-            warn_rate("optimizer", self.optimizer)
         if self.lora.rank and not self.init:
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
         if self.chat and not self.init:
@@ -89,6 +86,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
+    if config.init:
+        check_start(config.init, directory, "sft")
     if folder.finished(directory, "sft", config):
         return folder.load_result(directory, "sft", config)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
@@ -99,6 +98,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
+    warn_of_rates("sft", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
     training_set, held_rows = (
         sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)

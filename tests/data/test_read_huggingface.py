@@ -11,7 +11,7 @@ import pytest
 from rlhf_jax.data import DataError, layouts, read_jsonl
 from rlhf_jax.data.readers.huggingface import is_huggingface, read_huggingface, splits
 
-datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
+datasets = pytest.importorskip("datasets", reason="pip install 'datasets>=4.0'")
 
 SAMPLES = Path(__file__).parent / "samples"
 READ = {
@@ -287,7 +287,7 @@ def test_without_the_package_the_error_says_how_to_install_it(tmp_path, monkeypa
     (tmp_path / "rows.json").write_text(json.dumps(raw("shp")))
     monkeypatch.setitem(sys.modules, "datasets", None)
     for source in (tmp_path / "rows.parquet", tmp_path / "saved", "hf:org/pairs"):
-        with pytest.raises(DataError, match=r"needs the package datasets: pip install 'rlhf-jax\[huggingface\]'"):
+        with pytest.raises(DataError, match=r"needs the package datasets: pip install 'datasets>=4\.0'"):
             read_huggingface(source, "train", layouts.comparison)
     for source in (tmp_path / "lines", tmp_path / "rows.json"):  # they need nothing
         assert len(read_huggingface(source, "train", layouts.comparison)[0]) == 10

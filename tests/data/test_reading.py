@@ -184,7 +184,7 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
 
 
 def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
+    datasets = pytest.importorskip("datasets", reason="pip install 'datasets>=4.0'")
     asked_for = []
 
     def load_dataset(name, config):
@@ -330,7 +330,7 @@ def test_a_policy_is_trained_on_chats_from_a_folder(tmp_path, one_device):
 
 
 def test_comparisons_from_a_folder_of_parquet_are_those_of_the_file(tmp_path, tokenizer):
-    datasets = pytest.importorskip("datasets", reason="pip install 'rlhf-jax[huggingface]'")
+    datasets = pytest.importorskip("datasets", reason="pip install 'datasets>=4.0'")
     datasets.disable_progress_bars()
     datasets.Dataset.from_list(raw("hh")).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     drawn = [

@@ -19,6 +19,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
 from rlhf_jax.runs.folder import load_stage, read_record
 from rlhf_jax.stages import DataConfig, sources
+from rlhf_jax.stages.model_sizes import warn_of_rates
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "data" / "samples"
@@ -322,3 +323,24 @@ def test_large_models_compute_in_bfloat16_split_over_all_devices_and_adapters_le
     assert whole.sft.mesh.sizes(8) == (1, 8, 1)
     assert adapted.sft.lora.rank == 16
     assert adapted.sft.optimizer.learning_rate == pytest.approx(10 * whole.sft.optimizer.learning_rate)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rank", [0, 16])
+def test_published_learning_rates_are_usual_for_models_of_a_billion_parameters(rank):
+    billion = {"embedding": np.broadcast_to(np.float32(0), (1000, 10**6))}
+    for configs in (
+        tldr.configs(tldr.TLDR(lora_rank=rank)),
+        hh.configs(hh.HH(lora_rank=rank)),
+        ultrafeedback.configs(ultrafeedback.UltraFeedback(lora_rank=rank)),
+    ):
+        for name, config in vars(configs).items():
+            warn_of_rates("preference" if name == "dpo" else name, config, billion)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_learning_rates_of_smollm_are_usual_for_adapters_on_a_model_of_its_size():
+    smollm = {"embedding": np.broadcast_to(np.float32(0), (1345, 10**5))}
+    configs = importlib.import_module("smollm_sentiment").configs(model="unused", out="unused")
+    for name, config in vars(configs).items():
+        warn_of_rates(name, config, smollm)

@@ -43,6 +43,14 @@ def test_an_ensembles_own_stage_draws_the_disagreement():
     assert titles(main) == ["members' held-out disagreement (std)"]
 
 
+def test_a_reward_models_scores_have_diagrams_of_their_level_and_their_spread():
+    rows = rows_of("reward", reward_mean=0.1, heldout_reward_mean=0.2, heldout_reward_std=1.3)
+    main, other = stage_panels("reward", rows)
+    assert titles(main) == ["mean score", "spread of the held-out scores (std)"]
+    assert [line.points for line in main[1].lines] == [[(1, 1.3), (2, 1.3)]]
+    assert other == []
+
+
 def test_preference_optimisation_draws_pairs_and_judges():
     figures = {"loss": 0.6, "heldout_loss": 0.6, "accuracy": 0.5, "chosen_reward": 0.1, "rejected_reward": 0.0}
     main, other = stage_panels("preference", rows_of("preference", **figures, heldout_gold=0.3, grad_norm=1.0))

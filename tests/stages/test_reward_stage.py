@@ -29,6 +29,18 @@ def test_a_model_trained_on_pairs_prefers_what_was_chosen(reward_run, folder):
     assert losses[-1] < 0.4
 
 
+def test_every_evaluation_logs_level_and_spread_of_the_held_out_scores(reward_run):
+    """At the best step the model is the one that is left, and the summary has the spread on the test rows."""
+    rows = {row["step"]: row for row in reward_run.metrics if "reward/heldout_loss" in row}
+    assert all(np.isfinite(row["reward/heldout_reward_mean"]) for row in rows.values())
+    assert all(row["reward/heldout_reward_std"] > 0 for row in rows.values())
+    assert len({row["reward/heldout_reward_std"] for row in rows.values()}) == len(rows)
+    # Of the tiny task the same rows are validation and test.
+    best = rows[reward_run.summary["best_step"]]
+    assert best["reward/heldout_reward_std"] == pytest.approx(reward_run.summary["reward_std"], rel=1e-4)
+    assert best["reward/heldout_reward_mean"] == pytest.approx(reward_run.summary["reward_mean"], abs=1e-4)
+
+
 @pytest.mark.parametrize("table", ["preference", "ratings"])
 def test_soft_labels_and_ratings_train_it_as_well(tables, tmp_path, sft_run, folder, one_device, table):
     config = tiny_task.reward_config(tables, tmp_path, init=folder, table=table, epochs=6, patience=0)

@@ -1,6 +1,6 @@
 """Hugging Face data sets as the same validated rows that a JSONL file gives: folders, files, names on the hub.
 
-``datasets`` is an optional package (``pip install 'rlhf-jax[huggingface]'``), imported where it is used.
+``datasets`` is an optional package (``pip install 'datasets>=4.0'``), imported where it is used.
 """
 
 from __future__ import annotations
@@ -224,6 +224,6 @@ def _datasets() -> ModuleType:
         import datasets
     except ImportError as error:
         raise DataError(
-            "reading Hugging Face data sets needs the package datasets: pip install 'rlhf-jax[huggingface]'"
+            "reading Hugging Face data sets needs the package datasets: pip install 'datasets>=4.0'"
         ) from error
     return datasets

@@ -10,7 +10,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import StageConfig, check_multiple, check_positive, is_one_of, warn_rate
+from rlhf_jax.stages.config import StageConfig, check_multiple, check_positive, is_one_of
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -92,7 +92,8 @@ class OnlineConfig(StageConfig):
     """What all training on the policy's own samples has: prompts, sampling, rewards, KL, updates, evaluation."""
 
     policy: str = "runs/sft"
-    """Run folder of the SFT policy; a frozen copy of it is the reference."""
+    """Run folder of the SFT policy, or `RUN:preference` (or another policy stage) for that stage's; a frozen copy of it
+    is the reference."""
     reward_model: str = "runs/reward"
     """Run folder of the reward model, or of an ensemble of them."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -152,7 +153,6 @@ class OnlineConfig(StageConfig):
                 "lora.dropout must be 0 here: the policy that is updated has to be the one that sampled, or its ratio "
                 "does not start at 1"
             )
-        warn_rate("policy_optimizer", self.policy_optimizer)
         if is_one_of(self.objective, "a2c", "reinforce"):
             once = "on-policy: without a ratio, samples are good for one update"
             warn_outside("epochs times minibatches", self.epochs * self.minibatches, 1, 1, once)
@@ -203,7 +203,6 @@ class PPOConfig(OnlineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        warn_rate("critic_optimizer", self.critic_optimizer)
         if self.loss.kl_coef and self.kl.kind != "objective":
             raise ValueError(
                 f"loss.kl_coef does nothing while kl.kind is {self.kl.kind}: pass --kl.kind objective, or use kl.coef "

@@ -21,9 +21,11 @@ from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
+from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
@@ -51,6 +53,7 @@ def train_online(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
+    check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
         return folder.load_result(directory, stage, config)
     watch = Stopwatch()
@@ -58,6 +61,9 @@ def train_online(
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
     tokenizer = start.tokenizer
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
+    warn_of_rates(stage, config, start.params)
+    if isinstance(scored_by, LoadedModel):
+        warn_of_small_reward(scored_by.params, start.params)
     task = sources.find_task(config.data)
     judges = task.judges() if judges is None else judges
     train_prompts, heldout, test = read_prompts(
