@@ -170,9 +170,13 @@ def entries(section, body):
 
 
 def arguments(doc):
-    """``Args`` has every parameter, in the order of the signature."""
+    """``Args`` has every parameter, in the order of the signature; only a docstring of few words may go without."""
     lines = doc.text.split("\n")
-    if "Args:" not in lines or doc.parameters is None:
+    if "Args:" not in lines:
+        if "Returns:" in lines and doc.parameters and doc.kind == "function":
+            yield f"Returns without Args; the signature has {list(doc.parameters)}"
+        return
+    if doc.parameters is None:
         return
     listed, entry = [], ENTRIES["Args"]
     for line in lines[lines.index("Args:") + 1 :]:
@@ -358,6 +362,7 @@ BAD = {
     "goes on indented": ("    why.", "        why."),
     "the signature": ("path: the", "file: the"),
     "the signature, a name missing": ("        path: the file.\n", "", "the signature"),
+    "Returns without Args": (GOOD[GOOD.index("    Args:") : GOOD.index("    Returns:")], ""),
     "reStructuredText": ("``y = x / n``", ".. math:: y"),
     "field list": ("A second", ":param path: a second"),
     "underlined": ("A second paragraph, which may run", "Parameters\n    ----------"),

@@ -51,7 +51,8 @@ def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int 
     """Make a right-padded batch with every field filled: unequal lengths, end-of-sequence tokens that count.
 
     Prompts have at least 3 tokens and at least 2 columns of padding follow, so that an objective that reads one token
-    too far can be told from one that does not look at the mask. ``kl`` is 0.3 throughout; ``kl_coef`` is left to controllers.
+    too far can be told from one that does not look at the mask. ``kl`` is 0.3 throughout; ``kl_coef`` is left to
+    controllers.
 
     Args:
         groups: B, groups of the batch.
