@@ -204,7 +204,7 @@ def _together(ratings: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def chosen_first(example: Example, min_share: float) -> Example | None:
-    """Put the response that more people prefer first and label the pair [1, 0]; None for a pair that says too little.
+    """Put the response that more people prefer first, and label the pair [1, 0]; None for a pair too close to tell.
 
     Args:
         example: K = 2, with votes.

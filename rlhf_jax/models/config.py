@@ -171,7 +171,7 @@ class ModelConfig:
 
     @property
     def windowed(self) -> tuple[bool, ...]:
-        """Whether a layer sees a sliding window only, for every layer."""
+        """Whether a layer sees a sliding window only, one entry a layer."""
         if not self.sliding_window:
             return (False,) * self.n_layers
         return self.local_layers or (True,) * self.n_layers

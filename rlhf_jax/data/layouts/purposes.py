@@ -52,7 +52,7 @@ def comparison(row: Row, where: str) -> Comparison:
         where: where the row stands.
 
     Returns:
-        The comparison: one vote for the preferred response, or half a vote each where their scores are even.
+        The comparison with its votes: those that the row counts, or one, which is split in half where scores are even.
 
     Raises:
         DataError: if no layout fits, the layout compares nothing, or a field is bad.

@@ -116,7 +116,7 @@ def prompt_of(row: Row, where: str) -> Prompt:
 
 
 def records(value: Any) -> list[Any]:
-    """Make a list of objects of what holds one, also of an object with equally long lists; else the list is empty.
+    """Take a list of objects, which may come as an object of equally long lists; empty for anything else.
 
     Example:
         >>> records({"text": ["one", "two"], "note": [None, "short"]})

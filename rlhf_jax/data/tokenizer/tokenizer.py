@@ -44,11 +44,11 @@ class Tokenizer:
     """
 
     pad_id: int
-    """The padding token; where there is none, the token that ends a text: masks are explicit, so it may be both."""
+    """Id of the padding token, or where there is none, of the token that ends a text: masks are explicit."""
     bos_id: int | None
-    """The token that begins a text; None where there is none."""
+    """Id of the token that begins a text; None where there is none."""
     eos_id: int
-    """The token that ends a response; in the chat format, the one that ends the assistant's turn."""
+    """Id of the token that ends a response; in the chat format, the one that ends the assistant's turn."""
     vocab_size: int
     """One more than the largest id."""
     chat: ChatTemplate | None

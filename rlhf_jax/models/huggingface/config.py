@@ -122,7 +122,7 @@ class _Reader:
         raise CheckpointError(f"{self.where}: field {key!r} is missing; copy the checkpoint anew")
 
     def number(self, key: str, value: Any, kind: type) -> Any:
-        """Check that the value is a bool, int or float; 8.0 is no int and True no number."""
+        """Take the value as bool, int or float; 8.0 is no int and True no number."""
         fits = isinstance(value, bool) if kind is bool else isinstance(value, int) and not isinstance(value, bool)
         if kind is float and isinstance(value, float):
             fits = True
