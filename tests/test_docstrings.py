@@ -110,10 +110,10 @@ def mood(doc):
     if third_person(words[0], words[1]):
         yield f"the first word is in the third person, not in the imperative: {line!r}"
     if words[0] in VERBS:
-        for match in re.finditer(r"(?:\band|\bor|\bthen|\bbut|[;,]) (\w+s)\b ?(\w+|`*)", line):
+        for match in re.finditer(r"(?:\band|\bor|\bthen|\bbut|;) (\w+s)\b ?(\w+|`*)", line):
             before = line[: match.start()]
             has_subject = re.search(
-                r"\b(that|which|who|what|where|when|how|whether|if|as|whose|it|they|those)\b", before
+                r"\b(that|which|who|what|where|when|how|whether|if|as|whose|it|they|those)\b|: ", before
             )
             # "and returns" may be those of reinforcement learning
             if not has_subject and third_person(match[1], match[2], NOUNS | {"returns"}):
@@ -415,6 +415,7 @@ def test_a_clause_that_opens_with_of_is_caught(text):
         "Loss and gradient: how much it gives.",
         "PPO's loss, which reads what the sampler writes and returns.",
         "Write what the model reads and returns.",
+        "Make the mask: a token sees its own segment and finds nothing else.",
         "Axis along which members lie.",
         "Seconds a stage has run.",
         "Names of fields, for a complaint.",

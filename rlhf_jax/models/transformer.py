@@ -283,7 +283,7 @@ class Transformer(nnx.Module):
 
 
 def causal_mask(segment_ids: jax.Array) -> jax.Array:
-    """Make the mask ``bool [B, S, S]``: tokens see their own segment up to themselves; segment 0, padding, sees none."""
+    """Make the mask ``bool [B, S, S]``: tokens see their own segment up to themselves, and padding (0) sees none."""
     length = segment_ids.shape[-1]
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
     return same & jnp.tril(jnp.ones((1, length, length), bool))
