@@ -1,7 +1,7 @@
 """Files that appear whole or not at all: the one way in which this package writes them.
 
 Everything goes into a file of another name beside the final one, is forced to the disk, and takes its name in one step.
-Who reads meanwhile, or after a crash, finds the old file or the new one.
+Whoever reads meanwhile, or after a crash, finds the old file or the new one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A tree of arrays in a folder that verifies: leaves by path, each with its dtype, shape and SHA-256, and a manifest.
 
-The only importer of Orbax. Orbax writes and commits; what it does not promise is added here: a SHA-256 of every leaf
-(it restores a flipped bit silently), exact dtypes (it casts silently) and random keys.
+This is the only importer of Orbax. Orbax writes and commits; what it does not promise is added here: a SHA-256 of
+every leaf (it restores a flipped bit silently), exact dtypes (it casts silently) and random keys.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Damaged(CheckpointError):
 
 
 class SavedLeaf(NamedTuple):
-    """A leaf on the host, with the dtype it goes by in the manifest."""
+    """A leaf on the host, with the dtype that the manifest gives it."""
 
     value: np.ndarray
     dtype: str
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """The leaf's entry in the manifest: its dtype, shape and SHA-256."""
         # The bytes are hashed as they lie in memory: row-major, on a little-endian machine.
         sha256 = hashlib.sha256(np.ascontiguousarray(self.value).view(np.uint8).data if self.value.size else b"")
         return {"dtype": self.dtype, "shape": list(self.value.shape), "sha256": sha256.hexdigest()}
 
 
 def tree_sha256(tree: Any) -> str:
-    """A hash of every path, dtype, shape and bit of a tree, whatever mesh it lies on.
+    """Hash every path, dtype, shape and bit of a tree, whatever mesh it lies on.
 
     Args:
         tree: arrays, random keys included.
@@ -61,7 +61,7 @@ def tree_sha256(tree: Any) -> str:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, in the tree's order; a CheckpointError where two paths read the same."""
+    """List the leaves by path, in the tree's order; a CheckpointError where two paths read the same."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
@@ -74,7 +74,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def to_host(path: str, leaf: Any, *, copy: bool) -> SavedLeaf:
-    """A leaf as a numpy array; a CheckpointError where it is no array, or not all of it is here."""
+    """Bring a leaf to the host; a CheckpointError where it is no array, or not all of it is in this process."""
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise CheckpointError(f"leaf {path!r} is a {type(leaf).__name__}, not an array; put plain values into host")
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -87,12 +87,12 @@ def to_host(path: str, leaf: Any, *, copy: bool) -> SavedLeaf:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its fields."""
+    """Hash a JSON value with SHA-256, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write(path: Path, leaves: Mapping[str, SavedLeaf], body: Mapping[str, Any]) -> None:
-    """Leaves and JSON values into a folder that has its name only once it is complete."""
+    """Write leaves and JSON values into a folder that has its name only once it is complete."""
     manifest = {**body, "leaves": {name: leaf.entry for name, leaf in leaves.items()}}
     text = json.dumps({"sha256": digest(manifest), "manifest": manifest})
     # Numbered, because Orbax has its own ideas about slashes in names; empty arrays it cannot store, and need not.
@@ -102,7 +102,7 @@ def write(path: Path, leaves: Mapping[str, SavedLeaf], body: Mapping[str, Any]) 
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The JSON values that ``write`` was given, with an entry for every leaf; Damaged where they are not those."""
+    """Read the JSON values that ``write`` was given, with an entry for every leaf; Damaged where they are not those."""
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist")
     try:
@@ -117,7 +117,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Leaves by path as numpy arrays (keys as key arrays), verified, and the manifest."""
+    """Read and verify the leaves by path, as numpy arrays (keys as key arrays), and the manifest."""
     manifest = read_manifest(path)
     try:
         arrays = ocp.load_checkpointables(path, {"arrays": None})["arrays"]
@@ -141,7 +141,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _key_impl(dtype: str) -> str:
-    """The name of a key's generator from its dtype, ``key<fry>``: dtypes print the generator's short tag."""
+    """Find the name of a key's generator by its dtype, ``key<fry>``: dtypes print the generator's short tag."""
     for name in ("threefry2x32", "rbg", "unsafe_rbg"):
         if str(jax.eval_shape(lambda name=name: jax.random.key(0, impl=name)).dtype) == dtype:
             return name
@@ -149,7 +149,7 @@ def _key_impl(dtype: str) -> str:
 
 
 def unflatten(path: Path, leaves: Mapping[str, Any], like: Any, shardings: Any) -> Any:
-    """Leaves as a tree like ``like``, on the devices; a CheckpointError where paths, shapes or dtypes are others."""
+    """Build a tree like ``like`` on the devices; a CheckpointError where paths, shapes or dtypes are others."""
     wanted = flatten(like)
     if set(wanted) != set(leaves):
         missing, extra = sorted(set(wanted) - set(leaves)), sorted(set(leaves) - set(wanted))

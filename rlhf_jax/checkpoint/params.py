@@ -56,7 +56,7 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
 
 
 def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[str, Any]]:
-    """Read parameters that ``save_params`` wrote, and verifies every leaf.
+    """Read parameters that ``save_params`` wrote, and verify every leaf.
 
     Args:
         path: the folder.
@@ -83,7 +83,7 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata that ``save_params`` wrote, without reading the parameters.
+    """Read the metadata that ``save_params`` wrote, without reading the parameters.
 
     Args:
         path: the folder.
@@ -105,7 +105,7 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def params_digest(path: str | Path) -> str:
-    """A hash of what ``save_params`` wrote, metadata included, without reading the parameters.
+    """Hash what ``save_params`` wrote, metadata included, without reading the parameters.
 
     Args:
         path: the folder.

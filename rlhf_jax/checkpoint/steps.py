@@ -24,7 +24,7 @@ from rlhf_jax.files import CheckpointError
 
 
 class Restored(NamedTuple):
-    """What ``Checkpoints.restore`` found."""
+    """What ``Checkpoints.restore`` found: the step, its tree and its JSON values."""
 
     step: int
     tree: Any
@@ -32,13 +32,13 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage: ``DIRECTORY/STEP``, the newest few.
+    """The checkpoints of one stage: a folder ``DIRECTORY/STEP`` for each of the newest few steps.
 
     Args:
         directory: a folder of their own; made if needed.
         fingerprint: the config, as JSON values: a checkpoint of another config is refused. Leave out what may change
-          between a run and its continuation (output paths, how often to save).
-        keep: how many steps stay on disk; with 2, one is there to fall back to.
+            between a run and its continuation (output paths, how often to save).
+        keep: how many steps stay on disk; with 2, there is an earlier one to fall back to.
 
     Raises:
         ValueError: keep is below 1.
@@ -64,7 +64,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
-        """Copy everything to the host, then writes in the background; the next ``save`` or ``wait`` waits for it.
+        """Copy everything to the host, then write in the background; the next ``save`` or ``wait`` waits for it.
 
         Args:
             step: number of updates done; names the folder. An older checkpoint of the same step is replaced.
@@ -81,7 +81,7 @@ class Checkpoints:
         self._pending = self._writer.submit(self._save, step, leaves, json.loads(body))
 
     def wait(self) -> None:
-        """Blocks until the last save is committed.
+        """Block until the last save is committed.
 
         Raises:
             Exception: whatever that save failed with (disk full, say).
@@ -91,23 +91,23 @@ class Checkpoints:
             pending.result()
 
     def steps(self) -> list[int]:
-        """The committed steps, oldest first.
+        """List the committed steps, oldest first.
 
         Returns:
-            Steps that have a folder under their own name, which Orbax gives it once it is complete. Whether the content
-            is still whole is found out by ``restore``.
+            Steps that have a folder under their own name, which Orbax gives it once it is complete. ``restore`` finds
+            out whether the content is still whole.
         """
         if not self.directory.is_dir():
             return []
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
 
     def restore(self, like: Any, shardings: Any = None) -> Restored | None:
-        """The newest checkpoint that verifies.
+        """Read the newest checkpoint that verifies.
 
         Args:
             like: a tree of arrays, or of ``jax.ShapeDtypeStruct``, with the shapes and dtypes to expect.
             shardings: where to put the leaves: one sharding, a tree of them, or None for where the leaves of ``like``
-              are. The mesh may differ from the one that saved.
+                are. The mesh may differ from the one that saved.
 
         Returns:
             Step, tree and host values, or None when nothing was saved yet. A step that does not verify is passed over
@@ -115,7 +115,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the config differs (the message names the fields), the tree has other leaves, shapes or
-              dtypes than were saved, or no step verifies.
+                dtypes than were saved, or no step verifies.
         """
         self.wait()
         reasons = []
@@ -152,12 +152,12 @@ class Checkpoints:
 
 
 def differences(was: Any, now: Any, path: str = "") -> list[str]:
-    """The fields in which two JSON values differ.
+    """List the fields in which two JSON values differ.
 
     Args:
         was: the earlier value.
         now: the later one.
-        path: put before every field's name.
+        path: the text to put before every field's name.
 
     Returns:
         A phrase a field: its path, what it was and what it is.

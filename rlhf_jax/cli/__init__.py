@@ -1,7 +1,7 @@
 """The command line, ``rlhf ...``: which commands there are, and how one is run, with errors a person can act on.
 
-``parsing`` turns words into options and configs; ``pipeline`` holds the commands that train, ``policy`` those that let
-a policy answer, ``results`` what else a run is used for, and ``sources`` what is obtained to start from.
+``parsing`` turns words into options and configs. ``pipeline`` holds the commands that train, ``policy`` those that let
+a policy answer, ``results`` those that use a run in other ways, and ``sources`` those that obtain what to start from.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def run(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Our own warnings are about what was asked for, so a line of code says nothing beside them."""
+    """Shorten our own warnings: they are about what was asked for, so a line of code says nothing beside them."""
     whole = warnings.formatwarning
 
     def short(

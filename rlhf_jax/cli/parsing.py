@@ -44,12 +44,12 @@ def one_of(names: Sequence[str]) -> str:
 
 
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
-    """The options of a command, from a dataclass whose fields have them as docstrings."""
+    """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
     return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
-    """The config of a stage: a file's or the default one, with the fields the command line names replaced.
+    """Make the config of a stage: a file's or the default one, with the fields replaced that the command line names.
 
     Args:
         default: a frozen dataclass; its type is what a config file must hold.
@@ -91,7 +91,7 @@ def _take_config(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def load_config(path: str, kind: type) -> Any:
-    """The ``config`` that a Python file defines.
+    """Load the ``config`` that a Python file defines.
 
     Raises:
         UsageError: when there is no such file, or no ``config`` of this kind in it.

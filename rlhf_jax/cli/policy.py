@@ -93,7 +93,7 @@ def sample(argv: list[str]) -> None:
 
 
 def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:
-    """How to draw, by the options that sampling and chatting share."""
+    """Make the sampling config from the options that sampling and chatting share."""
     from rlhf_jax.rollout import SamplingConfig
 
     try:
@@ -151,7 +151,7 @@ def chat(argv: list[str]) -> None:
 
 
 def _ask() -> str | None:
-    """A line from the terminal, None at its end; a prompt is shown to a person only."""
+    """Read a line from the terminal, None at its end; a prompt is shown to a person only."""
     person = sys.stdin.isatty()
     try:
         return input("> " if person else "").strip()

@@ -93,7 +93,15 @@ class PackedEpochs:
 
 
 def micro_batched(parts: Batches, count: int) -> Batches:
-    """Batches of ``count`` parts each; where that is 1, a part is a batch and has no axis more."""
+    """Put ``count`` parts into each batch; with ``count`` 1 every part is a batch of its own, without an axis [A].
+
+    Args:
+        parts: the parts in the order they are to be seen.
+        count: parts of a batch, A.
+
+    Returns:
+        ``parts`` themselves where ``count`` is 1, else ``MicroBatches`` of them.
+    """
     return parts if count == 1 else MicroBatches(parts, count)
 
 

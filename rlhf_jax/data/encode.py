@@ -1,4 +1,4 @@
-"""Rows of text to groups of token sequences, with a check of their length."""
+"""Rows of text, encoded as groups of token sequences whose length is checked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def encode(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokeni
         tokenizer: what makes tokens of it.
 
     Returns:
-        The group: K sequences of a prompt and a response; of a chat one sequence, with a mask for the assistant's
-            turns. Text without a prompt is plain text in every format.
+        The group: K sequences of a prompt and a response, or for a chat one sequence with a mask for the assistant's
+        turns. Text without a prompt is plain text in every format.
 
     Raises:
         DataError: if a chat template refuses the row.
@@ -62,7 +62,7 @@ def encode_rows(
     length: int,
     on_bad_row: OnBadRow = "error",
 ) -> tuple[list[Example], list[str]]:
-    """Encode rows and finds those that are too long, or that a chat template refuses.
+    """Encode rows, and find those that are too long or that a chat template refuses.
 
     Args:
         rows: demonstrations, comparisons, dialogues or labelled responses.
@@ -95,7 +95,7 @@ def encode_rows(
 def encode_prompts(
     rows: Sequence[PromptRow], tokenizer: Tokenizer, *, length: int, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[np.ndarray], list[int], list[str]]:
-    """Encode prompts to be answered and finds those that are too long, or that a chat template refuses.
+    """Encode prompts to be answered, and find those that are too long or that a chat template refuses.
 
     Args:
         rows: the prompts.
@@ -154,18 +154,19 @@ def rated_groups(
     seed: int,
     epoch: int,
 ) -> list[Example]:
-    """Groups rated sentences for one epoch: shuffled within their domain (their prompt) and cut into groups of K.
+    """Draw the groups of K rated sentences for one epoch: each domain is shuffled and cut into groups.
 
-    Every sentence is in at most one group of an epoch and meets others in the next; of each domain the last few that do
-    not fill a group wait for the next epoch.
+    A domain is a prompt that many sentences answer. Every sentence is in at most one group of an epoch and meets other
+    sentences in the next. The last few sentences of a domain, which do not fill a group, wait for the next epoch.
 
     Args:
         sentences: n groups of one sequence each.
         domains: [n], the domain of each.
         histograms: [n, n_levels], each sentence's ratings counted by level.
         group_size: K, at least 2.
-        votes: makes votes [G, K, K] of histograms [G, K, n_levels], such as ``feedback.votes_from_histograms``.
-        seed: of the run.
+        votes: the function from histograms [G, K, n_levels] to votes [G, K, K], such as
+            ``feedback.votes_from_histograms``.
+        seed: the run's seed.
         epoch: which pass over the data.
 
     Returns:
@@ -203,7 +204,7 @@ def _together(ratings: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def chosen_first(example: Example, min_share: float) -> Example | None:
-    """A pair with the response that more people prefer first and labels [1, 0]; None for a pair that says too little.
+    """Put the response that more people prefer first, and label the pair [1, 0]; None for a pair too close to tell.
 
     Args:
         example: K = 2, with votes.

@@ -14,7 +14,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
     Args:
         n: how many there are.
-        seed: of the run, 0 or more.
+        seed: the run's seed, 0 or more.
         epoch: which pass over the data, 0 or more; each has an order of its own.
 
     Returns:
@@ -36,7 +36,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def evenly(items: list[Item], count: int) -> list[Item]:
-    """``count`` items spread over the list, the same ones every time; all of them where there are fewer.
+    """Take ``count`` items spread over the list, the same ones every time; all of them where there are fewer.
 
     Example:
         >>> evenly([1, 2, 3, 4, 5], 3), evenly([1, 2], 3)

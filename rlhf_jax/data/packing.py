@@ -1,4 +1,4 @@
-"""Laying sequences of different lengths into arrays of one shape: several to a row (``pack``) or one (``pad``).
+"""Sequences of different lengths in arrays of one shape: several to a row (``pack``) or one (``pad``).
 
 Segments are numbered from 1 and positions restart in each, so attention and the objective see every sequence alone.
 """
@@ -77,7 +77,7 @@ def _fits(lengths: Sequence[int], rows: int, row_length: int) -> bool:
 
 
 def _first_fit_decreasing(lengths: Sequence[int], rows: int, row_length: int) -> list[tuple[int, int]] | None:
-    """(row, column) of every sequence: longest first, each into the first row with room; None if one has no room."""
+    """Place every sequence at a (row, column): longest first, each in the first row with room; None if one has none."""
     places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
     filled = [0] * rows
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable, so ties keep their order
@@ -224,7 +224,7 @@ def _of_size(mask: np.ndarray, size: int, b: int, k: int) -> np.ndarray:
 
 
 def _said(each: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
-    """What people said of the groups as one array, zeros where nobody did; None where nobody did of any."""
+    """Join what people said of the groups into one array, 0 where they said nothing; None if they never did."""
     if all(x is None for x in each):
         return None
     together = np.zeros(shape, np.float32)

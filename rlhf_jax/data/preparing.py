@@ -13,13 +13,13 @@ Builder = TypeVar("Builder", bound=tfds.core.DatasetBuilder)
 
 
 def prepared(make: Callable[[], Builder]) -> Builder:
-    """Give a builder whose data set is prepared, as array_record files; what is prepared already is used as it is.
+    """Make a builder whose data set is prepared, as array_record files; what is prepared already is used as it is.
 
     TFDS writes into a folder beside the final one and renames it at the end, so an interrupted preparation leaves no
     data set.
 
     Args:
-        make: makes the builder; called again where another process prepared the data set meanwhile.
+        make: the function that makes the builder; called again where another process prepared the data set meanwhile.
 
     Returns:
         The builder, ready to be read.

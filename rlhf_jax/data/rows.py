@@ -1,6 +1,6 @@
 """What a row of users' data is once it has been read: the types, and a chat as plain text.
 
-``parse`` makes them of rows in our own forms, ``layouts`` of rows in anybody's.
+``layouts`` makes these types of rows in any known form.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ ANSWER = "\n\nAssistant:"  # opens the assistant's turn where a chat is written 
 
 
 def plain_turn(message: Message, first: bool = False) -> str:
-    """One turn as plain text, as hh-rlhf writes it; of the system the text alone.
+    """Write one turn as plain text, the way hh-rlhf does; a turn of the system is its text alone.
 
     Args:
         message: the turn.
@@ -97,13 +97,13 @@ def plain_turn(message: Message, first: bool = False) -> str:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as one text, for people and judges to read.
+    """Write a prompt as one text, for people and judges to read.
 
     Args:
         prompt: a text, or the turns so far.
 
     Returns:
-        The text; of a chat its turns, the assistant's next one opened.
+        The text; for a chat its turns, with the assistant's next one opened.
 
     Example:
         >>> prompt_text((Message("system", "Be brief."), Message("user", "Hi.")))
@@ -115,13 +115,13 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def prompt_field(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as a file has it, for whoever reads the file next.
+    """Write a prompt as a JSON value, so that a file of ours can be read again.
 
     Args:
         prompt: a text, or the turns so far.
 
     Returns:
-        The text; of a chat its messages, as ``parse_prompt`` reads them.
+        The text; for a chat its messages, as ``layouts.prompt`` reads them.
 
     Example:
         >>> prompt_field((Message("user", "Hi."),))
@@ -131,7 +131,7 @@ def prompt_field(prompt: Prompt) -> str | list[dict[str, str]]:
 
 
 def roles(messages: Sequence[Message]) -> str:
-    """Who speaks in a chat, for a complaint.
+    """List who speaks in a chat, for a complaint.
 
     Example:
         >>> roles([Message("system", "Be brief."), Message("user", "Hi.")])

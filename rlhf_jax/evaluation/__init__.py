@@ -1,4 +1,4 @@
-"""How good a reward model or a policy is, in figures with intervals; numpy on the host, nothing here is traced."""
+"""How good a reward model or a policy is, in figures with intervals: numpy on the host, nothing here is traced."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ _DRAWS_AT_ONCE = 32
 
 
 def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
-    r"""Wilson score interval of a proportion; stays inside [0, 1] and is sensible at 0 and at n successes.
+    r"""Wilson score interval of a proportion; it stays inside [0, 1] and is sensible at 0 and at n successes.
 
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), p = successes / n.
+    ``(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``, ``p = successes / n``
 
     Args:
         successes: how many of ``n`` succeeded; a tie may count one half.
@@ -84,8 +84,8 @@ def bootstrap_pairs(
 ) -> Interval:
     """Interval of a mean over pairs of items, when the same item stands in many pairs.
 
-    Items, not pairs, are resampled: an item drawn w_i times gives its pairs the weight w_i w_j, and each draw's
-    figure is sum(w_i w_j v_ij) / sum(w_i w_j). Pairs that share an item rise and fall together, which an interval
+    Items, not pairs, are resampled: an item drawn ``w_i`` times gives its pairs the weight ``w_i w_j``, and each draw's
+    figure is ``sum(w_i w_j v_ij) / sum(w_i w_j)``. Pairs that share an item rise and fall together, which an interval
     that takes pairs as independent ignores (it comes out several times too narrow). Where items stand in only one or
     two pairs, this one is wider than it need be, never narrower.
 

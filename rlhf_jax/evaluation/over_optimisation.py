@@ -15,7 +15,10 @@ FEWEST = 3
 
 
 class OverOptimisation(NamedTuple):
-    """A fitted curve. The peak is None where there is none; past the largest KL that was fitted it is extrapolated."""
+    """A fitted curve of the gold score over the distance from the initial policy.
+
+    The peak is None where there is none; past the largest KL that was fitted it is extrapolated.
+    """
 
     kind: Kind
     a: float  # gold per root nat: what going further gains
@@ -27,7 +30,7 @@ class OverOptimisation(NamedTuple):
     r2: float | None  # 1 - squared residuals / squared deviations from the mean; None where gold never changes
 
     def curve(self, kl: ArrayLike) -> np.ndarray:
-        """The fitted gold score at any KL, above that of the initial policy.
+        """Evaluate the fitted gold score at any KL, above that of the initial policy.
 
         Args:
             kl: [...], nats a response, at least 0.
@@ -48,14 +51,14 @@ class OverOptimisation(NamedTuple):
 def fit_over_optimisation(kl: ArrayLike, gold: ArrayLike, *, kind: Kind) -> OverOptimisation:
     """Fit gold score against d = sqrt(KL) by least squares; both forms are linear in a and b.
 
-        best_of_n: gold(d) = d (a - b d),     highest at d = a / (2 b), where it is a^2 / (4 b)
-        rl:        gold(d) = d (a - b log d), highest at d = exp(a / b - 1), where it is b d
+    - best_of_n: ``gold(d) = d (a - b d)``, highest at ``d = a / (2 b)``, where it is ``a^2 / (4 b)``
+    - rl: ``gold(d) = d (a - b log d)``, highest at ``d = exp(a / b - 1)``, where it is ``b d``
 
     Gold is measured from its value at KL 0: subtract the initial policy's score first. Points at KL 0 then lie on every
     curve and are left out of the fit and of its residual.
 
     Args:
-        kl: [n], KL of the policy to the initial one, nats a response; of best-of-n ``losses.best_of_n_kl``.
+        kl: [n], KL of the policy to the initial one, nats a response; best-of-n has the KL ``losses.best_of_n_kl``.
         gold: [n], mean score by a judge that was not optimised, less that of the initial policy.
         kind: how the policies came about, "best_of_n" or "rl".
 
@@ -106,7 +109,7 @@ def fit_over_optimisation(kl: ArrayLike, gold: ArrayLike, *, kind: Kind) -> Over
 
 
 def _terms(kl: np.ndarray, kind: Kind) -> np.ndarray:
-    """What a and b are multiplied by, [..., 2]."""
+    """Compute what a and b are multiplied by, [..., 2]."""
     d = np.sqrt(kl)
     # d log d goes to 0 with d
     cost = d * d if kind == "best_of_n" else d * np.log(np.where(d > 0, d, 1.0))
@@ -114,7 +117,7 @@ def _terms(kl: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def _peak(a: float, b: float, kind: Kind) -> tuple[float, float] | tuple[None, None]:
-    """(d, gold) where the derivative by d is 0 and the curve bends down."""
+    """Find (d, gold) where the derivative by d is 0 and the curve bends down."""
     if b <= 0 or (kind == "best_of_n" and a <= 0):
         return None, None
     with np.errstate(over="ignore"):

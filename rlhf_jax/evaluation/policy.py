@@ -1,4 +1,4 @@
-"""What a policy's responses look like, and whether people's stand-in prefers them to another policy's."""
+"""What a policy's responses look like, and whether a judge prefers them to another policy's."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def most_common_share(responses: Sequence[Tokens]) -> float:
 
 
 def describe_responses(responses: Sequence[Tokens], finished: ArrayLike) -> dict[str, float]:
-    """The figures of a batch of responses that need no judge.
+    """Describe a batch of responses with the figures that need no judge.
 
     Args:
         responses: [n] token ids (padding cut off), or texts.
@@ -111,7 +111,8 @@ def win_rate(gold_a: ArrayLike, gold_b: ArrayLike) -> tuple[float, Interval]:
 
     Args:
         gold_a: [n], the judge's score of A's response to each prompt.
-        gold_b: [n], of B's. One response a prompt on either side: the interval takes the n comparisons as independent.
+        gold_b: [n], the judge's score of B's response. There is one response to a prompt on either side, since the
+            interval takes the n comparisons as independent.
 
     Returns:
         (rate, (low, high)), a Wilson interval.

@@ -20,7 +20,7 @@ SATURATED, COLLAPSED_STD = 0.99, 0.05
 
 
 def pair_accuracy(scores: ArrayLike, pairs: ArrayLike, share: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs have a majority, and whether the scores agree with it.
+    """Find the pairs that have a majority, and whether the scores agree with it.
 
     Args:
         scores: [n], one a sentence.
@@ -46,8 +46,8 @@ def reliability(gap: ArrayLike, share: ArrayLike, *, bins: int = 10) -> tuple[fl
     r"""Calibration of sigmoid(score difference) against vote shares.
 
     Each pair is turned so that the model prefers its first, which makes the figure independent of the order in which
-    pairs were written down. ECE = sum_b (n_b / n) |mean confidence_b - mean vote share_b|, bins of equal width over
-    [0.5, 1].
+    pairs were written down. ``ECE = sum_b (n_b / n) |mean confidence_b - mean vote share_b|``, with bins of equal width
+    over [0.5, 1].
 
     Args:
         gap: [m], score of the first minus score of the second.
@@ -97,7 +97,7 @@ def reward_quality(
     golden: ArrayLike | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything the report says about a scorer on held-out pairs, as JSON values.
+    """Compute everything the report says about a scorer on held-out pairs, as JSON values.
 
     Intervals resample sentences, not pairs (see ``bootstrap_pairs``). Pairs with exactly even votes have no right
     answer and count in the calibration only.
@@ -109,14 +109,13 @@ def reward_quality(
         domains: [n].
         lengths: [n], in tokens or characters.
         golden: indices of the sentences on which people agree most; None leaves the golden figures out.
-        seed: of the intervals.
+        seed: what the intervals' resampling depends on.
 
     Returns:
         ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
         ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``,
-        ``reward_mean``,
-        ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``, ``longer_wins_people``,
-        ``warnings``. A figure that no pair speaks to is None.
+        ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``,
+        ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
 
     Raises:
         ValueError: if shapes disagree, an index is out of range, a share is outside [0, 1] or a score is not finite.
@@ -171,7 +170,7 @@ def reward_quality(
 
 
 def _longer_wins(gap: np.ndarray, votes: np.ndarray, longer: np.ndarray) -> tuple[float | None, float | None]:
-    """Share of the pairs of unequal length in which the model, and the people's majority, prefer the longer."""
+    """Compute how often the model, and the majority of people, prefer the longer response of an unequal pair."""
     uneven = longer != 0
     if not uneven.any():
         return None, None

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class DawidSkene(NamedTuple):
-    """What ``dawid_skene`` found."""
+    """What ``dawid_skene`` found: the true labels, how frequent they are, and every rater's errors."""
 
     posteriors: np.ndarray  # float64 [n_items, classes]; the probability of each true label, rows sum to 1
     priors: np.ndarray  # float64 [classes]; how frequent each true label is
@@ -19,7 +19,7 @@ class DawidSkene(NamedTuple):
 def majority(labels: np.ndarray, *, classes: int) -> np.ndarray:
     """The label that most raters gave, every rater counting the same.
 
-    majority_i = argmax_j sum_k 1[labels_ik = j]
+    ``majority_i = argmax_j sum_k 1[labels_ik = j]``
 
     Args:
         labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
@@ -45,31 +45,31 @@ def dawid_skene(
 ) -> DawidSkene:
     """Estimate the true labels together with every rater's errors, by expectation maximisation.
 
-    Given the truth, raters are taken to err independently, each in their own way. T_ij, the probability that item i is
-    of class j, starts as its share of the votes; then, in turn and over the labels that were given,
+    Given the truth, raters are taken to err independently, each in their own way. ``T_ij``, the probability that item i
+    is of class j, starts as its share of the votes; then, in turn and over the labels that were given,
 
-        p_j = mean_i T_ij
-        confusion_kjl = (smoothing + sum_i T_ij 1[labels_ik = l]) / (the same, summed over l)
-        T_ij ~ p_j prod_k confusion_k,j,labels_ik, and sum_j T_ij = 1
+    - ``p_j = mean_i T_ij``
+    - ``confusion_kjl = (smoothing + sum_i T_ij 1[labels_ik = l]) / (the same, summed over l)``
+    - ``T_ij ~ p_j prod_k confusion_k,j,labels_ik``, and ``sum_j T_ij = 1``
 
-    No step lowers sum_i log sum_j p_j prod_k confusion_k,j,labels_ik + smoothing sum_kjl log confusion_kjl. Nothing is
-    drawn at random. A label means what most raters mean by it: if most are wrong more often than right, so is the
+    No step lowers ``sum_i log sum_j p_j prod_k confusion_k,j,labels_ik + smoothing sum_kjl log confusion_kjl``. Nothing
+    is drawn at random. A label means what most raters mean by it: if most are wrong more often than right, so is the
     result.
 
     Args:
         labels: int [n_items, n_raters], from 0 to classes - 1; -1 where a rater did not label an item.
         classes: how many labels there are, at least 2.
         iterations: the most to do; tens are usual, more where raters are poor.
-        tolerance: stops once no posterior moves by more than this.
+        tolerance: the estimation stops once no posterior moves by more than this.
         smoothing: labels added to each cell of each confusion matrix, so that a rater of few labels is not taken to be
-          infallible; at 0 it is the maximum likelihood of the paper. A row that nothing speaks to is uniform.
+            infallible; at 0 it is the maximum likelihood of the paper. A row without any labels is uniform.
 
     Returns:
         Posteriors, priors, confusion matrices and the number of iterations; the posteriors are those of the matrices.
 
     Raises:
         ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, classes is below 2,
-          iterations below 1, or tolerance or smoothing below 0.
+            iterations below 1, or tolerance or smoothing below 0.
 
     Example:
         >>> good, poor = [0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]

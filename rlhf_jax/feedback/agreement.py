@@ -15,10 +15,10 @@ _CHUNK = 4_000_000  # numbers held at once; keeps many pairs of finely graded ra
 def single_rater_accuracy(ratings: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
     """How often one person's two ratings order a pair as the majority of the other people does.
 
-    One rater of A and one rater of B are taken out; what is left votes on A against B (all pairs of raters). The one
-    person is right if their two ratings order the pair the same way; a tie of theirs, or of the majority, counts half.
-    The result is the exact mean over all ways of taking one person out. It is what a reward model is up against: one
-    that agrees with the majority more often than this judges better than one person does.
+    One rater of A and one rater of B are taken out as one person; the others vote on A against B (all pairs of raters).
+    The person is right if the two ratings order the pair the same way; a tie, theirs or the majority's, counts half.
+    The result is the exact mean over all ways of taking one person out. A reward model is up against it: one that
+    agrees with the majority more often than this judges better than one person does.
 
     Args:
         ratings: n arrays [n_k], what people gave each response.
@@ -58,19 +58,20 @@ def krippendorff_alpha(
 ) -> float:
     """Krippendorff's alpha: agreement beyond chance, for any number of raters an item and with ratings missing.
 
-    alpha = 1 - D_o / D_e, where D_o is the mean difference between two ratings of one item, D_e between any two.
+    ``alpha = 1 - D_o / D_e``, where ``D_o`` is the mean difference between two ratings of one item, and ``D_e`` that
+    between any two.
 
     Args:
         ratings: n arrays [n_k], what people gave each item; items with fewer than two ratings are left out.
         level: what a difference is: "interval" (c - k)^2, "ordinal" the squared number of ratings between c and k, with
-          half of those at c and at k, "nominal" 1.
+            half of those at c and at k, "nominal" 1.
 
     Returns:
         1 for perfect agreement, 0 for chance, less than 0 for systematic disagreement.
 
     Raises:
         ValueError: if no item has two ratings, if all ratings are equal (alpha is then undefined), or for an unknown
-          level.
+            level.
 
     Example:
         >>> krippendorff_alpha([[1, 1], [2, 2], [3, 3]])
@@ -107,10 +108,11 @@ def krippendorff_alpha(
 def fleiss_kappa(counts: np.ndarray) -> float:
     """Fleiss' kappa: agreement on unordered categories beyond chance, where every item has the same number of ratings.
 
-    kappa = (P - P_e) / (1 - P_e), where P is the share of agreeing pairs among the ratings of an item, averaged over
-    items, and P_e = sum_j p_j^2 with p_j the share of category j among all ratings. The raters of one item need not be
-    those of another. Where the number of ratings differs, ``krippendorff_alpha(..., "nominal")`` is meant for that: on
-    items with m ratings each, N in all, it is kappa + (1 - kappa) / N.
+    ``kappa = (P - P_e) / (1 - P_e)``, where ``P`` is the share of agreeing pairs among the ratings of an item, averaged
+    over items, and ``P_e = sum_j p_j^2`` with ``p_j`` the share of category j among all ratings.
+
+    The raters of one item need not be those of another. Where the number of ratings differs, use
+    ``krippendorff_alpha(..., "nominal")``: on items with m ratings each, N in all, it is ``kappa + (1 - kappa) / N``.
 
     Args:
         counts: [n_items, n_categories], how many raters put each item in each category.
@@ -120,7 +122,7 @@ def fleiss_kappa(counts: np.ndarray) -> float:
 
     Raises:
         ValueError: if counts are not whole numbers of at least 0, items have different numbers of ratings or fewer than
-          two, or all ratings are of one category (kappa is then undefined).
+            two, or all ratings are of one category (kappa is then undefined).
 
     Example:
         >>> round(fleiss_kappa([[3, 0], [0, 3], [2, 1], [1, 2]]), 3)

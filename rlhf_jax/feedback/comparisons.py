@@ -13,7 +13,7 @@ import numpy as np
 def vote_share(ratings_a: np.ndarray, ratings_b: np.ndarray) -> float:
     """The share of pairs (a rater of A, a rater of B) in which A's rating is higher, ties counted half.
 
-    share = (1 / (n_a n_b)) sum_ij (1[a_i > b_j] + 1/2 1[a_i = b_j])
+    ``share = (1 / (n_a n_b)) sum_ij (1[a_i > b_j] + 1/2 1[a_i = b_j])``
 
     Args:
         ratings_a: [n_a], what people gave A.
@@ -36,9 +36,9 @@ def vote_share(ratings_a: np.ndarray, ratings_b: np.ndarray) -> float:
 
 
 def votes(ratings: Sequence[np.ndarray]) -> np.ndarray:
-    """All pairwise votes among K rated responses to one prompt.
+    """Count all pairwise votes among K rated responses to one prompt.
 
-    votes[i, j] = min(n_i, n_j) * vote_share(i, j), so votes[i, j] + votes[j, i] is the number of raters of the pair.
+    ``votes[i, j] = min(n_i, n_j) * vote_share(i, j)``, so ``votes[i, j] + votes[j, i]`` is the pair's number of raters.
 
     Args:
         ratings: K arrays [n_k], what people gave each response.
@@ -89,7 +89,7 @@ def histograms(ratings: Sequence[np.ndarray], levels: np.ndarray | None = None) 
 
 
 def votes_from_histograms(counts: np.ndarray) -> np.ndarray:
-    """``votes`` for many groups at once, from ratings counted by level.
+    """Count ``votes`` for many groups at once, from ratings counted by level.
 
     Args:
         counts: [..., K, n_levels], how many raters gave each level, lowest level first; every response has some.
@@ -116,7 +116,8 @@ def random_pairs(domains: Sequence[str], n_per_sentence: int, seed: int) -> np.n
     """Draw pairs of different sentences of one domain; every sentence is in ``2 * n_per_sentence`` of them.
 
     In each of ``n_per_sentence`` rounds a domain's sentences are shuffled into a ring and neighbours are paired, so no
-    sentence is drawn more often than another (a domain of two sentences gives one pair a round, of one sentence none).
+    sentence is drawn more often than another. A domain of two sentences gives one pair a round, and one of a single
+    sentence gives none.
 
     Args:
         domains: [n], the domain of every sentence.

@@ -13,19 +13,19 @@ class Rated(Protocol):
 
     @property
     def id(self) -> str:
-        """What it is called."""
+        """The name by which equally disputed sentences are ordered."""
 
     @property
     def ratings(self) -> np.ndarray:
-        """What every rater gave it."""
+        """What every rater gave the sentence."""
 
 
 def golden_set(sentences: Sequence[Rated], n: int = 500) -> np.ndarray:
-    """The sentences whose ratings vary least; of equals, those with the smaller id.
+    """Find the sentences whose ratings vary least; among equals, those with the smaller id.
 
     Args:
         sentences: rated sentences, such as the test split.
-        n: how many.
+        n: how many to find.
 
     Returns:
         int64 [min(n, number of sentences)], their indices, the least disputed first.

@@ -18,8 +18,8 @@ def likert(scores: ArrayLike, ratings: ArrayLike, *, mean: float = 0.0, std: flo
     Args:
         scores: [...], ``r``, in standard deviations from the mean rating.
         ratings: [...], as people gave them, say 1 to 5; constants to the caller's gradient.
-        mean: of the ratings in the training data, in their units.
-        std: of the ratings in the training data; above 0.
+        mean: that of the ratings in the training data, in their units.
+        std: that of the ratings in the training data; above 0.
 
     Returns:
         [...], float32, unreduced.

@@ -1,4 +1,4 @@
-"""Models: configs, NNX modules, and the pure functions everybody else uses."""
+"""Models: configs, NNX modules, and the pure functions that everybody else uses."""
 
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import LoRAConfig, ModelConfig, RopeScaling

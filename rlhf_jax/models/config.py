@@ -69,7 +69,7 @@ class ModelConfig:
 
     family: str = "llama"
     """Whose names and layout `save_pretrained` writes: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, olmo2, gpt2
-    or gpt_neox. The network itself is said by the other fields."""
+    or gpt_neox. The other fields describe the network itself."""
     vocab_size: int = 4096
     """Tokens in the vocabulary; stages set it from the tokenizer."""
     d_model: int = 128
@@ -93,7 +93,7 @@ class ModelConfig:
     rope_fraction: float = 1.0
     """Share of a head's dimensions that is rotated (GPT-NeoX: 0.25)."""
     rope_scaling: RopeScaling = RopeScaling()
-    """Of the layers that see everything."""
+    """How the rotary frequencies are stretched in the layers that see everything."""
     local_rope_theta: float = 0.0
     """Base in the layers with a sliding window, unscaled (Gemma 3); 0: the same as everywhere."""
     sliding_window: int = 0
@@ -171,14 +171,14 @@ class ModelConfig:
 
     @property
     def windowed(self) -> tuple[bool, ...]:
-        """For every layer, whether it sees a sliding window only."""
+        """Whether a layer sees a sliding window only, one entry a layer."""
         if not self.sliding_window:
             return (False,) * self.n_layers
         return self.local_layers or (True,) * self.n_layers
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        """The config that ``dataclasses.asdict`` wrote, read back from JSON.
+        """Read the config that ``dataclasses.asdict`` wrote, back from JSON.
 
         Example:
             >>> config = ModelConfig(rope_scaling=RopeScaling(kind="linear", factor=2.0))

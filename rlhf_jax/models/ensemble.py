@@ -12,9 +12,10 @@ from rlhf_jax.types import Array, Model, Params, SequenceBatch
 
 
 def members(params: Params) -> int:
-    """How many reward models are stacked in the parameters of one with a scalar head; 0 when it is a single one.
+    """Count the reward models that are stacked in parameters with a scalar head; 0 when it is a single one.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> members({"head": {"kernel": jnp.zeros((3, 8, 1))}}), members({"head": {"kernel": jnp.zeros((8, 1))}})
         (3, 0)
     """
@@ -23,19 +24,19 @@ def members(params: Params) -> int:
 
 
 def member(params: Params, index: int) -> Params:
-    """One model of an ensemble; a trunk that all members share comes as it is."""
+    """Take one model out of an ensemble; a trunk that all members share comes as it is."""
     trained, frozen = split(params)
     return join(jax.tree.map(lambda x: x[index], trained), frozen)
 
 
 def member_axes(params: Params) -> Any:
-    """For ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a trunk that all members share."""
+    """Make the axes for ``jax.vmap`` over an ensemble: 0 for what is stacked, [M, ...], None for a shared trunk."""
     trained, frozen = split(params)
     return join(jax.tree.map(lambda _: 0, trained), jax.tree.map(lambda _: None, frozen))
 
 
 def member_scores(model: Model, params: Params, batch: SequenceBatch) -> Array:
-    """Scores of every member of a reward model, float32 [M, B, K]; M is 1 for a single one."""
+    """Score a batch with every member of a reward model, float32 [M, B, K]; M is 1 for a single one."""
     if not members(params):
         return forward({"reward": model}, {"reward": params}, batch).scores[None]
     axes = member_axes(params)

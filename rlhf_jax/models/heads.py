@@ -8,7 +8,7 @@ from flax import nnx
 
 
 class ScalarHead(nnx.Module):
-    """A linear map from a hidden state to one float32 number; starts at zero, so the first scores are all 0.
+    """A linear map from a hidden state to one float32 number; it starts at zero, so the first scores are all 0.
 
     There is no bias: a reward's zero means nothing, and sequence-classification checkpoints have none.
     """
@@ -17,5 +17,5 @@ class ScalarHead(nnx.Module):
         self.kernel = nnx.Param(jnp.zeros((d_model, 1), jnp.float32))
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        """``hidden [..., D]`` -> float32 ``[...]``."""
+        """Map ``hidden [..., D]`` to float32 ``[...]``."""
         return (hidden.astype(jnp.float32) @ self.kernel[...].astype(jnp.float32))[..., 0]

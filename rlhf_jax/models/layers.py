@@ -21,7 +21,7 @@ ACTIVATIONS = {
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], scale: float) -> nnx.Param:
-    """A float32 parameter drawn from a normal distribution."""
+    """Draw a float32 parameter from a normal distribution."""
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * scale)
 
 
@@ -29,12 +29,12 @@ class Linear(nnx.Module):
     """``x W + b``, and beside a frozen W maybe an adapter: ``x W + b + (alpha / rank) x A B``.
 
     Args:
-        config: says whether the matrix is held in 8 bits, and what an adapter looks like.
-        path: of this matrix below the model's root, which ``config.lora.targets`` is searched in.
-        sizes: inputs and outputs.
+        config: the model's: whether the matrix is held in 8 bits, and what an adapter looks like.
+        path: the matrix's path below the model's root; an adapter is added where ``config.lora.targets`` matches it.
+        sizes: how many inputs and outputs.
         bias: whether there is one.
         scale: standard deviation of the first weights.
-        rngs: keys.
+        rngs: keys for the first weights.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Linear(nnx.Module):
             self.lora_b = nnx.Param(jnp.zeros((config.lora.rank, sizes[1]), jnp.float32))
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """``x [..., in]`` -> ``[..., out]``; with a key the adapter's inputs are dropped out."""
+        """Map ``x [..., in]`` to ``[..., out]``; with a key the adapter's inputs are dropped out."""
         kernel = self.kernel[...]
         # Kept for the backward pass, a kernel in the stream's type would lie there for all layers at once: from 8 bits,
         # that is all that was saved.
@@ -85,7 +85,7 @@ class Norm(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``x [..., width]`` -> the same shape and type."""
+        """Normalise ``x [..., width]``; shape and type stay."""
         x32 = x.astype(jnp.float32)
         if self.kind == "layer":
             x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
@@ -105,9 +105,9 @@ def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def rotary(positions: jax.Array, width: int, theta: float, scaling: RopeScaling) -> tuple[jax.Array, jax.Array]:
-    """Sines and cosines, float32 ``[B, T, 1, pairs]``, of rotary positions ``[B, T]`` (Su et al. 2021).
+    """Compute sines and cosines, float32 ``[B, T, 1, pairs]``, of rotary positions ``[B, T]`` (Su et al. 2021).
 
-    Pair i turns by ``position theta^(-2i / width)``; of an odd width the last dimension has a partner beyond it.
+    Pair i turns by ``position theta^(-2i / width)``. If the width is odd, the last dimension turns with the next one.
     """
     frequency = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     frequency = _scaled(frequency, scaling).reshape(1, 1, 1, -1)
@@ -137,7 +137,7 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def softcap(z: jax.Array, cap: float) -> jax.Array:
-    """``cap tanh(z / cap)``; 0 leaves z as it is (Gemma 2, section 2)."""
+    """Cap z smoothly, ``cap tanh(z / cap)``; a cap of 0 leaves z as it is (Gemma 2, section 2)."""
     return cap * jnp.tanh(z / cap) if cap else z
 
 

@@ -21,13 +21,13 @@ OWN = (*ADAPTER_LEAVES, "head")  # what an adapted model trains; everything else
 
 
 def add_adapters(config: ModelConfig, params: Params, lora: LoRAConfig, key: Array) -> tuple[ModelConfig, Params]:
-    """A model with fresh adapters, whose outputs are the ones it had; the trunk's arrays are shared, not copied.
+    """Add fresh adapters to a model, which change no output yet; the trunk's arrays are shared, not copied.
 
     Args:
-        config: of a model without adapters.
+        config: the config of a model without adapters.
         params: its weights.
         lora: rank, alpha and which matrices.
-        key: draws A from a normal distribution of variance 1 / inputs; B is zero (Hu et al. 2021, section 4.1).
+        key: a random key. A is normal with variance 1 / inputs, and B is zero (Hu et al. 2021, section 4.1).
 
     Returns:
         The config with ``lora``, and the parameters with float32 ``lora_a`` [L, in, r] and ``lora_b`` [L, r, out].
@@ -71,15 +71,15 @@ def has_adapters(params: Params) -> bool:
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """What is trained and what is frozen: adapters and head, and the trunk; without adapters all is trained.
+    """Part what is trained (adapters and head) from the frozen trunk; without adapters everything is trained.
 
     ``join(*split(params))`` is ``params`` again, with the same arrays.
 
     Args:
-        params: of one model.
+        params: the parameters of one model.
 
     Returns:
-        Two nested dicts without a path in common.
+        What is trained and what is frozen: two nested dicts without a path in common.
     """
     if not has_adapters(params):
         return params, {}
@@ -87,7 +87,7 @@ def split(params: Params) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """The parameters of a model, or of models by role, from the two parts that ``split`` gives of each.
+    """Join the two parts that ``split`` makes of a model's parameters, or of those of models by role.
 
     Example:
         >>> join({"a": {"lora_a": 1}}, {"a": {"kernel": 2}, "b": 3})
@@ -100,17 +100,18 @@ def join(trained: Params, frozen: Params) -> Params:
 
 
 def adapter_off(params: Params) -> Params:
-    """The model as it is without its adapters, in the same shape: B is zero, the trunk's arrays are the same ones."""
+    """Switch the adapters off without changing any shape: B becomes zero, the trunk's arrays are the same ones."""
     return map_matrices(params, lambda _, x: {**x, "lora_b": jnp.zeros_like(x["lora_b"])} if "lora_b" in x else x, "")
 
 
 def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     """Hold the blocks' matrices in 8 bits: ``W ~ scale * round(W / scale)`` with ``scale = max |W| / 127`` an output.
 
-    Meant for a frozen trunk under adapters (Dettmers et al. 2023 use 4 bits). Embeddings, norms and biases stay.
+    This is meant for a frozen trunk under adapters (Dettmers et al. 2023 use 4 bits). Embeddings, norms and biases stay
+    as they are.
 
     Args:
-        config: of a model without adapters.
+        config: the config of a model without adapters.
         params: its weights.
 
     Returns:
@@ -133,14 +134,14 @@ def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
 
 
 def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
-    """The model that stops after its first blocks; its weights may be those of the whole one, whose trunk it shares.
+    """Stop a model after its first blocks; its weights may be those of the whole model, whose trunk it then shares.
 
     Middle layers describe a text better than the last, which describes the next token (Skean et al. 2025,
     arXiv:2502.02013), and they cost less.
 
     Args:
-        config: of the whole model.
-        layers: how many; at most ``config.n_layers``.
+        config: the whole model's.
+        layers: how many blocks; at most ``config.n_layers``.
 
     Returns:
         The config with ``n_layers`` replaced.
@@ -158,7 +159,7 @@ def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
 
 
 def matrices(tree: Params, path: str) -> list[tuple[str, Params]]:
-    """Every dict with a ``kernel`` (of a block or a head), and its path."""
+    """List every dict that holds a ``kernel``, a block's or a head's, with its path."""
     if not isinstance(tree, Mapping):
         return []
     if "kernel" in tree or "lora_a" in tree:
@@ -167,7 +168,7 @@ def matrices(tree: Params, path: str) -> list[tuple[str, Params]]:
 
 
 def map_matrices(tree: Params, change: Callable[[str, Params], Params], path: str) -> Params:
-    """The tree with ``change(path, leaves)`` in place of the leaves of every matrix of a block."""
+    """Put ``change(path, leaves)`` in place of the leaves of every matrix of a block."""
     if not isinstance(tree, Mapping):
         return tree
     if "kernel" in tree and path != "head":
@@ -176,7 +177,7 @@ def map_matrices(tree: Params, change: Callable[[str, Params], Params], path: st
 
 
 def _select(tree: Params, names: tuple[str, ...], inside: bool) -> Params:
-    """The leaves below one of these names, or all others; branches that are left empty are dropped."""
+    """Select the leaves below one of these names, or all others; branches that are left empty are dropped."""
     kept = {}
     for name, x in tree.items():
         if name in names:

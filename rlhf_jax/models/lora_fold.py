@@ -1,4 +1,4 @@
-"""Adapters and the matrices that they change: folded in, taken out again, two of them made one."""
+"""Adapters and the matrices that they change: folding them in, taking them out again, making one of two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     """Fold adapters into their matrices, ``W + (alpha / rank) A B``; 8-bit matrices become float32.
 
     Args:
-        config: of any model; one without adapters and 8-bit matrices comes back as it is.
+        config: any model's; a model without adapters and 8-bit matrices comes back as it is.
         params: its weights.
 
     Returns:
@@ -42,9 +42,9 @@ def unmerge(config: ModelConfig, params: Params, lora: LoRAConfig, adapters: Par
     """Take adapters out of the matrices they were folded into: the inverse of ``merge``, up to rounding.
 
     Args:
-        config: of the merged model.
+        config: the merged model's.
         params: its weights.
-        lora: as the adapters were trained.
+        lora: the config that the adapters were trained with.
         adapters: the first part of ``split``.
 
     Returns:
@@ -66,19 +66,22 @@ def unmerge(config: ModelConfig, params: Params, lora: LoRAConfig, adapters: Par
 def concatenate_adapters(
     config: ModelConfig, params: Params, below: ModelConfig, below_params: Params
 ) -> tuple[ModelConfig, Params]:
-    """Adapters on a model into which others were folded, as one pair on what these stood on.
+    """Join two layers of adapters into one, on the trunk of the lower model.
 
     ``W + s A B + s' A' B' = W + [A A'] [s B; s' B']``, with ``s = alpha / rank``: ranks add up, and the new scale is 1.
 
+    The lower model's adapters were folded into its matrices, and the result became the trunk of the upper model. What
+    both layers of adapters change can then be said by one, and the lower model's trunk serves both.
+
     Args:
-        config: of the model with its adapters.
-        params: its weights; of the trunk nothing is read.
-        below: of the model that was merged to be its trunk.
-        below_params: the weights of that, with its adapters apart.
+        config: the upper model's.
+        params: its weights; only adapters and head are read.
+        below: the config of the lower model, from which ``merge`` made the upper one's trunk.
+        below_params: the lower model's weights, with its adapters apart.
 
     Returns:
-        One model with the outputs of the upper one, up to rounding; a matrix that one of the two does not adapt has
-        zeros there.
+        One model with the outputs of the upper one, up to rounding. Where only one of the two adapts a matrix, the
+        part of the other is zero.
 
     Example:
         >>> from rlhf_jax.models import add_adapters, build

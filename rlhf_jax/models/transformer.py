@@ -1,8 +1,8 @@
 """The transformer as NNX modules: the one description of the network. Nothing outside models/ sees these classes.
 
 Every block has the same shape, so blocks are stored stacked (leading axis: layer) and run by ``jax.lax.scan``: compile
-time does not grow with depth, and a sharding rule speaks of all layers at once. Layers that see a sliding window differ
-from the others in what is scanned beside their weights: one flag.
+time does not grow with depth, and one sharding rule holds for all layers. Layers that see a sliding window differ from
+the others only in a flag, which is scanned beside the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Cache(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a layer is told about its tokens beside the stream."""
+    """What a layer is told about its tokens, beside the stream itself."""
 
     mask: jax.Array  # bool [B, T, C]; which columns a token sees
     sin: jax.Array  # float32 [B, T, 1, rotated / 2]
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention."""
+    """Grouped-query attention with its four matrices, and norms of queries and keys where the config asks for them."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
@@ -55,7 +55,7 @@ class Attention(nnx.Module):
             self.query_norm, self.key_norm = (Norm(config, width, "rms") for width in widths)
 
     def project(self, x: jax.Array, view: View, key: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values of ``x [B, T, D]``, rotated: ``[B, T, heads, Dh]``."""
+        """Compute queries, keys and values of ``x [B, T, D]``, rotated: ``[B, T, heads, Dh]``."""
         c = self.config
 
         def heads(y: jax.Array) -> jax.Array:
@@ -74,14 +74,14 @@ class Attention(nnx.Module):
     def attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        """Attention of ``q [B, T, H, Dh]`` over ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``: ``[B, T, D]``."""
+        """Attend with ``q [B, T, H, Dh]`` to ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``: ``[B, T, D]``."""
         c = self.config
         mixed = attention(q, k, v, mask, scale=c.query_scale or c.head_dim**-0.5, cap=c.attention_softcap)
         return self.out(mixed.reshape(*mixed.shape[:-2], -1), key)
 
 
 class MLP(nnx.Module):
-    """``down(f(gate x) * up x)`` (Shazeer 2020), or ``down(f(up x))``."""
+    """The MLP: ``down(f(gate x) * up x)`` (Shazeer 2020), or ``down(f(up x))``."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         d, f = config.d_model, config.d_ff
@@ -96,7 +96,7 @@ class MLP(nnx.Module):
         self.down = linear("down", (f, d), 0.02 / (2 * config.n_layers) ** 0.5)
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """``x [..., D]`` -> ``[..., D]``."""
+        """Map ``x [..., D]`` to ``[..., D]``."""
         up = self.up(x, key)
         inner = self.activation(self.gate(x, key)) * up if hasattr(self, "gate") else self.activation(up)
         return self.down(inner, key)
@@ -117,7 +117,7 @@ class Block(nnx.Module):
     def _combine(
         self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], key: jax.Array | None = None
     ) -> jax.Array:
-        """The stream after this layer, given how attention is done."""
+        """Compute the stream after this layer, given how attention is done."""
         mixed = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
         if hasattr(self, "attention_post_norm"):
             mixed = self.attention_post_norm(mixed)
@@ -131,7 +131,7 @@ class Block(nnx.Module):
     def full(
         self, x: jax.Array, view: View, key: jax.Array | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """All tokens at once; returns the stream and this layer's keys and values."""
+        """Run all tokens at once, and return the stream and this layer's keys and values."""
         seen: list[tuple[jax.Array, jax.Array]] = []
 
         def attend(h: jax.Array) -> jax.Array:
@@ -145,7 +145,7 @@ class Block(nnx.Module):
     def step(
         self, x: jax.Array, view: View, cache: Cache, layer: jax.Array, column: jax.Array, live: int
     ) -> tuple[jax.Array, Cache]:
-        """One token a row: writes its key and value at ``column`` of ``layer``, reads the first ``live`` columns."""
+        """Run one token a row: write its key and value at ``column`` of ``layer``, read the first ``live`` columns."""
         written: list[Cache] = []
 
         def attend(h: jax.Array) -> jax.Array:
@@ -179,12 +179,12 @@ class Transformer(nnx.Module):
             self.head = ScalarHead(config.d_model)
 
     def _stacked(self) -> tuple[Any, nnx.State]:
-        """The blocks as a definition and stacked weights; of a deeper trunk the first ``n_layers``."""
+        """Take the blocks as a definition and stacked weights, the first ``n_layers`` where the trunk is deeper."""
         graph, stacked = nnx.split(self.blocks)
         return graph, jax.tree.map(lambda x: x[: self.config.n_layers], stacked)
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """Rows of the embedding table, in the compute type."""
+        """Look up rows of the embedding table, in the compute type."""
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
@@ -193,16 +193,16 @@ class Transformer(nnx.Module):
         return x
 
     def output_matrix(self) -> jax.Array:
-        """The matrix [D, V] that turns hidden states into logits: tied by calling, never by sharing a module."""
+        """Take the matrix [D, V] from hidden states to logits: tied by calling this, never by sharing a module."""
         return self.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """``hidden [..., D]`` -> float32 ``[..., V]``."""
+        """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``."""
         z = (hidden @ self.output_matrix().astype(hidden.dtype)).astype(jnp.float32)
         return softcap(z, self.config.logit_softcap)
 
     def _views(self, positions: jax.Array, columns: jax.Array, mask: jax.Array) -> Callable[[jax.Array], View]:
-        """What a layer sees, by its flag; ``positions [B, T]`` look at columns whose positions are ``[B, C]``."""
+        """Make the view of a layer by its flag; ``positions [B, T]`` look at columns whose positions are ``[B, C]``."""
         c = self.config
         everywhere = View(mask, *rotary(positions, c.rotary_width, c.rope_theta, c.rope_scaling))
         if not any(c.windowed):
@@ -218,7 +218,7 @@ class Transformer(nnx.Module):
     def _run(
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None, keep: bool
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """All layers over whole sequences; keys and values of all of them where they are to be kept."""
+        """Run all layers over whole sequences; their keys and values are returned where they are to be kept."""
         # What stands at padding may be no token at all (-100); its row would be NaN, and weight 0 times NaN is NaN.
         tokens = jnp.where(segment_ids > 0, tokens, 0)
         view = self._views(positions, positions, causal_mask(segment_ids))
@@ -239,7 +239,7 @@ class Transformer(nnx.Module):
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states [B, S, D] of whole sequences; a token sees its own segment's tokens up to itself."""
+        """Compute hidden states [B, S, D] of whole sequences; a token sees its own segment's tokens up to itself."""
         return self._run(tokens, positions, segment_ids, key, keep=False)[0]
 
     def prefill(
@@ -257,7 +257,7 @@ class Transformer(nnx.Module):
     def decode(
         self, tokens: jax.Array, positions: jax.Array, cache: Cache, column: jax.Array, live: int
     ) -> tuple[jax.Array, Cache]:
-        """One token a row, ``tokens [B]`` at ``positions [B]``; its cache column is the same for all rows.
+        """Run one token a row, ``tokens [B]`` at ``positions [B]``; its cache column is the same for all rows.
 
         The stacked cache rides in the scan's carry, so that only the new token's slice is written: with the cache
         as a scanned input and output, XLA copies all of it every step.
@@ -283,7 +283,7 @@ class Transformer(nnx.Module):
 
 
 def causal_mask(segment_ids: jax.Array) -> jax.Array:
-    """Who sees whom, ``bool [B, S, S]``: the same segment (0 is padding and sees nothing), and not the future."""
+    """Make the mask ``bool [B, S, S]``: tokens see their own segment up to themselves, and padding (0) sees none."""
     length = segment_ids.shape[-1]
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
     return same & jnp.tril(jnp.ones((1, length, length), bool))

@@ -50,14 +50,14 @@ _SLAB = _MIB
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor before it is read."""
+    """What is known of a tensor before it is read: its shape and type."""
 
     shape: tuple[int, ...]
     dtype: str  # as numpy calls it: float32, bfloat16
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """How many bytes its values take."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -67,11 +67,11 @@ class TensorSource(Protocol):
     where: str  # file or folder, for messages
 
     def names(self) -> Mapping[str, TensorInfo]:
-        """Every tensor that is there; reads no values."""
+        """List every tensor that is there, without reading any values."""
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor, in an array of their own."""
+        """Read the values of one tensor into an array of their own."""
         ...
 
 
@@ -103,12 +103,12 @@ class _Safetensors:
 
 
 def safetensors_source(folder: str | os.PathLike[str]) -> TensorSource:
-    """The weights in a folder: ``model.safetensors``, or shards with their index.
+    """Open the weights in a folder: ``model.safetensors``, or shards with their index.
 
     All headers are read and checked against the sizes of their files, so a download that broke off is found here.
 
     Args:
-        folder: with ``model.safetensors`` or ``model.safetensors.index.json``.
+        folder: where ``model.safetensors`` or ``model.safetensors.index.json`` is.
 
     Returns:
         The source of its tensors; no values have been read.
@@ -175,12 +175,12 @@ def _sharded(index: Path) -> dict[str, _Entry]:
 
 
 def safetensors_file(file: Path) -> TensorSource:
-    """The tensors of one safetensors file, whose header and size have been checked."""
+    """Open one safetensors file, and check its header and size."""
     return _Safetensors(str(file), _entries(file))
 
 
 def _entries(file: Path) -> dict[str, _Entry]:
-    """The header of one file, every number of it checked."""
+    """Read the header of one file, and check every number in it."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -229,7 +229,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
         CheckpointError: there is no such file, or it holds something else.
@@ -249,9 +249,9 @@ def write_safetensors(path: Path, names: Mapping[str, TensorInfo], read: Callabl
     """Write one file, asking for its tensors one after the other.
 
     Args:
-        path: of a file that is not there yet.
+        path: a file that is not there yet.
         names: shape and type of every tensor, in the order in which they are written.
-        read: gives the values of one.
+        read: the function from a name to the values of that tensor.
 
     Raises:
         ValueError: ``read`` gave another shape or type than was said.
@@ -277,7 +277,9 @@ def write_safetensors(path: Path, names: Mapping[str, TensorInfo], read: Callabl
 
 
 def slabs(shape: Sequence[int], itemsize: int) -> Iterator[slice]:
-    """Runs of rows of at most one MiB, or single rows: what is moved at once, so that nothing large is held twice.
+    """Cut an array into runs of rows that are moved at once, so that nothing large is held twice.
+
+    A run has at most one MiB, or is a single row.
 
     Example:
         >>> list(slabs((5, 2**16), 4))
@@ -289,7 +291,7 @@ def slabs(shape: Sequence[int], itemsize: int) -> Iterator[slice]:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Which weights these are, without reading them all: for a run to note what it was built on.
+    """Hash weights without reading them all, so that a run can note what it was built on.
 
     Args:
         path: a folder with ``config.json`` and safetensors, or a single file of weights (GGUF).

@@ -31,7 +31,7 @@ class MeshConfig:
     tensor: int = 1
 
     def sizes(self, devices: int) -> tuple[int, int, int]:
-        """The size of each axis on so many devices.
+        """Compute the size of each axis on so many devices.
 
         Args:
             devices: number of devices that the mesh must use up.
@@ -70,7 +70,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh ``data x fsdp x tensor`` over the devices.
+    """Make the mesh ``data x fsdp x tensor`` over the devices.
 
     Args:
         config: sizes of the axes.
@@ -88,6 +88,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         (('data', 1), ('fsdp', 1), ('tensor', 1))
     """
     chosen = tuple(jax.devices() if devices is None else devices)
-    # Auto is said because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a vocabulary-sharded
-    # embedding raise.
+    # Auto is written out because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a
+    # vocabulary-sharded embedding raise.
     return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)

@@ -37,10 +37,10 @@ PARAM_RULES: Rules = (
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """A leaf's path as text: keys joined by slashes.
+    """Write a leaf's path as text: keys joined by slashes.
 
     Args:
-        path: key path as ``jax.tree_util.tree_flatten_with_path`` gives it.
+        path: the key path, as ``jax.tree_util.tree_flatten_with_path`` gives it.
 
     Returns:
         For example ``policy/blocks/mlp/up``.
@@ -75,13 +75,13 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> Partit
 
 
 def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leading: int = 0) -> Any:
-    """The place of every leaf of a tree of parameters, or of a training state with its optimiser's.
+    """Place every leaf of a tree of parameters, or of a training state with its optimiser's.
 
     Args:
         tree: arrays, or their shapes from ``jax.eval_shape``.
         mesh: the device mesh.
         rules: pairs (regular expression searched in the leaf's path, PartitionSpec); the first that matches is taken.
-        leading: axes before the ones that the rules speak of, left whole: 1 for stacked members of an ensemble.
+        leading: how many axes stand before those of the rules and are left whole: 1 for the members of an ensemble.
 
     Returns:
         The same tree with a ``NamedSharding`` for each leaf. Scalars are replicated, and a dimension that its mesh axis
@@ -108,7 +108,7 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leadin
 
 
 def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:
-    """The place of a batch: its batch axis lies over data and fsdp together, everything else is whole.
+    """Place a batch: its batch axis lies over data and fsdp together, everything else is whole.
 
     Args:
         batch: arrays or shapes ``[B, ...]``; with ``batch_axis=1``, micro-batches ``[A, B, ...]``.
@@ -138,7 +138,7 @@ def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device of the mesh.
+    """Place the whole array on every device of the mesh.
 
     Args:
         mesh: the device mesh.
@@ -156,7 +156,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """The tree on the devices. In a job of several processes each holds the same host arrays and keeps its own part.
+    """Put a tree on the devices.
+
+    In a job of several processes each holds the same host arrays and keeps its own part of them.
 
     Args:
         tree: numpy or jax arrays.

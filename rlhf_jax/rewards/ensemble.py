@@ -31,7 +31,7 @@ class EnsembleConfig:
 
 
 def combine(scores: Array, config: EnsembleConfig) -> Array:
-    """One reward of the members' scores.
+    """Combine the members' scores into one reward.
 
     ``mean_m r_m``, ``min_m r_m`` or ``mean_m r_m - k std_m r_m``
 
@@ -64,7 +64,7 @@ def disagreement(scores: Array) -> Array:
         scores: [M, ...], one row a member.
 
     Returns:
-        [...], float32; divides by M. 0 for a single model.
+        [...], float32; the variance is divided by M. 0 for a single model.
 
     Example:
         >>> import jax.numpy as jnp

@@ -44,7 +44,7 @@ class Moments(NamedTuple):
 
 
 def empty_moments() -> Moments:
-    """Moments of nothing.
+    """Make the moments of no scores at all.
 
     Example:
         >>> float(empty_moments().seen)
@@ -57,7 +57,7 @@ def add_to_moments(moments: Moments, scores: Array) -> Moments:
     """Fold a batch of scores into the running moments; the result does not depend on how scores were batched.
 
     Args:
-        moments: so far.
+        moments: those of the scores so far.
         scores: float32, any shape.
 
     Returns:

@@ -50,8 +50,8 @@ class Conversation:
     def ask(self, text: str) -> Iterator[str]:
         """Answer a question, in pieces of text as they are sampled.
 
-        The oldest turns are forgotten when the conversation no longer fits into the model's context. Of an answer that
-        is cut short what was said is remembered.
+        The oldest turns are forgotten when the conversation no longer fits into the model's context. If an answer is
+        cut short, what was said of it is remembered.
 
         Raises:
             RunError: when the question alone does not fit.

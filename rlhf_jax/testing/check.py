@@ -1,4 +1,4 @@
-"""check_objective: what a sound objective does, property by property, and the order they are looked at in."""
+"""What a sound objective does, property by property, and the order in which ``check_objective`` looks at them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_objective(
     - finite gradients; has a gradient: with respect to the models' parameters.
     - mask: nothing behind the mask changes the loss.
     - shift: each token meets its own log-probability, mask, advantage and so on, not its neighbour's.
-    - padding length; padding side: neither changes the loss.
+    - padding length; padding side: neither of them changes the loss.
     - pad == eos: the mask is the batch's, not made from the padding's id.
     - packing: several responses in a row give the same loss.
     - integer rewards: scores, rewards, ratings, advantages and returns are not cut to whole numbers, and may be such.
@@ -44,7 +44,7 @@ def check_objective(
         objective: ``(outputs, batch) -> Loss``, hyperparameters bound.
         batch: right-padded, with the fields the objective reads; ``tiny_batch()`` by default, which fills them all.
         rtol: how far a loss may be off, relative to itself.
-        seed: of the tiny models.
+        seed: the tiny models' seed.
 
     Returns:
         The names of the properties that were checked; ``mesh`` is left out on a machine with one device.

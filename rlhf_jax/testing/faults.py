@@ -1,4 +1,4 @@
-"""Looking for one mistake each: the form, the mask, shifts by one, ids, whole numbers, gradients into the batch.
+"""One check for each mistake: the form, the mask, shifts by one, ids, whole numbers, gradients into the batch.
 
 Every check raises ``ObjectiveError`` with the property's name, or returns.
 """
@@ -21,7 +21,7 @@ _SIGNALS = ("score", "reward", "rating", "advantages", "returns")
 
 
 def check_form(objective: Objective, outputs: Outputs, batch: SequenceBatch) -> Array:
-    """Look at what the objective returns, outside ``jax.jit``; gives the loss it makes."""
+    """Look at what the objective returns outside ``jax.jit``, and return the loss that it makes."""
     loss = objective(outputs, batch)
     if not isinstance(loss, Loss):
         raise ObjectiveError(
@@ -49,10 +49,10 @@ def check_mask(
 
     Args:
         want: loss and gradient of the batch as it is.
-        hidden: the same with noise wherever its first argument is true.
+        hidden: a function to the same two, with noise wherever its first argument is True.
         batch: the batch as it is.
         as_eos: the batch with end-of-sequence tokens for padding.
-        rtol: of ``compare``.
+        rtol: as for ``compare``.
     """
     behind = hidden(~batch.mask, batch)
     if difference(want, behind, rtol):
@@ -69,10 +69,10 @@ def check_mask(
 def check_shift(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
     """Look for shifts inside the responses, where the mask hides what they bring in from outside.
 
-    Two things give a shift away. What moves by one drops out of the response at one end: the loss then depends on every
-    token of it but the first, or but the last. And changing what one token brings changes the gradient of its neighbour
-    on one side, but not its own; whatever spreads over the response on purpose (a mean, a sum over what is still to
-    come) reaches the token itself.
+    Two things give a shift away. A field that moves by one drops out of the response at one end: the loss then depends
+    on every token but the first, or but the last. And a change at one token changes the gradient of its neighbour on
+    one side, but not its own; whatever spreads over the response on purpose (a mean, a sum over what is still to come)
+    reaches the token itself.
     """
     mask = np.asarray(batch.mask)
     number = np.cumsum(mask, axis=-1)
@@ -129,8 +129,8 @@ def check_ids(probe: Probe, outputs: Outputs, batch: SequenceBatch) -> None:
 def check_integers(probe: Probe, outputs: Outputs, batch: SequenceBatch, rtol: float) -> None:
     """Look for rewards cut to whole numbers: steps of 1 change the loss, and fractions, even in reverse order, do not.
 
-    Seen at 0 to 2 and again at 3 to 5, so that an objective that asks only whether a rating is above some number is
-    not taken for one.
+    The check looks at 0 to 2 and again at 3 to 5, so that an objective that asks only whether a rating is above some
+    number does not fail it.
     """
     rng = np.random.default_rng(3)
     as_int: dict[str, Any] = {}

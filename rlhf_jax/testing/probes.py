@@ -20,7 +20,7 @@ Probe = Callable[[Outputs, SequenceBatch], tuple[tuple[Array, Array], Outputs, d
 
 
 class ObjectiveError(AssertionError):
-    """An objective lacks a property; ``property`` is its name."""
+    """An objective that lacks a property; ``property`` is the name of it."""
 
     __module__ = "rlhf_jax.testing"  # tracebacks give the name that users catch
 
@@ -31,7 +31,7 @@ class ObjectiveError(AssertionError):
 
 @functools.cache
 def passes(roles: tuple[tuple[str, Model], ...]) -> tuple[Callable[..., Outputs], Callable[..., Params]]:
-    """The models' forward pass, and the way back: compiled apart from the objective, once for all objectives."""
+    """Compile the models' forward pass, and the way back: apart from the objective, once for all objectives."""
     run = functools.partial(forward, dict(roles))
 
     def back(params: Params, batch: SequenceBatch, into_outputs: Outputs) -> Params:
@@ -41,9 +41,10 @@ def passes(roles: tuple[tuple[str, Model], ...]) -> tuple[Callable[..., Outputs]
 
 
 def prober(objective: Objective) -> Probe:
-    """The objective alone, as ``stages.lift`` calls it.
+    """Compile the objective alone, as ``stages.objective_loss`` calls it.
 
-    Its numerator and weight; the numerator's gradient with respect to the outputs and to the batch's float fields.
+    The probe returns numerator and weight, and the numerator's gradient with respect to the outputs and to the batch's
+    float fields.
     """
 
     @jax.jit
@@ -62,7 +63,7 @@ def prober(objective: Objective) -> Probe:
 
 
 def evaluator(probe: Probe, roles: dict[str, Model]) -> Callable[..., tuple[Array, Params]]:
-    """Loss and gradient of a global batch given in micro-batches: sums of both, divided once."""
+    """Make the function to loss and gradient of a global batch in micro-batches: both are summed, then divided once."""
     run, back = passes(tuple(roles.items()))
 
     def evaluate(
@@ -81,7 +82,7 @@ def evaluator(probe: Probe, roles: dict[str, Model]) -> Callable[..., tuple[Arra
 
 
 def quotient(numerator: Array, weight: Array) -> Array:
-    """Numerator over weight; a weight of 0 divides nothing."""
+    """Divide the numerator by the weight; a weight of 0 divides nothing."""
     return numerator / (float(weight) or 1.0)
 
 
@@ -94,9 +95,9 @@ def unlike(before: Any, after: Any) -> bool:
 
 
 def difference(want: tuple[Array, Params], got: tuple[Array, Params], rtol: float) -> str:
-    """How two losses and their gradients differ, or nothing.
+    """Say how two losses and their gradients differ; the text is empty where they do not.
 
-    Losses to ``rtol``; gradients to ten times that of the largest entry, since they sum over more terms.
+    Losses may differ by ``rtol``, gradients by ten times that of the largest entry, since they sum over more terms.
     """
     a, b = float(want[0]), float(got[0])
     if not abs(a - b) <= rtol * max(abs(a), 1e-2):

@@ -16,7 +16,7 @@ PAD, EOS, VOCAB = 0, 2, 32
 
 
 def tiny_models(seed: int = 0) -> tuple[dict[str, Model], Params]:
-    """A policy, a critic and a reward model of a few thousand parameters, with weights large enough to matter.
+    """Make a policy, a critic and a reward model of a few thousand parameters, with weights large enough to matter.
 
     Example:
         >>> roles, params = tiny_models()
@@ -48,16 +48,17 @@ _build = functools.cache(models.build)  # one model for one config, so that its 
 
 
 def tiny_batch(groups: int = 8, responses: int = 2, length: int = 14, seed: int = 0) -> SequenceBatch:
-    """A right-padded batch with every field filled: unequal prompts and responses, end-of-sequence tokens that count.
+    """Make a right-padded batch with every field filled: unequal lengths, end-of-sequence tokens that count.
 
-    Prompts have at least 3 tokens and at least 2 columns of padding follow, so that what reads one token too far can be
-    told from what does not look at the mask. ``kl`` is 0.3 throughout; ``kl_coef`` is left to controllers.
+    Prompts have at least 3 tokens and at least 2 columns of padding follow, so that an objective that reads one token
+    too far can be told from one that does not look at the mask. ``kl`` is 0.3 throughout; ``kl_coef`` is left to
+    controllers.
 
     Args:
-        groups: B.
-        responses: K.
-        length: S; at least 9.
-        seed: of everything drawn.
+        groups: B, groups of the batch.
+        responses: K, responses to a prompt.
+        length: S, tokens of a sequence; at least 9.
+        seed: what everything drawn depends on.
 
     Raises:
         ValueError: if ``length`` is below 9.

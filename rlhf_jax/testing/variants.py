@@ -1,6 +1,6 @@
 """The same batch in another form: noise where nobody may look, more padding, packed, in parts, on many devices.
 
-Most of these an objective must not notice; the others show which token it looks at.
+An objective must not notice most of these; the others show which token it looks at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlhf_jax.types import Array, Outputs, Params, SequenceBatch
 
 
 def disturbed(x: Any, where: Array, *, seed: int) -> Any:
-    """Outputs or a batch with noise on every float per token, of its own for each field so that no two cancel."""
+    """Add noise to every float per token of outputs or a batch; each field has its own, so that no two cancel."""
     rng, there = np.random.default_rng(seed), np.asarray(where)
 
     def noisy(v: Any) -> Any:
@@ -30,7 +30,7 @@ def disturbed(x: Any, where: Array, *, seed: int) -> Any:
 
 
 def padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBatch:
-    """The batch with more padding columns; per-token arrays grow with it."""
+    """Add padding columns to the batch; per-token arrays grow with it."""
 
     def grow(x: Array) -> Array:
         if x.shape != batch.tokens.shape:
@@ -41,7 +41,7 @@ def padded(batch: SequenceBatch, *, left: int = 0, right: int = 0) -> SequenceBa
 
 
 def packed(batch: SequenceBatch) -> SequenceBatch:
-    """The batch with its responses sharing physical rows."""
+    """Pack the batch, so that its responses share physical rows."""
     groups, responses, length = batch.tokens.shape
     tokens, real, mask = (np.asarray(x) for x in (batch.tokens, batch.segment_ids > 0, batch.mask))
     examples = [
@@ -60,13 +60,13 @@ def packed(batch: SequenceBatch) -> SequenceBatch:
 
 
 def micro_batches(batch: SequenceBatch, parts: int = 4) -> tuple[SequenceBatch, ...]:
-    """The batch cut along its groups into equal parts."""
+    """Cut the batch along its groups into equal parts."""
     size = batch.tokens.shape[0] // parts
     return tuple(jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], batch) for i in range(parts))
 
 
 def on_mesh(evaluate: Callable[..., Any], params: Params, batch: SequenceBatch) -> Any:
-    """Loss and gradient with the batch spread over as many devices as divide it."""
+    """Compute loss and gradient with the batch spread over as many devices as divide it."""
     count = max(n for n in range(1, len(jax.devices()) + 1) if batch.tokens.shape[0] % n == 0)
     mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:count])
     spread = parallel.put(batch, parallel.batch_shardings(batch, mesh))
@@ -75,19 +75,19 @@ def on_mesh(evaluate: Callable[..., Any], params: Params, batch: SequenceBatch) 
 
 
 def with_last_token(batch: SequenceBatch, token: int) -> SequenceBatch:
-    """The batch with one id for the last token that counts of every response, as only the objective sees it."""
+    """Give the last token that counts one id in every response, as only the objective sees it."""
     number = jnp.cumsum(batch.mask, axis=-1)
     last = batch.mask & (number == number[..., -1:])
     return batch._replace(tokens=jnp.where(last, token, batch.tokens))
 
 
 def unused(batch: SequenceBatch) -> int:
-    """An id that no token has."""
+    """Find an id that no token has."""
     return int(jnp.max(batch.tokens)) + 1
 
 
 def before_the_first_update(outputs: Outputs, batch: SequenceBatch) -> Outputs:
-    """Outputs close to those that the batch was prepared with, where clipping hides no token from the loss."""
+    """Move outputs close to those that the batch was prepared with, where clipping hides no token from the loss."""
     rng = np.random.default_rng(1)
 
     def near(x: Array, old: Array | None) -> Array:

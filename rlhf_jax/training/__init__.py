@@ -1,4 +1,4 @@
-"""The training state, one step, and the host loop. Knows no objective, no loss and no model."""
+"""The training state, one step, and the host loop. This layer knows no objective, no loss and no model."""
 
 from rlhf_jax.renamed import renamed
 from rlhf_jax.training.controllers import Controller, KLState, adaptive, banded, fixed

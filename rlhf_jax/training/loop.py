@@ -1,4 +1,4 @@
-"""The host loop every stage shares: update, log, evaluate, keep the best, save, stop, continue.
+"""The host loop that every stage shares: update, log, evaluate, keep the best, save, stop, continue.
 
 It computes nothing. What it remembers between steps travels in the checkpoint, so a run that was killed and started
 again ends with the same parameters, and the same rows of metrics, as one that never stopped.
@@ -25,24 +25,24 @@ class CheckpointStore(Protocol):
     """What the loop needs of ``checkpoint.Checkpoints``."""
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
-        """Copy the tree and writes it in the background."""
+        """Copy the tree, and write it in the background."""
 
     def wait(self) -> None:
-        """Blocks until the last save is on disk."""
+        """Block until the last save is on disk."""
 
     def restore(self, like: Any, shardings: Any = None) -> Any:
-        """The newest ``(step, tree, host)`` that verifies, or None."""
+        """Read the newest ``(step, tree, host)`` that verifies, or None."""
 
 
 class SkippedUpdates(RuntimeError):
-    """Too many updates in a row were not finite; the message names stage and step."""
+    """Too many updates in a row that were not finite; the message names stage and step."""
 
 
 class FitResult(NamedTuple):
-    """What ``fit`` returns."""
+    """What ``fit`` returns: the last state, the best parameters and the rows of metrics."""
 
     state: Any  # after the last step
-    best_params: Params  # of the best evaluation; without evaluations, of the last step
+    best_params: Params  # those of the best evaluation, or without evaluations of the last step
     best_step: int
     best_value: float | None
     history: list[dict[str, Any]]  # this stage's rows of metrics
@@ -108,7 +108,7 @@ def fit(
         state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
         total: number of steps.
         update: ``(state, step) -> (state, metrics)`` for step 0, 1, ...; all its randomness and its data must be
-          functions of the step. Metrics are ``(sum, weight)`` pairs or numbers.
+            functions of the step. Metrics are ``(sum, weight)`` pairs or numbers.
         writer: where rows go; on a resume it is rewound.
         checkpoints: where the state is saved; the newest one there is continued.
         checkpoint_every: steps between two saves; the last step is always saved.
@@ -119,7 +119,7 @@ def fit(
         mode: whether the best is the smallest or the largest value.
         patience: stop after this many evaluations without a new best; 0 never stops early.
         max_skipped_in_row: this many non-finite updates in a row end the run.
-        train_state: finds the ``TrainState`` in the state.
+        train_state: the function that finds the ``TrainState`` in the state.
         host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
         show: metrics that the progress bar shows.
 
@@ -174,7 +174,7 @@ def fit(
     pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
 
     def flush(extra: Mapping[str, float]) -> None:
-        """Write the row of the last step but one, which the device has done by now: no wait for the one it is at."""
+        """Write the row of the last step but one: the device has done it, so nothing waits for the current step."""
         nonlocal pending
         if pending is None:
             return

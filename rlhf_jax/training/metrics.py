@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list[Row]:
-    """The rows of a metrics file.
+    """Read the rows of a metrics file.
 
     Args:
         path: a ``metrics.jsonl``; one that does not exist yet has no rows.
@@ -59,7 +59,7 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
 
 
 class MetricsWriter:
-    """Appends a stage's rows to ``DIRECTORY/metrics.jsonl`` and to TensorBoard events in ``DIRECTORY/events/STAGE``.
+    """A writer of a stage's rows: to ``DIRECTORY/metrics.jsonl``, and to TensorBoard in ``DIRECTORY/events/STAGE``.
 
     Args:
         directory: the run's folder; made if needed. Several stages may share it, one at a time.
@@ -85,11 +85,11 @@ class MetricsWriter:
         self._file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one row; it is in the file when this returns.
+        """Append one row; it is in the file when this returns.
 
         Args:
             step: number of updates done.
-            values: name -> number. A number that is not finite becomes null.
+            values: numbers by name. A number that is not finite becomes null.
         """
         row: Row = {"stage": self.stage, "step": step}
         for name, value in values.items():
@@ -99,7 +99,7 @@ class MetricsWriter:
         self._event(row)
 
     def rows(self) -> list[Row]:
-        """This stage's rows so far.
+        """Read this stage's rows so far.
 
         Returns:
             Rows as ``read_metrics`` gives them.

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 def duration(seconds: float) -> str:
-    """A time span as text.
+    """Write a time span as text.
 
     Args:
         seconds: its length.
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows how far a stage is, its rate and the time left.
+    """A display of how far a stage is, its rate and the time left.
 
     Args:
         stage: its name.
@@ -108,7 +108,7 @@ class Progress:
 
 
 def _bar(stage: str, total: int, start: int, stream: TextIO) -> Any:
-    """A bar with steps, rate, time left and a note; rich is loaded only where there is a terminal to draw on."""
+    """Draw a bar with steps, rate, time left and a note; rich is loaded only where there is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

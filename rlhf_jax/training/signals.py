@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and did, at a step boundary, with everything saved.
+    """A run that was asked to stop, and did, at a step boundary, with everything saved.
 
     Args:
         stage: which stage.
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """While it is entered, SIGTERM and SIGINT are noted in ``received`` and do nothing else.
+    """A block in which SIGTERM and SIGINT are noted in ``received`` and do nothing else.
 
     A second SIGINT raises ``KeyboardInterrupt`` at once. Outside the main thread Python allows no handlers, and none
     are set.

@@ -25,12 +25,12 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: Any
     step: Array  # int32 []; updates tried
-    skipped: Array  # int32 []; of these, left out because the loss or a gradient was not finite
+    skipped: Array  # int32 []; updates left out because the loss or a gradient was not finite
     skipped_in_row: Array  # int32 []; left out since the last one that counted
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A fresh state at step 0.
+    """Make a fresh state at step 0.
 
     The parameters are copied: a train step donates its state, and what was handed in (a reference model, say) must
     outlive it.
@@ -64,15 +64,15 @@ def init(
     *args: Any,
     shardings: Callable[[TrainState], TrainState],
 ) -> tuple[TrainState, TrainState]:
-    """A fresh state made in place on the mesh: no device ever holds more than its part.
+    """Make a fresh state in place on the mesh: no device ever holds more than its part.
 
     Args:
         make_params: ``(*args) -> params``, traced; for example ``model.init`` with a key, or a function that takes
-          parameters and gives them back with a new head.
+            parameters and gives them back with a new head.
         optimizer: what will update the parameters.
         *args: arrays (a key, parameters) for ``make_params``; they are not donated.
-        shardings: from the state's shapes to a state of shardings, for example
-          ``lambda shapes: parallel.param_shardings(shapes, mesh)``.
+        shardings: the function from the state's shapes to a state of shardings, for example
+            ``lambda shapes: parallel.param_shardings(shapes, mesh)``.
 
     Returns:
         The state, and its shardings in a state of the same shape.

@@ -2,6 +2,9 @@
 
 ``purposes`` has these functions; ``table`` knows a layout by its fields; ``parse`` and ``pairs`` read our own forms of
 rows, ``published`` other people's, ``turns`` chats, ``fields`` one field.
+
+A row is a mapping, as JSON or TFDS gives it. Everything that reads one also takes ``where``, which is what to call the
+row in an error: ``"pairs.jsonl:12"`` is line 12 of that file, and every complaint about the row begins with it.
 """
 
 from rlhf_jax.data.layouts.purposes import (

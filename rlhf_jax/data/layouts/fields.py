@@ -1,4 +1,4 @@
-"""One field of a row, checked, and what is said of a bad one: what all that reads rows is made of."""
+"""One field of a row, checked, and the complaint about a bad one: everything that reads rows is built from these."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Row = Mapping[str, Any]
 
 
 def bad_row(where: str, what: str, expected: str, found: str) -> DataError:
-    """The complaint about a row, to be raised.
+    """Make the complaint about a row, to be raised.
 
     Args:
-        where: what to call the row, such as ``"pairs.jsonl:12"``.
+        where: where the row stands, such as ``"pairs.jsonl:12"``.
         what: the field, or the fields.
         expected: what should be there.
-        found: what is.
+        found: what is there.
 
     Returns:
         The error, which says what to do as well.
@@ -33,7 +33,7 @@ def bad_row(where: str, what: str, expected: str, found: str) -> DataError:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, for a complaint; a long one cut.
+    """Show a value and its type in a complaint; a long value is cut.
 
     Example:
         >>> shown([1, 2])
@@ -44,7 +44,7 @@ def shown(value: Any) -> str:
 
 
 def names(fields: Iterable[Any]) -> str:
-    """Names of fields, for a complaint.
+    """List the names of fields in a complaint.
 
     Example:
         >>> names({"response": 1, "prompt": 2})
@@ -54,18 +54,18 @@ def names(fields: Iterable[Any]) -> str:
 
 
 def value_of(row: Row, field: str, where: str) -> Any:
-    """A field that has to be there.
+    """Take a field that has to be there.
 
     Args:
         row: the fields.
         field: the name of one.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         Its value, whatever it is.
 
     Raises:
-        DataError: if it is not there.
+        DataError: if the field is not there.
     """
     if field not in row:
         raise bad_row(where, f"field '{field}'", "it to be there", f"only {names(row)}" if row else "no fields")
@@ -73,12 +73,12 @@ def value_of(row: Row, field: str, where: str) -> Any:
 
 
 def text_of(row: Row, field: str, where: str) -> str:
-    """A field that has to be text.
+    """Take a field that has to be text.
 
     Args:
         row: the fields.
         field: the name of one.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The text as it is.
@@ -90,12 +90,12 @@ def text_of(row: Row, field: str, where: str) -> str:
 
 
 def checked_text(value: Any, field: str, where: str) -> str:
-    """A value that has to be text.
+    """Check a value that has to be text.
 
     Args:
         value: anything.
         field: what to call it in an error.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The text as it is.
@@ -114,12 +114,12 @@ def checked_text(value: Any, field: str, where: str) -> str:
 
 
 def checked_numbers(value: Any, field: str, where: str) -> np.ndarray:
-    """A value that has to be a list of numbers.
+    """Check a value that has to be a list of numbers.
 
     Args:
         value: anything.
         field: what to call it in an error.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         float32 [n], n at least 1.

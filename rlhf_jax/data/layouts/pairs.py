@@ -17,11 +17,11 @@ def parse_comparison(row: Row, where: str) -> Comparison:
     - ``prompt``, ``chosen``, ``rejected``: one vote for ``chosen``, which comes first;
     - ``prompt``, ``a``, ``b``, ``preference``: "a", "b" or "tie", or the share of people who prefer A, from 0 to 1;
     - ``prompt``, ``a``, ``b``, ``ratings``: ``{"a": [...], "b": [...]}``, every rater's number; the share of pairs of
-      raters in which A has more, ties half, times the smaller number of raters.
+      raters in which A has the larger number, ties counted half, times the smaller number of raters.
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The comparison with K = 2.
@@ -50,10 +50,10 @@ def parse_comparison(row: Row, where: str) -> Comparison:
 
 
 def pair_votes(share: float, raters: int = 1) -> np.ndarray:
-    """The votes between two responses.
+    """Turn a share of raters into the votes between two responses.
 
     Args:
-        share: of the raters that prefer the first, from 0 to 1.
+        share: the share of raters who prefer the first response, from 0 to 1.
         raters: how many votes there are.
 
     Returns:

@@ -1,7 +1,6 @@
 """Rows in our own forms, validated: what a row must hold for each purpose; ``pairs`` has those that compare responses.
 
-A parse function takes a row (a mapping, as JSON or TFDS gives it) and ``where`` (such as ``"pairs.jsonl:12"``, which
-begins every complaint). Fields that it does not know are left alone, so files with more in them need no preparation.
+Fields that a function does not know are left alone, so files with more in them need no preparation.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def parse_demonstration(row: Row, where: str) -> Demonstration | Dialogue:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
-        The demonstration; of a row with ``messages`` the dialogue.
+        The demonstration, or the dialogue where the row has ``messages``.
 
     Raises:
         DataError: if a field is missing or of the wrong kind.
@@ -58,7 +57,7 @@ def parse_dialogue(row: Row, where: str, *, field: str = "messages") -> Dialogue
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
         field: the one that holds the chat; ``turns.messages`` says what a chat may look like.
 
     Returns:
@@ -83,7 +82,7 @@ def parse_alpaca(row: Row, where: str) -> Demonstration:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         A demonstration; its prompt is the instruction, an empty line and the input.
@@ -110,7 +109,7 @@ def parse_labelled(row: Row, where: str) -> LabelledResponse:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The labelled response.
@@ -136,10 +135,10 @@ def parse_text(row: Row, where: str) -> Demonstration | Dialogue:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
-        A demonstration; of ``text`` one without a prompt, so that every token is a target.
+        A demonstration. What ``text`` holds has no prompt, so every token of it is a target.
 
     Raises:
         DataError: if a field is missing or not a non-empty text.
@@ -158,7 +157,7 @@ def parse_prompt(row: Row, where: str) -> PromptRow:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The prompt.
@@ -178,7 +177,7 @@ def parse_rated(row: Row, where: str) -> RatedResponse:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The rated response.
@@ -195,7 +194,7 @@ def parse_rated(row: Row, where: str) -> RatedResponse:
 
 
 def _answered(row: Row, where: str) -> tuple[Prompt, str]:
-    """A prompt and the one response to it; a response that is a message makes the prompt a chat."""
+    """Read a prompt and the one response to it; a response that is a message makes the prompt a chat."""
     field = "completion" if "completion" in row and row.get("response") is None else "response"
     prompt, said = prompt_of(row, where), row.get(field)
     if not isinstance(said, list | tuple | Mapping):

@@ -1,6 +1,6 @@
-"""Rows as published data sets compare responses, to our ``Comparison``; ``layouts`` knows which function a row is for.
+"""Rows of published comparisons, read as our ``Comparison``; ``table`` knows which function a row is for.
 
-A function is given only rows that have its fields, and like those of ``parse`` it names the field of a bad one.
+A function is given only rows that have its fields. Like those of ``parse`` it names the bad field of a row.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rlhf_jax.data.rows import Comparison, Message
 def tldr(row: Row, where: str) -> Comparison:
     """Read a comparison of openai/summarize_from_feedback: ``info``, two ``summaries``, and the ``choice`` of one.
 
-    The prompt is laid out as Stiennon et al. 2020 put it before the model: subreddit, title and post; of news the
-    article alone.
+    The prompt is laid out as Stiennon et al. 2020 put it before the model: subreddit, title and post. Where the text is
+    news, the prompt is the article alone.
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The comparison, one vote for the summary that was chosen.
@@ -54,7 +54,7 @@ def shp(row: Row, where: str) -> Comparison:
 
     Args:
         row: the fields; ``score_A`` and ``score_B`` may be missing.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The comparison, one vote for the preferred comment, half a vote each where the scores are even.
@@ -78,11 +78,11 @@ def pair(row: Row, where: str) -> Comparison:
 
     Args:
         row: the fields; ``prompt``, ``score_chosen`` and ``score_rejected`` may be missing.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
-        The comparison, one vote for ``chosen``, half a vote each where the scores are even or both are the same. Of
-        dialogues the prompt is the turns that both share.
+        The comparison, one vote for ``chosen``, half a vote each where the scores are even or both are the same. The
+        prompt of two dialogues is the turns that they share.
 
     Raises:
         DataError: if a field is bad, or the scores say that the other one is better.

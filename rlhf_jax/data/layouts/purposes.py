@@ -1,6 +1,6 @@
 """Rows of any source and any known layout, read for a purpose: the functions that a stage reads its data with.
 
-A row's fields say which layout of ``layout_table`` it has. A comparison also gives a prompt and a demonstration.
+A row's fields say which layout of ``table`` it has. A comparison also gives a prompt and a demonstration.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResp
 
 
 def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
-    """Read a response to imitate, or a chat to imitate the assistant of; of a comparison what people prefer.
+    """Read what a policy is to imitate: a response, or the assistant's turns in a chat.
+
+    A row that compares responses gives the one that people prefer.
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The demonstration.
@@ -47,10 +49,10 @@ def comparison(row: Row, where: str) -> Comparison:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
-        The comparison: one vote, half a vote each where scores are even.
+        The comparison with its votes: those that the row counts, or one, which is split in half where scores are even.
 
     Raises:
         DataError: if no layout fits, the layout compares nothing, or a field is bad.
@@ -67,11 +69,11 @@ def comparison(row: Row, where: str) -> Comparison:
 
 
 def prompt(row: Row, where: str) -> PromptRow:
-    """Read what a policy is to answer: of a chat, everything before the assistant's last turn.
+    """Read what a policy is to answer; in a chat, that is everything before the assistant's last turn.
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The prompt.
@@ -95,11 +97,13 @@ def prompt(row: Row, where: str) -> PromptRow:
 
 
 def answered(row: Row, where: str) -> Comparison | Demonstration:
-    """Read a prompt and what was answered, to be scored: two responses or one; of a chat the assistant's last turn.
+    """Read a prompt and what was answered, two responses or one, to be scored.
+
+    In a chat the answer is the assistant's last turn, and the prompt is everything before it.
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The comparison where the row is one; else the response, whatever people said of it.
@@ -126,7 +130,7 @@ def labelled(row: Row, where: str) -> LabelledResponse:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The labelled response.
@@ -149,7 +153,7 @@ def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledRespons
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The comparison, rated response or labelled response.
@@ -172,7 +176,7 @@ def text(row: Row, where: str) -> Demonstration | Dialogue:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         A demonstration, without a prompt if it is ``text``.
@@ -188,7 +192,7 @@ def text(row: Row, where: str) -> Demonstration | Dialogue:
 
 
 def preferred_first(pair: Comparison) -> tuple[str, ...]:
-    """The responses of a comparison, those with more votes first; even ones stay in their order.
+    """Order the responses of a comparison: those with more votes come first, even ones stay in their order.
 
     Example:
         >>> pair = comparison({"prompt": "Hi.", "a": "No.", "b": "Hello!", "preference": "b"}, "pairs.jsonl:1")
@@ -200,7 +204,7 @@ def preferred_first(pair: Comparison) -> tuple[str, ...]:
 
 
 def _last_answer(chat: Dialogue) -> Demonstration:
-    """The assistant's last turn, and all that was said before it."""
+    """Cut a chat into the assistant's last turn and all that was said before it."""
     last = max(i for i, turn in enumerate(chat.messages) if turn.role == "assistant")
     if not last:
         raise bad_row(chat.where, "the chat", "a turn before the assistant's answer", "none")

@@ -22,7 +22,7 @@ from rlhf_jax.data.layouts.parse import (
 
 
 class Layout(NamedTuple):
-    """What a row of a layout holds."""
+    """One layout: what its rows are called, which fields they have and how they are read."""
 
     name: str
     columns: tuple[str, ...]  # fields that such a row must have; it may have others
@@ -35,7 +35,7 @@ def recognise(columns: Iterable[str], where: str = "") -> Layout:
 
     Args:
         columns: the names of its fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The first layout of the table whose fields are all there.
@@ -63,8 +63,8 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
-        ours: reads a row with a prompt and nothing else that is known: it says what is missing.
+        where: where the row stands.
+        ours: the function for a row that has a prompt and no other known field: it says what is missing.
 
     Returns:
         One of the types of ``rows``.
@@ -83,11 +83,11 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
 
 
 def unfit(row: Row, where: str, wanted: str) -> DataError:
-    """The complaint about a row that has nothing for the purpose it is read for, to be raised.
+    """Make the complaint, to be raised, about a row that has nothing for the purpose it is read for.
 
     Args:
         row: the fields.
-        where: what to call the row.
+        where: where the row stands.
         wanted: what it should give.
 
     Returns:

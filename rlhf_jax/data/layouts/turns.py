@@ -26,7 +26,7 @@ def spoken(text: Any, field: str, where: str) -> Chat:
     Args:
         text: the dialogue.
         field: what the row calls it.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         Its turns, without the white space around them.
@@ -53,7 +53,7 @@ def messages(value: Any, field: str, where: str) -> Chat:
     Args:
         value: the list, or what some readers make of it: an object with a list of roles and a list of contents.
         field: what the row calls it.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The turns; ``human`` is ``user``, ``gpt`` is ``assistant``, and an empty system message is left out.
@@ -73,7 +73,7 @@ def messages(value: Any, field: str, where: str) -> Chat:
 
 
 def _message(turn: Any, name: str, where: str) -> Message | None:
-    """A turn with our names of fields and roles; None for a system message that says nothing."""
+    """Read a turn into our names of fields and roles; None for a system message that says nothing."""
     theirs = isinstance(turn, Mapping) and turn.get("from") is not None
     role, content = ("from", "value") if theirs else ("role", "content")
     if not isinstance(turn, Mapping) or not {role, content} <= turn.keys():
@@ -92,13 +92,13 @@ def prompt_of(row: Row, where: str) -> Prompt:
 
     Args:
         row: the fields.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The prompt.
 
     Raises:
-        DataError: if it is missing, neither of them, or a list of messages whose last is not the user's.
+        DataError: if the field is missing, is neither a text nor a list of turns, or its last turn is not the user's.
 
     Example:
         >>> prompt_of({"prompt": "\n\nHuman: Hi.\n\nAssistant:"}, "prompts.jsonl:1")
@@ -116,7 +116,7 @@ def prompt_of(row: Row, where: str) -> Prompt:
 
 
 def records(value: Any) -> list[Any]:
-    """A list of objects, also where it comes as an object of equally long lists; empty for anything else.
+    """Take a list of objects, which may come as an object of equally long lists; empty for anything else.
 
     Example:
         >>> records({"text": ["one", "two"], "note": [None, "short"]})
@@ -133,13 +133,13 @@ def records(value: Any) -> list[Any]:
 def answers(chosen: Chat, rejected: Chat, where: str) -> tuple[Chat, tuple[str, str]]:
     r"""Cut two dialogues into the turns they share, which are the prompt, and the two responses.
 
-    Usually they share all but the last turn. Where they part earlier, a response is the whole rest, with the turns
-    after its first one marked as hh-rlhf marks them.
+    Usually they share all but the last turn. Where they part earlier, a response is everything after the shared turns,
+    and its turns after the first are marked as hh-rlhf marks them.
 
     Args:
         chosen: the dialogue that people prefer, field ``chosen`` of the row.
         rejected: the other one, field ``rejected``.
-        where: what to call the row in an error.
+        where: where the row stands.
 
     Returns:
         The prompt, and the chosen and the rejected response.

@@ -1,1 +1,1 @@
-"""Where rows come from: JSONL files, Hugging Face data sets, TFDS. Each gives the same rows and the same errors."""
+"""Where rows come from: JSONL files, Hugging Face data sets, TFDS. All give the same rows and the same errors."""

@@ -23,7 +23,9 @@ _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")  # older ones end with a fi
 
 
 def is_huggingface(source: str) -> bool:
-    """Whether a source is read here: ``hf:org/name``, what exists, or a name ending with .parquet, .json or .jsonl.gz.
+    """Whether ``read_huggingface`` reads a source.
+
+    It reads ``hf:org/name``, whatever exists, and names that end with .parquet, .json or .jsonl.gz.
 
     Example:
         >>> is_huggingface("hf:org/pairs"), is_huggingface("pairs.parquet"), is_huggingface("org/pairs")
@@ -35,7 +37,7 @@ def is_huggingface(source: str) -> bool:
 
 
 def splits(source: str | os.PathLike[str]) -> list[str]:
-    """The names of a data set's splits.
+    """List the names of a data set's splits.
 
     Args:
         source: as for ``read_huggingface``.
@@ -59,9 +61,9 @@ def read_huggingface(
 
     Args:
         source: a folder written by ``save_to_disk`` (a Dataset or a DatasetDict); a folder with .parquet, .jsonl,
-          .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
-          (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on
-          the hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
+            .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
+            (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on
+            the hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
         split: the name of a split.
         parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
         on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
@@ -94,7 +96,7 @@ _Read = Callable[[Callable[[Mapping[str, Any], str], Any], OnBadRow], tuple[list
 
 
 def _open(source: str) -> dict[str, _Read]:
-    """For every split a function that reads it."""
+    """Find the splits of a source, and for each a function that reads it."""
     if source.startswith(HUB):
         return _tables(source, _load(source))
     path = Path(source)
@@ -119,7 +121,7 @@ def _open(source: str) -> dict[str, _Read]:
 
 
 def _by_split(folder: Path) -> dict[str, list[Path]]:
-    """The data files of a folder by split, of the folder ``data`` in it where it has none of its own."""
+    """List the data files of a folder by split; those in its folder ``data`` where it has none of its own."""
     for place in (folder, folder / "data"):
         for kind in _KINDS:
             # On the hub a split is a file, or a folder of numbered ones.
@@ -158,12 +160,12 @@ def _files(files: list[Path]) -> _Read:
 
 
 def _stream(file: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a parquet file, from the file itself: ``datasets`` would otherwise keep a copy of it in its cache."""
+    """Read rows from a parquet file itself: ``datasets`` would otherwise keep a copy of it in its cache."""
     yield from _datasets().load_dataset("parquet", data_files=str(file), split="train", streaming=True)
 
 
 def _tables(source: str, loaded: Any) -> dict[str, _Read]:
-    """What ``load_from_disk`` and ``load_dataset`` return: one table, or one a split."""
+    """Take what ``load_from_disk`` and ``load_dataset`` return: one table, or one a split."""
 
     def reader(split: str, table: Any) -> _Read:
         rows = table.with_format(None)  # plain Python, whatever format it was saved with
@@ -184,7 +186,7 @@ def _numbered(rows: Iterable[Mapping[str, Any]], name: str, source: str) -> Iter
 
 
 def _load(source: str) -> Any:
-    """A data set of the hub, from the cache where it is there; code that comes with it is never run."""
+    """Load a data set of the hub, from the cache where it is there; code that comes with it is never run."""
     name, _, config = source.removeprefix(HUB).partition(":")
     load = _datasets().load_dataset
     try:

@@ -1,4 +1,4 @@
-"""JSONL and JSON files of users' rows: read with every bad row named, written whole or not at all."""
+"""JSONL and JSON files of users' rows: every bad row is named, and a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARK = b"\xef\xbb\xbf"  # which some editors put before any text
 def read_jsonl(
     path: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str], Row], on_bad_row: OnBadRow = "error"
 ) -> tuple[list[Row], list[str]]:
-    """Read a file with one JSON object a line, blank lines passed over; or a .json file that is one list of objects.
+    """Read a file with one JSON object a line (blank lines are passed over), or a .json file that is a list of them.
 
     Args:
         path: the file, UTF-8, with or without a byte-order mark; compressed if its name ends with .gz.
@@ -33,8 +33,8 @@ def read_jsonl(
         The good rows in file order, and for every bad one what is wrong with it (file, line, field, what was found).
 
     Raises:
-        DataError: at the first bad row, unless it is to be skipped; and for a list or an archive that is broken, of
-            which no row can be trusted.
+        DataError: at the first bad row, unless it is to be skipped; and for a broken list or archive, since none of its
+            rows can be trusted.
         FileNotFoundError: if there is no file.
 
     Example:
@@ -55,7 +55,7 @@ def collect(
     parse: Callable[[Mapping[str, Any], str], Row],
     on_bad_row: OnBadRow,
 ) -> tuple[list[Row], list[str]]:
-    """Parse rows from any source, and raises or lists the bad ones.
+    """Parse rows from any source, and stop at a bad row or list all of them.
 
     Args:
         rows: pairs of where a row stands and the row, or the error that kept it from being read.
@@ -106,7 +106,7 @@ def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
 
 
 def _listed(text: bytes, path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
-    """The rows of a file that is one list."""
+    """Read the rows of a file that is one list."""
     try:
         rows = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -36,7 +36,7 @@ def read_tfds(
         parse: one of the parse functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
         on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
         fields: what the data set calls our fields, such as ``{"prompt": "document", "response": "summary"}``; a field
-          that is not named keeps its name.
+            that is not named keeps its name.
         data_dir: the TFDS data directory; TFDS's own default if None.
 
     Returns:
@@ -59,7 +59,7 @@ def read_tfds(
 
 
 def splits(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[str]:
-    """The names of a TFDS data set's splits; TFDS prepares it first where it is not prepared yet.
+    """List the names of a TFDS data set's splits; TFDS prepares it first where it is not prepared yet.
 
     Args:
         name: any TFDS name.
@@ -75,7 +75,7 @@ def splits(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[st
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> tensorflow_datasets.core.DatasetBuilder:
-    """A data set that is prepared, and whose files can be read."""
+    """Make the builder of a data set that is prepared, and whose files can be read."""
 
     def make() -> tensorflow_datasets.core.DatasetBuilder:
         try:
@@ -116,7 +116,7 @@ def _rows(source: Any, name: str, fields: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would give it: text for bytes, lists for arrays, numbers for numpy scalars, at any depth."""
+    """Make of a value what JSON would: text of bytes, lists of arrays, numbers of numpy scalars, at any depth."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Tokens of a chat: what a chat template wrote is cut where the assistant begins and ends to speak.
+"""Tokens of a chat: the text that a chat template wrote is cut where the assistant begins and ends to speak.
 
 A model is given the prompt alone and answers it, so the boundary between them must be a boundary between tokens. Where
 it is one anyway, as in nearly every template, the ids are those of the whole text tokenised at once.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ChatTokens:
-    """What a chat template writes, as tokens: its special tokens are special, those that a message spells are text."""
+    """Chats as tokens: special tokens that the template writes are special, those that a message spells are text."""
 
     def __init__(self, backend: tokenizers.Tokenizer, chat: ChatTemplate):
         import tokenizers
@@ -36,7 +36,7 @@ class ChatTokens:
         self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
-        """Encode the turns so far, the assistant's next one opened.
+        """Encode the turns so far, and open the assistant's next one.
 
         Args:
             prompt: the turns, or the text of one turn of the user.
@@ -90,7 +90,7 @@ class ChatTokens:
         return np.asarray(ids + rest, np.int32), np.asarray(mask + [False] * len(rest), bool)
 
     def _context(self, text: str, place: int) -> str:
-        """As much of the text before a place as decides what is a token after it."""
+        """Take as much of the text before a place as decides what is a token after it."""
         for known in (self._chat.opening, self._chat.end):
             if known and text.endswith(known, 0, place):
                 return known
@@ -98,7 +98,7 @@ class ChatTokens:
         return text[last:place]
 
     def _after(self, context: str, piece: str) -> list[int]:
-        """The tokens of a piece of text that follows other text, the boundary between them one between tokens."""
+        """Encode text that follows other text, with a boundary between tokens where they meet."""
         known = self._encode(context)
         whole = self._encode(context + piece)
         if whole[: len(known)] == known:

@@ -1,7 +1,7 @@
 """Chat templates: the program in Jinja that a pretrained model's tokenizer carries and that writes a chat as one text.
 
-A template is foreign code, so it runs in Jinja's sandbox. Here are its rendering and the exact place of every
-assistant's turn in what it rendered; ``chat_tokens`` makes tokens of it.
+A template is foreign code, so it runs in Jinja's sandbox. Here a chat is rendered, and the exact place of every turn
+of the assistant is found in the result; ``chat`` makes tokens of it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class ChatTemplate:
     """A chat template with what it needs to render."""
 
     source: str
-    """Of the template, in Jinja."""
+    """The template's text, in Jinja."""
     tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """By the names that templates use, such as bos_token and eos_token."""
+    """Special tokens by the names that templates use, such as bos_token and eos_token."""
     controls: tuple[str, ...] = ()
     """Texts of all special tokens: what ends a turn is among them, and what a message spells never becomes one."""
     date: str = "1970-01-01"
@@ -83,7 +83,7 @@ class ChatTemplate:
             ) from error
 
     def prompt(self, messages: Sequence[Message]) -> Rendered:
-        """Render the turns so far and opens the assistant's next one.
+        """Render the turns so far, and open the assistant's next one.
 
         Args:
             messages: the turns, the last one not the assistant's.
@@ -103,7 +103,7 @@ class ChatTemplate:
             messages: the turns.
 
         Returns:
-            The text, and the places of the assistant's turns: of each its text and the token that ends it.
+            The text, and where the assistant's turns stand in it, each with the token that ends it.
 
         Raises:
             DataError: if the template fails or does not show what an assistant said as it was said.
@@ -124,7 +124,7 @@ class ChatTemplate:
 
     @property
     def joint(self) -> str:
-        """Space that the template writes between the generation prompt and the assistant's text; mostly none."""
+        """The space that the template writes between the generation prompt and the assistant's text; mostly none."""
         return self._shape.joint
 
     @property
@@ -156,7 +156,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def _shape(self) -> _Shape:
-        """How the template treats an assistant's turn, seen on a chat of two turns."""
+        """What the template does with an assistant's turn, seen on a chat of two turns."""
         asked, said = _STAND_INS
         user, assistant = Message("user", asked), Message("assistant", said)
         opened = self.render([user], add_generation_prompt=True).rpartition(asked)[2]
@@ -185,7 +185,7 @@ class ChatTemplate:
         return Rendered(text, tuple(turns))
 
     def _turn(self, chat: list[Message], index: int, text: str, add_generation_prompt: bool) -> tuple[int, int]:
-        """Where turn ``index`` stands: with another text in its place, what is around it stays the same."""
+        """Find where turn ``index`` stands: with another text in its place, what is around it stays the same."""
         other = [*chat[:index], Message("assistant", _STAND_INS[0]), *chat[index + 1 :]]
         before, found, after = self.render(other, add_generation_prompt).partition(_STAND_INS[0])
         if not found or not text.endswith(after):
@@ -215,7 +215,9 @@ def _broken(text: str) -> str:
 
 
 def any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    r"""What finds any of some texts that is not broken, the longest that fits; without texts it finds nothing.
+    r"""Compile a pattern for any of some texts that ``BREAK`` does not break: the longest one that fits.
+
+    Without texts the pattern finds nothing.
 
     Example:
         >>> any_of(["<s>", "<s>\n"]).split("a<s>\nb<s>c")
@@ -234,13 +236,13 @@ def _compiled(source: str, date: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        """Refuses what is unsafe when a template reaches for it, where Jinja waits until it is used."""
+        """A sandbox that refuses what is unsafe once a template reaches for it; Jinja's own waits until it is used."""
 
         def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
             raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe")
 
     class Generation(Extension):
-        """``{% generation %}`` marks the assistant's part for other tools; here it is found without."""
+        """The tag ``{% generation %}``, which marks the assistant's part for other tools; here it has no effect."""
 
         tags = frozenset({"generation"})  # type: ignore[assignment]
 

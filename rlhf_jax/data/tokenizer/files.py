@@ -55,15 +55,15 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Token
 
 
 def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
-    """A tokenizer as one text.
+    """Write a tokenizer as one text.
 
     Args:
         backend: the vocabulary.
         special: what the tokenizer is besides.
 
     Returns:
-        A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and, under
-        "rlhf_jax", the special tokens' names, the chat template and the format.
+        A JSON document that the ``tokenizers`` package reads. For a tokenizer that was not trained here it also holds,
+        under "rlhf_jax", the special tokens' names, the chat template and the format.
     """
     text = backend.to_str(pretty=True)
     if special == OURS:
@@ -75,7 +75,7 @@ def write_folder(folder: str | os.PathLike[str], backend: tokenizers.Tokenizer, 
     """Write the files that transformers' ``AutoTokenizer`` loads.
 
     Args:
-        folder: where; made if it is not there.
+        folder: where to write; made if it is not there.
         backend: the vocabulary.
         special: what the tokenizer is besides.
     """

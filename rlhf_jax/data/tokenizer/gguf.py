@@ -162,7 +162,7 @@ def build(pairs: Mapping[str, Any], *, where: str) -> tuple[tokenizers.Tokenizer
 
 
 def _byte_level(pairs: Mapping[str, Any], tokens: Sequence[str], where: str) -> tuple[tokenizers.Tokenizer, bool]:
-    """BPE on bytes, and whether texts begin with bos where the file does not say."""
+    """Build BPE on bytes, and say whether texts begin with bos where the file does not."""
     import tokenizers
     from tokenizers import pre_tokenizers
 
@@ -198,7 +198,7 @@ def _byte_level(pairs: Mapping[str, Any], tokens: Sequence[str], where: str) -> 
 def _sentencepiece(
     pairs: Mapping[str, Any], tokens: Sequence[str], unknown: str | None, gemma: bool, where: str
 ) -> tokenizers.Tokenizer:
-    """BPE on characters with bytes for those that are no tokens; scores say which pieces are joined first."""
+    """Build BPE on characters, with bytes for those that are no tokens; scores say which pieces are joined first."""
     import tokenizers
     from tokenizers import decoders
 
@@ -226,7 +226,7 @@ def _sentencepiece(
 
 
 def _merges(vocab: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to join two tokens to a third, the highest score of the third first.
+    """List every way to join two tokens to a third, the highest score of the third first.
 
     SentencePiece joins the neighbours whose sum has the highest score, so these are its rules as a list.
     """
@@ -250,7 +250,7 @@ def _special(pairs: Mapping[str, Any], tokens: Sequence[str], key: str, where: s
 
 
 def _pairs(where: str) -> dict[str, Any]:
-    """The key-value pairs of a GGUF file."""
+    """Read the key-value pairs of a GGUF file."""
     import gguf
 
     if not Path(where).is_file():

@@ -22,16 +22,16 @@ class PlainTokens:
         """Take the parts.
 
         Args:
-            encode: gives the ids of a text on its own, without special tokens.
+            encode: the function from a text on its own to its ids, without special tokens.
             first: the id that begins every prompt, if any.
-            eos_id: of the token that ends a response.
+            eos_id: the id of the token that ends a response.
             otherwise: the id that begins a prompt which would else be empty, so that a response has something before
                 it.
         """
         self._encode, self._first, self._otherwise, self.eos_id = encode, first, otherwise, eos_id
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
-        """Encode a prompt; of a chat, with the assistant's next turn opened.
+        """Encode a prompt; in a chat, the assistant's next turn is opened.
 
         Args:
             prompt: a text, or the turns so far.
@@ -47,7 +47,7 @@ class PlainTokens:
         """Encode a response.
 
         Args:
-            text: of the response.
+            text: what the response says.
 
         Returns:
             int32 [n_tokens + 1].
@@ -70,7 +70,7 @@ class PlainTokens:
         return [*ids, *self._encode(text)] or [self._otherwise]
 
     def _turns(self, messages: Sequence[Message | None]) -> tuple[np.ndarray, np.ndarray]:
-        """``None`` stands for a turn of the assistant that is only opened."""
+        """Encode turns; ``None`` stands for a turn of the assistant that is only opened."""
         ids: list[int] = []
         mask: list[bool] = []
         text = ""
@@ -88,10 +88,10 @@ class PlainTokens:
 
 
 def continued(encode: Callable[[str], list[int]], text: str) -> list[int]:
-    """The tokens of text that goes on after other text, without the space that some tokenizers put before any text.
+    """Encode text that goes on after other text, without the space that some tokenizers put before any text.
 
     Args:
-        encode: gives the ids of a text on its own.
+        encode: the function from a text on its own to its ids.
         text: what follows.
 
     Returns:

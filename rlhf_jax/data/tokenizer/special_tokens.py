@@ -24,7 +24,7 @@ class SpecialTokens(NamedTuple):
 
     tokens: Mapping[str, str]  # by the names that templates use: bos_token, eos_token, pad_token, ...
     adds_bos: bool  # whether text begins with bos_token
-    template: str | None = None  # of chats, in Jinja
+    template: str | None = None  # the chat template, in Jinja
     format: str = "plain"  # one of FORMATS
     date: str = ""  # what the template is told; empty where it does not ask
 
@@ -38,8 +38,8 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
     """Read the files beside a Hugging Face ``tokenizer.json``.
 
     Args:
-        path: of ``tokenizer.json``; beside it, as far as they are there, ``tokenizer_config.json``,
-          ``special_tokens_map.json``, ``chat_template.jinja``, ``generation_config.json`` and ``config.json``.
+        path: the file ``tokenizer.json``. Beside it, as far as they are there, ``tokenizer_config.json``,
+            ``special_tokens_map.json``, ``chat_template.jinja``, ``generation_config.json`` and ``config.json``.
         backend: what ``tokenizer.json`` holds.
 
     Returns:
@@ -85,11 +85,11 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
 
 
 def token_id(backend: tokenizers.Tokenizer, text: str) -> int:
-    """The id of a token.
+    """Look up the id of a token.
 
     Args:
         backend: the vocabulary.
-        text: of the token.
+        text: the token as text.
 
     Returns:
         Its id.
@@ -109,8 +109,8 @@ def mark_special(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> None:
     """Make tokens special, whatever the file says: text that spells them stays text, and decoding drops them.
 
     Args:
-        backend: changed in place; ids stay as they are.
-        texts: of tokens in the vocabulary.
+        backend: the vocabulary, changed in place; ids stay as they are.
+        texts: tokens of the vocabulary, as text.
     """
     import tokenizers
 
@@ -121,14 +121,14 @@ def mark_special(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> None:
 
 
 def chat_template(backend: tokenizers.Tokenizer, special: SpecialTokens) -> ChatTemplate | None:
-    """The chat template as it can be rendered; the token that ends an assistant's turn is made special.
+    """Make the chat template ready to be rendered; the token that ends an assistant's turn is made special.
 
     Args:
         backend: the vocabulary.
-        special: with the template, if there is one.
+        special: what the tokenizer is besides; it has the template, if there is one.
 
     Returns:
-        The template; None without one.
+        The template, or None where there is none.
 
     Raises:
         DataError: if the format is "chat" and the template does not say what ends a turn.
@@ -153,7 +153,7 @@ def write_beside(folder: str | os.PathLike[str], special: SpecialTokens) -> None
     """Write the files that transformers reads beside ``tokenizer.json``.
 
     Args:
-        folder: where; it must exist.
+        folder: where to write; it must exist.
         special: what to write.
     """
     config: dict[str, Any] = {
@@ -192,7 +192,7 @@ def _template(path: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _content(value: Any) -> str:
-    """A token is written as its text or as an object around it; null and other fields give nothing."""
+    """Read a token, which is written as its text or as an object around it; null and other fields give nothing."""
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""Text, prompts, responses and chats to token ids and back: by a tokenizer trained here, or a pretrained model's own.
+"""Text, prompts, responses and chats to token ids and back, by a tokenizer trained here or a pretrained model's own.
 
 A response has the same ids whatever prompt stands before it, so the boundary between them is always a boundary between
 tokens. In the plain format it is ``[bos] + encode(prompt) + encode(" " + response) + [eos]``; in the chat format the
@@ -40,24 +40,21 @@ class Tokenizer:
     """Text to token ids and back; made by ``train_tokenizer`` or ``Tokenizer.load``.
 
     Text that spells a special token is encoded as these characters: only ``encode_prompt``, ``encode_response`` and
-    ``encode_dialogue`` put special tokens anywhere. By a tokenizer trained here any text comes back as it went in.
-
-    Attributes:
-        pad_id: of the padding token, or where there is none of the token that ends a text; masks are explicit, so it
-            may be both.
-        bos_id: of the token that begins a text; None where there is none.
-        eos_id: of the token that ends a response; in the chat format the one that ends the assistant's turn.
-        vocab_size: one more than the largest id.
-        chat: the chat template; None where there is none.
-        format: "plain" or "chat".
+    ``encode_dialogue`` put special tokens anywhere. A tokenizer trained here gives any text back as it went in.
     """
 
     pad_id: int
+    """Id of the padding token, or where there is none, of the token that ends a text: masks are explicit."""
     bos_id: int | None
+    """Id of the token that begins a text; None where there is none."""
     eos_id: int
+    """Id of the token that ends a response; in the chat format, the one that ends the assistant's turn."""
     vocab_size: int
+    """One more than the largest id."""
     chat: ChatTemplate | None
+    """The chat template; None where there is none."""
     format: str
+    """How prompts and responses are written: "plain" or "chat"."""
 
     _writer: PlainTokens | ChatTokens
 
@@ -85,7 +82,7 @@ class Tokenizer:
         self._set_format(special.format)
 
     def with_format(self, format: str) -> Tokenizer:
-        """The same tokenizer, writing prompts and responses in another format.
+        """Make the same tokenizer with another format for prompts and responses.
 
         Args:
             format: "plain" for text as it is, "chat" for turns as the model's chat template writes them.
@@ -101,7 +98,7 @@ class Tokenizer:
         return other
 
     def with_padding_apart(self) -> Tokenizer:
-        """The same tokenizer, padding with a token that ends nothing.
+        """Make the same tokenizer with a padding token that ends nothing.
 
         Here masks are explicit, and padding may be the token that ends a text. Sequence classifiers of transformers
         look for the last token that is not padding, and would overlook the end of every text.
@@ -164,8 +161,8 @@ class Tokenizer:
 
         Returns:
             int32 [n_tokens], at least one. In the plain format: the beginning-of-sequence token, where the tokenizer
-            puts one or there is nothing else, and the text. In the chat format: what the template writes, the
-            assistant's turn opened.
+            puts one or there is nothing else, and the text. In the chat format: what the template writes, with
+            the assistant's turn opened.
 
         Raises:
             DataError: if the template refuses the turns.
@@ -199,7 +196,7 @@ class Tokenizer:
         return self._writer.dialogue(messages)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decode token ids to text and drops special tokens.
+        """Decode token ids to text, and drop special tokens.
 
         Args:
             ids: integers [n_tokens].
@@ -210,7 +207,7 @@ class Tokenizer:
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def decode_response(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decode a response: like ``decode``, less the space, if any, that joins it to its prompt or to its end.
+        """Decode a response: like ``decode``, without the space, if any, that joins it to its prompt or to its end.
 
         Args:
             ids: integers [n_tokens].
@@ -233,11 +230,13 @@ class Tokenizer:
             file.write(self.to_json())
 
     def to_json(self) -> str:
-        """The tokenizer as text: what ``save`` writes. Two tokenizers are the same when their texts are.
+        """Write the tokenizer as text, as ``save`` does.
+
+        Two tokenizers are the same when their texts are.
 
         Returns:
-            A JSON document: of a tokenizer trained here what the ``tokenizers`` package reads; of any other this and,
-            under "rlhf_jax", the special tokens' names, the chat template and the format.
+            A JSON document that the ``tokenizers`` package reads. For a tokenizer that was not trained here it also
+            holds, under "rlhf_jax", the special tokens' names, the chat template and the format.
         """
         return as_json(self._backend, self._special)
 
@@ -245,7 +244,7 @@ class Tokenizer:
         """Write the files that transformers' ``AutoTokenizer`` loads, and ``Tokenizer.load`` too.
 
         Args:
-            folder: where; made if it is not there.
+            folder: where to write; made if it is not there.
         """
         write_folder(folder, self._backend, self._special)
 
@@ -255,7 +254,7 @@ class Tokenizer:
 
         Args:
             path: a folder with ``tokenizer.json``, or this file. Beside a file that ``save`` did not write,
-              ``tokenizer_config.json`` and its like say what else there is to know.
+                ``tokenizer_config.json`` and its like say what else there is to know.
             format: "plain" or "chat"; if None the one it was saved with, or else "chat" where there is a chat template.
 
         Returns:

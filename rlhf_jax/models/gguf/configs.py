@@ -1,7 +1,7 @@
 """What GGUF files say of a model beside its tensors, as the fields of config.json that Hugging Face would have.
 
-Where a file does not hold a number that the network needs (Gemma's query scale), llama.cpp has it in its code by the
-number of layers, and so does this file.
+Some files lack a number that the network needs (Gemma's query scale). llama.cpp then finds it in its code by the number
+of layers, and so does this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rlhf_jax.files import CheckpointError
 
 
 class Sizes(NamedTuple):
-    """The sizes that shapes are made of."""
+    """The sizes that a model's shapes are made of."""
 
     d: int  # width of the residual stream
     f: int  # width of the MLP
@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
     kv_heads: int
 
     def of(self, axis: str) -> int:
-        """The length of an axis: d, f, v, p, h as the fields; q, k, t for queries, keys and all three together."""
+        """Look up the length of an axis: d, f, v, p, h are the fields; q, k, t queries, keys and all three together."""
         q, k = self.heads * self.h, self.kv_heads * self.h
         return {"d": self.d, "f": self.f, "v": self.v, "p": self.p, "h": self.h, "q": q, "k": k, "t": q + 2 * k}[axis]
 
@@ -37,7 +37,7 @@ class Metadata:
 
     Args:
         where: the file, for errors.
-        arch: the architecture, first part of its keys.
+        arch: the architecture, which is the first part of its keys.
         values: all pairs, without the tokenizer's long arrays.
     """
 
@@ -45,16 +45,16 @@ class Metadata:
         self.where, self.arch, self._values = where, arch, values
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``ARCH.key``, or the default; float32 numbers as they were written in config.json."""
+        """Look up ``ARCH.key``, or take the default; float32 numbers come as they were written in config.json."""
         value = self._values.get(f"{self.arch}.{key}", default)
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     def token(self, kind: str) -> int | None:
-        """The id of a special token: bos, eos, padding."""
+        """Look up the id of a special token: bos, eos, padding."""
         return self._values.get(f"tokenizer.ggml.{kind}_token_id")
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number; a list, one entry a layer, must have the same one everywhere."""
+        """Look up a whole number; a list with one entry a layer must have the same one everywhere."""
         value = self.get(key, default)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             value = value[0]
@@ -63,7 +63,7 @@ class Metadata:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number."""
+        """Look up a number."""
         value = self.get(key, default)
         if not isinstance(value, int | float):
             raise CheckpointError(f"{self.where}: {self.arch}.{key}: expected a number, found {value!r}")
@@ -71,7 +71,7 @@ class Metadata:
 
 
 def rope_scaling(meta: Metadata) -> dict[str, Any] | None:
-    """Hugging Face's rope_scaling, as far as the key-value pairs say it."""
+    """Make Hugging Face's rope_scaling, as far as the key-value pairs say it."""
     kind = meta.get("rope.scaling.type", "none")
     factor = meta.get("rope.scaling.factor") or meta.get("rope.scale_linear") or 1.0
     if kind == "none":
@@ -84,7 +84,7 @@ def rope_scaling(meta: Metadata) -> dict[str, Any] | None:
 
 
 def llama3_scaling(factors: np.ndarray, theta: float, original: int) -> dict[str, Any] | None:
-    """The llama3 scaling whose factors, one a frequency, llama.cpp has stored as ``rope_freqs.weight``.
+    """Find the llama3 scaling whose factors, one a frequency, llama.cpp has stored as ``rope_freqs.weight``.
 
     ``1 / factor_i = s_i + (1 - s_i) / F``, ``s_i = clip((L / wavelength_i - low) / (high - low), 0, 1)``. The file has
     neither L nor low and high; every Llama has 8192, 1 and 4, and the factors show whether that is so.
@@ -133,7 +133,7 @@ def _common(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def llama_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """Llama, and Mistral, which llama.cpp calls Llama; a window says that it is one."""
+    """The config of Llama, or of Mistral, which llama.cpp calls Llama too and which has a window."""
     window = meta.get("attention.sliding_window")
     if not window:
         return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **_common(meta, sizes)}
@@ -142,19 +142,19 @@ def llama_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def qwen2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """Qwen2 and Qwen2.5."""
+    """The config of Qwen2 and Qwen2.5."""
     fields = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False}
     return {**fields, **_common(meta, sizes)}
 
 
 def qwen3_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """Qwen3."""
+    """The config of Qwen3."""
     fields = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "attention_bias": False}
     return {**fields, **_common(meta, sizes), "use_sliding_window": False}
 
 
 def olmo2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """OLMo 2; OLMo 3 has the same name in GGUF and a sliding window."""
+    """The config of OLMo 2; OLMo 3 has the same name in GGUF, and a sliding window."""
     if meta.get("attention.sliding_window"):
         raise CheckpointError(f"{meta.where}: OLMo 3 (olmo2 with a sliding window) is not supported; OLMo 2 is")
     fields = {"model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"], "attention_bias": False}
@@ -162,7 +162,7 @@ def olmo2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def _gemma(meta: Metadata, sizes: Sizes, *, largest: int) -> dict[str, Any]:
-    """``largest``: layers of the 27B model, the only one whose queries are not scaled by the head's width."""
+    """The config of any Gemma; all but the one of ``largest`` layers (27B) scale queries by the head's width."""
     return {
         **_common(meta, sizes),
         "hidden_act": "gelu_pytorch_tanh",
@@ -174,7 +174,7 @@ def _gemma(meta: Metadata, sizes: Sizes, *, largest: int) -> dict[str, Any]:
 
 
 def _layer_types(meta: Metadata, sizes: Sizes, every: int) -> list[str]:
-    """Which layers have the window: those the file lists, or all but every n-th."""
+    """Say which layers have the window: those the file lists, or all but every n-th."""
     pattern = meta.get("attention.sliding_window_pattern", every)
     if isinstance(pattern, int):
         pattern = [(i + 1) % pattern != 0 for i in range(sizes.layers)]
@@ -182,7 +182,7 @@ def _layer_types(meta: Metadata, sizes: Sizes, every: int) -> list[str]:
 
 
 def gemma2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """Gemma 2: every other layer has a window."""
+    """The config of Gemma 2: every other layer has a window."""
     return {
         "model_type": "gemma2",
         "architectures": ["Gemma2ForCausalLM"],
@@ -193,7 +193,7 @@ def gemma2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def gemma3_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """Gemma 3, the text model: five layers of six have a window, with rotary frequencies of their own."""
+    """The config of Gemma 3's text model: five layers of six have a window, with rotary frequencies of their own."""
     return {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],
@@ -206,7 +206,7 @@ def gemma3_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def gpt2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """GPT-2."""
+    """The config of GPT-2."""
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -221,7 +221,7 @@ def gpt2_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
 
 
 def gptneox_config(meta: Metadata, sizes: Sizes) -> dict[str, Any]:
-    """GPT-NeoX and Pythia."""
+    """The config of GPT-NeoX and Pythia."""
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],

@@ -1,7 +1,7 @@
 """What the tensors of each architecture are called in GGUF, and how they lie there.
 
-GGUF's names are llama.cpp's. Its converter also moves rows, transposes matrices and shifts norms, which is said here
-and undone in ``gguf.py``.
+GGUF's names are llama.cpp's. Its converter also moves rows, transposes matrices and shifts norms: this file says where,
+and ``read`` undoes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RowOrder = Callable[[Sizes], np.ndarray]
 
 
 class GGUFPlace(NamedTuple):
-    """Where a tensor of a GGUF file belongs: ``blk.3.attn_q.weight`` by ``blk.{}.attn_q`` and the suffix ``.weight``.
+    """Where a tensor of a GGUF file belongs: ``blk.{}.attn_q`` is the place of ``blk.3.attn_q.weight``.
 
     ``axes`` are those of the weight as the file has it, output first; a bias has the first one.
     """
@@ -32,7 +32,9 @@ class GGUFPlace(NamedTuple):
 
 
 def interleaved(heads: Callable[[Sizes], int]) -> RowOrder:
-    """llama.cpp turns neighbouring rows of a head together, Hugging Face the first half with the second.
+    """Order the rows of rotated heads, which llama.cpp and Hugging Face pair in different ways.
+
+    llama.cpp turns neighbouring rows of a head together, Hugging Face a row of the first half with one of the second.
 
     Example:
         >>> sizes = Sizes(d=8, f=16, v=4, p=32, h=8, layers=1, heads=1, kv_heads=1)
@@ -48,7 +50,10 @@ def interleaved(heads: Callable[[Sizes], int]) -> RowOrder:
 
 
 def by_head(sizes: Sizes) -> np.ndarray:
-    """llama.cpp has all queries, then all keys, then all values; GPT-NeoX has the three of one head together."""
+    """Order the rows of a fused matrix head by head.
+
+    llama.cpp has all queries, then all keys, then all values; GPT-NeoX has the three of one head together.
+    """
     return np.arange(3 * sizes.heads * sizes.h).reshape(3, sizes.heads, sizes.h).swapaxes(0, 1).ravel()
 
 
@@ -92,7 +97,7 @@ _GEMMA_NORMS = _blocks(
 
 
 def _plus_one(places: Sequence[GGUFPlace]) -> tuple[GGUFPlace, ...]:
-    """Gemma's scales are stored around 0 and llama.cpp's around 1."""
+    """Shift the norms: Gemma stores their scales around 0, llama.cpp around 1."""
     return tuple(place._replace(offset=1.0) if place.name.endswith("norm") else place for place in places)
 
 
@@ -134,7 +139,7 @@ GPTNEOX = (
 
 
 class GGUFLayout(NamedTuple):
-    """One architecture."""
+    """One architecture: how its config is read and where its tensors belong."""
 
     config: Callable[[Metadata, Sizes], dict[str, Any]]
     places: tuple[GGUFPlace, ...]

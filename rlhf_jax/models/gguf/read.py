@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp's): their config and their tensors, under the names and in the layout of Hugging Face.
 
-Nothing of the tensors is read when a file is opened, and everything that can be wrong with names, types and shapes is
-found then. Reading one tensor allocates that tensor in float32 and a few rows more.
+Opening a file reads none of its tensors, and finds everything that can be wrong with names, types and shapes. Reading
+one tensor allocates that tensor in float32 and a few rows more.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ class GGUFSource:
 
     Args:
         where: the file.
-        found: by Hugging Face's name, the tensor and what is to be undone.
-        sizes: of the model.
+        found: the tensors by Hugging Face's name, each with what is to be undone.
+        sizes: the model's.
     """
 
     def __init__(self, where: str, found: Mapping[str, _Found], sizes: Sizes):
         self.where, self._found, self._sizes = where, found, sizes
 
     def names(self) -> Mapping[str, TensorInfo]:
-        """Every tensor's shape and type, without reading any."""
+        """List every tensor's shape and type, without reading any."""
         return {name: found.info for name, found in self._found.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, dequantised, as Hugging Face has it.
+        """Read one tensor, dequantised, as Hugging Face has it.
 
         Args:
             name: one of ``names()``.
@@ -113,7 +113,7 @@ class GGUFSource:
 
 
 def _dequantise(tensor: Any, dtype: np.dtype, rows: np.ndarray | slice) -> np.ndarray:
-    """The numbers of a tensor, its rows in the given order, unpacked a few rows at a time into their final place."""
+    """Unpack a tensor into its final place, a few rows at a time and its rows in the given order."""
     import gguf
 
     data = tensor.data
@@ -130,7 +130,7 @@ def _dequantise(tensor: Any, dtype: np.dtype, rows: np.ndarray | slice) -> np.nd
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """GGUF counts axes from the fastest one."""
+    """Reverse the axes: GGUF counts them from the fastest one."""
     return tuple(int(n) for n in reversed(tensor.shape))
 
 
@@ -138,7 +138,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def _open(where: str) -> Any:
-    """The package's reader, made to say which tensor is cut off: by itself it reads past the end of a short file."""
+    """Open a file, and say which tensor is cut off: by itself gguf's reader reads past the end of a short file."""
     import gguf
 
     class Reader(gguf.GGUFReader):
@@ -214,7 +214,7 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
 
 
 def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapping[str, Any]) -> dict[str, _Found]:
-    """By Hugging Face's name: every tensor of the file, known and of the right shape."""
+    """Find every tensor of the file by Hugging Face's name, known and of the right shape."""
     known = {place.gguf: place for place in places}
     found = {}
     for name, tensor in tensors.items():

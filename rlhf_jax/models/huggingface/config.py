@@ -1,7 +1,7 @@
-"""``config.json`` of Hugging Face to ``ModelConfig``, for the families of ``families.py``.
+"""From ``config.json`` of Hugging Face to ``ModelConfig``, for the families of ``families.py``.
 
 Both spellings are read: ``rope_theta`` with ``rope_scaling`` (transformers 4) and ``rope_parameters`` (transformers 5).
-What the network cannot do is an error, never ignored.
+A field that asks for what the network cannot do is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _DEFAULT = {field.name: field.default for field in dataclasses.fields(ModelConfi
 
 
 def model_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
-    """The network that a ``config.json`` describes.
+    """Read which network a ``config.json`` describes.
 
     Args:
-        fields: of config.json.
+        fields: what config.json holds.
         where: its path, for messages.
 
     Returns:
@@ -58,7 +58,7 @@ def model_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
         >>> model_config({"model_type": "bert"}, "x/config.json")
         Traceback (most recent call last):
         ...
-        rlhf_jax.models.weights.CheckpointError: x/config.json: model_type 'bert' is not supported; supported are
+        rlhf_jax.files.CheckpointError: x/config.json: model_type 'bert' is not supported; supported are
         llama, mistral, qwen2, qwen3, olmo2, gemma2, gemma3_text, gpt2, gpt_neox
     """
     return _Reader(fields, where).config()
@@ -122,7 +122,7 @@ class _Reader:
         raise CheckpointError(f"{self.where}: field {key!r} is missing; copy the checkpoint anew")
 
     def number(self, key: str, value: Any, kind: type) -> Any:
-        """The value as bool, int or float; 8.0 is no int and True no number."""
+        """Take the value as bool, int or float; 8.0 is no int and True no number."""
         fits = isinstance(value, bool) if kind is bool else isinstance(value, int) and not isinstance(value, bool)
         if kind is float and isinstance(value, float):
             fits = True
@@ -131,7 +131,7 @@ class _Reader:
         return kind(value)
 
     def value(self, field: str, key: str) -> Any:
-        """One field of ``ModelConfig``; 0 where ``null`` says that it follows from others, or that there is none."""
+        """Read a field of ``ModelConfig``; 0 where ``null`` says that it follows from others, or that there is none."""
         value = self.get(key)
         if field == "activation":
             if not isinstance(value, str) or value not in ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""``ModelConfig`` to ``config.json`` of Hugging Face.
+"""From ``ModelConfig`` to ``config.json`` of Hugging Face.
 
 Rotary positions are written as ``rope_theta`` with ``rope_scaling`` (transformers 4), because both versions read it.
 What is written is read back and compared, so that no network is saved as another.
@@ -19,7 +19,7 @@ _NOT_OF_THE_TRUNK = ("compute_dtype", "remat", "lora", "int8", "scalar_head")
 
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The ``config.json`` that transformers reads as this network.
+    """Make the ``config.json`` that transformers reads as this network.
 
     Args:
         config: the model's.
@@ -108,7 +108,7 @@ def _query_scale(config: ModelConfig) -> float:
 
 
 def _network(config: ModelConfig) -> dict[str, Any]:
-    """What the config says of the trunk; fields that nothing reads, or that say the same, are made equal."""
+    """Take what the config says of the trunk; fields that nothing reads, or that say the same, are made equal."""
     found = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_OF_THE_TRUNK}
     found["query_scale"] = _query_scale(config)
     found["local_layers"] = config.windowed
@@ -132,7 +132,7 @@ def _network(config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_same(config: ModelConfig, read_back: ModelConfig) -> None:
-    """What is written says the same network when it is read: what a family cannot say is found here."""
+    """Check that what is written says the same network when it is read: what a family cannot say is found here."""
     ours, theirs = _network(config), _network(read_back)
     for name, value in ours.items():
         if theirs[name] != value:

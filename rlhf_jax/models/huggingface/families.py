@@ -1,7 +1,7 @@
 """The families of checkpoints that can be read and written, and what each has that the others do not.
 
-A family is data: the fields of ``ModelConfig`` that all of its models share, the keys of ``config.json`` that say the
-rest, and what its tensors are called. The network that these fields describe is in ``transformer.py``; there is no code
+A family is data: the fields of ``ModelConfig`` that all of its models share, the keys of ``config.json`` for the other
+fields, and the names of its tensors. The network that these fields describe is in ``transformer.py``; there is no code
 for a family. To see what is different about Gemma 2, read ``GEMMA2`` below.
 """
 

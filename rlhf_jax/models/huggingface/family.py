@@ -1,4 +1,4 @@
-"""What is said of a family of checkpoints: the columns of the table in ``families.py``."""
+"""What the library knows of a family of checkpoints: the columns of the table in ``families.py``."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class Family:
     window_pattern: int = 0
     """`pattern`: every n-th layer sees everything, unless `sliding_window_pattern` says another n."""
     prefix: str = "model."
-    """Before the names of all tensors of the trunk; checkpoints of the trunk alone lack it."""
+    """What the names of all tensors of the trunk begin with; checkpoints of the trunk alone lack it."""
     modules: Mapping[str, str]
-    """Our modules and theirs."""
+    """Our names of modules, and theirs."""
     output_names: tuple[str, ...] = ("lm_head",)
     """Module of the output head: spellings that are read, the one that is written first."""
     matrices: Literal["out_in", "in_out"] = "out_in"
     """How a matrix lies in the file."""
     fused: Literal["none", "thirds", "heads"] = "none"
-    """Query, key and value are one tensor: all queries first, or each head's three together."""
+    """Whether query, key and value are one tensor: all queries first (`thirds`), or each head's three together."""
     harmless: str = r"rotary_emb\.inv_freq$"
     """Tensors that old checkpoints have and no model needs: buffers that follow from the config."""
 
     def tensor_names(self, module: str) -> tuple[str, ...]:
-        """Spellings of one of our modules in a file, the one that is written first; `{layer}` stands for a number.
+        """List how files spell one of our modules, the spelling we write first; `{layer}` stands for a number.
 
         Example:
             >>> from rlhf_jax.models.huggingface.families import LLAMA

@@ -26,11 +26,11 @@ class Place(NamedTuple):
 
     tensor: str
     form: Literal["same", "transposed", "thirds", "heads"]
-    part: int = 0  # of a fused tensor: 0 query, 1 key, 2 value
+    part: int = 0  # which part of a fused tensor: 0 query, 1 key, 2 value
     heads: int = 1
 
     def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the tensor in the file, given ours (of one layer).
+        """Compute the shape of the tensor in the file from that of our leaf, or of one layer of it.
 
         Example:
             >>> Place("x", "transposed").file_shape((8, 24)), Place("x", "thirds").file_shape((8, 8))
@@ -47,7 +47,7 @@ class Place(NamedTuple):
                 return (3 * shape[-1], *shape[:-1])
 
     def take(self, values: np.ndarray) -> np.ndarray:
-        """Our values (of one layer) out of the tensor in the file: a view where that is possible.
+        """Take our values, those of one layer, out of the tensor in the file: a view where that is possible.
 
         Example:
             >>> rows = np.arange(12)  # two heads; each has query, key and value of width 2
@@ -66,7 +66,7 @@ class Place(NamedTuple):
                 return values.reshape(self.heads, 3, -1, *rest)[:, self.part].reshape(-1, *rest).T
 
     def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """The tensor in the file from ours: one, or query, key and value; the inverse of ``take``."""
+        """Make the tensor in the file from ours, one or query, key and value: the inverse of ``take``."""
         match self.form:
             case "same":
                 return parts[0]
@@ -95,12 +95,12 @@ class Leaf(NamedTuple):
 
 
 def leaves(config: ModelConfig, names: Collection[str] = ()) -> list[Leaf]:
-    """Every leaf of a model's parameters, with its place in a file.
+    """List every leaf of a model's parameters, with its place in a file.
 
     Args:
         config: the model's.
-        names: of the tensors in a file that is to be read, which decide where a family has several spellings. Without
-            them: as transformers writes.
+        names: the tensors in a file that is to be read; they decide where a family has several spellings. Without
+            them, the names are those that transformers writes.
 
     Returns:
         Leaves in the order of ``jax.tree``.
@@ -125,7 +125,7 @@ def leaves(config: ModelConfig, names: Collection[str] = ()) -> list[Leaf]:
 
 
 def sharing_tensors(plan: Sequence[Leaf]) -> list[list[int]]:
-    """Leaves that come out of the same tensors together, so that a fused tensor is read once."""
+    """Group the leaves that come out of the same tensors, so that a fused tensor is read once."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, leaf in enumerate(plan):
         groups.setdefault(tuple(place.tensor for place in leaf.places), []).append(i)
@@ -137,7 +137,7 @@ def _place(family: Family, config: ModelConfig, path: tuple[str, ...], layer: in
     suffix = ".bias" if tail == "bias" else ".weight"
     modules = family.tensor_names(module)
     if module == "embedding" and config.tie_embeddings:
-        modules += family.output_names  # of a shared tensor safetensors' own save_model keeps one name, this one
+        modules += family.output_names  # safetensors' own save_model keeps one name of a shared tensor, this one
     spellings = [spelling.format(layer=layer) + suffix for spelling in modules]
     tensor = next((spelling for spelling in spellings if spelling in names), spellings[0])
     last = module.split("/")[-1]

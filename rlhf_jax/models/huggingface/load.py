@@ -44,11 +44,11 @@ Shardings = Callable[[Any], Any]
 def load_pretrained(
     path: str | os.PathLike[str], *, shardings: Shardings | None = None, dtype: str | None = None
 ) -> tuple[ModelConfig, Params]:
-    """A model from a Hugging Face checkpoint.
+    """Load a model from a Hugging Face checkpoint.
 
     Args:
         path: a folder with ``config.json`` and safetensors (one file, or shards with an index), or a ``.gguf`` file.
-        shardings: where every leaf goes: gets a tree of ``jax.ShapeDtypeStruct`` and returns the same tree of
+        shardings: where every leaf goes: a function from a tree of ``jax.ShapeDtypeStruct`` to the same tree of
             shardings (``functools.partial(parallel.param_shardings, mesh=mesh)``). None: the default device.
         dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; None keeps the file's.
 
@@ -57,8 +57,8 @@ def load_pretrained(
         ``scalar_head``.
 
     Raises:
-        CheckpointError: the architecture is not supported, a tensor is missing, unknown or of the wrong shape, a file
-            is truncated: all of it before the model is allocated.
+        CheckpointError: the architecture is not supported, a tensor is missing, unknown or of the wrong shape, or a
+            file is truncated; all of this is found before the model is allocated.
     """
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype is one of {', '.join(FLOATS)} or None, found {dtype!r}")
@@ -108,7 +108,7 @@ def _check(where: str, config: ModelConfig, plan: Sequence[Leaf], names: Mapping
     if missing:
         raise CheckpointError(f"{where}: {_some(missing)} missing; a {config.family} model with these sizes has it")
     family = FAMILIES[config.family]
-    # Of these, a copy of the embedding is compared with it once that is read.
+    # A copy of the embedding among these is compared with it once that is read.
     copies = [f"{name}.weight" for name in family.output_names if config.tie_embeddings and not config.scalar_head]
     unknown = [name for name in names if name not in expected and name not in copies]
     extra = [name for name in unknown if not re.search(family.harmless, name)]
@@ -134,7 +134,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _check_tied(source: TensorSource, config: ModelConfig, names: Mapping[str, TensorInfo], embedding: Array) -> None:
-    """A copy of the embedding in the place of the output head is a copy, as the config says."""
+    """Check that an output head in the file is a copy of the embedding, as the config says."""
     for spelling in FAMILIES[config.family].output_names:
         name = f"{spelling}.weight"
         if name not in names:
@@ -154,7 +154,7 @@ def _check_tied(source: TensorSource, config: ModelConfig, names: Mapping[str, T
 
 
 def _common_type(leaf: Leaf, names: Mapping[str, TensorInfo]) -> str:
-    """The type that holds every layer's values exactly."""
+    """Find the type that holds every layer's values exactly."""
     kinds = {names[place.tensor].dtype for place in leaf.places}
     return kinds.pop() if len(kinds) == 1 else "float32"
 
@@ -175,7 +175,7 @@ def _nested(plan: Sequence[Leaf], values: Sequence[Any]) -> Params:
 def _fill(
     source: TensorSource, group: Sequence[Leaf], structs: Sequence[jax.ShapeDtypeStruct], places: Sequence[Any]
 ) -> list[Array]:
-    """Leaves that share tensors, filled layer by layer: a stacked leaf is never held twice."""
+    """Fill the leaves that share tensors layer by layer: a stacked leaf is never held twice."""
     targets = [_Target(leaf, struct, place) for leaf, struct, place in zip(group, structs, places, strict=True)]
     for layer in range(len(group[0].places)):
         values = source.read(group[0].places[layer].tensor)
@@ -212,7 +212,7 @@ class _Target:
                 self.buffers[device] = zeros().block_until_ready()
 
     def put(self, layer: int, values: np.ndarray) -> None:
-        """One layer's values, or all of a leaf that is not stacked."""
+        """Put one layer's values in place, or all of a leaf that is not stacked."""
         values = values[None] if self.leaf.stacked else values
         for device, spans in self.spans.items():
             origin, rest = 0, list(spans)

@@ -45,7 +45,7 @@ _SAVED_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 
 
 class SavesTokenizer(Protocol):
-    """What is needed of a tokenizer: the ids that config.json repeats, and its own files."""
+    """What saving needs of a tokenizer: the ids that config.json repeats, and its own files."""
 
     pad_id: int
     bos_id: int | None
@@ -75,7 +75,7 @@ def save_pretrained(
         path: the folder; a checkpoint that is there is replaced, anything else is left alone.
         config: the model's.
         params: its weights, written in the types that they have.
-        tokenizer: writes its own files beside the weights; config.json repeats its special ids. A reward model needs
+        tokenizer: its files go beside the weights, and config.json repeats its special ids. A reward model needs
             one, because transformers finds the last token of a padded text by the id of padding.
         generation_config: fields of ``generation_config.json``.
         source: the checkpoint folder that the model was loaded from: its tokenizer, generation config and special ids
@@ -84,8 +84,8 @@ def save_pretrained(
 
     Raises:
         CheckpointError: something that is not a checkpoint is at ``path``.
-        ValueError: the weights do not fit the config, are of several ensemble members, carry adapters or are held in 8
-            bits, or the family cannot say what the config says.
+        ValueError: the weights do not fit the config, belong to several ensemble members, carry adapters or are held
+            in 8 bits, or the family cannot say what the config says.
 
     Example:
         >>> import tempfile
@@ -126,7 +126,7 @@ def save_pretrained(
 def _kept(
     source: Path, tokenizer: SavesTokenizer | None, generation_config: Mapping[str, Any] | None
 ) -> dict[str, Path]:
-    """Files of a checkpoint that say nothing of its weights, by name."""
+    """List the files of a checkpoint that say nothing of its weights, by name."""
     names = (*(TOKENIZER if tokenizer is None else ()), *((GENERATION,) if generation_config is None else ()))
     return {name: source / name for name in names if (source / name).is_file()}
 
@@ -143,7 +143,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _values(config: ModelConfig, plan: Sequence[Leaf], params: Params) -> dict[str, Any]:
-    """The leaves by name, every one there and of its shape."""
+    """List the leaves by name, and check that every one is there and has its shape."""
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -220,7 +220,7 @@ def _write_weights(folder: Path, plan: Sequence[Leaf], values: Mapping[str, Any]
 
 
 def _shards(names: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    """Names in runs of at most so many bytes; a tensor that is larger has a file of its own."""
+    """Cut the names into runs of at most so many bytes; a tensor that is larger has a file of its own."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, info in names.items():
@@ -233,10 +233,10 @@ def _shards(names: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[
 
 
 def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
-    """A leaf, or one layer of it, on the host.
+    """Copy a leaf, or one layer of it, to the host.
 
-    A jax array keeps the numpy copy that was once made of it, so of large ones slices are copied, which then go away;
-    and of each device's part by itself, because a slice of the whole would be made on every device.
+    A jax array keeps the numpy copy that was once made of it, so a large one is copied in slices, which then go away.
+    Each device's part is sliced by itself, because a slice of the whole would be made on every device.
     """
     if isinstance(leaf, np.ndarray) or leaf.nbytes <= SMALL:
         host = np.asarray(leaf)

@@ -2,8 +2,8 @@
 
 PEFT keeps ``lora_A`` [r, in] and ``lora_B`` [out, r] for a matrix of a layer; ours are stacked over layers and
 transposed. Where query, key and value are one matrix in the file (GPT-2, GPT-NeoX), their adapters are one of three
-times the rank whose B is made of blocks: exactly the same change of the matrix. Going the other way, the three share A,
-and the rows of B are dealt out.
+times the rank whose B is made of blocks: it changes the matrix in exactly the same way. On the way back the three share
+A, and each takes its rows of B.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD = f"{PREFIX}score.weight"
 
 
 class Site(NamedTuple):
-    """A matrix of the file, in all layers, and the kernels of ours in it: one, or query, key and value."""
+    """A matrix of the file, in all layers, and which of our kernels are in it: one, or query, key and value."""
 
     parts: tuple[Leaf, ...]
 
@@ -40,11 +40,11 @@ class Site(NamedTuple):
 
 
 def matrix_sites(config: ModelConfig, modules: Collection[str] = ()) -> list[Site]:
-    """Every matrix that can have an adapter.
+    """List every matrix that can have an adapter.
 
     Args:
         config: the model's; whether it has adapters or 8-bit matrices changes nothing.
-        modules: as a file spells them, which decides where a family has several spellings.
+        modules: the names in a file; they decide where a family has several spellings.
 
     Example:
         >>> config = ModelConfig(n_layers=1, family="gpt_neox", gated_mlp=False)
@@ -63,11 +63,11 @@ def matrix_sites(config: ModelConfig, modules: Collection[str] = ()) -> list[Sit
 
 
 def to_file(place: Place, pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """One layer's lora_A and lora_B of a matrix: its parts' A one below the other, and B with a block for each.
+    """Make one layer's lora_A and lora_B of a matrix: its parts' A one below the other, and B with a block for each.
 
     Args:
-        place: of the matrix.
-        pairs: A [in, r] and B [r, out] of each of its n parts.
+        place: where the matrix lies.
+        pairs: A [in, r] and B [r, out] for each of its n parts.
 
     Returns:
         lora_A [n r, in] and lora_B [all out, n r].
@@ -79,10 +79,10 @@ def to_file(place: Place, pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[n
 
 
 def part_of_b(place: Place, lora_b: np.ndarray) -> np.ndarray:
-    """One part's B [n r, out] out of a matrix's lora_B [all out, n r]."""
+    """Take one part's B [n r, out] out of a matrix's lora_B [all out, n r]."""
     return place.take(_turned(place, lora_b))
 
 
 def _turned(place: Place, lora_b: np.ndarray) -> np.ndarray:
-    """lora_B is always [out, r]; here as the matrix that it belongs to lies in the file, or back."""
+    """Turn lora_B, which is always [out, r], the way its matrix lies in the file, or back."""
     return lora_b.T if place.form in ("same", "thirds") else lora_b

@@ -51,7 +51,7 @@ class _Fields(NamedTuple):
     targets: Sequence[str]  # names of modules; empty where a pattern says which
 
     def of(self, module: str) -> tuple[int, float]:
-        """Rank and alpha of a module."""
+        """Look up rank and alpha of a module."""
         found = [
             next((value for end, value in patterns.items() if re.match(rf"(.*\.)?({end})$", module)), default)
             for patterns, default in ((self.ranks, self.rank), (self.alphas, self.alpha))
@@ -71,13 +71,13 @@ def load_peft(folder: str | os.PathLike[str], config: ModelConfig, params: Param
     """Put an adapter that PEFT saved onto a model.
 
     Args:
-        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        config: of the model below, without adapters.
+        folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` are.
+        config: the config of the model below, without adapters.
         params: its weights, which the result shares.
 
     Returns:
         The config with a ``lora`` that names exactly the matrices with adapters, and the parameters with float32
-        adapters; with a scalar head where the adapter brings one.
+        adapters. Both have a scalar head where the adapter brings one.
 
     Raises:
         CheckpointError: a file is missing or damaged, belongs to another model, or says what cannot be represented
@@ -169,7 +169,7 @@ def _patterns(file: Path, field: str, value: Any) -> dict[str, float]:
 
 
 def _check(source: TensorSource, fields: _Fields, config: ModelConfig, there: Sequence[Site]) -> None:
-    """Every tensor has a place in this model, none is missing, and all have the right shape."""
+    """Check that every tensor has a place in this model, none is missing, and all have the right shape."""
     names, where = source.names(), source.where
     expected: dict[str, tuple[int, ...]] = {HEAD: (1, config.d_model)} if HEAD in names else {}
     for site in there:
@@ -211,7 +211,7 @@ def _why_unknown(name: str, config: ModelConfig) -> str:
 
 
 def _check_targets(source: TensorSource, fields: _Fields, sites: Sequence[Site], adapted: set[str]) -> None:
-    """What the config asks for and this model has is in the file."""
+    """Check that the file has everything that the config asks for and this model has."""
     for module in (module for site in sites for module in site.modules if module not in adapted):
         for target in fields.targets:
             if f".{module}".endswith(f".{target}"):
@@ -224,7 +224,7 @@ def _check_targets(source: TensorSource, fields: _Fields, sites: Sequence[Site],
 
 
 def _read(source: TensorSource, fields: _Fields, site: Site) -> _Adapters:
-    """The adapters of one matrix; a fused one's that is made of blocks, as ``save_peft`` writes it, is taken apart."""
+    """Read the adapters of one matrix; one made of blocks, as ``save_peft`` writes fused ones, is taken apart."""
     rank, alpha = fields.of(site.modules[0])
     # Ours is always alpha / rank; rank-stabilised LoRA divides by the root.
     alpha = alpha * math.sqrt(rank) if fields.rslora else alpha
@@ -243,13 +243,13 @@ def _read(source: TensorSource, fields: _Fields, site: Site) -> _Adapters:
     if any(np.delete(b, rows[path], axis=1).any() for path, (_, b) in pairs.items()):
         return _Adapters(pairs, rank, alpha)
     own = {path: (a[..., rows[path]], b[:, rows[path]]) for path, (a, b) in pairs.items()}
-    # A block that is all zero is of a part without an adapter.
+    # A block that is all zero belongs to a part without an adapter.
     own = {path: (a, b) for path, (a, b) in own.items() if a.any() or b.any()}
     return _Adapters(own, fields.rank, alpha / len(pairs))
 
 
 def _common(fields: _Fields, read: Sequence[_Adapters]) -> tuple[int, float]:
-    """Rank and alpha of all adapters."""
+    """Find one rank and alpha for all adapters."""
     first = read[0]
     for other in read[1:]:
         if other.rank != first.rank or not math.isclose(other.alpha, first.alpha):

@@ -31,15 +31,15 @@ def save_peft(
     """Write a model's adapters, and its scalar head where it has one, so that ``peft`` loads them.
 
     The folder appears whole or not at all. ``PeftModel.from_pretrained(transformers_model, folder)`` then computes what
-    our model does; of an 8-bit trunk up to what its rounding changed, because PEFT puts the adapters on the model as it
-    was.
+    our model does. If the trunk is held in 8 bits, the two differ by what its rounding changed, because PEFT puts the
+    adapters on the model as it was.
 
     Args:
-        folder: an adapter that is there is replaced, anything else is left alone.
+        folder: where to write; an adapter that is there is replaced, anything else is left alone.
         config: the model's, with ``lora``.
         params: its weights; only adapters and head are written.
         base: name or path of the model below the adapters, which ``AutoPeftModel`` looks for.
-        tokenizer: writes its own files beside the adapters.
+        tokenizer: its files go beside the adapters.
 
     Raises:
         CheckpointError: something that is not an adapter is at ``folder``.
@@ -118,7 +118,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _pair(config: ModelConfig, params: Params, leaf: Leaf, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """A [L, in, r] and B [L, r, out] of one matrix; zeros where it has no adapter."""
+    """Take A [L, in, r] and B [L, r, out] of one matrix; zeros where it has no adapter."""
     (layers, inputs, outputs), rank = leaf.shape, config.lora.rank
     a, b = (layers, inputs, rank), (layers, rank, outputs)
     if not config.lora.adapts(path):
@@ -148,14 +148,14 @@ def _host(name: str, leaf: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _modules(config: ModelConfig) -> set[str]:
-    """What every module with a weight is called."""
+    """List the names of all modules with a weight."""
     family = FAMILIES[config.family]
     spellings = [*(family.tensor_names(module)[0] for module in family.modules), *family.output_names, "score"]
     return {spelling.format(layer=layer) for spelling in spellings for layer in range(config.n_layers)}
 
 
 def _suffix(module: str, others: Collection[str]) -> str:
-    """The shortest end of a module's name that no module without an adapter has: PEFT looks for ends."""
+    """Find the shortest end of a module's name that no module without an adapter has: PEFT looks for ends."""
     words = module.split(".")
     ends = [".".join(words[-n:]) for n in range(1, len(words) + 1)]
     return next(end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others))
