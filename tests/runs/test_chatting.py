@@ -130,6 +130,16 @@ def test_a_person_stops_an_answer_and_goes_on_after_a_mistake(policy, sft_run, m
 
 
 def test_the_command_answers_every_line_until_the_end(sft_run, monkeypatch, capsys):
+    answers = []
+    ask = Conversation.ask
+
+    def noted(self, text):
+        pieces = list(ask(self, text))
+        answers.append((text, "".join(pieces)))
+        return iter(pieces)
+
+    monkeypatch.setattr(Conversation, "ask", noted)
     monkeypatch.setattr("sys.stdin", io.StringIO("The cat and\n\n/reset\nThe dog or\n/exit\nnever\n"))
     assert cli.run(["chat", str(sft_run.directory), "--stage", "sft", "--max-new-tokens", "4"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert [text for text, _ in answers] == ["The cat and", "The dog or"]
+    assert capsys.readouterr().out == "".join(f"{answer}\n" for _, answer in answers)

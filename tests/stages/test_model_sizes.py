@@ -23,7 +23,7 @@ A_MILLION = {"embedding": np.broadcast_to(np.float32(0), (1, 10**6))}
 @pytest.mark.parametrize(
     ("stage", "low", "high"),
     [
-        ("sft", 1e-6, 5e-4),
+        ("sft", 1e-5, 5e-4),
         ("reward", 1e-6, 1e-4),
         ("ppo", 1e-7, 1e-5),
         ("group", 1e-7, 1e-5),
