@@ -65,7 +65,7 @@ def test_a_rate_for_a_small_model_is_warned_of_where_the_model_is_large(stage, r
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_rates(stage, config, A_MILLION)
-        warn_of_rates(stage, configs(1e-5, LoRAConfig(rank=rank))[stage], SEVEN_BILLION)
+        warn_of_rates(stage, configs(1e-4 if rank else 1e-5, LoRAConfig(rank=rank))[stage], SEVEN_BILLION)
 
 
 def test_the_critics_rate_is_looked_at_by_itself():
