@@ -504,3 +504,14 @@ def test_the_same_messages_in_any_of_their_forms():
 def test_every_comparison_of_the_samples_has_two_responses():
     for name in ("hh", "ultrafeedback", "tldr_comparisons", "tldr_preference", "shp"):
         assert all(isinstance(r, Comparison) and len(r.responses) == 2 for r in rows(name, layouts.judged))
+
+
+def test_the_layout_of_a_row_is_recognised_once_even_where_it_does_not_fit(monkeypatch):
+    from rlhf_jax.data.layouts import table
+
+    seen = []
+    monkeypatch.setattr(table, "recognise", lambda row, where="": (seen.append(where), recognise(row, where))[1])
+    assert layouts.comparison({"prompt": "Hi.", "chosen": "Hello!", "rejected": "No."}, "good").responses
+    with pytest.raises(DataError, match="the layout Alpaca, which gives demonstrations"):
+        layouts.comparison({"instruction": "Say hello.", "output": "Hello!"}, "bad")
+    assert seen == ["good", "bad"]

@@ -34,14 +34,14 @@ def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
         >>> demonstration(row, "shp.jsonl:1").response
         'Since it rains.'
     """
-    found = read_row(row, where, parse_demonstration)
+    found, layout = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
         return Demonstration(found.prompt, preferred_first(found)[0], where)
     if isinstance(found, RatedResponse):
         return Demonstration(found.prompt, found.response, where)
     if isinstance(found, Demonstration | Dialogue):
         return found
-    raise unfit(row, where, "demonstrations")
+    raise unfit(layout, row, where, "demonstrations")
 
 
 def comparison(row: Row, where: str) -> Comparison:
@@ -62,10 +62,10 @@ def comparison(row: Row, where: str) -> Comparison:
         >>> comparison(row, "hh.jsonl:1").responses
         ('Hello!', 'No.')
     """
-    found = read_row(row, where, parse_comparison)
+    found, layout = read_row(row, where, parse_comparison)
     if isinstance(found, Comparison):
         return found
-    raise unfit(row, where, "comparisons")
+    raise unfit(layout, row, where, "comparisons")
 
 
 def prompt(row: Row, where: str) -> PromptRow:
@@ -88,11 +88,11 @@ def prompt(row: Row, where: str) -> PromptRow:
     chats = (row[field] for field in ("chosen", "completion", "messages") if field in row)
     if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
         return parse_prompt(row, where)  # what else the row holds does not matter
-    found = read_row(row, where, parse_prompt)
+    found, layout = read_row(row, where, parse_prompt)
     if isinstance(found, Dialogue):
         return PromptRow(_last_answer(found).prompt, where)
     if not found.prompt:
-        raise unfit(row, where, "prompts")
+        raise unfit(layout, row, where, "prompts")
     return PromptRow(found.prompt, where)
 
 
@@ -115,13 +115,13 @@ def answered(row: Row, where: str) -> Comparison | Demonstration:
         >>> answered({"prompt": "Hi.", "response": "No.", "label": False}, "labels.jsonl:1").response
         'No.'
     """
-    found = read_row(row, where, parse_demonstration)
+    found, layout = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
         return found
     if isinstance(found, Dialogue):
         return _last_answer(found)
     if not found.prompt:
-        raise unfit(row, where, "a response to a prompt")
+        raise unfit(layout, row, where, "a response to a prompt")
     return Demonstration(found.prompt, found.response, where)
 
 
@@ -142,10 +142,10 @@ def labelled(row: Row, where: str) -> LabelledResponse:
         >>> labelled({"prompt": "Hi.", "completion": "Hello!", "label": True}, "kto.jsonl:1").label
         True
     """
-    found = read_row(row, where, parse_labelled)
+    found, layout = read_row(row, where, parse_labelled)
     if isinstance(found, LabelledResponse):
         return found
-    raise unfit(row, where, "labelled responses")
+    raise unfit(layout, row, where, "labelled responses")
 
 
 def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledResponse:
@@ -165,10 +165,10 @@ def judged(row: Row, where: str) -> Comparison | RatedResponse | LabelledRespons
         >>> type(judged({"prompt": "Hi.", "response": "Hello!", "ratings": [3, 4]}, "rated.jsonl:1")).__name__
         'RatedResponse'
     """
-    found = read_row(row, where, parse_comparison)
+    found, layout = read_row(row, where, parse_comparison)
     if isinstance(found, Comparison | RatedResponse | LabelledResponse):
         return found
-    raise unfit(row, where, "comparisons, ratings or labels")
+    raise unfit(layout, row, where, "comparisons, ratings or labels")
 
 
 def text(row: Row, where: str) -> Demonstration | Dialogue:

@@ -58,8 +58,8 @@ def recognise(columns: Iterable[str], where: str = "") -> Layout:
     return found
 
 
-def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
-    """Read a row as its layout has it.
+def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> tuple[Any, Layout]:
+    """Recognise the layout of a row, and read the row as the layout has it.
 
     Args:
         row: the fields.
@@ -67,7 +67,7 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
         ours: the function for a row that has a prompt and no other known field: it says what is missing.
 
     Returns:
-        One of the types of ``rows``.
+        One of the types of ``rows``, and the layout.
 
     Raises:
         DataError: if no layout fits, or a field is bad.
@@ -79,13 +79,15 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> Any:
         other = next((x for x in LAYOUTS if x.gives == layout.gives and set(x.columns) <= there.keys()), None)
         if other is not None:
             row, layout = there, other
-    return ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
+    found = ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
+    return found, layout
 
 
-def unfit(row: Row, where: str, wanted: str) -> DataError:
+def unfit(layout: Layout, row: Row, where: str, wanted: str) -> DataError:
     """Make the complaint, to be raised, about a row that has nothing for the purpose it is read for.
 
     Args:
+        layout: the row's.
         row: the fields.
         where: where the row stands.
         wanted: what it should give.
@@ -93,7 +95,6 @@ def unfit(row: Row, where: str, wanted: str) -> DataError:
     Returns:
         The error.
     """
-    layout = recognise(row, where)
     return bad_row(where, f"fields {names(row)}", wanted, f"the layout {layout.name}, which gives {layout.gives}")
 
 
