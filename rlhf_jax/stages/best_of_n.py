@@ -13,9 +13,8 @@ from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.loading import load_stage
-from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
-from rlhf_jax.stages.judges import human_sentiment_judges
+from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.sources import read_prompts
@@ -33,6 +32,7 @@ def best_of_n(
     test_prompts: int = 512,
     max_prompt_length: int = 0,
     judges: Mapping[str, TextReward] | None = None,
+    judge: str = "",
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -49,6 +49,7 @@ def best_of_n(
         test_prompts: how many.
         max_prompt_length: longest prompt, in tokens; 0 takes the longest there is.
         judges: callables like a reward that measure; for human_sentiment those of ``stages.ppo`` by default.
+        judge: FILE.py:function, or a run folder with a reward model, that gives the ``gold`` score in their place.
         seed: of the samples.
         mesh: devices; all of them by default.
 
@@ -68,8 +69,8 @@ def best_of_n(
     data = data or DataConfig()
     params, model_config, tokenizer = load_stage(policy, "sft")
     prompts = evenly(read_prompts(data, tokenizer, "test", max_prompt_length), test_prompts)
-    if judges is None:
-        judges = human_sentiment_judges() if data.source == sources.HUMAN_SENTIMENT else {}
+    proxy = "" if reward is not None else reward_model
+    judges = choose_judges(judges, judge, data.source, prompts=[p.text for p in prompts], reward_model=proxy)
     sampler = Sampler(
         models.build(model_config),
         tokenizer,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +13,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import losses, objectives
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
@@ -82,7 +80,7 @@ def choose_objective(
 ) -> Objective:
     """The function that was passed, or else the one that is named, with what the config says of it bound."""
     if passed is None:
-        passed = _in_file(name) if ":" in name else _ours(name)
+        passed = load_function(name, f"objective {name}") if ":" in name else _ours(name)
     return bind_objective(passed, name, hyperparameters, fields)
 
 
@@ -181,29 +179,6 @@ def _ours(name: str) -> Any:
             "FILE.py:function"
         )
     return vars(objectives)[name]
-
-
-def _in_file(name: str) -> Any:
-    path, _, wanted = name.rpartition(":")
-    file = Path(path)
-    if not file.is_file():
-        raise RunError(f"objective {name}: no such file {path}")
-    spec = importlib.util.spec_from_file_location(f"objective_in_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise RunError(f"objective {name}: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a file of the user's own raises
-        raise RunError(f"objective {name}: {path} cannot be imported: {error}") from error
-    found = vars(module).get(wanted)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        near = difflib.get_close_matches(wanted, functions, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(functions) or 'none'}"
-        raise RunError(f"objective {name}: {path} has no function {wanted!r}: {hint}")
-    return found
 
 
 LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them
