@@ -55,7 +55,8 @@ def test_human_sentiment_has_its_own(monkeypatch):
 
 def test_a_run_folder_judges_with_its_reward_model(folder, reward_run):
     gold = choose_judges(None, str(folder), "rows.jsonl")["gold"]
-    scores = gold(["The cat and"] * 2, ["sat had a bath", "fell low"])
+    texts = ["The cat and"] * 2, ["sat had a bath", "fell low"]
+    scores = gold(*texts)
     assert scores[0] > scores[1]  # what it learnt from comparisons
     np.testing.assert_array_equal(
         scores, stages.Scorer.load(folder)(["The cat and"] * 2, ["sat had a bath", "fell low"])
