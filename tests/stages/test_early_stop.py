@@ -134,6 +134,10 @@ def test_without_a_controller_the_first_one_stops(kind):
     assert checks(PPOConfig(kl=kl), [19.0, 21.0])[1].endswith("21.0 nats a response, above stop_kl (20)")
 
 
+def test_after_the_last_iteration_there_is_nothing_to_stop():
+    assert checks(PPOConfig(iterations=1, kl=KLConfig(kind="fixed")), [21.0, 21.0])[1] == ""
+
+
 def test_off_is_off_and_a_kl_that_is_no_number_is_no_small_one():
     assert not any(checks(PPOConfig(stop_kl=0.0), [1e9, 1e9]))
     assert checks(GroupConfig(), [float("nan")]) != [""]

@@ -148,7 +148,7 @@ def test_the_steps_by_hand_are_what_training_does(ppo_run, sft_run, reward_run, 
     asked = {text: EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)}
     rows = {row["step"]: row for row in ppo_run.metrics}
     # The tenth that is held out is also what the samples are of.
-    held = {json.loads(line)["prompt"] for line in (ppo_run.directory / "samples.jsonl").read_text().splitlines()}
+    held = {row["prompt"] for row in tiny_task.compared(ppo_run)}
     training_texts = [t for t in texts if t not in held]
     training_prompts = [asked[t]._replace(id=i) for i, t in enumerate(training_texts)]
     state = trainer.init()
@@ -183,7 +183,7 @@ def test_the_summary_compares_with_the_sft_policy(ppo_run):
             <= summary[f"{name}_win_rate_ci"][1]
             <= 1
         )
-    samples = [json.loads(line) for line in (ppo_run.directory / "samples.jsonl").read_text().splitlines()]
+    samples = tiny_task.compared(ppo_run)
     assert len(samples) == summary["test_prompts"] == 3
     for row in samples:
         assert row["gold_after"] == row["after"].count("a")

@@ -31,12 +31,13 @@ class KLGuard:
     """
 
     def __init__(self, stage: str, config: OnlineConfig, host: MutableMapping[str, Any]):
-        self._stage, self._limit, self._kl, self._host = stage, config.stop_kl, config.kl, host
+        self._stage, self._last, self._host = stage, config.iterations, host
+        self._limit, self._kl = config.stop_kl, config.kl
 
     def check(self, step: int, kl: float) -> str:
         """Look at the KL of an evaluation; return why the run should stop, or an empty text."""
-        if not self._limit or kl <= self._limit:
-            return ""
+        if not self._limit or kl <= self._limit or step >= self._last:
+            return ""  # after the last iteration there is nothing to pull back or to stop
         seen = f"the KL on held-out prompts is {kl:.1f} nats a response, above stop_kl ({self._limit:g})"
         if self._kl.kind in ("fixed", "objective"):
             return seen
