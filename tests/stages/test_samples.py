@@ -1,6 +1,7 @@
 """samples.jsonl: what the policy says at every evaluation, beside the final comparison; whoever was killed here."""
 
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +41,13 @@ def test_ppo_keeps_two_prompts_at_every_evaluation(ppo_run):
 def test_their_scores_are_part_of_the_logged_means(tables, tmp_path, folder, sft_run, one_device):
     """With two held-out prompts the two that are kept are all there is."""
     config = tiny_task.group_config(tables, tmp_path, policy=folder, eval_prompts=2, iterations=2)
-    run = stages.group(config, reward=tiny_task.count_a, judges={"length": lambda _, r: [len(x) for x in r]})
+    judges = {"letters": lambda _, responses: [len(text) for text in responses]}
+    run = stages.group(config, reward=tiny_task.count_a, judges=judges, mesh=one_device)
     rows = [row for row in read_samples(tmp_path / "samples.jsonl") if "step" in row]
     for logged in run.metrics:
         if "group/heldout_kl" in logged:
             here = [row for row in rows if row["step"] == logged["step"]]
-            for name in ("kl", "proxy", "length"):
+            for name in ("kl", "proxy", "letters"):
                 assert np.mean([row[name] for row in here]) == pytest.approx(logged[f"group/heldout_{name}"], rel=1e-5)
 
 
@@ -76,10 +78,12 @@ def test_a_later_stage_keeps_the_evaluations_of_an_earlier_one(tables, tmp_path,
 
 
 def test_preference_sees_a_proxy_that_rises_while_gold_does_not(
-    tables, tmp_path, folder, reward_run, one_device, capsys
+    tables, tmp_path, folder, sft_run, one_device, capsys, monkeypatch
 ):
-    """Trained towards the letter a, by a reward model that likes it; the judge does not care."""
-    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model=str(folder))
+    """The better responses are full of the letter a, which the proxy counts; the judge does not care."""
+    module = sys.modules["rlhf_jax.stages.preference"]  # the package has a function of this name
+    monkeypatch.setattr(module, "load_reward", lambda *_: tiny_task.count_a)
+    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread")
     run = stages.preference(config, mesh=one_device, judges={"gold": lambda _, responses: [0.0] * len(responses)})
     (alarm,) = run.summary["alarms"]
     assert alarm["name"] == "reward_hacking"
