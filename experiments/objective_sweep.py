@@ -195,7 +195,8 @@ def collect(name: str, folders: list[Path]) -> Row:
     wins = []
     for folder in folders:
         rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-        wins.append([(np.sign(row["gold_after"] - row["gold_before"]) + 1) / 2 for row in rows])
+        compared = [row for row in rows if "before" in row]  # the others are of evaluations
+        wins.append([(np.sign(row["gold_after"] - row["gold_before"]) + 1) / 2 for row in compared])
     per_prompt = np.mean(wins, axis=0)
 
     def mean(field: str) -> float:

@@ -38,7 +38,17 @@ def test_the_overview_names_every_command(argv, capsys):
         ("reward", ["--config", "--init", "--group-size", "--center", "--members", "--objective"]),
         (
             "ppo",
-            ["--config", "--policy", "--reward-model", "--kl.target", "--shaping.clip", "--sampling.max-new-tokens"],
+            [
+                *(
+                    "--config",
+                    "--policy",
+                    "--reward-model",
+                    "--kl.target",
+                    "--shaping.clip",
+                    "--sampling.max-new-tokens",
+                ),
+                *("--judge", "--stop-kl", "--patience"),
+            ],
         ),
         (
             "group",

@@ -154,6 +154,12 @@ def group_config(data_folder, out, *, policy, reward=".", **changes):
     return GroupConfig(**places, data=data(data_folder, "prompts"), **{**settings, **changes})
 
 
+def compared(run):
+    """The rows of samples.jsonl that compare the policy with the one it started from."""
+    rows = [json.loads(line) for line in (run.directory / "samples.jsonl").read_text().splitlines()]
+    return [row for row in rows if "before" in row]
+
+
 def count_a(prompts, responses):
     """A reward on text: how often the letter a comes."""
     return [float(r.count("a")) for r in responses]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -96,18 +94,13 @@ def load_config(path: str, kind: type) -> Any:
     Raises:
         UsageError: when there is no such file, or no ``config`` of this kind in it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"--config {path}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--config {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    from rlhf_jax.runs.user_code import run_file
+
     try:
-        spec.loader.exec_module(module)
-    except (ValueError, TypeError) as error:  # a field that is out of range, or that there is not
-        raise UsageError(f"--config {path}: {error}") from error
-    config = vars(module).get("config")
+        config = run_file(path, f"--config {path}").get("config")
+    except (ValueError, TypeError) as error:  # no such file; a field that is out of range, or that there is not
+        said = str(error)
+        raise UsageError(said if said.startswith("--config") else f"--config {path}: {said}") from error
     if not isinstance(config, kind):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
         raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}")

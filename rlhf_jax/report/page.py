@@ -11,13 +11,12 @@ from rlhf_jax.report import plots
 from rlhf_jax.report.formats import number, percent, percent_interval, with_interval
 from rlhf_jax.report.panels import stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by
-from rlhf_jax.report.run_folder import Row, RunFolder, read_run
+from rlhf_jax.report.run_folder import RunFolder, read_run
+from rlhf_jax.report.samples import COMPARED, before_and_after, comparison, over_steps
 from rlhf_jax.report.stage_names import POLICIES, TITLES, policy_name, stage_title
 from rlhf_jax.report.verdicts import verdicts
 
 _SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
-# Enough to read; samples.jsonl has them all.
-_SAMPLES_SHOWN = 32
 # Diagrams in a row, for so few that three would leave a hole.
 _COLUMNS = {1: 1, 2: 2, 4: 2}
 
@@ -57,7 +56,7 @@ def write_report(run_dir: Path | str) -> Path:
 def _context(run: RunFolder) -> dict[str, Any]:
     summary = run.summary
     names = [*TITLES, *(stage for stage in run.metrics if stage not in TITLES)]
-    sampled = sampled_by(summary)
+    sampled, compared = sampled_by(summary), comparison(run.samples)
     return {
         "name": run.path.resolve().name,
         "seed": summary.get("seed"),
@@ -67,9 +66,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "policy_table": policy_table(summary),
         "stages": [_stage(name, run) for name in names if name in run.metrics or name in summary],
         "reward": _reward(summary),
-        "samples": _samples(run.samples),
+        "samples": before_and_after(compared),
         "sampled_by": None if sampled is None else _policy_name(sampled, run),
-        "samples_left": max(0, len(run.samples) - _SAMPLES_SHOWN),
+        "samples_left": max(0, len(compared) - COMPARED),
         "prompts": summary.get("prompts", {}),
         "agreement": _flat(summary.get("agreement", {})),
         "config": [(group, _flat(fields)) for group, fields in _groups(run.config)],
@@ -114,7 +113,9 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "title": stage_title(name, figures.get("objective") or _configured(name, run)),
         "steps": rows[-1]["step"] if rows else None,
         "done": name in run.summary,
+        "stop_reason": figures.get("stop_reason"),
         "policy": policy_section(name, rows, figures) if name in POLICIES else None,
+        "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "other": plots.curves(other),
         "figures": [(key, value) for key, value in _flat(figures) if _is_plain(key)],
@@ -161,19 +162,6 @@ def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _samples(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The first samples of each domain in turn, so that none is crowded out, in groups by domain."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row.get("domain") or ""), []).append(row)
-    each = -(-_SAMPLES_SHOWN // max(1, len(groups)))
-    fields = ("proxy_before", "proxy_after", "gold_before", "gold_after")
-    return [
-        (domain, [{**row, **{name: number(row.get(name), 2) for name in fields}} for row in members[:each]])
-        for domain, members in groups.items()
-    ]
-
-
 def _cost(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(f"seconds, {name}", f"{value:,.0f}") for name, value in summary.get("seconds", {}).items()]
     if summary.get("peak_rss_mib") is not None:
@@ -214,6 +202,7 @@ def _is_plain(name: str) -> bool:
         "reliability",
         "warnings",
         "alarms",
+        "stop_reason",
         "curve",
     }
 

@@ -16,6 +16,7 @@ from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.stage_path import policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
+from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.sources import read_prompts
@@ -33,6 +34,7 @@ def best_of_n(
     test_prompts: int = 512,
     max_prompt_length: int = 0,
     judges: Mapping[str, TextReward] | None = None,
+    judge: str = "",
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -49,6 +51,7 @@ def best_of_n(
         test_prompts: how many.
         max_prompt_length: longest prompt, in tokens; 0 takes the longest there is.
         judges: callables like a reward that measure; for human_sentiment those of ``stages.ppo`` by default.
+        judge: FILE.py:function, or a run folder with a reward model, that gives the ``gold`` score in their place.
         seed: of the samples.
         mesh: devices; all of them by default.
 
@@ -72,7 +75,8 @@ def best_of_n(
     task = sources.find_task(data)
     (found,) = read_prompts(data, tokenizer, ("test",), max_prompt_length, task)
     prompts = evenly(found, test_prompts)
-    judges = task.judges() if judges is None else judges
+    proxy = "" if reward is not None else reward_model
+    judges = choose_judges(judges, judge, task, prompts=[p.text for p in prompts], reward_model=proxy)
     sampler = Sampler(
         models.build(from_policy.config),
         tokenizer,

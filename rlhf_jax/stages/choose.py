@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from types import FunctionType
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import losses, objectives
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.stages.user_file import load_from_file
+from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
@@ -81,9 +80,7 @@ def choose_objective(
 ) -> Objective:
     """The function that was passed, or else the one that is named, with what the config says of it bound."""
     if passed is None:
-        passed = (
-            load_from_file(name, "objective", Callable, "function", shown=FunctionType) if ":" in name else _ours(name)
-        )
+        passed = load_function(name, f"objective {name}") if ":" in name else _ours(name)
     return bind_objective(passed, name, hyperparameters, fields)
 
 

@@ -26,8 +26,9 @@ def ppo(
     Args:
         config: the quickstart's task by default.
         reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
-        judges: callables like a reward that measure and never train; ``gold`` is the one that counts. For
-            human_sentiment a ridge regression on the validation split's ratings, and VADER, by default.
+        judges: callables like a reward that measure and never train; ``gold`` is the one that counts. By
+            default what ``config.judge`` names, and else for human_sentiment a ridge regression on the validation
+            split's ratings, and VADER.
         objective: what ``config.objective`` names by default, with ``config.loss`` bound to ``objectives.ppo``.
         mesh: devices; ``config.mesh`` over all of them by default.
 
@@ -37,7 +38,8 @@ def ppo(
 
     Raises:
         DataError: on a bad row.
-        RunError: when a folder lacks the policy or the reward model, or holds a run of another config.
+        RunError: when a folder lacks the policy or the reward model, or holds a run of another config; when the judge
+            cannot be used.
         SamplerMismatch: when sampler and trainer disagree.
         SkippedUpdates: when too many updates in a row were not finite.
         Interrupted: when a signal stopped it; the same call continues.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel
-from rlhf_jax.data import DataError, Example, chosen_first, write_jsonl
+from rlhf_jax.data import DataError, Example, chosen_first
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
@@ -29,6 +29,7 @@ from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_object
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import PackedConfig, check_positive
 from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
+from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.reference_point import mismatched, reference_point
@@ -36,6 +37,7 @@ from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.sources import Comparisons, Labels, read_prompts
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
+from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
@@ -76,6 +78,9 @@ class PreferenceConfig(PackedConfig):
     """Held-out prompts that are sampled in an evaluation during training."""
     test_prompts: int = 512
     """Test prompts of the final comparison with the SFT policy."""
+    judge: str = ""
+    """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
+    folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,8 +105,8 @@ def preference(
             ``config.objective`` names by default; on rows with a label each, of single responses [B, 1], as ``kto`` is.
             The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and
             ``kl`` (KTO's reference point); what the objective does not read is never computed.
-        judges: callables ``(prompts, responses) -> numbers`` that measure the policy; for human_sentiment those of
-            ``stages.ppo`` by default.
+        judges: callables ``(prompts, responses) -> numbers`` that measure the policy; what ``config.judge`` names by
+            default, for human_sentiment those of ``stages.ppo``.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -111,7 +116,8 @@ def preference(
 
     Raises:
         DataError: on a bad row, and when no pair has a majority.
-        RunError: when a folder lacks the policy, the objective is unknown, or the folder holds a run of another config.
+        RunError: when a folder lacks the policy, the objective is unknown, the judge cannot be used, or the folder
+            holds a run of another config.
         SkippedUpdates: when too many updates in a row were not finite.
         Interrupted: when a signal stopped it; the same call continues.
 
@@ -144,7 +150,8 @@ def preference(
     heldout_prompts, test_prompts = read_prompts(
         asked, tokenizer, ("validation", "test"), config.max_prompt_length, task
     )
-    judges = task.judges() if judges is None else judges
+    texts = [p.text for p in heldout_prompts]
+    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
     sampler = Sampler(
         model,
         tokenizer,
@@ -170,10 +177,11 @@ def preference(
 
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(loss_fn)
+    watcher = PolicyWatcher(directory, "preference", heldout_prompts)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         values = heldout(lambda batch: compiled(params, (batch, reference), None), held_batches)
-        return {**values, **heldout_metrics(judged(params["policy"], heldout_prompts, HELDOUT))}
+        return {**values, **heldout_metrics(watcher.saw(judged(params["policy"], heldout_prompts, HELDOUT)))}
 
     fitted = train(
         stage="preference",
@@ -189,16 +197,18 @@ def preference(
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
         frozen=reference,
+        watcher=watcher,
     )
     policy = fitted.best_params["policy"]
     before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
-    write_jsonl(directory / "samples.jsonl", samples)
+    watcher.samples.compare(samples)
     test, quality = _measured(pairs, config.pairs_per_response)
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,
         "warnings": list(pairs.warnings),
+        "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }

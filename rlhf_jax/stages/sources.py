@@ -21,10 +21,10 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
+from rlhf_jax.runs.user_code import load_named
 from rlhf_jax.stages import human_sentiment
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.task import Task
-from rlhf_jax.stages.user_file import load_from_file
 
 
 class Comparisons(NamedTuple):
@@ -57,7 +57,7 @@ def find_task(config: DataConfig) -> Task:
     if source == HUMAN_SENTIMENT:
         return human_sentiment.TASK
     if ".py:" in source:
-        return load_from_file(source, "data.source", Task, "stages.Task")
+        return load_named(source, f"data.source {source}", Task, "stages.Task")
     rows = Source(config)
     return Task(
         demonstrations=lambda _: rows.parts(layouts.demonstration, IMITATE),

@@ -16,7 +16,7 @@ from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState
+from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
 from rlhf_jax.types import Array, Aux, LossFn, Params
 
 
@@ -35,13 +35,18 @@ class Stopwatch:
         return round(self.host["seconds"], 1)
 
 
+def stopped(fitted: FitResult) -> dict[str, Any]:
+    """Whether a run ended before its last step, and why, for the summary of any stage."""
+    return {"stopped_early": fitted.stopped_early, "stop_reason": fitted.stop_reason or None}
+
+
 def outcome(fitted: FitResult) -> dict[str, Any]:
     """What the summary of every stage that ``train`` ran says."""
     return {
         "heldout_loss": fitted.best_value,
         "best_step": fitted.best_step,
         "steps": int(fitted.state.step),
-        "stopped_early": fitted.stopped_early,
+        **stopped(fitted),
         "skipped_updates": int(fitted.state.skipped),
     }
 
@@ -79,6 +84,7 @@ def train(
     evaluate_first: bool = False,
     frozen: Params | None = None,
     members: int = 0,
+    watcher: Watcher | None = None,
 ) -> FitResult:
     """Train on every batch, evaluate, keep the best or the last parameters, and survive being stopped.
 
@@ -97,6 +103,7 @@ def train(
         evaluate_first: evaluate before the first step too: where the parameters start may be the best.
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
+        watcher: told of every evaluation.
 
     Returns:
         The loop's result; ``best_params``, the last ones if ``config.keep`` says so, are whole models again.
@@ -155,6 +162,7 @@ def train(
             patience=config.patience,
             max_skipped_in_row=config.max_skipped,
             host=watch.host,
+            watcher=watcher,
             show=show,
         )
     if config.keep == "last":  # the last step is always evaluated

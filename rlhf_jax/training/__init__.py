@@ -2,7 +2,7 @@
 
 from rlhf_jax.renamed import renamed
 from rlhf_jax.training.controllers import Controller, KLState, adaptive, banded, fixed
-from rlhf_jax.training.loop import CheckpointStore, FitResult, SkippedUpdates, fit
+from rlhf_jax.training.loop import CheckpointStore, FitResult, SkippedUpdates, Watcher, fit
 from rlhf_jax.training.metrics import MetricsWriter, read_metrics
 from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer, make_schedule, per_member
 from rlhf_jax.training.progress import Progress
@@ -25,6 +25,7 @@ __all__ = [
     "StopSignals",
     "TrainState",
     "TrainStep",
+    "Watcher",
     "adaptive",
     "banded",
     "by_role",

@@ -7,6 +7,7 @@ again ends with the same parameters, and the same rows of metrics, as one that n
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -34,6 +35,16 @@ class CheckpointStore(Protocol):
         """Read the newest ``(step, tree, host)`` that verifies, or None."""
 
 
+class Watcher(Protocol):
+    """Somebody who follows the evaluations of a run, and may end it."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was seen after this step, from which the run goes on; -1 where it starts."""
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> str:
+        """Look at an evaluation, whose row is on disk; return why the run should stop, or an empty text."""
+
+
 class SkippedUpdates(RuntimeError):
     """Too many updates in a row that were not finite; the message names stage and step."""
 
@@ -46,7 +57,12 @@ class FitResult(NamedTuple):
     best_step: int
     best_value: float | None
     history: list[dict[str, Any]]  # this stage's rows of metrics
-    stopped_early: bool
+    stop_reason: str  # why it stopped before the last step; empty where it did not
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it stopped before the last step."""
+        return bool(self.stop_reason)
 
 
 class _Best:
@@ -99,6 +115,7 @@ def fit(
     max_skipped_in_row: int = 20,
     train_state: Callable[[Any], TrainState] = _train_state,
     host: MutableMapping[str, Any] | None = None,
+    watcher: Watcher | None = None,
     show: Sequence[str] = ("loss",),
 ) -> FitResult:
     """Run a stage to its last step, from wherever its newest checkpoint left it.
@@ -121,6 +138,8 @@ def fit(
         max_skipped_in_row: this many non-finite updates in a row end the run.
         train_state: the function that finds the ``TrainState`` in the state.
         host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
+        watcher: told of every evaluation; it may stop the run, as patience does. What it must remember belongs into
+          ``host``.
         show: metrics that the progress bar shows.
 
     Returns:
@@ -158,18 +177,31 @@ def fit(
     top = _Best(best, mode, jax.tree.map(jnp.copy, train_state(state).params) if evaluate is not None else {})
 
     restored = checkpoints.restore({"state": state, "best": top.params})
-    start, stopped = 0, False
+    start, stop_reason = 0, ""
     if restored is not None:
         start, state, top.params = restored.step, restored.tree["state"], restored.tree["best"]
         top.from_json(restored.host["best"])
-        stopped = restored.host["stopped_early"]
+        stop_reason = restored.host.get("stop_reason", "")
         caller.clear()
         caller.update(restored.host["caller"])
-    writer.rewind(start if restored is not None else -1)
+    known = start if restored is not None else -1
+    writer.rewind(known)
+    if watcher is not None:
+        watcher.rewind(known)
 
     def save(step: int) -> None:
-        memory = {"best": top.to_json(), "stopped_early": stopped, "caller": dict(caller)}
+        memory = {"best": top.to_json(), "stop_reason": stop_reason, "caller": dict(caller)}
         checkpoints.save(step, {"state": state, "best": top.params}, memory)
+
+    def ask(step: int, values: Mapping[str, float]) -> str:
+        """Why the run should stop after this evaluation; after the last step there is nothing to stop."""
+        reason = watcher.evaluated(step, values) if watcher is not None else ""
+        if not reason and 0 < patience <= top.stale:
+            reason = f"{top.stale} evaluations passed without a better {best}"
+        if not reason or step == total:
+            return ""
+        print(f"{stage}: stopped early at step {step} of {total}: {reason}", file=sys.stderr)
+        return reason
 
     pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
 
@@ -195,8 +227,10 @@ def fit(
                 values = fetch(evaluate(state))
                 top.see(stage, 0, values, train_state(state).params)
                 writer.write(0, values)
+                if watcher is not None:
+                    watcher.evaluated(0, values)
             for done in range(start + 1, total + 1):
-                if stopped:
+                if stop_reason:
                     break
                 state, metrics = update(state, done - 1)
                 flush({})
@@ -205,10 +239,10 @@ def fit(
                 if evaluate is not None and (done % eval_every == 0 or done == total):
                     values = fetch(evaluate(state))
                     top.see(stage, done, values, train_state(state).params)
-                    stopped = 0 < patience <= top.stale
                     flush(values)
+                    stop_reason = ask(done, values)
                 asked = stop.received
-                if done % checkpoint_every == 0 or done == total or stopped or asked is not None:
+                if done % checkpoint_every == 0 or done == total or stop_reason or asked is not None:
                     flush({})  # the rows up to a checkpoint are on disk before it is
                     save(done)
                 if asked is not None:
@@ -224,5 +258,5 @@ def fit(
         best_step=int(last.step) if evaluate is None else top.step,
         best_value=top.value,
         history=writer.rows(),
-        stopped_early=stopped,
+        stop_reason=stop_reason,
     )

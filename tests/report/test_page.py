@@ -368,3 +368,41 @@ def test_data_without_domains_has_no_table_of_them(tmp_path):
     _, page = read(run)
     assert "Ranking held-out pairs" not in page.text
     assert "accuracy, all held-out pairs 90.0%" in words_of(page)
+
+
+def evaluations(stage: str, steps) -> list[dict]:
+    place = {"stage": stage, "prompt": "The <film> starts"}
+    return [{**place, "step": i, "response": f"said at {i}", "proxy": 0.1 * i, "kl": 0.5 * i} for i in steps]
+
+
+def test_samples_show_how_they_change_over_the_steps_of_each_stage(tmp_path):
+    run = write_run(tmp_path / "run")
+    before = words_of(read(run)[1])
+    with (run / "samples.jsonl").open("a") as file:
+        for row in [*evaluations("ppo", range(0, 20, 10)), *evaluations("sft", [7])]:
+            file.write(json.dumps(row) + "\n")
+    summary = json.loads((run / "summary.json").read_text())
+    summary["ppo"] |= {"best_step": 10, "stopped_early": True, "stop_reason": "the KL is <high>"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    html, page = read(run)
+    words = words_of(page)
+    assert "Stopped early, at step 20: the KL is <high>." in words
+    assert "The <film> starts step response proxy KL, nats 0 said at 0 0.00 0.00 10 ★ said at 10 1.00 5.00" in words
+    assert words.index("said at 10") < words.index("Samples, before and after PPO")
+    assert "left out" not in words
+    assert "said at" not in before
+    # The comparison has no rows of evaluations.
+    final = html[html.index('id="samples"') : html.index('id="about"')]
+    assert "The &lt;film&gt;" not in final
+
+
+def test_while_a_policy_trains_its_samples_are_shown_already(tmp_path):
+    run = write_run(tmp_path / "run", done=("sft", "reward"))
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in evaluations("ppo", range(40))))
+    html, page = read(run)
+    words = words_of(page)
+    assert "said at 0 " in words
+    assert "said at 39 " in words
+    assert 8 <= words.count("said at") <= 11
+    assert "Some evaluations are left out here" in words
+    assert 'id="samples"' not in html

@@ -239,7 +239,7 @@ def test_every_figure_is_logged_at_every_step(group_run):
 
 def test_the_summary_compares_with_the_sft_policy(group_run):
     summary = group_run.summary
-    samples = [json.loads(line) for line in (group_run.directory / "samples.jsonl").read_text().splitlines()]
+    samples = tiny_task.compared(group_run)
     assert len(samples) == summary["test_prompts"] == 3
     for when in ("before", "after"):
         assert all(row[f"proxy_{when}"] == row[when].count("a") for row in samples)

@@ -185,7 +185,7 @@ def test_the_summary_compares_with_the_sft_policy(ppo_run):
             <= summary[f"{name}_win_rate_ci"][1]
             <= 1
         )
-    samples = [json.loads(line) for line in (ppo_run.directory / "samples.jsonl").read_text().splitlines()]
+    samples = tiny_task.compared(ppo_run)
     assert len(samples) == summary["test_prompts"] == 3
     for row in samples:
         assert row["gold_after"] == row["after"].count("a")

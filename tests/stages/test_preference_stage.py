@@ -134,7 +134,7 @@ def test_the_best_parameters_are_those_of_the_lowest_held_out_loss(dpo_run, sft_
 def test_the_policy_is_compared_with_the_one_it_started_from(dpo_run, simpo_run):
     summary = dpo_run.summary
     assert summary["kl"] > 0.1
-    samples = [json.loads(line) for line in (dpo_run.directory / "samples.jsonl").read_text().splitlines()]
+    samples = tiny_task.compared(dpo_run)
     assert len(samples) == summary["test_prompts"] == 3
     for when in ("before", "after"):
         assert all(row[f"gold_{when}"] == row[when].count("a") for row in samples)
@@ -230,8 +230,7 @@ def test_an_objective_that_does_not_fit_is_named_before_anything_is_written(
 def test_prompts_are_those_of_the_comparisons_unless_others_are_named(dpo_run, simpo_run, tables):
     samples = {}
     for run in (dpo_run, simpo_run):
-        rows = [json.loads(line) for line in (run.directory / "samples.jsonl").read_text().splitlines()]
-        samples[run.config.prompts.source] = {row["prompt"] for row in rows}
+        samples[run.config.prompts.source] = {row["prompt"] for row in tiny_task.compared(run)}
     assert len(samples[str(tables / "prompts.jsonl")]) == 3  # a tenth of the file is held out
     # The held-out comparisons are a file of their own; of the half for the final figures eight prompts are taken.
     assert len(samples[""]) == simpo_run.config.test_prompts == 8

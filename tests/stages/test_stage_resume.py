@@ -91,3 +91,9 @@ def test_killed_stages_end_bit_for_bit_like_ones_that_never_stopped(tmp_path, en
     assert again == hashes
     assert again_figures == figures
     assert again_logged == logged
+    samples = [(place / "run" / "samples.jsonl").read_text() for place in (tmp_path / "whole", folder)]
+    assert samples[0] == samples[1]
+    evaluated = {(row["stage"], row["step"]) for row in logged if f"{row['stage']}/heldout_kl" in row}
+    assert {
+        (row["stage"], row["step"]) for row in map(json.loads, samples[0].splitlines()) if "step" in row
+    } == evaluated

@@ -119,6 +119,45 @@ def test_patience_stops_and_the_best_is_kept(tmp_path, mode, values, best_step):
     assert not jax.tree.all(jax.tree.map(np.array_equal, result.best_params, result.state.params))
 
 
+class Watching:
+    """A watcher that notes what it is told, and ends the run at a step."""
+
+    def __init__(self, stop_at=0):
+        self.told, self._stop_at = [], stop_at
+
+    def rewind(self, step):
+        self.told.append(("rewind", step))
+
+    def evaluated(self, step, values):
+        self.told.append((step, float(values["held_out"])))
+        return "somebody said so" if step == self._stop_at else ""
+
+
+def test_a_watcher_is_told_of_every_evaluation_and_may_end_the_run(tmp_path, capsys):
+    arguments = {"evaluate": lambda state: {"held_out": state.step}, "eval_every": 2, "total": 6}
+    watching = Watching(stop_at=4)
+    result, _ = small_run(tmp_path, evaluate_first=True, watcher=watching, **arguments)
+    assert watching.told == [("rewind", -1), (0, 0.0), (2, 2.0), (4, 4.0)]
+    assert (result.stopped_early, result.stop_reason, int(result.state.step)) == (True, "somebody said so", 4)
+    assert "small: stopped early at step 4 of 6: somebody said so" in capsys.readouterr().err.splitlines()
+    # It stays stopped, and nobody is asked again.
+    again = Watching()
+    result, _ = small_run(tmp_path, evaluate_first=True, watcher=again, before_update=lambda i: die(), **arguments)
+    assert (result.stop_reason, again.told) == ("somebody said so", [("rewind", 4)])
+
+
+def test_a_watcher_hears_from_where_a_run_goes_on(tmp_path):
+    arguments = {"evaluate": lambda state: {"held_out": state.step}, "eval_every": 1, "total": 6}
+    with pytest.raises(Killed):
+        small_run(tmp_path, before_update=at(5, die), **arguments)
+    watching = Watching(stop_at=6)
+    result, _ = small_run(tmp_path, watcher=watching, **arguments)
+    saved = watching.told[0][1]
+    assert watching.told == [("rewind", saved), *((step, float(step)) for step in range(saved + 1, 7))]
+    assert 0 < saved <= 5
+    assert not result.stopped_early  # the last step is where it ends anyway
+
+
 def test_the_first_evaluation_can_win(tmp_path):
     result, _ = small_run(tmp_path, total=2, evaluate_first=True, evaluate=lambda state: {"held_out": state.step})
     assert [(row["step"], row.get("small/held_out")) for row in result.history] == [(0, 0.0), (1, None), (2, 2.0)]

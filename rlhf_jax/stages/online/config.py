@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from rlhf_jax import training
@@ -129,6 +130,15 @@ class OnlineConfig(StageConfig):
     """Test prompts of the final comparison with the SFT policy."""
     max_kl: float = 20.0
     """A checkpoint with a higher KL on held-out prompts (nats a response) is never the best one."""
+    stop_kl: float = 20.0
+    """The first evaluation with a higher KL (nats a response) sets beta to `kl.maximum`, a later one ends the run. With
+    `kl.kind` `fixed` or `objective` nothing steers beta, and the first one ends the run. 0 is off."""
+    patience: int = 0
+    """Evaluations without a better held-out reward at a KL of at most `max_kl` before the run stops early; 0 never
+    stops."""
+    judge: str = ""
+    """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
+    folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
     max_logprob_gap: float = 0.05
     """Largest difference between the sampler's and the trainer's log-probability of a token, nats; more is an error."""
 
@@ -140,6 +150,9 @@ class OnlineConfig(StageConfig):
             raise ValueError(
                 f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
             )
+        if self.patience < 0:
+            raise ValueError(f"patience must be 0 (never stop early) or positive, found {self.patience}")
+        self._check_stop_kl()
         check_multiple(self, "prompts", "minibatches")
         if self.prompts // self.minibatches % self.micro_batches:
             raise ValueError(
@@ -157,6 +170,20 @@ class OnlineConfig(StageConfig):
             once = "on-policy: without a ratio, samples are good for one update"
             warn_outside("epochs times minibatches", self.epochs * self.minibatches, 1, 1, once)
         warn_outside("epochs", self.epochs, 1, 10, "1 to 4 in Ziegler et al. 2019 and Ouyang et al. 2022")
+
+    def _check_stop_kl(self) -> None:
+        if not self.stop_kl >= 0:
+            raise ValueError(f"stop_kl must be 0 (off) or positive, found {self.stop_kl}")
+        aims = {"adaptive": ("kl.target", self.kl.target), "banded": ("kl.high", self.kl.high)}
+        name, aim = aims.get(self.kl.kind, ("", 0.0))
+        if 0 < self.stop_kl <= aim:
+            raise ValueError(
+                f"stop_kl ({self.stop_kl:g}) must be above {name} ({aim:g}), where the controller leads the policy: "
+                "raise it, or 0 for off"
+            )
+        if self.stop_kl:
+            below = f"a run ends at stop_kl, so it has no checkpoints between it and max_kl ({self.max_kl:g})"
+            warn_outside("stop_kl", self.stop_kl, self.max_kl, math.inf, below)
 
     @property
     def updates(self) -> int:

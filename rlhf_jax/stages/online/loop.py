@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from jax.sharding import Mesh
 
 from rlhf_jax import data, evaluation, models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints, tree_sha256
-from rlhf_jax.data import write_jsonl
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
@@ -25,12 +23,15 @@ from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
+from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.config import OnlineConfig
+from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.sources import read_prompts
-from rlhf_jax.stages.train import Stopwatch
+from rlhf_jax.stages.train import Stopwatch, stopped
+from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import MetricsWriter
 from rlhf_jax.types import Objective
 
@@ -65,10 +66,12 @@ def train_online(
     if isinstance(scored_by, LoadedModel):
         warn_of_small_reward(scored_by.params, start.params)
     task = sources.find_task(config.data)
-    judges = task.judges() if judges is None else judges
     train_prompts, heldout, test = read_prompts(
         config.data, tokenizer, ("train", "validation", "test"), config.max_prompt_length, task
     )
+    proxy = config.reward_model if reward is None else ""
+    texts = [p.text for p in heldout]
+    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
     columns = max(len(p.tokens) for p in (*train_prompts, *heldout, *test))
     check_length(
         start.config, columns + config.sampling.max_new_tokens, "the longest prompt with sampling.max_new_tokens"
@@ -85,8 +88,12 @@ def train_online(
     folder.start(directory, stage, config, tokenizer)
     heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
+    guard = KLGuard(stage, config, watch.host)
+    watcher = PolicyWatcher(directory, stage, heldout, guard.check)
 
     def update(state: OnlineState, i: int) -> tuple[OnlineState, dict[str, Any]]:
+        if guard.pulls(i):
+            state = trainer.pull_back(state)
         chosen = batch_of_prompts(train_prompts, config, i)
         sampled = trainer.collect(state, chosen, i)
         batch, info = trainer.prepare(state, sampled, chosen)
@@ -106,12 +113,11 @@ def train_online(
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
     fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
     with MetricsWriter(directory, stage) as writer:
-        alarms = _Alarms(stage, writer)
 
         def evaluate(state: OnlineState) -> dict[str, float]:
-            values = heldout_metrics(judged(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT))
+            policy = trainer.with_trunk(state.train.params)["policy"]
+            values = heldout_metrics(watcher.saw(judged(policy, heldout, HELDOUT)))
             eligible = values["heldout_kl"] <= config.max_kl
-            alarms.report()
             return {**values, "selection": values["heldout_proxy"] if eligible else float("-inf")}
 
         fitted = training.fit(
@@ -129,21 +135,23 @@ def train_online(
             evaluate_first=True,
             best="selection",
             mode="max",
+            patience=config.patience,
             max_skipped_in_row=config.max_skipped,
             train_state=lambda state: state.train,
             host=watch.host,
+            watcher=watcher,
             show=("proxy_mean", "kl", "length", "heldout_proxy", "heldout_gold"),
         )
-        found = alarms.report()
     best = trainer.with_trunk(fitted.best_params)
     before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
-    write_jsonl(directory / "samples.jsonl", samples)
+    watcher.samples.compare(samples)
     summary |= {
         "objective": config.objective,
         "best_step": fitted.best_step,
-        "steps": config.iterations,
-        "alarms": [alarm._asdict() for alarm in found],
+        "steps": fitted.history[-1]["step"],
+        **stopped(fitted),
+        "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history
@@ -170,18 +178,3 @@ def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, ite
     positions = np.arange(iteration * config.prompts, (iteration + 1) * config.prompts)
     epochs = {e: data.epoch_order(len(prompts), config.seed, e) for e in np.unique(positions // len(prompts)).tolist()}
     return [prompts[epochs[p // len(prompts)][p % len(prompts)]] for p in positions.tolist()]
-
-
-class _Alarms:
-    """Says each alarm once, when it is first raised."""
-
-    def __init__(self, stage: str, writer: MetricsWriter):
-        self._stage, self._writer, self._said = stage, writer, set[str]()
-
-    def report(self) -> list[evaluation.Alarm]:
-        found = evaluation.alarms(self._writer.rows(), stage=self._stage)
-        for alarm in found:
-            if alarm.name not in self._said:
-                print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)
-                self._said.add(alarm.name)
-        return found

@@ -144,6 +144,11 @@ class OnlineTrainer:
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
         return self._update(state, self._frozen, batch, self._text_batches(step), key)
 
+    def pull_back(self, state: OnlineState) -> OnlineState:
+        """The state with the KL coefficient at ``kl.maximum``, from where the controller goes on."""
+        coef = jax.device_put(jnp.float32(self.config.kl.maximum), parallel.replicated(self.mesh))
+        return state._replace(controller=KLState(coef))
+
     def with_trunk(self, trained: Params) -> Params:
         """Models by role from what is trained of them, joined with the trunk that adapters stand on."""
         return models.join(trained, self._frozen)

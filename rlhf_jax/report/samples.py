@@ -1,0 +1,102 @@
+"""What policies answered: before and after training, and to the same prompts at every evaluation of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rlhf_jax.report.formats import number
+from rlhf_jax.report.run_folder import Row
+
+# Enough to read; samples.jsonl has them all.
+COMPARED, STEPS = 32, 10
+_PLACE = ("stage", "step", "prompt", "response")
+_TITLES = {"kl": "KL, nats", "vader": "VADER"}
+
+
+class OverSteps(NamedTuple):
+    """The responses to one prompt, a row an evaluation."""
+
+    prompt: str
+    scores: list[str]  # titles of the columns after the response
+    rows: list[dict[str, Any]]  # step, response, cells, best: whether this step's parameters were kept
+    left_out: bool
+
+
+def comparison(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the final comparison alone.
+
+    Example:
+        >>> comparison([{"prompt": "p", "before": "b", "after": "a"}, {"stage": "ppo", "step": 0, "prompt": "p"}])
+        [{'prompt': 'p', 'before': 'b', 'after': 'a'}]
+    """
+    return [row for row in rows if "step" not in row]
+
+
+def before_and_after(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The first samples of each domain in turn, so that none is crowded out, in groups by domain."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row.get("domain") or ""), []).append(row)
+    each = -(-COMPARED // max(1, len(groups)))
+    fields = ("proxy_before", "proxy_after", "gold_before", "gold_after")
+    return [
+        (domain, [{**row, **{name: number(row.get(name), 2) for name in fields}} for row in members[:each]])
+        for domain, members in groups.items()
+    ]
+
+
+def over_steps(rows: Sequence[Row], stage: str, best_step: int | None = None) -> list[OverSteps]:
+    """How a stage's responses to the same prompts change while it trains.
+
+    Args:
+        rows: of samples.jsonl.
+        stage: whose evaluations.
+        best_step: whose parameters the stage left, if that is known.
+
+    Returns:
+        A table a prompt: the first evaluation, the last, the best one, and others spread between them.
+
+    Example:
+        >>> at = {"stage": "ppo", "prompt": "The cat"}
+        >>> log = [{**at, "step": 0, "response": "sat", "kl": 0.0}, {**at, "step": 9, "response": "ran", "kl": 1.5}]
+        >>> table = over_steps(log, "ppo", best_step=9)[0]
+        >>> table.scores, [(row["step"], row["response"], row["cells"], row["best"]) for row in table.rows]
+        (['KL, nats'], [(0, 'sat', ['0.00'], False), (9, 'ran', ['1.50'], True)])
+    """
+    by_prompt: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.get("stage") == stage and isinstance(row.get("step"), int):
+            by_prompt.setdefault(str(row.get("prompt", "")), []).append(row)
+    return [_table(prompt, members, best_step) for prompt, members in by_prompt.items()]
+
+
+def _table(prompt: str, rows: Sequence[Row], best_step: int | None) -> OverSteps:
+    scores = [name for row in rows for name, value in row.items() if isinstance(value, int | float)]
+    names = [name for name in dict.fromkeys(scores) if name not in _PLACE]
+    # What a person looks for first: what was trained on, who judges, what it cost.
+    first = [name for name in ("proxy", "gold") if name in names]
+    names = [*first, *(n for n in names if n not in (*first, "kl")), *(["kl"] if "kl" in names else [])]
+    shown = _spread(sorted(rows, key=lambda row: row["step"]), best_step)
+    return OverSteps(
+        prompt,
+        [_TITLES.get(name, name) for name in names],
+        [
+            {
+                "step": row["step"],
+                "response": row.get("response", ""),
+                "cells": [number(row.get(name), 2) for name in names],
+                "best": row["step"] == best_step,
+            }
+            for row in shown
+        ],
+        len(shown) < len(rows),
+    )
+
+
+def _spread(rows: Sequence[Row], best_step: int | None) -> list[Row]:
+    """As many rows as a person reads, in their order."""
+    if len(rows) <= STEPS:
+        return list(rows)
+    kept = {round(i * (len(rows) - 1) / (STEPS - 1)) for i in range(STEPS)}
+    return [row for i, row in enumerate(rows) if i in kept or row["step"] == best_step]

@@ -1,0 +1,77 @@
+"""Code of the user's own: a Python file, and one thing in it, named ``FILE.py:NAME``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from rlhf_jax.runs.errors import RunError
+
+
+def run_file(path: str, what: str) -> dict[str, Any]:
+    """Run a Python file and return what it defines, by name. What the file raises is raised here.
+
+    Args:
+        path: the file.
+        what: what it is for, for messages; also part of the name under which it becomes a module.
+
+    Raises:
+        RunError: when there is no such file, or it is not a Python file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RunError(f"{what}: no such file {path}")
+    spec = importlib.util.spec_from_file_location(f"{what.split()[0].strip('-')}_in_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise RunError(f"{what}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return vars(module)
+
+
+def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = None) -> Any:
+    """Load one thing that a file defines.
+
+    Args:
+        name: ``FILE.py:NAME``.
+        what: what it is for, for messages, ``objective mine.py:hinge``.
+        kind: the type that it must have.
+        called: what messages call that type, ``function``.
+        shown: the type of the names that a message lists; ``kind`` if it is None.
+
+    Raises:
+        RunError: when there is no such file, it cannot be imported, or it defines no such thing.
+    """
+    path, _, wanted = name.rpartition(":")
+    try:
+        defined = run_file(path, what)
+    except RunError:
+        raise
+    except Exception as error:  # whatever a file of the user's own raises
+        raise RunError(f"{what}: {path} cannot be imported: {error}") from error
+    found = defined.get(wanted)
+    if not isinstance(found, kind):
+        names = [key for key, value in defined.items() if isinstance(value, shown or kind)]
+        near = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(names) or 'none'}"
+        raise RunError(f"{what}: {path} has no {called} {wanted!r}: {hint}")
+    return found
+
+
+def load_function(name: str, what: str) -> Any:
+    """Load a function, or whatever else can be called, from a file.
+
+    Args:
+        name: ``FILE.py:function``.
+        what: what it is for, for messages.
+
+    Raises:
+        RunError: as for ``load_named``.
+    """
+    return load_named(name, what, Callable, "function", shown=FunctionType)

@@ -1,0 +1,30 @@
+"""Alarms while a stage is training: what ``evaluation.alarms`` finds in the log so far, said on standard error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rlhf_jax import evaluation
+from rlhf_jax.training import read_metrics
+
+
+class Alarms:
+    """The alarms of a stage; each is said once, when it is first raised.
+
+    Args:
+        directory: the run folder, whose metrics.jsonl is looked at.
+        stage: whose rows.
+    """
+
+    def __init__(self, directory: Path, stage: str):
+        self._path, self._stage, self._said = directory / "metrics.jsonl", stage, set[str]()
+
+    def report(self) -> list[evaluation.Alarm]:
+        """Say what is new, and return all that the log holds."""
+        found = evaluation.alarms(read_metrics(self._path, self._stage), stage=self._stage)
+        for alarm in found:
+            if alarm.name not in self._said:
+                print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)
+                self._said.add(alarm.name)
+        return found

@@ -1,0 +1,49 @@
+"""What every stage that trains a policy does at an evaluation: keep samples, say alarms, look at the KL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.stages.alarms import Alarms
+from rlhf_jax.stages.comparison import Judged
+from rlhf_jax.stages.samples import SampleLog, shown
+
+
+class PolicyWatcher:
+    """Follows the evaluations of a policy; the ``Watcher`` of ``training.fit``.
+
+    Args:
+        directory: the run folder.
+        stage: names what is kept and said.
+        prompts: held-out prompts of every evaluation.
+        check_kl: ``(step, KL on held-out prompts) -> why the run should stop``, an empty text if it should not.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        stage: str,
+        prompts: Sequence[EncodedPrompt],
+        check_kl: Callable[[int, float], str] | None = None,
+    ):
+        self.alarms, self.samples = Alarms(directory, stage), SampleLog(directory, stage)
+        self._prompts, self._check_kl = prompts, check_kl
+        self._judged: Judged | None = None
+
+    def saw(self, judged: Judged) -> Judged:
+        """Take what an evaluation measured, and give it back; ``evaluated`` then tells its step."""
+        self._judged = judged
+        return judged
+
+    def rewind(self, step: int) -> None:
+        """Drop samples after the step that the run goes on from."""
+        self.samples.rewind(step)
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> str:
+        """Keep the samples, say what alarms, and return why the run should stop, if it should."""
+        if self._judged is not None:
+            self.samples.add(step, shown(self._judged, self._prompts))
+        self.alarms.report()
+        return self._check_kl(step, values["heldout_kl"]) if self._check_kl is not None else ""
