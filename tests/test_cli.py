@@ -391,7 +391,11 @@ def test_the_quickstart_in_small_leaves_a_whole_run_folder(prepared, tmp_path):
 
 def test_a_warning_is_one_line_without_code(tmp_path):
     """In a process of its own: pytest takes warnings away before they are written."""
-    words = ["sft", "--optimizer.learning-rate", "0.5", "--data.source", str(tmp_path / "none.jsonl")]
+    rows = tmp_path / "rows.jsonl"
+    long = [{"prompt": f"The cat {i} and", "response": "sat down on 0 1 2 3 4 5 6 7 8 9"} for i in range(40)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in long))
+    words = ["sft", "--optimizer.learning-rate", "0.5", "--data.source", str(rows), "--data.max-length", "16"]
+    words += ["--vocab-size", "300", "--model.n-layers", "1", "--out", str(tmp_path / "run")]
     command = [sys.executable, "-c", "from rlhf_jax.cli import main; main()", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stderr.splitlines()
