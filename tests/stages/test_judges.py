@@ -8,8 +8,8 @@ import pytest
 import tiny_task
 
 from rlhf_jax import stages, training
-from rlhf_jax.stages import DataConfig, KLConfig, RunError
-from rlhf_jax.stages.judges import choose_judges, human_sentiment_judges
+from rlhf_jax.stages import DataConfig, KLConfig, RunError, Task, find_task, human_sentiment
+from rlhf_jax.stages.judges import choose_judges
 
 # The reward counts the letter a. People would like a text that is made of other things too.
 JUDGE = """
@@ -39,22 +39,22 @@ def judge(tmp_path_factory):
 
 def test_what_was_passed_wins_then_the_config_then_the_data_set(judge):
     passed = {"mine": tiny_task.count_a}
-    assert choose_judges(passed, f"{judge}:varied", "human_sentiment") is passed
-    assert choose_judges({}, f"{judge}:varied", "human_sentiment") == {}
-    named = choose_judges(None, f"{judge}:varied", "human_sentiment")
+    assert choose_judges(passed, f"{judge}:varied", find_task(DataConfig())) is passed
+    assert choose_judges({}, f"{judge}:varied", find_task(DataConfig())) == {}
+    named = choose_judges(None, f"{judge}:varied", find_task(DataConfig()))
     assert named.keys() == {"gold"}
     assert named["gold"](["p"], ["aabb"]) == [0.5]
-    assert choose_judges(None, "", "rows.jsonl") == {}
+    assert choose_judges(None, "", Task()) == {}
 
 
-def test_human_sentiment_has_its_own(monkeypatch):
+def test_a_data_set_has_its_own():
     own = {"gold": tiny_task.count_a}
-    monkeypatch.setattr(f"{choose_judges.__module__}.{human_sentiment_judges.__name__}", lambda: own)
-    assert choose_judges(None, "", "human_sentiment") is own
+    assert choose_judges(None, "", Task(judges=lambda: own)) is own
+    assert find_task(DataConfig()).judges is human_sentiment.judges
 
 
 def test_a_run_folder_judges_with_its_reward_model(folder, reward_run):
-    gold = choose_judges(None, str(folder), "rows.jsonl")["gold"]
+    gold = choose_judges(None, str(folder), Task())["gold"]
     texts = ["The cat and"] * 2, ["sat had a bath", "fell low"]
     scores = gold(*texts)
     assert scores[0] > scores[1]  # what it learnt from comparisons
@@ -90,11 +90,11 @@ def test_a_judge_that_cannot_be_used_ends_a_stage_before_it_begins(
 def test_a_judge_that_is_the_proxy_is_warned_of(folder, reward_run, sft_run, tmp_path):
     said = r"judge .* is the reward model .* itself: a gold score that is the proxy shows nothing"
     with pytest.warns(UserWarning, match=said):
-        choose_judges(None, str(folder), "rows.jsonl", reward_model=f"{folder}/../{folder.name}")
+        choose_judges(None, str(folder), Task(), reward_model=f"{folder}/../{folder.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        choose_judges(None, str(folder), "rows.jsonl")
-        choose_judges(None, str(folder), "rows.jsonl", reward_model=str(tmp_path))
+        choose_judges(None, str(folder), Task())
+        choose_judges(None, str(folder), Task(), reward_model=str(tmp_path))
 
 
 def test_the_judge_sees_a_reward_hacked_on_anybodys_data(judge, tables, tmp_path, folder, sft_run, one_device, capsys):
@@ -131,4 +131,4 @@ def test_best_of_n_takes_one_too(judge, tables, folder, sft_run, one_device):
 
 def test_the_configs_of_all_policy_stages_have_one():
     for kind in (stages.PPOConfig, stages.GroupConfig, stages.PreferenceConfig):
-        assert kind(judge="runs/other", data=DataConfig(source="rows.jsonl")).judge == "runs/other"
+        assert kind(judge="runs/other", data=DataConfig(source=Task())).judge == "runs/other"

@@ -1,5 +1,6 @@
 """samples.jsonl: what the policy says at every evaluation, beside the final comparison; whoever was killed here."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,7 +11,7 @@ import tiny_task
 
 from rlhf_jax import stages
 from rlhf_jax.data import write_jsonl
-from rlhf_jax.stages import EncodedPrompt, Judged, RunError
+from rlhf_jax.stages import DataConfig, EncodedPrompt, Judged, RunError
 from rlhf_jax.stages.samples import SampleLog, read_samples, shown
 from rlhf_jax.training import OptimizerConfig
 
@@ -83,7 +84,8 @@ def test_preference_sees_a_proxy_that_rises_while_gold_does_not(
     """The better responses are full of the letter a, which the proxy counts; the judge does not care."""
     module = sys.modules["rlhf_jax.stages.preference"]  # the package has a function of this name
     monkeypatch.setattr(module, "load_reward", lambda *_: tiny_task.count_a)
-    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread")
+    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread", eval_prompts=18)
+    config = dataclasses.replace(config, prompts=DataConfig(source=""))  # those of the pairs, which are more
     run = stages.preference(config, mesh=one_device, judges={"gold": lambda _, responses: [0.0] * len(responses)})
     (alarm,) = run.summary["alarms"]
     assert alarm["name"] == "reward_hacking"
