@@ -13,11 +13,16 @@ from rlhf_jax.runs.errors import RunError
 
 
 def run_file(path: str, what: str) -> dict[str, Any]:
-    """Run a Python file and return what it defines, by name. What the file raises is raised here.
+    """Run a Python file and return what it defines, by name.
+
+    What the file raises is raised here.
 
     Args:
         path: the file.
         what: what it is for, for messages; also part of the name under which it becomes a module.
+
+    Returns:
+        Name to value.
 
     Raises:
         RunError: when there is no such file, or it is not a Python file.
@@ -40,6 +45,9 @@ def load_function(name: str, what: str) -> Any:
     Args:
         name: ``FILE.py:function``.
         what: what it is for, for messages, ``objective mine.py:hinge``.
+
+    Returns:
+        What the file calls by this name.
 
     Raises:
         RunError: when there is no such file, it cannot be imported, or it defines no such function.
