@@ -50,7 +50,7 @@ def over_steps(rows: Sequence[Row], stage: str, best_step: int | None = None) ->
     """How a stage's responses to the same prompts change while it trains.
 
     Args:
-        rows: of samples.jsonl.
+        rows: all that samples.jsonl holds.
         stage: whose evaluations.
         best_step: whose parameters the stage left, if that is known.
 

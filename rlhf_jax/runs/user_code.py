@@ -14,11 +14,16 @@ from rlhf_jax.runs.errors import RunError
 
 
 def run_file(path: str, what: str) -> dict[str, Any]:
-    """Run a Python file and return what it defines, by name. What the file raises is raised here.
+    """Run a Python file and return what it defines, by name.
+
+    What the file raises is raised here.
 
     Args:
         path: the file.
         what: what it is for, for messages; also part of the name under which it becomes a module.
+
+    Returns:
+        Name to value.
 
     Raises:
         RunError: when there is no such file, or it is not a Python file.
@@ -44,6 +49,9 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
         kind: the type that it must have.
         called: what messages call that type, ``function``.
         shown: the type of the names that a message lists; ``kind`` if it is None.
+
+    Returns:
+        What the file calls by this name.
 
     Raises:
         RunError: when there is no such file, it cannot be imported, or it defines no such thing.

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class SampleLog:
-    """A stage's part of RUN/samples.jsonl. The file is replaced in one step whenever something is added.
+    """A stage's part of RUN/samples.jsonl; the file is replaced in one step whenever something is added.
 
     Args:
         directory: the run folder.
@@ -90,7 +90,7 @@ def shown(judged: Judged, prompts: Sequence[EncodedPrompt]) -> list[Row]:
 
     Args:
         judged: what an evaluation measured.
-        prompts: of the evaluation.
+        prompts: what it was asked.
 
     Returns:
         Rows of ``prompt``, ``response`` and the scores; a score that is not finite is None.

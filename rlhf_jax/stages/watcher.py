@@ -12,12 +12,12 @@ from rlhf_jax.stages.samples import SampleLog, shown
 
 
 class PolicyWatcher:
-    """Follows the evaluations of a policy; the ``Watcher`` of ``training.fit``.
+    """The ``Watcher`` that ``training.fit`` is given where a policy is trained.
 
     Args:
         directory: the run folder.
         stage: names what is kept and said.
-        prompts: held-out prompts of every evaluation.
+        prompts: the held-out prompts that every evaluation asks.
         check_kl: ``(step, KL on held-out prompts) -> why the run should stop``, an empty text if it should not.
     """
 

@@ -139,7 +139,7 @@ def fit(
         train_state: the function that finds the ``TrainState`` in the state.
         host: JSON values that belong to the caller; saved with every checkpoint, and filled in again on a resume.
         watcher: told of every evaluation; it may stop the run, as patience does. What it must remember belongs into
-          ``host``.
+            ``host``.
         show: metrics that the progress bar shows.
 
     Returns:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("tiny_task.py")
+SCRIPT = Path(__file__).parents[1] / "tiny_task.py"
 ALL = "sft,reward,ppo,preference,group"
 
 

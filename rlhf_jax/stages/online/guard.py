@@ -12,7 +12,7 @@ _PULLED = "pulled_back"  # in the host values of a checkpoint: the step of the e
 
 
 class KLGuard:
-    """Watches the KL on held-out prompts for ``config.stop_kl``.
+    """The watch over the KL on held-out prompts, for ``config.stop_kl``.
 
     The first evaluation above it sets beta to the controller's maximum, for the next iteration to begin with; a later
     one above it ends the run. Where no controller steers beta (``kl.kind`` is ``fixed`` or ``objective``), there is
