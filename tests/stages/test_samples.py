@@ -1,6 +1,6 @@
 """samples.jsonl: what the policy says at every evaluation, beside the final comparison; whoever was killed here."""
 
-import dataclasses
+import itertools
 import json
 import sys
 
@@ -11,7 +11,7 @@ import tiny_task
 
 from rlhf_jax import stages
 from rlhf_jax.data import write_jsonl
-from rlhf_jax.stages import DataConfig, EncodedPrompt, Judged, RunError
+from rlhf_jax.stages import EncodedPrompt, Judged, RunError
 from rlhf_jax.stages.samples import SampleLog, read_samples, shown
 from rlhf_jax.training import OptimizerConfig
 
@@ -81,11 +81,11 @@ def test_a_later_stage_keeps_the_evaluations_of_an_earlier_one(tables, tmp_path,
 def test_preference_sees_a_proxy_that_rises_while_gold_does_not(
     tables, tmp_path, folder, sft_run, one_device, capsys, monkeypatch
 ):
-    """The better responses are full of the letter a, which the proxy counts; the judge does not care."""
+    """A proxy that likes every evaluation more than the one before, and a judge that sees no difference."""
+    evaluations = itertools.count()
     module = sys.modules["rlhf_jax.stages.preference"]  # the package has a function of this name
-    monkeypatch.setattr(module, "load_reward", lambda *_: tiny_task.count_a)
-    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread", eval_prompts=18)
-    config = dataclasses.replace(config, prompts=DataConfig(source=""))  # those of the pairs, which are more
+    monkeypatch.setattr(module, "load_reward", lambda *_: lambda _, responses: [next(evaluations)] * len(responses))
+    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread")
     run = stages.preference(config, mesh=one_device, judges={"gold": lambda _, responses: [0.0] * len(responses)})
     (alarm,) = run.summary["alarms"]
     assert alarm["name"] == "reward_hacking"
