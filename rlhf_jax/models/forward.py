@@ -16,7 +16,14 @@ from rlhf_jax.types import Array, Model, Outputs, Params, SequenceBatch
 ROLES = ("policy", "critic", "reward")
 
 
-def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, key: Array | None = None) -> Outputs:
+def forward(
+    models: Mapping[str, Model],
+    params: Params,
+    batch: SequenceBatch,
+    key: Array | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Outputs:
     """Run the models of a batch.
 
     Args:
@@ -24,16 +31,20 @@ def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, k
         params: by the same roles.
         batch: [B, K, S], packed or not.
         key: for the dropout of adapters that have one, in training; without it there is none.
+        temperature: above 0; log-probabilities and entropy are those of ``softmax(logits / temperature)``, what a
+            sampler at this temperature draws from.
 
     Returns:
         ``Outputs`` [B, K, S] (scores [B, K]), aligned with ``batch.tokens`` and 0 where a token has no predecessor.
 
     Raises:
-        ValueError: on a role that is not one of ``ROLES``.
+        ValueError: on a role that is not one of ``ROLES``, or a temperature that is not above 0.
     """
     unknown = sorted(set(models) - set(ROLES))
     if unknown:
         raise ValueError(f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, as logits are divided by it, found {temperature}")
     tokens, positions, segment_ids = _physical(batch)
     follows = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
 
@@ -49,7 +60,9 @@ def forward(models: Mapping[str, Model], params: Params, batch: SequenceBatch, k
     out = Outputs()
     if "policy" in models:
         hidden = hidden_of("policy")
-        logprobs, entropy = models["policy"].token_stats(params["policy"], hidden[:, :-1], tokens[:, 1:])
+        logprobs, entropy = models["policy"].token_stats(
+            params["policy"], hidden[:, :-1], tokens[:, 1:], temperature=temperature
+        )
         out = out._replace(logprobs=aligned(logprobs), entropy=aligned(entropy))
     if "critic" in models:
         hidden = hidden_of("critic")

@@ -54,8 +54,8 @@ def build(config: ModelConfig) -> Model:
     def logits(params: Params, hidden: Array) -> Array:
         return bind(params).logits(hidden)
 
-    def token_stats(params: Params, hidden: Array, targets: Array) -> tuple[Array, Array]:
-        return _token_stats(bind(params).logits, config.vocab_size, hidden, targets)
+    def token_stats(params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0) -> tuple[Array, Array]:
+        return _token_stats(bind(params).logits, config.vocab_size, hidden, targets, temperature)
 
     def values(params: Params, hidden: Array) -> Array:
         if not config.scalar_head:
@@ -108,9 +108,11 @@ def logits(config: ModelConfig, params: Params, tokens: Array, mask: Array) -> A
 
 
 def _token_stats(
-    logits: Callable[[Array], Array], vocab_size: int, hidden: Array, targets: Array
+    logits: Callable[[Array], Array], vocab_size: int, hidden: Array, targets: Array, temperature: float
 ) -> tuple[Array, Array]:
     """Log-probability of each target and entropy of its distribution, float32 [B, S], from hidden [B, S, D].
+
+    Both are of ``softmax(logits / temperature)``; at temperature 1 the logits are taken as they are.
 
     Chunks run along the sequence, so that the batch stays sharded. A single chunk keeps its logits for the backward
     pass; several are recomputed there one by one (``jax.checkpoint``), so no more than one chunk ever exists.
@@ -119,7 +121,7 @@ def _token_stats(
     chunk = max(1, min(length, LOGIT_CHUNK // max(1, batch * vocab_size)))
 
     def stats(h: Array, t: Array) -> tuple[Array, Array]:
-        z = logits(h)
+        z = logits(h) if temperature == 1.0 else logits(h) / temperature
         log_z = jax.nn.logsumexp(z, axis=-1)
         logprob = jnp.take_along_axis(z, t[..., None], axis=-1)[..., 0] - log_z
         probability = jnp.exp(z - log_z[..., None])

@@ -43,6 +43,12 @@ class Engine:
         config: how to draw.
         pad_id: written after a response has ended; never looked at.
         eos_id: ends a response and counts as its last token.
+        logprob_temperature: above 0; of the log-probabilities in a ``Rollout``. By default they are those of the
+            distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation (at temperature
+            0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
+
+    Raises:
+        ValueError: if ``logprob_temperature`` is not above 0.
 
     Example:
         >>> from rlhf_jax import models
@@ -54,10 +60,29 @@ class Engine:
         (2, 1)
     """
 
-    def __init__(self, model: Model, config: SamplingConfig, *, pad_id: int, eos_id: int):
+    def __init__(
+        self,
+        model: Model,
+        config: SamplingConfig,
+        *,
+        pad_id: int,
+        eos_id: int,
+        logprob_temperature: float | None = None,
+    ):
+        if logprob_temperature is not None and not logprob_temperature > 0:
+            raise ValueError(
+                f"logprob_temperature must be above 0, or None for the sampling temperature, found "
+                f"{logprob_temperature}"
+            )
         self.config = config
         self.pad_id = pad_id
-        draw = functools.partial(sample_token, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+        draw = functools.partial(
+            sample_token,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            logprob_temperature=logprob_temperature,
+        )
         steps = config.max_new_tokens
 
         def write(state: _State, token: Array, logprob: Array) -> _State:

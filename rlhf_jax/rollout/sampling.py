@@ -19,8 +19,10 @@ from rlhf_jax.types import Array
 class SamplingConfig:
     """How responses are drawn.
 
-    Training wants the policy itself: temperature 1, no truncation. With any other setting the log-probabilities that
-    are kept are still the policy's own (temperature 1), so that they can be compared with the trainer's.
+    At a temperature T a response is drawn from ``softmax(logits / T)``. The log-probabilities that are kept are those
+    of this distribution, before any truncation, and training speaks of no other: ratio, reference, KL and entropy are
+    all at T. ``top_k``, ``top_p`` and temperature 0 are for sampling and evaluation. Training on the policy's own
+    samples refuses them: no ratio or KL knows that they left tokens out.
 
     Raises:
         ValueError: when a value is out of range.
@@ -29,11 +31,12 @@ class SamplingConfig:
     max_new_tokens: int = 32
     """Longest response, in tokens."""
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the likeliest token, which `rlhf ppo` and `rlhf group` refuse."""
     top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Keep the k likeliest tokens; 0 keeps all, and is the only choice in `rlhf ppo` and `rlhf group`."""
     top_p: float = 1.0
-    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
+    """Keep the smallest set of tokens with at least this probability; 1 keeps all, and is the only choice in `rlhf ppo`
+    and `rlhf group`."""
     window: int = 16
     """Decode steps between two looks of the host at who has finished."""
 
@@ -45,6 +48,16 @@ class SamplingConfig:
                 f"temperature must be >= 0, top_k >= 0 and 0 < top_p <= 1; found temperature {self.temperature}, "
                 f"top_k {self.top_k}, top_p {self.top_p}"
             )
+
+    @property
+    def logprob_temperature(self) -> float:
+        """The temperature of the log-probabilities of what is drawn so: the sampling temperature, 1 for greedy.
+
+        Example:
+            >>> SamplingConfig(temperature=0.6).logprob_temperature, SamplingConfig(temperature=0.0).logprob_temperature
+            (0.6, 1.0)
+        """
+        return self.temperature or 1.0
 
 
 def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index: Array) -> Array:
@@ -101,7 +114,14 @@ def truncate(logits: Array, *, temperature: float, top_k: int, top_p: float) -> 
 
 
 def sample_token(
-    keys: Array, logits: Array, position: Array, *, temperature: float, top_k: int, top_p: float
+    keys: Array,
+    logits: Array,
+    position: Array,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    logprob_temperature: float | None = None,
 ) -> tuple[Array, Array]:
     """Draw one token a row.
 
@@ -112,9 +132,11 @@ def sample_token(
         temperature: 0 takes the likeliest token.
         top_k: see ``truncate``.
         top_p: see ``truncate``.
+        logprob_temperature: of the log-probabilities; the sampling temperature when not given, 1 for greedy.
 
     Returns:
-        tokens int32 [N] and their log-probability under the untruncated policy, float32 [N], nats.
+        tokens int32 [N] and their log-probability, float32 [N], nats, under ``softmax(logits / logprob_temperature)``:
+        nothing is truncated.
 
     Example:
         >>> keys = response_keys(jax.random.key(0), 0, jnp.array([1]), jnp.array([0]))
@@ -130,4 +152,5 @@ def sample_token(
         at_position = jax.vmap(lambda k: jax.random.fold_in(k, position))(keys)
         token = jax.vmap(jax.random.categorical)(at_position, allowed)
     token = token.astype(jnp.int32)
-    return token, token_logprobs(logits, token)
+    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
+    return token, token_logprobs(logits if divisor == 1.0 else logits / divisor, token)

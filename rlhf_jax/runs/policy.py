@@ -68,7 +68,8 @@ class Policy:
 
         Yields:
             A row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
-            the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy).
+            the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy itself:
+            at temperature 1 and without truncation, however it was sampled).
 
         Raises:
             RunError: when a prompt and its response may be longer than what the model reads.
@@ -79,6 +80,7 @@ class Policy:
             sampling or SamplingConfig(),
             pad_id=self.tokenizer.pad_id,
             eos_id=self.tokenizer.eos_id,
+            logprob_temperature=1.0,
         )
         size = max(1, SAMPLED // n)
         encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]

@@ -11,7 +11,7 @@ from rlhf_jax.models.forward import forward
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
-def make_loss_fn(objective: Objective, models: Mapping[str, Model]) -> LossFn:
+def make_loss_fn(objective: Objective, models: Mapping[str, Model], *, temperature: float = 1.0) -> LossFn:
     """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
 
     The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;
@@ -20,13 +20,15 @@ def make_loss_fn(objective: Objective, models: Mapping[str, Model]) -> LossFn:
     Args:
         objective: ``(outputs, batch) -> Loss``; bind hyperparameters with ``functools.partial``.
         models: by role, as for ``forward``.
+        temperature: of the policy's log-probabilities and entropy. On sampled responses it is the sampler's, or the
+            ratio to the policy that sampled would not start at 1; on text that people wrote it is 1.
 
     Returns:
         A pure function; ``key`` draws the dropout of adapters that have one, and None leaves it out.
     """
 
     def loss_fn(params: Params, batch: SequenceBatch, key: Array | None) -> tuple[Array, Aux]:
-        loss = objective(forward(models, params, batch, key), batch)
+        loss = objective(forward(models, params, batch, key, temperature=temperature), batch)
         numerator, weight = loss.reduction(loss.values, loss.mask)
         metrics = {
             name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))

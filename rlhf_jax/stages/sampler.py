@@ -22,6 +22,9 @@ from rlhf_jax.types import Array, Model, Params, Rollout
 class Sampler:
     """Samples from any policy of one shape, and measures how far it has moved from the reference.
 
+    The KL is that of the distributions at the sampling temperature (at temperature 1 for greedy sampling), before any
+    top-k or top-p.
+
     Args:
         model: the policy as pure functions.
         tokenizer: the policy's.
@@ -52,7 +55,10 @@ class Sampler:
 
         def kl(policy: Params, reference: Params, sampled: Rollout) -> Array:
             batch = as_batch(sampled)
-            new, old = (forward({"policy": model}, {"policy": p}, batch) for p in (policy, reference))
+            temperature = sampling.logprob_temperature
+            new, old = (
+                forward({"policy": model}, {"policy": p}, batch, temperature=temperature) for p in (policy, reference)
+            )
             return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
 
         self._kl: Callable[..., Any] = jax.jit(kl)
@@ -75,7 +81,7 @@ class Sampler:
         return [self.tokenizer.decode_response(ids) for ids in response_tokens(sampled)]
 
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
-        """k1 of every response under a policy against the reference, float32 [B * K], nats."""
+        """k1 of every response under a policy against the reference, at the sampling temperature: [B * K], nats."""
         return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
 
 

@@ -31,13 +31,35 @@ def test_token_stats_are_the_losses_of_the_whole_logits(setting):
     assert float(entropy.min()) < 2.5  # nats; log 24 is 3.2: far from uniform, so that an error shows
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.3])
+def test_at_a_temperature_they_are_those_of_the_tempered_distribution(setting, temperature):
+    model, params, hidden, targets = setting
+    logprobs, entropy = model.token_stats(params, hidden, targets, temperature=temperature)
+    weights = np.exp(np.asarray(model.logits(params, hidden), np.float64) / temperature)
+    probabilities = weights / weights.sum(-1, keepdims=True)
+    picked = np.take_along_axis(probabilities, np.asarray(targets)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(logprobs, np.log(picked), atol=1e-5)
+    np.testing.assert_allclose(entropy, -(probabilities * np.log(probabilities)).sum(-1), atol=1e-5)
+    assert float(jnp.abs(entropy - model.token_stats(params, hidden, targets)[1]).max()) > 0.1
+
+
+def test_temperature_1_is_the_computation_without_one(setting):
+    model, params, hidden, targets = setting
+
+    def program(**given):
+        return str(jax.make_jaxpr(lambda h: model.token_stats(params, h, targets, **given))(hidden))
+
+    assert program() == program(temperature=1.0) != program(temperature=1.1)
+
+
 # Logits for one and three (does not divide ten) columns of the three rows at a time.
 @pytest.mark.parametrize("columns", [1, 3])
-def test_chunks_change_neither_value_nor_gradient(setting, columns, monkeypatch):
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunks_change_neither_value_nor_gradient(setting, columns, temperature, monkeypatch):
     model, params, hidden, targets = setting
 
     def total(params, hidden):
-        logprobs, entropy = model.token_stats(params, hidden, targets)
+        logprobs, entropy = model.token_stats(params, hidden, targets, temperature=temperature)
         weight = jnp.linspace(0.5, 1.5, 10)[None]
         return jnp.sum(weight * logprobs) + jnp.sum(weight**2 * entropy), (logprobs, entropy)
 

@@ -133,12 +133,17 @@ def _unused(*_: object) -> NoReturn:
     raise NotImplementedError("a table of logits neither samples nor scores")
 
 
+def _token_stats(_: object, hidden: Array, targets: Array, *, temperature: float = 1.0) -> tuple[Array, Array]:
+    logits = hidden / temperature
+    return losses.token_logprobs(logits, targets), losses.entropy(logits)
+
+
 # Params are the logits of the rows, and so are hidden states.
 MODEL = Model(
     init=_unused,
     apply=lambda logits, tokens, positions, segment_ids: logits,
     logits=_unused,
-    token_stats=lambda _, hidden, targets: (losses.token_logprobs(hidden, targets), losses.entropy(hidden)),
+    token_stats=_token_stats,
     values=_unused,
     scores=_unused,
     cache=_unused,

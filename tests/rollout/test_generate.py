@@ -96,6 +96,22 @@ def test_the_samplers_log_probabilities_are_the_trainers(setting, sampled):
     assert sampled.logprobs[sampled.mask].std() > 0.1
 
 
+@pytest.mark.parametrize(("kept", "trained"), [(None, 0.6), (1.0, 1.0)], ids=["by default", "temperature 1"])
+def test_at_a_temperature_they_are_the_trainers_at_the_same_one(setting, kept, trained):
+    config = SamplingConfig(max_new_tokens=NEW, window=WINDOW, temperature=0.6)
+    engine = Engine(setting.model, config, pad_id=PAD, eos_id=EOS, logprob_temperature=kept)
+    sampled = engine(setting.params, PROMPTS, key=KEY, step=3, samples=2)
+    batch = SequenceBatch(sampled.tokens, sampled.mask, sampled.segment_ids, sampled.positions)
+    run = jax.jit(lambda p, b: forward({"policy": setting.model}, {"policy": p}, b, temperature=trained).logprobs)
+    gap = np.abs(np.asarray(run(setting.params, batch)) - np.asarray(sampled.logprobs))[np.asarray(sampled.mask)]
+    assert gap.max() < 5e-5
+
+
+def test_log_probabilities_at_temperature_0_are_refused(setting):
+    with pytest.raises(ValueError, match=r"logprob_temperature must be above 0, .*found 0"):
+        Engine(setting.model, setting.engine.config, pad_id=PAD, eos_id=EOS, logprob_temperature=0.0)
+
+
 def test_k_samples_of_a_prompt_differ_and_share_one_prefill(setting, sampled):
     assert all(a != b for a, b in responses(sampled))
     rows = []

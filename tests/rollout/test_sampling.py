@@ -62,8 +62,24 @@ def test_tokens_come_as_often_as_their_probability_says(temperature):
     want /= want.sum()
     seen = np.bincount(token, minlength=5) / MANY
     assert np.abs(seen - want).max() < 4 * np.sqrt(0.25 / MANY)
-    # What is kept is the policy's own log-probability, whatever the temperature was.
+    # What is kept is the log-probability of the distribution that was drawn from.
+    np.testing.assert_allclose(logprob, np.log(want)[token], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_the_log_probability_may_be_of_another_temperature(temperature):
+    """The tokens stay what they were; 1 gives the policy's own log-probability."""
+    token, _ = draw(temperature=temperature)
+    same, logprob = draw(temperature=temperature, logprob_temperature=1.0)
+    np.testing.assert_array_equal(same, token)
     np.testing.assert_allclose(logprob, np.log(PROBABILITIES)[token], atol=1e-5)
+
+
+def test_a_truncated_draw_at_a_temperature_reports_the_whole_distribution():
+    token, logprob = draw(top_k=2, temperature=0.5)
+    assert set(token.tolist()) == {1, 3}
+    want = PROBABILITIES**2 / (PROBABILITIES**2).sum()
+    np.testing.assert_allclose(logprob, np.log(want)[token], atol=1e-5)
 
 
 def test_a_truncated_draw_still_reports_the_policys_probability():

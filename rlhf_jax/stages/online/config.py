@@ -161,6 +161,7 @@ class OnlineConfig(StageConfig):
             )
         if self.ptx.coef and self.ptx.rows % self.micro_batches:
             raise ValueError(f"ptx.rows ({self.ptx.rows}) must be a multiple of micro_batches ({self.micro_batches})")
+        _check_sampling(self.sampling)
         if self.lora.dropout:
             raise ValueError(
                 "lora.dropout must be 0 here: the policy that is updated has to be the one that sampled, or its ratio "
@@ -189,6 +190,23 @@ class OnlineConfig(StageConfig):
     def updates(self) -> int:
         """Optimiser updates of the whole run."""
         return self.iterations * self.epochs * self.minibatches
+
+
+def _check_sampling(sampling: SamplingConfig) -> None:
+    """Refuse what makes the policy that samples another one than the policy that is trained."""
+    for name, off in (("top_k", 0), ("top_p", 1.0)):
+        if getattr(sampling, name) != off:
+            raise ValueError(
+                f"sampling.{name} is {getattr(sampling, name)}, but training needs {off}: responses would come from a "
+                "truncated distribution, while ratio, KL and entropy are of the whole one, so every ratio would be "
+                f"biased. Leave sampling.{name} at {off}; rlhf sample and rlhf chat offer it for the trained policy"
+            )
+    if sampling.temperature == 0:
+        raise ValueError(
+            "sampling.temperature is 0, but training needs one above 0: greedy responses are drawn from no "
+            "distribution, so they have no ratio, and the samples of a prompt are all alike. Set sampling.temperature "
+            "to 1, or to another number above 0"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ def prepare_batch(
 ) -> tuple[SequenceBatch, Metrics]:
     """Compute everything that an update reads and that is not to change while it goes on.
 
+    Log-probabilities, and so the KL, are those at the temperature the responses were sampled at.
+
     Args:
         config: with a ``PPOConfig`` there is a critic.
         models: by role, ``policy`` and maybe ``critic``.
@@ -47,8 +49,9 @@ def prepare_batch(
         The batch, and the iteration's metrics as ``(sum, weight)`` pairs.
     """
     batch = as_batch(sampled)
-    out = forward(models, params, batch)
-    ref = forward({"policy": models["policy"]}, {"policy": reference}, batch)
+    temperature = config.sampling.logprob_temperature
+    out = forward(models, params, batch, temperature=temperature)
+    ref = forward({"policy": models["policy"]}, {"policy": reference}, batch, temperature=temperature)
     lengths = jnp.sum(sampled.mask, axis=-1)
     moments = rewards.add_to_moments(moments, scores.reward)
     shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)

@@ -8,6 +8,9 @@
 
 With a ``PPOConfig`` a critic gives every token an advantage; with a ``GroupConfig`` there is none, and the objective
 compares the K samples of a prompt. ``stages.ppo`` and ``stages.group`` run these steps in a loop.
+
+The policy that is trained is the one that samples: sampler, ratio, reference, KL and entropy all speak of
+``softmax(logits / config.sampling.temperature)``.
 """
 
 from __future__ import annotations
@@ -101,7 +104,7 @@ class OnlineTrainer:
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
-        self._loss = make_loss_fn(bound, self.models)
+        self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
@@ -172,6 +175,7 @@ class OnlineTrainer:
         def on_trunks(loss_fn: LossFn) -> LossFn:
             return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
 
+        # People wrote this text: it was drawn at no temperature.
         text_loss = make_loss_fn(objectives.sft, {"policy": self.models["policy"]})
         extra = {"ptx": training.AuxiliaryLoss(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
         parts = self.config.micro_batches
