@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from rlhf_jax import data, evaluation, models, objectives, stages, testing, training
+from rlhf_jax.data import batches
 from rlhf_jax.stages import sampler
 
 RENAMED = [
@@ -14,6 +15,7 @@ RENAMED = [
     (stages, "Trunk", stages.LoadedModel),
     (stages, "Prompt", stages.EncodedPrompt),
     (sampler, "Prompt", stages.EncodedPrompt),
+    (batches, "in_parts", batches.micro_batched),
     (stages, "run", "rlhf_jax.runs.folder"),
     (stages, "loading", "rlhf_jax.runs.loading"),
     (evaluation, "yardsticks", "rlhf_jax.evaluation.baselines"),

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.data import Example, pack, plan
+from rlhf_jax.renamed import renamed
 from rlhf_jax.types import SequenceBatch
 
 
@@ -163,3 +164,6 @@ class MemberBatches:
 
     def __getitem__(self, step: int) -> SequenceBatch:
         return jax.tree.map(lambda *x: np.stack(x), *(member[step] for member in self._members))
+
+
+__getattr__ = renamed(__name__, {"in_parts": "data.batches.micro_batched"})
