@@ -23,7 +23,7 @@ _LISTED = 20  # in a large data set thousands of rows may be too long
 
 
 class Source:
-    """Where a stage's rows come from. Each file is read once, whatever its rows are parsed for.
+    """The source of a stage's rows, which reads each file once, whatever its rows are parsed for.
 
     Args:
         config: names the source and what is held out.

@@ -143,7 +143,7 @@ def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = No
     A trunk under adapters is shared; other leaves are copies, because donating the original would delete shared ones.
 
     Args:
-        params: of a language model.
+        params: a language model's.
         config: its sizes.
         key: draws the head from a normal distribution of variance 1 / (d_model + 1) (Stiennon et al. 2020), so that
             members of an ensemble start apart. Without it the head is zero, and the first scores are all 0.

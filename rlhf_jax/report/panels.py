@@ -32,7 +32,7 @@ _RESPONSES = [
     _spec("response length, tokens", _over("length", "heldout_length", _BOTH)),
     _spec("share of responses that end", _over("eos_rate", "heldout_eos", _BOTH)),
 ]
-# Of objectives on pairs, whether people ordered them or a reward model did.
+# Figures of objectives on pairs, whether people ordered them or a reward model did.
 _PAIRS = [
     _spec("pairs the implicit reward ranks right", _over("accuracy", "heldout_accuracy")),
     _spec("implicit reward: chosen less rejected", _over("reward_margin", "heldout_reward_margin")),

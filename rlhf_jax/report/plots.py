@@ -44,7 +44,7 @@ _STYLE: Any = {
 
 
 class Line(NamedTuple):
-    """One curve: its label and its (step, value) points. Few points are drawn with markers."""
+    """One curve: its label and its (step, value) points; few points are drawn with markers."""
 
     label: str
     points: Points

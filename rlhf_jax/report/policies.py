@@ -125,7 +125,7 @@ def _share(figures: Mapping[str, Any], key: str) -> str:
 
 def _kl(figures: Mapping[str, Any]) -> str:
     low, high = figures.get("kl_ci") or (0.0, 0.0)
-    # Of best-of-n the KL is known, not estimated.
+    # The KL of best-of-n is known, not estimated.
     return with_interval(number(figures.get("kl"), 2), f"{low:.2f} to {high:.2f}" if low < high else "")
 
 

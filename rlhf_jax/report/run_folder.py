@@ -15,7 +15,7 @@ class ReportError(ValueError):
 
 
 class RunFolder(NamedTuple):
-    """What a run folder holds. A file that is not there (yet) is an empty dict or list."""
+    """The contents of a run folder; a file that is not there (yet) is an empty dict or list."""
 
     path: Path
     config: dict[str, Any]

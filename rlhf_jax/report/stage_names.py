@@ -59,7 +59,7 @@ def policy_name(stage: str, figures: Mapping[str, Any], objective: str | None = 
     Args:
         stage: one of ``POLICIES``.
         figures: its part of the summary.
-        objective: of its config, for summaries that do not say.
+        objective: the one in its config, for summaries that do not name it.
 
     Example:
         >>> policy_name("ppo", {}), policy_name("preference", {"objective": "dpo"}), policy_name("best_of_n", {"n": 16})

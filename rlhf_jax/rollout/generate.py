@@ -36,16 +36,16 @@ class _State(NamedTuple):
 
 
 class Engine:
-    """Samples from one model; holds the compiled programs so that repeated calls reuse them.
+    """Sampler of one model, which holds the compiled programs so that repeated calls reuse them.
 
     Args:
         model: the policy as pure functions.
         config: how to draw.
         pad_id: written after a response has ended; never looked at.
         eos_id: ends a response and counts as its last token.
-        logprob_temperature: above 0; of the log-probabilities in a ``Rollout``. By default they are those of the
-            distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation (at temperature
-            0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
+        logprob_temperature: the temperature of the log-probabilities in a ``Rollout``, above 0. By default they are
+            those of the distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation
+            (at temperature 0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
 
     Raises:
         ValueError: if ``logprob_temperature`` is not above 0.

@@ -132,7 +132,7 @@ def sample_token(
         temperature: 0 takes the likeliest token.
         top_k: see ``truncate``.
         top_p: see ``truncate``.
-        logprob_temperature: of the log-probabilities; the sampling temperature when not given, 1 for greedy.
+        logprob_temperature: that of the log-probabilities; the sampling temperature when not given, 1 for greedy.
 
     Returns:
         tokens int32 [N] and their log-probability, float32 [N], nats, under ``softmax(logits / logprob_temperature)``:

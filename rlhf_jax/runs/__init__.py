@@ -1,4 +1,4 @@
-"""What a run left, and using it: its folder, its models, sampling, scoring, chatting, exporting."""
+"""What a run left and how it is used: its folder, its models, sampling, scoring, chatting, exporting."""
 
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult

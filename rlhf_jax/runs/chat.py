@@ -1,4 +1,4 @@
-"""Talking to a policy: the turns so far, and an answer that streams."""
+"""A conversation with a policy: it remembers the turns so far and streams its answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Conversation:
         """Answer a question, in pieces of text as they are sampled.
 
         The oldest turns are forgotten when the conversation no longer fits into the model's context. If an answer is
-        cut short, what was said of it is remembered.
+        cut short, the part that was said is remembered.
 
         Raises:
             RunError: when the question alone does not fit.

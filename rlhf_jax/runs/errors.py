@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class RunError(ValueError):
-    """A run folder that does not hold what was asked for; the message says what to do."""
+    """An error about a run folder that does not hold what was asked for; the message says what to do."""

@@ -32,13 +32,13 @@ def export(
         run: a run folder, or ``RUN:STAGE``.
         to: the folder to write; one that holds a checkpoint is replaced, any other is refused.
         stage: ``reward``, or the stage whose policy is meant; the last one's policy by default.
-        member: which reward model of an ensemble.
+        member: which reward model of an ensemble is written, counted from 0.
         adapter: write only the adapter, in PEFT's format, for the checkpoint that the run started from; by default it
             is folded into the weights.
         dtype: ``float32``, ``bfloat16`` or ``float16`` for all weights; by default they stay as they are.
 
     Returns:
-        The folder: a ``*ForCausalLM``, or a ``*ForSequenceClassification`` with one label.
+        The folder; it holds a ``*ForCausalLM``, or a ``*ForSequenceClassification`` with one label for a reward model.
 
     Raises:
         RunError: when there is no such stage, it has no adapter, the reward model is an ensemble and no member is

@@ -1,4 +1,4 @@
-"""A run folder and what a stage leaves in it.
+"""The run folder, and what a stage leaves in it.
 
 RUN/config.json           every field of every stage that ran here
 RUN/tokenizer.json        the tokenizer all stages of the folder share
@@ -8,7 +8,7 @@ RUN/checkpoints/<stage>/  to continue an interrupted stage
 RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
 RUN/samples.jsonl         responses of the SFT policy and of the last policy stage that ran here
 RUN/summary.json          the results
-RUN/report.html           the same to look at
+RUN/report.html           curves, tables and samples to look at
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from rlhf_jax.types import Model, Params
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a stage returns.
+    """The result of a stage: its final parameters, what it logged, and its summary.
 
-    ``params`` are by role, ``{"policy": ...}`` or ``{"reward": ...}``; ``metrics`` are the rows that were logged and
-    ``summary`` the stage's results, as in ``summary.json``.
+    ``params`` are by role, ``{"policy": ...}`` or ``{"reward": ...}``; ``metrics`` are the rows that were logged;
+    ``summary`` holds the stage's results, as ``summary.json`` does.
     """
 
     params: Params
@@ -54,7 +54,7 @@ class RunResult:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read the object in one of the folder's JSON files; an empty one when there is no such file."""
+    """Read the object in one of the folder's JSON files; it is empty when there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -84,7 +84,7 @@ def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
-    """A config of an earlier version, with the defaults of fields that have come since: they did nothing then."""
+    """Complete a config of an earlier version with the defaults of newer fields, which did nothing then."""
     known = dict(begun)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -100,7 +100,7 @@ def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
-    """Note what is about to run, once the data is known to be good, and put its tokenizer into the folder.
+    """Write a stage's config and tokenizer into its run folder, once its data is known to be good.
 
     Raises:
         RunError: when the folder has another tokenizer already.

@@ -1,8 +1,9 @@
 """Where a stage's model comes from: a checkpoint, an earlier stage, a frozen trunk that several models share.
 
-A stage with adapters keeps only them in its run folder, and notes what they stand on: its *base*, a checkpoint or a
-stage whose own adapters are folded in first. The reference of a policy is therefore the policy with its adapter off,
-and a policy, its critic and its reward model that have the same base hold the very same arrays.
+A stage with adapters keeps only the adapters in its run folder, and notes the model that they were trained on. That is
+their *base*: a checkpoint, or an earlier stage whose own adapters are folded in first. The reference of a policy is
+therefore the policy with its adapter off, and a policy, its critic and its reward model that have the same base hold
+the very same arrays.
 """
 
 from __future__ import annotations
@@ -34,39 +35,39 @@ from rlhf_jax.types import Params
 
 
 class Base(NamedTuple):
-    """What adapters stand on: a checkpoint, or a stage of a run folder."""
+    """The frozen model that a stage's adapters were trained on: a checkpoint, or a stage of a run folder."""
 
     path: str  # absolute
     stage: str  # empty: a checkpoint
-    fingerprint: str  # of the checkpoint's files, or of the stage's parameters
+    fingerprint: str  # a hash of the checkpoint's files, or of the stage's parameters
     int8: bool  # the trunk's matrices are held in 8 bits
 
     def to_json(self, directory: Path) -> dict[str, Any]:
-        """For the metadata of a stage in ``directory``; a base in the same folder may move with it."""
+        """Make the entry in the metadata of a stage in ``directory``; a base in the same folder may move with it."""
         return self._asdict() | ({"path": "."} if Path(self.path) == directory.resolve() else {})
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], directory: Path) -> Base:
-        """What ``to_json`` wrote."""
+        """Read what ``to_json`` wrote."""
         return cls(**{**fields, "path": str((directory / fields["path"]).resolve())})
 
 
 class Start(NamedTuple):
-    """A model for a stage to begin with."""
+    """The model that a stage begins with."""
 
     config: ModelConfig
-    params: Params  # of one model; with adapters where the stage trains adapters
+    params: Params  # one model, with adapters where the stage trains adapters
     tokenizer: Tokenizer
     base: Base | None  # None where all weights are the stage's own
 
     @property
     def sha256(self) -> str:
-        """Change when what the stage starts from does; a trunk is known by its base."""
+        """Hash of what the stage starts from; a frozen trunk is known by its base."""
         return checkpoint.tree_sha256(models.split(self.params)[0]) + (self.base.fingerprint if self.base else "")
 
 
 def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: int = 0) -> Start:
-    """The model that a stage trains, from a run folder or a pretrained checkpoint.
+    """Load the model that a stage trains, from a run folder or a pretrained checkpoint.
 
     Args:
         init: a run folder, whose SFT policy is meant, or ``RUN:STAGE`` for the policy of another stage; a Hugging Face
@@ -74,7 +75,7 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
         lora: fresh adapters on a frozen trunk where its rank is not 0; all weights are trained otherwise.
         mesh: where the weights go.
         seed: draws the adapters.
-        layers: use so many of the model's blocks only; 0 all.
+        layers: how many of the model's blocks are used, from the first; 0 uses all.
 
     Returns:
         The model; adapters of the earlier stage are folded into its matrices.
@@ -107,9 +108,9 @@ def check_length(config: ModelConfig, tokens: int, what: str) -> None:
 
 
 def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[Params, ModelConfig, Tokenizer]:
-    """Parameters by role, model config and tokenizer of a finished stage.
+    """Load parameters by role, model config and tokenizer of a finished stage.
 
-    Adapters come with the trunk they stand on (a critic's alone).
+    Adapters are returned on the trunk that they stand on; those of a critic are returned without it.
 
     Raises:
         RunError: when the folder, the stage, the tokenizer or the trunk is missing; the message lists what is there.
@@ -138,12 +139,12 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:
-    """What the adapters of a finished stage stand on; None where it trained all weights."""
+    """Read which base the adapters of a finished stage stand on; None where it trained all weights."""
     return _noted(checkpoint.load_metadata(Path(directory) / "params" / stage), Path(directory))
 
 
 def origin(directory: Path | str, stage: str) -> Path | None:
-    """The pretrained checkpoint that a stage goes back to, if it does and the checkpoint is still there."""
+    """Find the pretrained checkpoint that a stage goes back to; None where there is none, or it is gone."""
     at, seen = StagePath(Path(directory), stage), set[StagePath]()
     while at not in seen:
         seen.add(at)
@@ -159,18 +160,18 @@ def origin(directory: Path | str, stage: str) -> Path | None:
 
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
-    """The first of these stages that a run folder holds; sft where it holds none, for the error to name."""
+    """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name."""
     return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
 
 
 def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """The one model of a finished stage with its adapters folded in: what is exported or built upon."""
+    """Load the model of a finished stage with its adapters folded in, to be exported or built upon."""
     params, config, tokenizer = load_stage(directory, stage)
     return *models.merge(config, params["reward" if stage == "reward" else "policy"]), tokenizer
 
 
 def place(params: Params, mesh: Mesh) -> Params:
-    """A model's parameters on a mesh; the stacked axis of an ensemble stays whole, and a shared trunk shared."""
+    """Place a model's parameters on a mesh; an ensemble's stacked axis stays whole, and a shared trunk stays shared."""
     leading = 1 if "head" in params and models.members(params) else 0
     trained, frozen = models.split(params)
     return models.join(
@@ -219,12 +220,12 @@ def _tokenizer(base: Base) -> Tokenizer:
 
 @functools.lru_cache(maxsize=1)
 def _shared_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
-    """The trunk that adapters stand on. The last one is kept, so that all who ask for it hold the same arrays."""
+    """Load the trunk that adapters stand on; the last one is kept, so that all who ask for it hold the same arrays."""
     return _read_trunk(base, mesh)
 
 
 def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
-    """A base as one plain model without adapters or head, on the mesh."""
+    """Load a base as one plain model without adapters or head, on the mesh."""
     if base.stage:
         config, params, _ = load_merged(base.path, base.stage)
     else:

@@ -1,4 +1,4 @@
-"""Sampling from the policy of a run."""
+"""The policy of a run, and sampling from it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,14 @@ class Policy:
 
     @classmethod
     def load(cls, run: Path | str, stage: str | None = None) -> Policy:
-        """The policy of a run folder: PPO's where there is one, else the group stage's, the preference
-        stage's, the SFT policy; or that of the stage that is named, here or as ``RUN:STAGE``. Or a pretrained
-        checkpoint.
+        """Load the policy of a run folder, or a pretrained checkpoint.
+
+        Where no stage is named, it is PPO's policy if there is one, else the group stage's, the preference stage's or
+        the SFT stage's.
+
+        Args:
+            run: a run folder, ``RUN:STAGE``, or a pretrained checkpoint.
+            stage: the stage whose policy is meant, where ``run`` does not name it.
 
         Raises:
             RunError: when the folder holds no finished policy, or two stages are named.
@@ -62,14 +67,14 @@ class Policy:
 
         Args:
             prompts: texts, or chats up to the turn that is to be answered.
-            n: responses to each.
+            n: how many responses to draw for each prompt.
             sampling: temperature 1 and 32 tokens by default.
             seed: the same seed and prompt list give the same responses.
 
         Yields:
-            A row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
-            the end-of-sequence token included) and ``logprob`` (nats, of the whole response, under the policy itself:
-            at temperature 1 and without truncation, however it was sampled).
+            One row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
+            the end-of-sequence token included) and ``logprob`` (nats; the whole response under the policy itself, that
+            is at temperature 1 and without truncation, however it was sampled).
 
         Raises:
             RunError: when a prompt and its response may be longer than what the model reads.

@@ -1,4 +1,4 @@
-"""Scoring text with the reward model of a run."""
+"""The reward model of a run, and scoring text with it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Scorer:
         return cls(config, params, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Score responses, float32 [n]: this makes a reward model a reward like any other callable."""
+        """Score responses, float32 [n], so that a reward model is a reward like any other callable."""
         pairs = zip(prompts, responses, strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
@@ -90,8 +90,8 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
     Args:
         rows: from ``Policy.sample``, a multiple of n for each prompt, in order.
         scorer: the reward model that chooses.
-        n: how many rows were drawn for each that is kept. The policy that this makes has a KL of log n - (n - 1) / n
-            (``losses.best_of_n_kl``) to the one that sampled.
+        n: how many rows were drawn for each that is kept. The policy that choosing makes has a KL of
+            ``log n - (n - 1) / n`` (``losses.best_of_n_kl``) to the policy that sampled.
     """
     every = iter(rows)
     while drawn := list(itertools.islice(every, n)):
@@ -103,7 +103,7 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
 
 
 class Scorable(NamedTuple):
-    """A row and its responses, by the names that their scores get."""
+    """A row, and its responses by the names that their scores get."""
 
     row: Mapping[str, Any]
     responses: dict[str, Demonstration]

@@ -18,7 +18,7 @@ class StagePath(NamedTuple):
 
 
 def split_stage(text: Path | str) -> tuple[Path, str | None]:
-    """Split ``RUN:STAGE`` into a path and a stage; whether there are such is not asked.
+    """Split ``RUN:STAGE`` into a path and a stage, without checking that they exist.
 
     Args:
         text: a path that exists is taken as it stands, whatever colons are in its name.
@@ -39,11 +39,13 @@ def split_stage(text: Path | str) -> tuple[Path, str | None]:
 
 
 def policy_path(text: Path | str, default: str = "sft") -> StagePath:
-    """Find which policy ``RUN``, ``RUN:STAGE`` or a checkpoint's path names; whether the stage is finished is not said.
+    """Find which policy ``RUN``, ``RUN:STAGE`` or a checkpoint's path names.
+
+    Whether that stage is finished is not checked.
 
     Args:
         text: as somebody wrote it.
-        default: the stage of a run folder without one.
+        default: the stage that is meant where the text names a run folder alone.
 
     Raises:
         RunError: when the stage has no policy, or a stage of a checkpoint is named.

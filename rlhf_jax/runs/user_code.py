@@ -20,10 +20,10 @@ def run_file(path: str, what: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        what: what it is for, for messages; also part of the name under which it becomes a module.
+        what: what messages say that it is for; also part of the name under which it becomes a module.
 
     Returns:
-        Name to value.
+        What the file defines: a dict from name to value.
 
     Raises:
         RunError: when there is no such file, or it is not a Python file.
@@ -45,9 +45,9 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
 
     Args:
         name: ``FILE.py:NAME``.
-        what: what it is for, for messages, ``objective mine.py:hinge``.
+        what: what messages say that it is for, as ``objective mine.py:hinge``.
         kind: the type that it must have.
-        called: what messages call that type, ``function``.
+        called: what messages call that type, as ``function``.
         shown: the type of the names that a message lists; ``kind`` if it is None.
 
     Returns:
@@ -77,7 +77,7 @@ def load_function(name: str, what: str) -> Any:
 
     Args:
         name: ``FILE.py:function``.
-        what: what it is for, for messages.
+        what: what messages say that it is for.
 
     Raises:
         RunError: as for ``load_named``.

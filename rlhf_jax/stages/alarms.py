@@ -10,11 +10,11 @@ from rlhf_jax.training import read_metrics
 
 
 class Alarms:
-    """The alarms of a stage; each is said once, when it is first raised.
+    """Alarms of one stage, each of which is printed once, when it is first raised.
 
     Args:
-        directory: the run folder, whose metrics.jsonl is looked at.
-        stage: whose rows.
+        directory: the run folder, whose metrics.jsonl is read.
+        stage: the stage whose rows are looked at.
     """
 
     def __init__(self, directory: Path, stage: str):

@@ -16,11 +16,11 @@ def baselines(held: HeldOutPairs, scorers: Mapping[str, Callable[[Sequence[str]]
 
     Args:
         held: pairs of the test part.
-        scorers: by name, functions of texts that give a score each.
+        scorers: functions by name; each takes texts and returns one score a text.
 
     Returns:
         The accuracy of every scorer, and ``single_rater``, one person against the majority of the others, where the
-        rows have ratings; each with ``_ci``, ``_by_domain`` and ``_by_domain_ci``.
+        rows have ratings; each comes with ``_ci``, ``_by_domain`` and ``_by_domain_ci``.
     """
     found: dict[str, Any] = {}
     for name, score in scorers.items():
@@ -34,7 +34,7 @@ def baselines(held: HeldOutPairs, scorers: Mapping[str, Callable[[Sequence[str]]
 
 
 def agreement(ratings: Sequence[np.ndarray], domains: Sequence[str]) -> dict[str, float]:
-    """Krippendorff's alpha (interval) of the ratings of each domain, and of all of them."""
+    """Compute Krippendorff's alpha (interval) of the ratings of each domain, and of all domains together."""
     names = np.asarray(domains)
     each = {d: [r for r, name in zip(ratings, names, strict=True) if name == d] for d in np.unique(names).tolist()}
     return {d: feedback.krippendorff_alpha(rows) for d, rows in (*each.items(), ("all", list(ratings)))}

@@ -1,4 +1,4 @@
-"""Best-of-n: no training; n responses are drawn and the reward keeps one. What every training method competes with."""
+"""Best-of-n, the baseline of every training method: nothing is trained, n responses are drawn, the reward keeps one."""
 
 from __future__ import annotations
 
@@ -42,22 +42,23 @@ def best_of_n(
 
     Args:
         policy: run folder of the SFT policy, ``RUN:STAGE`` for another stage's, or a pretrained checkpoint.
-        reward_model: run folder of the reward model, or of an ensemble; not looked at when ``reward`` is given.
+        reward_model: run folder of the reward model, or of an ensemble; it is not read when ``reward`` is given.
         n: responses to each prompt; usually 4 to 64.
         ensemble: how the members of an ensemble are combined; their mean by default.
-        reward: any callable ``(prompts, responses) -> numbers`` to choose by instead.
+        reward: any callable ``(prompts, responses) -> numbers`` that chooses in place of ``reward_model``.
         data: where prompts come from; human_sentiment by default.
         sampling: how to draw.
-        test_prompts: how many.
+        test_prompts: how many prompts of the test part are answered.
         max_prompt_length: longest prompt, in tokens; 0 takes the longest there is.
-        judges: callables like a reward that measure; for human_sentiment those of ``stages.ppo`` by default.
-        judge: FILE.py:function, or a run folder with a reward model, that gives the ``gold`` score in their place.
-        seed: of the samples.
+        judges: callables like a reward that measure the responses; those of ``stages.ppo`` by default.
+        judge: FILE.py:function, or a run folder with a reward model, that gives the ``gold`` score where ``judges`` are
+            not given.
+        seed: the same seed draws the same responses.
         mesh: devices; all of them by default.
 
     Returns:
-        The summary and the rows of samples that training stages write; ``kl`` is ``log n - (n - 1) / n``, the KL of
-        the policy this makes to the one that sampled.
+        The summary and the rows of samples, as stages that train a policy write them. ``kl`` is
+        ``log n - (n - 1) / n``, the KL of the policy that choosing makes to the policy that sampled.
 
     Raises:
         RunError: when a folder lacks what is needed.

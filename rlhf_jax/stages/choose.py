@@ -18,10 +18,10 @@ from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
 def find_objective(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
-    """The objective of a name, with hyperparameters bound.
+    """Find the objective of a name, and bind hyperparameters to it.
 
     Args:
-        name: like ``dpo``, or ``FILE.py:function``.
+        name: a name in ``rlhf_jax.objectives``, as ``dpo``, or ``FILE.py:function``.
         hyperparameters: keyword arguments to bind.
 
     Returns:
@@ -48,7 +48,7 @@ def bind_objective(
 
     Args:
         function: the objective; hyperparameters that are bound to it already stay.
-        name: for messages.
+        name: what messages call it.
         hyperparameters: keyword arguments; each must be one of the function's.
         fields: a config's own fields for hyperparameters; those that the function does not have are left out.
 
@@ -78,7 +78,7 @@ def bind_objective(
 def choose_objective(
     passed: Objective | None, name: str, hyperparameters: Mapping[str, Any], fields: Mapping[str, Any] | None = None
 ) -> Objective:
-    """The function that was passed, or else the one that is named, with what the config says of it bound."""
+    """Choose the function that was passed, or else the one that is named, and bind what the config says of it."""
     if passed is None:
         passed = load_function(name, f"objective {name}") if ":" in name else _ours(name)
     return bind_objective(passed, name, hyperparameters, fields)
@@ -108,8 +108,8 @@ def try_objective(
     """Call an objective on shapes alone, before anything is written: a value that makes no sense shows here.
 
     Args:
-        objective: hyperparameters bound.
-        name: for the message.
+        objective: the function, with its hyperparameters bound.
+        name: what the message calls it.
         given: what the stage fills, one of the constants of this module.
         responses: K.
 
@@ -147,7 +147,7 @@ def try_objective(
 
 
 def describe_objective(objective: Objective) -> str:
-    """A name for a function that was passed, for the run's config: a continuation with another one is refused.
+    """Describe a function that was passed, for the run's config: a continuation with another one is refused.
 
     Example:
         >>> describe_objective(functools.partial(objectives.dpo, beta=0.05))
@@ -181,15 +181,15 @@ def _ours(name: str) -> Any:
     return vars(objectives)[name]
 
 
-LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what an objective is given of them
+LABELS = (("logprobs", "entropy"), ("label", "ref_logprobs", "kl"))  # what it is given where responses have labels
 
 
 def try_single(objective: Objective, name: str, source: str) -> None:
     """Call an objective on shapes of single responses, before anything is written.
 
     Args:
-        objective: hyperparameters bound.
-        name: for the message.
+        objective: the function, with its hyperparameters bound.
+        name: what the message calls it.
         source: where the rows come from, for the message.
 
     Raises:

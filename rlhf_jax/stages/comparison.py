@@ -1,4 +1,4 @@
-"""A trained policy beside the one it started from: the same prompts and keys, every judge, the KL between them."""
+"""A trained policy is compared with the one it started from: same prompts, same keys, every judge, and their KL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 2048  # responses that best-of-n holds at the same time
 
 
 class Judged(NamedTuple):
-    """What was measured of one response to each of n prompts."""
+    """Measurements of one response to each of n prompts."""
 
     scores: Mapping[str, np.ndarray]  # name -> float32 [n]; "kl", and "proxy" and every judge where there are any
     texts: list[str]
@@ -33,12 +33,14 @@ class Judged(NamedTuple):
 
 
 class Judges:
-    """Measures policies on prompts; the same instance for all that are to be compared.
+    """A measurement of policies on prompts: the KL to the reference, the proxy reward, and every judge's score.
+
+    Policies that are to be compared have to be measured by the same instance.
 
     Args:
-        sampler: draws and knows the reference.
+        sampler: draws the responses, and holds the reference.
         reward: the proxy that is trained against, if any; its scores are called ``proxy``.
-        judges: callables like a reward that measure and never train, by name.
+        judges: callables by name, like a reward; they measure policies and never train one.
     """
 
     def __init__(self, sampler: Sampler, reward: RolloutReward | None, judges: Mapping[str, TextReward]):
@@ -46,7 +48,7 @@ class Judges:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every score by which a policy can win."""
+        """Names of the scores by which a policy can win."""
         return (*(("proxy",) if self.reward is not None else ()), *self._judges)
 
     def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int) -> Judged:
@@ -83,11 +85,11 @@ class Judges:
 
 
 def keep_best(sampled: Rollout, reward: Any) -> Rollout:
-    """Of each group the response with the highest reward, as a rollout of K = 1; the first of equals.
+    """Keep the response with the highest reward of each group, the first of equals, as a rollout of K = 1.
 
     Args:
-        sampled: [B, K, ...].
-        reward: [B, K].
+        sampled: the groups, [B, K, ...].
+        reward: the reward of every response, [B, K].
     """
     best = jnp.argmax(jnp.asarray(reward), axis=1)
 
@@ -105,21 +107,21 @@ def compare(
     *,
     domain: Callable[[Prompt], str] = lambda prompt: "",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures for the summary, and rows of samples.
+    """Compare two policies by their responses: make the figures for the summary, and rows of samples.
 
     Both should be drawn at the same step, that is with the same keys: a policy that has not changed then wins exactly
     half.
 
     Args:
-        before: what the reference says.
-        after: what the trained policy says.
-        prompts: of both.
+        before: measurements of the reference.
+        after: measurements of the trained policy.
+        prompts: the prompts that both answered.
         names: the scores to compare by, ``Judges.names``.
         domain: the part of the data set that a prompt belongs to, ``Task.domain``.
 
     Returns:
         ``NAME_win_rate`` and its 95% interval for every name, means before and after, KL (nats a response) and its
-        interval, what the responses look like; and a row a prompt.
+        interval, and figures of the responses' length and variety; and one row a prompt, with both responses.
     """
     described = [evaluation.describe_responses(x.tokens, x.finished) for x in (before, after)]
     kl = after.scores["kl"]
@@ -156,7 +158,7 @@ def compare(
 
 
 def heldout_metrics(judged: Judged) -> dict[str, float]:
-    """What the log says of an evaluation: the mean of every score, length and the share of ended responses."""
+    """Compute what the log says of an evaluation: mean of every score, mean length, and share of ended responses."""
     values = {f"heldout_{name}": float(np.mean(x)) for name, x in judged.scores.items()}
     lengths = [len(t) for t in judged.tokens]
     return {**values, "heldout_length": float(np.mean(lengths)), "heldout_eos": float(judged.finished.mean())}

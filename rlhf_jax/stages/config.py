@@ -1,4 +1,4 @@
-"""The configs that stages share. Frozen, keyword-only; the command line overrides any field by its path."""
+"""Configs that stages share, frozen and keyword-only; the command line overrides any field by its path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_one_of(objective: str, *names: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What every stage has."""
+    """Fields that the config of every stage has."""
 
     out: str
     """The run folder. The same command with the same folder continues where it stopped."""
@@ -55,8 +55,8 @@ class StageConfig:
     """Keyword arguments of the objective, `--hyperparameters beta 0.05`: names as in its docstring, numbers as values
     (a switch is 1 or 0)."""
     lora: LoRAConfig = LoRAConfig()
-    """Adapters to train in place of all weights, `--lora.rank 16`; the stage before's are folded into the trunk, and
-    the reference of a policy is the policy with its adapter off."""
+    """Adapters to train in place of all weights, `--lora.rank 16`. Those of the stage before are folded into the
+    trunk, and a policy's reference is the policy with its adapter off."""
     max_skipped: int = 20
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 
@@ -66,13 +66,13 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackedConfig(StageConfig):
-    """What the stages that train on packed rows of a data set have."""
+    """Fields of the stages that train on packed rows of a data set."""
 
     data: DataConfig = DataConfig()
     epochs: int = 3
     """Passes over the training rows."""
     rows: int = 16
-    """Packed rows of a batch, of one update of the weights."""
+    """Packed rows of a batch; one batch makes one update of the weights."""
     micro_batches: int = 1
     """Parts that a batch is cut into, whose gradients are added up: the same update in the memory of one part. The
     rows of a part are a multiple of the devices that share them."""
@@ -83,7 +83,7 @@ class PackedConfig(StageConfig):
     patience: int = 5
     """Evaluations without improvement before training stops early; 0 never stops."""
     keep: Literal["best", "last"] = "best"
-    """The parameters that the stage leaves: of the best held-out loss, or of the last step."""
+    """The parameters that the stage leaves: those with the best held-out loss, or those of the last step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,5 +93,5 @@ class PackedConfig(StageConfig):
             raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")
 
     def packing(self, pad_id: int) -> dict[str, int]:
-        """What one forward pass sees, a part of a batch, as the arguments of ``PackedEpochs``."""
+        """Arguments of ``PackedEpochs`` for what one forward pass sees, which is a part of a batch."""
         return {"rows": self.rows // self.micro_batches, "row_length": self.row_length, "pad_id": pad_id}

@@ -23,10 +23,12 @@ def group(
 ) -> RunResult:
     """Train a policy on groups of its own samples: RLOO, GRPO and their kin, expert iteration, online DPO.
 
+    A stage that is complete is read from its run folder; one that was interrupted continues from its last checkpoint.
+
     Args:
         config: RLOO on the quickstart's task by default.
         reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
-        judges: callables like a reward that measure and never train; those of ``stages.ppo`` by default.
+        judges: callables like a reward that measure the policy and never train it; those of ``stages.ppo`` by default.
         objective: any objective of log-probabilities and ``batch.reward`` [B, K]; what ``config.objective`` names by
             default.
         mesh: devices; ``config.mesh`` over all of them by default.
@@ -35,7 +37,12 @@ def group(
         ``RunResult`` with ``params["policy"]`` of the best held-out proxy reward whose KL is below ``config.max_kl``.
 
     Raises:
-        The same as ``stages.ppo``.
+        DataError: on a bad row.
+        RunError: when a folder lacks the policy or the reward model, or holds a run of another config; when the judge
+            cannot be used.
+        SamplerMismatch: when sampler and trainer disagree.
+        SkippedUpdates: when too many updates in a row were not finite.
+        Interrupted: when a signal stopped it; the same call continues.
 
     Example:
         >>> from rlhf_jax import objectives

@@ -24,7 +24,7 @@ class HeldOutPairs(NamedTuple):
 
 
 def pair_metrics(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:
-    """Bradley-Terry loss (nats a pair, soft labels) and accuracy on held-out pairs."""
+    """Compute the Bradley-Terry loss (nats a pair, soft labels) and the accuracy of scores on held-out pairs."""
     gap = scores[held.pairs[:, 0]] - scores[held.pairs[:, 1]]
     loss = held.share * np.logaddexp(0.0, -gap) + (1 - held.share) * np.logaddexp(0.0, gap)
     counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)

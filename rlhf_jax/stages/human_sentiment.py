@@ -28,14 +28,16 @@ def opening(row: RatedResponse) -> PromptRow:
 
 
 def domain_of(prompt: Prompt) -> str:
-    """The domain whose instruction begins a prompt; empty for any other prompt, and for a chat."""
+    """Find the domain whose instruction begins a prompt; empty for any other prompt, and for a chat."""
     if not isinstance(prompt, str):
         return ""
     return next((domain for domain, text in PROMPTS.items() if prompt.startswith(text)), "")
 
 
 def judges() -> Mapping[str, TextReward]:
-    """``gold``: ridge regression fitted on the ratings of the *validation* split, which no stage trains on; and VADER.
+    """Make the judges: ``gold`` is ridge regression on the ratings of the validation split, and ``vader`` is VADER.
+
+    No stage trains on the validation split, so ``gold`` is a judge that training never sees.
 
     Returns:
         Judges by name; each reads the sentence a prompt begins and a response completes, without the instruction.
@@ -49,7 +51,7 @@ def judges() -> Mapping[str, TextReward]:
 
 
 def whole_sentences(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-    """Prompt and response as one sentence, the instruction taken off.
+    """Join prompt and response to one sentence, without the instruction.
 
     Example:
         >>> whole_sentences(["Write a tweet. So"], ["happy today!"])
@@ -63,7 +65,7 @@ def _without_instruction(prompt: str) -> str:
 
 
 def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
-    """Sentences as rated responses to their domain's prompt; ``where`` is their id."""
+    """Read sentences as rated responses to their domain's prompt; ``where`` is a sentence's id."""
     rows = [RatedResponse(PROMPTS[s.domain], s.text, s.ratings, s.id) for s in data.human_sentiment.load(split)]
     if not config.limit:
         return rows
@@ -80,7 +82,7 @@ def _parts(make: Callable[[RatedResponse], Any]) -> Callable[[DataConfig], Parts
 
 
 def _baselines(held: HeldOutPairs) -> dict[str, Any]:
-    """VADER, ridge regression on the train split, and one person."""
+    """Measure VADER, ridge regression on the train split, and one person."""
     train = data.human_sentiment.load("train")
     ridge = evaluation.fit_ridge([s.text for s in train], [s.ratings.mean() for s in train])
     return baselines(held, {"vader": evaluation.vader, "ridge": ridge})

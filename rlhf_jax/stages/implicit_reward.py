@@ -1,4 +1,4 @@
-"""What the log-probability that a policy gained on each response says of it: its implicit reward, against people."""
+"""A policy's implicit reward, the log-probability that it gained on each response, is measured against people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST = 256  # responses of either sort that a figure compares: the pairs are th
 def sequence_logprobs(
     model: Model, policy: Params, examples: Sequence[Example], *, rows: int, row_length: int, pad_id: int
 ) -> np.ndarray:
-    """Log-probability of every response of groups of one given its prompt, float32 [n], nats."""
+    """Compute the log-probability of n responses given their prompts, [n], nats; an example holds one response."""
     roles = {"policy": model}
 
     @jax.jit
@@ -35,7 +35,7 @@ def sequence_logprobs(
 
 
 def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str, Any]:
-    """How often the response that more people prefer gained more log-probability, with a 95% interval."""
+    """Measure how often the response that more people prefer gained more log-probability, with a 95% interval."""
     counted, correct = evaluation.pair_accuracy(gained, held.pairs, held.share)
     interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)
     return {
@@ -48,7 +48,7 @@ def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str
 def _measured(
     pairs: Comparisons | Labels, pairs_per_response: int
 ) -> tuple[list[Example], Callable[[np.ndarray], dict[str, Any]]]:
-    """Responses, one a group, and what the log-probability that each of them gained says of the policy."""
+    """Return test responses, one an example, and the function that makes figures of the log-probability they gained."""
     if isinstance(pairs, Labels):
         return pairs.test, lambda gained: reward_auc(gained, pairs.test)
     test = pairs.test(pairs_per_response)
@@ -57,15 +57,16 @@ def _measured(
 
 
 def reward_auc(gained: np.ndarray, heldout: Sequence[Example]) -> dict[str, Any]:
-    """The area under the ROC curve: how often thumbs up gained more log-probability than thumbs down.
+    """Compute the area under the ROC curve: how often thumbs up gained more log-probability than thumbs down.
 
     Args:
         gained: [n], log-probability under the policy less that under the reference, nats.
         heldout: n groups of one response with its label.
 
     Returns:
-        ``label_auc`` with its 95% interval, over all couples of one of either sort (at most 256 of a sort, spread over
-        all there are), left out where one sort is missing; ``responses``, and the share of thumbs up, ``desirable``.
+        ``label_auc`` with its 95% interval, over all couples of a thumbs up and a thumbs down (at most 256 of either,
+        spread over all there are); it is left out where one sort is missing. ``responses`` counts them, and
+        ``desirable`` is the share of thumbs up.
 
     Example:
         >>> up, down = (Example((np.array([1, 5]),), (1,), labels=np.array([y])) for y in (1.0, 0.0))

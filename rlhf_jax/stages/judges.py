@@ -1,4 +1,4 @@
-"""Judges that training never sees: they measure a policy and train none. The config's, or the data set's own."""
+"""Judges, which measure a policy and train none, come from the caller, from the config, or from the data set."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def choose_judges(
     Args:
         passed: judges by name that a stage was given.
         name: the config's ``judge``, ``FILE.py:function`` or a run folder, whose scores are called ``gold``; or empty.
-        task: what the prompts come from; it may have judges of its own.
-        prompts: some of those that it will judge. It is called once, on the first two, so that what it gets wrong shows
-            before training.
+        task: the data set that the prompts come from; it may have judges of its own.
+        prompts: some of those whose responses will be judged. The config's judge is called once, on the first two, so
+            that a mistake in it shows before training.
         reward_model: run folder of the reward model whose scores are called ``proxy``, if there is one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is usual for models of a size: learning rates by stage, and a reward model beside its policy."""
+"""What is usual for a model of a given size: its learning rate in each stage, and the size of its reward model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL_RATES = Rates(1e-7, 1e-2, "up to 1e-2 for a million parameters from scratc
 
 
 def parameter_count(params: Params) -> int:
-    """How many parameters one model has; of a stacked ensemble, a member.
+    """Count the parameters of one model; in a stacked ensemble, those of one member.
 
     Example:
         >>> import numpy as np
@@ -54,11 +54,11 @@ def parameter_count(params: Params) -> int:
 
 
 def usual_rates(stage: str, parameters: int, *, adapters: bool) -> Rates:
-    """The learning rates that are usual for a stage and a size.
+    """Look up the learning rates that are usual for a stage and a size.
 
     Args:
         stage: a stage's name, or ``critic``.
-        parameters: of the whole model, what is frozen included.
+        parameters: how many the whole model has, frozen ones included.
         adapters: whether low-rank adapters are trained in place of all weights.
 
     Example:
@@ -78,8 +78,8 @@ def warn_of_rates(stage: str, config: StageConfig, params: Params) -> None:
 
     Args:
         stage: its name.
-        config: the stage's; each of its optimisers is looked at.
-        params: of the model that is trained, the frozen trunk included; a critic is taken to be as large.
+        config: the stage's config; the rate of each of its optimisers is checked.
+        params: the model that is trained, with its frozen trunk; a critic is taken to be as large.
     """
     parameters = parameter_count(params)
     for name, optimizer in vars(config).items():
@@ -100,7 +100,7 @@ def warn_of_small_reward(reward: Params, policy: Params) -> None:
         policy: the whole model.
 
     Source: Gao et al. 2023 (arXiv:2210.10760). Ouyang et al. 2022 train policies of 175 billion parameters
-    against a reward model of 6 billion, so it can be meant.
+    against a reward model of 6 billion, so a small one may be intended.
     """
     share = parameter_count(reward) / parameter_count(policy)
     warn_outside(

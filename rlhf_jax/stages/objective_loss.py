@@ -20,8 +20,9 @@ def make_loss_fn(objective: Objective, models: Mapping[str, Model], *, temperatu
     Args:
         objective: ``(outputs, batch) -> Loss``; bind hyperparameters with ``functools.partial``.
         models: by role, as for ``forward``.
-        temperature: of the policy's log-probabilities and entropy. On sampled responses it is the sampler's, or the
-            ratio to the policy that sampled would not start at 1; on text that people wrote it is 1.
+        temperature: the one at which the policy's log-probabilities and entropy are taken. On sampled responses it is
+            the sampler's, or the ratio to the policy that sampled would not start at 1; on text that people wrote it
+            is 1.
 
     Returns:
         A pure function; ``key`` draws the dropout of adapters that have one, and None leaves it out.

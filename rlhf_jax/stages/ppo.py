@@ -21,14 +21,16 @@ def ppo(
     objective: Objective | None = None,
     mesh: Mesh | None = None,
 ) -> RunResult:
-    """Train a policy against a reward; continues or returns what the run folder already holds.
+    """Train a policy against a reward, or return what the run folder already holds.
+
+    A stage that was interrupted continues from its last checkpoint.
 
     Args:
         config: the quickstart's task by default.
         reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
-        judges: callables like a reward that measure and never train; ``gold`` is the one that counts. By
-            default what ``config.judge`` names, and else for human_sentiment a ridge regression on the validation
-            split's ratings, and VADER.
+        judges: callables like a reward that measure the policy and never train it; ``gold`` is the one that counts.
+            By default they are what ``config.judge`` names; where it is empty, human_sentiment has a ridge regression
+            on the validation split's ratings and VADER, and other data has none.
         objective: what ``config.objective`` names by default, with ``config.loss`` bound to ``objectives.ppo``.
         mesh: devices; ``config.mesh`` over all of them by default.
 

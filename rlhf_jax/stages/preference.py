@@ -97,22 +97,24 @@ def preference(
     judges: Mapping[str, TextReward] | None = None,
     mesh: Mesh | None = None,
 ) -> RunResult:
-    """Train a policy on comparisons; continues or returns what the run folder already holds.
+    """Train a policy on comparisons, or return what the run folder already holds.
+
+    A stage that was interrupted continues from its last checkpoint.
 
     Args:
         config: DPO on the quickstart's task by default.
-        objective: any objective of log-probabilities on pairs [B, 2], the chosen response first; what
-            ``config.objective`` names by default; on rows with a label each, of single responses [B, 1], as ``kto`` is.
-            The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and
-            ``kl`` (KTO's reference point); what the objective does not read is never computed.
-        judges: callables ``(prompts, responses) -> numbers`` that measure the policy; what ``config.judge`` names by
-            default, for human_sentiment those of ``stages.ppo``.
+        objective: any objective of log-probabilities on pairs [B, 2], in which the chosen response is the first;
+            where rows are single responses with a label it must take [B, 1], as ``kto`` does. By default it is what
+            ``config.objective`` names. The batch holds ``votes``, ``label`` ([1, 0]), ``ref_logprobs`` and ``kl``
+            (KTO's reference point); what the objective does not read is never computed.
+        judges: callables ``(prompts, responses) -> numbers`` that measure the policy and never train it; those of
+            ``stages.ppo`` by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
         ``RunResult`` with ``params["policy"]`` of the best held-out loss; ``summary`` has the accuracy of the implicit
-        reward on test pairs (on rows with a label each, ``label_auc``), and compares the policy with the SFT policy on
-        test prompts.
+        reward on test pairs (``label_auc`` where rows have a label each), and compares the policy with the SFT policy
+        on test prompts.
 
     Raises:
         DataError: on a bad row, and when no pair has a majority.
@@ -245,6 +247,10 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
 
     Both are computed inside the compiled step, so that an objective which does not read one does not pay for it.
 
+    Args:
+        objective: hyperparameters bound.
+        model: the policy's, and so the reference's.
+
     Returns:
         ``loss_fn(params, ((batch, mismatched), reference), key)``.
     """
@@ -264,7 +270,7 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
 
 
 def _heldout_examples(pairs: Comparisons | Labels, config: PreferenceConfig) -> list[Example]:
-    """What is held out as training has it, spread over all there is: of pairs the preferred response first."""
+    """Pick held-out examples, spread over all of them; the preferred response of a pair comes first, as in training."""
     if isinstance(pairs, Labels):
         return evenly(pairs.heldout, config.eval_pairs)
     held = pairs.heldout(config.pairs_per_response)

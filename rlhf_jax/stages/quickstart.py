@@ -32,7 +32,7 @@ class QuickstartConfig:
 
 
 def quickstart_config(*, out: str, seed: int = 0, fast: bool = False) -> QuickstartConfig:
-    """The quickstart's config.
+    """Make the quickstart's config.
 
     Args:
         out: the run folder all stages share.
@@ -40,7 +40,8 @@ def quickstart_config(*, out: str, seed: int = 0, fast: bool = False) -> Quickst
         fast: a miniature of every stage: a small model, a tenth of the data, a few iterations.
 
     Returns:
-        Unless ``fast``, the stages' defaults but for where they read and write, and PPO's longest prompt.
+        The configs of the three stages. Unless ``fast``, they differ from the defaults only in where the stages read
+        and write, and in PPO's longest prompt.
     """
     place: dict[str, Any] = {"out": out, "seed": seed}
     if not fast:
@@ -70,11 +71,11 @@ def quickstart_config(*, out: str, seed: int = 0, fast: bool = False) -> Quickst
 
 
 def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object] | None = None) -> Path:
-    """Run what is not done yet.
+    """Run the stages that the run folder does not hold yet: SFT, reward model, PPO.
 
     Args:
         config: from ``quickstart_config``.
-        after_stage: called with the run folder when a stage is complete; ``report.write_report``, say.
+        after_stage: called with the run folder whenever a stage is complete, as ``report.write_report`` can be.
 
     Returns:
         The run folder; its ``summary.json`` holds the results.

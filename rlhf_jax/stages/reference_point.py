@@ -13,7 +13,7 @@ from rlhf_jax.types import Array, Model, Params, SequenceBatch
 
 
 def mismatched(batch: SequenceBatch, *, rows: int, row_length: int, pad_id: int) -> SequenceBatch:
-    """A packed batch of numpy arrays in which every prompt is followed by the next group's response.
+    """Make a packed batch in which every prompt is followed by the next group's response.
 
     Args:
         batch: packed, of numpy arrays, [B, K, S].
@@ -46,12 +46,14 @@ def mismatched(batch: SequenceBatch, *, rows: int, row_length: int, pad_id: int)
 
 
 def reference_point(model: Model, params: Params, reference: Params, batch: SequenceBatch) -> Array:
-    """``max(0, mean_i [log pi(y_j | x_i) - log pi_ref(y_j | x_i)])`` over mismatched pairs, float32 []; no gradient.
+    """Estimate KTO's reference point on mismatched pairs, float32 [], nats; it carries no gradient.
+
+    ``max(0, mean_i [log pi(y_j | x_i) - log pi_ref(y_j | x_i)])``
 
     Args:
         model: the policy's.
-        params: by role, the policy that is trained.
-        reference: by role, the frozen one.
+        params: the policy that is trained, by role.
+        reference: the frozen policy, by role.
         batch: from ``mismatched``.
 
     Source: Ethayarajh et al. 2024, section 4.2 (arXiv:2402.01306).

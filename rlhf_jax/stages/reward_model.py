@@ -49,8 +49,8 @@ class RewardConfig(PackedConfig):
     """Run folder of the SFT policy whose trunk and tokenizer it starts from, `RUN:preference` (or another policy stage)
     for that stage's; or a pretrained checkpoint, as in SFT."""
     layers: int = 0
-    """Blocks of the trunk that are used, from the first; 0: all. Of a pretrained model the middle ones often judge a
-    text better than the last, and cost less."""
+    """Blocks of the trunk that are used, from the first; 0: all. The middle blocks of a pretrained model
+    often judge a text better than the last, and cost less."""
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses."""
     group_size: int = 8
@@ -81,17 +81,20 @@ class RewardConfig(PackedConfig):
 def reward_model(
     config: RewardConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None
 ) -> RunResult:
-    """Train a reward model on comparisons; continues or returns what the run folder already holds.
+    """Train a reward model on comparisons, or return what the run folder already holds.
+
+    A stage that was interrupted continues from its last checkpoint.
 
     Args:
         config: the quickstart's task by default.
-        objective: any objective of ``outputs.scores``; what ``config.objective`` names by default.
+        objective: any objective that reads ``outputs.scores``; what ``config.objective`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
-        ``RunResult`` with ``params["reward"]`` of the best held-out loss (of an ensemble every leaf is [M, ...] and the
-        reward is the members' mean); ``summary`` holds accuracy with its 95%
-        interval, by domain, calibration, warnings and, for ``human_sentiment``, the baselines on the same pairs.
+        ``RunResult`` with ``params["reward"]`` of the best held-out loss; where ``members`` is above 1, every leaf that
+        is trained is [M, ...]. ``summary`` holds accuracy with its 95% interval, accuracy by domain, calibration,
+        warnings and, for ``human_sentiment``, the baselines on the same pairs; in an ensemble these figures are for the
+        mean of the members' scores.
 
     Raises:
         DataError: on a bad row.
@@ -184,7 +187,7 @@ def reward_model(
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:
-    """The members' losses, each with a denominator of its own, [M]; parameters and batches are stacked, [M, ...]."""
+    """Turn a loss into an ensemble's, on stacked inputs [M, ...]; members have denominators of their own, [M]."""
 
     def summed(params: Params, batch: SequenceBatch, key: Array) -> tuple[Array, Aux]:
         count = batch.tokens.shape[0]
@@ -198,7 +201,7 @@ def ensemble_loss(loss_fn: LossFn) -> LossFn:
 def scorer(
     model: Model, *, rows: int, row_length: int, pad_id: int
 ) -> Callable[[Params, Sequence[np.ndarray]], np.ndarray]:
-    """A function ``(params, sequences) -> float32 [M, n]`` that scores token sequences with every member."""
+    """Make a function ``(params, sequences) -> float32 [M, n]`` that scores token sequences with every member."""
     run_batch = jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
 
     def score(params: Params, sequences: Sequence[np.ndarray]) -> np.ndarray:
@@ -211,7 +214,7 @@ def scorer(
 
 
 def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float]:
-    """Mean and standard deviation of the training ratings, by which ``likert`` standardises; of other data none."""
+    """Compute mean and standard deviation of the training ratings for ``likert``; empty where it needs none."""
     ratings = [e.ratings for e in examples if e.ratings is not None]
     if not is_one_of(objective, "likert") or not ratings:
         return {}
@@ -220,12 +223,12 @@ def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float
 
 
 def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
-    """The members' first weights: the same trunk, heads drawn with keys of their own; a frozen trunk is not stacked."""
+    """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own."""
     keys = jax.random.split(jax.random.key(config.seed), config.members)
     parts = [models.split(models.with_scalar_head(policy, model_config, key)) for key in keys]
     return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 
 def _member_epochs(data: Comparisons, config: RewardConfig, member: int) -> Callable[[int], Sequence[Example]]:
-    """A member's passes are numbered after those of the member before it, so its groups and order are its own."""
+    """Number a member's passes after those of the member before it, so that its groups and its order are its own."""
     return lambda number: data.epoch(number + member * config.epochs)

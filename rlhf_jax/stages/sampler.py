@@ -1,4 +1,4 @@
-"""Drawing responses on a mesh: what online training, evaluations and best-of-n share."""
+"""The sampler on a mesh that online training, evaluations and best-of-n share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlhf_jax.types import Array, Model, Params, Rollout
 
 
 class Sampler:
-    """Samples from any policy of one shape, and measures how far it has moved from the reference.
+    """Sampler for any policy of one shape, which also measures how far the policy has moved from the reference.
 
     The KL is that of the distributions at the sampling temperature (at temperature 1 for greedy sampling), before any
     top-k or top-p.
@@ -29,9 +29,9 @@ class Sampler:
         model: the policy as pure functions.
         tokenizer: the policy's.
         sampling: how to draw.
-        reference: the frozen policy that KL is measured against; put onto the mesh.
+        reference: the frozen policy that KL is measured against; it is put onto the mesh.
         mesh: devices.
-        seed: of the run.
+        seed: the run's; with the step and the prompt it decides every sample.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every call.
     """
@@ -77,11 +77,11 @@ class Sampler:
         )
 
     def texts(self, sampled: Rollout) -> list[str]:
-        """The responses as text, in the order of ``[B, K]`` flattened."""
+        """Decode the responses, in the order of ``[B, K]`` flattened."""
         return [self.tokenizer.decode_response(ids) for ids in response_tokens(sampled)]
 
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
-        """k1 of every response under a policy against the reference, at the sampling temperature: [B * K], nats."""
+        """Compute k1 of every response, the policy against the reference at the sampling temperature: [B * K], nats."""
         return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
 
 

@@ -1,8 +1,8 @@
 """RUN/samples.jsonl: what a policy answers, at every evaluation and in the final comparison.
 
-Rows with a ``step`` are of an evaluation: ``stage``, ``step``, ``prompt``, ``response`` and the scores. All others are
-of the final comparison, as ``comparison.compare`` makes them, and come first. A stage replaces its own rows of
-evaluations and the comparison of whoever was here before; the evaluations of other stages stay.
+Rows with a ``step`` come from an evaluation: ``stage``, ``step``, ``prompt``, ``response`` and the scores. All others
+come from the final comparison, as ``comparison.compare`` makes them, and stand first. A stage replaces the rows of its
+own evaluations, and the comparison that an earlier stage left; the evaluations of other stages stay.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def read_samples(path: Path) -> list[Row]:
 
 
 def shown(judged: Judged, prompts: Sequence[EncodedPrompt]) -> list[Row]:
-    """The responses to a few prompts, always the same ones, with every score of theirs.
+    """Pick the responses to a few prompts, always the same ones, with all their scores.
 
     Args:
         judged: what an evaluation measured.
-        prompts: what it was asked.
+        prompts: the prompts of that evaluation.
 
     Returns:
         Rows of ``prompt``, ``response`` and the scores; a score that is not finite is None.

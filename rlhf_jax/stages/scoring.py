@@ -24,21 +24,24 @@ from rlhf_jax.types import Array, Params, Rollout
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, as one stage hands it to another; an ensemble's are stacked, [M, ...]."""
+    """A model's config together with its weights: the form in which one stage hands a model to another.
+
+    The weights of an ensemble are stacked: every leaf that was trained is [M, ...].
+    """
 
     config: models.ModelConfig
     params: Params
 
 
 class Scores(NamedTuple):
-    """What a reward says of a rollout."""
+    """Scores that a reward gives to the responses of a rollout."""
 
     reward: Array  # float32 [B, K], before any shaping
-    disagreement: Array  # float32 [B, K]; between the members of an ensemble, else 0
+    disagreement: Array  # float32 [B, K], standard deviation of an ensemble's scores; 0 for a single model
 
 
 class RolloutReward:
-    """A reward for rollouts: ``reward(sampled, prompts) -> Scores``.
+    """A reward that scores rollouts: ``reward(sampled, prompts) -> Scores``.
 
     Args:
         reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
@@ -62,7 +65,7 @@ class RolloutReward:
             self._model: Callable[..., Any] = jax.jit(score)
 
     def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt]) -> Scores:
-        """Scores of every response."""
+        """Score every response."""
         if self._text is None:
             return self._model(self._params, sampled)
         shape = sampled.tokens.shape[:2]
@@ -73,7 +76,7 @@ class RolloutReward:
 
 
 def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> LoadedModel:
-    """The reward model (or ensemble) of a run folder, checked to read the policy's tokens.
+    """Load the reward model or ensemble of a run folder, and check that it reads the policy's tokens.
 
     Raises:
         RunError: when there is none, or it has another tokenizer.

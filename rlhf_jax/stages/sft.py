@@ -46,12 +46,12 @@ class SFTConfig(PackedConfig):
     vocab_size: int = 4096
     """From scratch: tokens of the byte-level BPE that is trained on the training rows; the model's vocabulary."""
     model: models.ModelConfig = models.ModelConfig()
-    """From scratch: sizes of the transformer; its `vocab_size` is set from the tokenizer. Of a pretrained model only
-    `compute_dtype` and `remat` are taken from here."""
+    """From scratch: sizes of the transformer; its `vocab_size` is set from the tokenizer. A pretrained model takes only
+    `compute_dtype` and `remat` from here."""
     epochs: int = 2
     """Passes over the training rows."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
-    """1e-3 or more for a million parameters from scratch; of a pretrained model 1e-5 for all weights (Ouyang et al.
+    """1e-3 or more for a million parameters from scratch; for a pretrained model 1e-5 for all weights (Ouyang et al.
     2022), 1e-4 to 5e-4 for adapters (Hu et al. 2021)."""
 
     def __post_init__(self) -> None:
@@ -63,11 +63,13 @@ class SFTConfig(PackedConfig):
 
 
 def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
-    """Train a policy on demonstrations; continues or returns what the run folder already holds.
+    """Train a policy on demonstrations, or return what the run folder already holds.
+
+    A stage that was interrupted continues from its last checkpoint.
 
     Args:
         config: the quickstart's task by default.
-        objective: any objective of ``outputs.logprobs``; what ``config.objective`` names by default.
+        objective: any objective that reads ``outputs.logprobs``; what ``config.objective`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -151,7 +153,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
 
 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:
-    """The model and tokenizer to begin with."""
+    """Make or load the model and the tokenizer that the stage begins with."""
     if not config.init:
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
         model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)

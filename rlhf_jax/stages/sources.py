@@ -1,4 +1,4 @@
-"""From a ``DataConfig`` to what a stage trains on, chooses a checkpoint on and reports on.
+"""From a ``DataConfig`` to the rows that a stage trains on, chooses a checkpoint on and reports on.
 
 Every stage finds its data set's ``Task`` here. Ratings by several people become comparisons: responses to one prompt
 are drawn into groups, anew in every epoch.
@@ -28,16 +28,16 @@ from rlhf_jax.stages.task import Task
 
 
 class Comparisons(NamedTuple):
-    """What a reward model trains on and is measured by; the latter functions take the pairs to draw for a response."""
+    """Comparisons to train and be measured on; ``heldout`` and ``test`` take how many pairs to draw a response."""
 
     epoch: Callable[[int], list[Example]]
     heldout: Callable[[int], HeldOutPairs]  # chooses the best checkpoint
     test: Callable[[int], HeldOutPairs]  # gives the final figures
-    warnings: tuple[str, ...] = ()  # what is odd about the rows, and what there is to know of the parts
+    warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
 
 
 class Labels(NamedTuple):
-    """What KTO trains on and is measured by, where nobody compared two responses; groups of one, with their labels."""
+    """Single responses with labels, for KTO to train on and be measured by; an example holds one response."""
 
     epoch: Callable[[int], list[Example]]
     heldout: list[Example]  # chooses the best checkpoint
@@ -46,9 +46,9 @@ class Labels(NamedTuple):
 
 
 def find_task(config: DataConfig) -> Task:
-    """Find what belongs to a data set: the quickstart's task, one that a user wrote, or one that reads anybody's rows.
+    """Find the task of a data set: the quickstart's, one that a user wrote, or one that reads anybody's rows.
 
-    A stage calls it once for each ``DataConfig``: the files behind it are then read once, whatever for.
+    A stage calls it once for each ``DataConfig``, so that each file behind it is read once, whatever its rows are for.
 
     Raises:
         RunError: when ``source`` names a Python file that has no such task.
@@ -68,7 +68,7 @@ def find_task(config: DataConfig) -> Task:
 
 
 def demonstrations(config: DataConfig, task: Task | None = None) -> Parts:
-    """Read responses to imitate, chats to imitate the assistant in, and whatever else gives either."""
+    """Read what there is to imitate: responses to prompts, and the assistant's turns of chats."""
     return (task or find_task(config)).asked("demonstrations", config.source)(config)
 
 
@@ -91,8 +91,8 @@ def comparisons(
 
     Args:
         config: where the rows are.
-        tokenizer: what makes tokens of them.
-        group_size: rated responses that are compared with each other.
+        tokenizer: the policy's.
+        group_size: how many rated responses of a prompt are compared with each other.
         seed: decides groups and order.
         task: the data set's, from ``find_task`` if it is not given.
 
@@ -113,8 +113,11 @@ def preferences(
 ) -> Comparisons | Labels:
     """Read comparisons in pairs, the response that more people prefer first; pairs of rated responses change by epoch.
 
-    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training; an epoch without
-    any other is a ``DataError``. Rows with a label each are no pairs, and come as they are.
+    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training. Rows that are
+    single responses with labels are no pairs; they are returned as ``Labels``.
+
+    Raises:
+        DataError: on a bad row, and in ``epoch`` when no pair has a majority of at least ``min_share``.
     """
     drawn = _opinions(config, tokenizer, task or find_task(config), group_size=2, seed=seed)
     if isinstance(drawn, Labels):
@@ -137,7 +140,7 @@ def pretraining_text(config: DataConfig) -> list[Example] | Any:
 
 
 def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_size: int) -> Tokenizer:
-    """The run folder's tokenizer, or one trained on these rows where there is none yet; nothing is written."""
+    """Load the run folder's tokenizer, or train one on these rows where there is none yet; nothing is written."""
     path = directory / "tokenizer.json"
     if path.exists():
         return Tokenizer.load(path)
@@ -154,7 +157,7 @@ def _texts(row: Demonstration | Dialogue) -> list[str]:
 def _opinions(
     config: DataConfig, tokenizer: Tokenizer, task: Task, *, group_size: int, seed: int
 ) -> Comparisons | Labels:
-    """What people said of responses, in whichever of the three forms the rows have it."""
+    """Read what people said of responses, in whichever of three forms the rows have: pairs, ratings or labels."""
     rows = task.asked("opinions", config.source)(config)
     kinds = {type(row) for part in (rows.train, rows.validation, rows.test) for row in part}
     if len(kinds) > 1:
@@ -186,7 +189,7 @@ def _opinions(
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
-    """What is odd about the labels of comparisons, told from the rows as they came."""
+    """Find what is odd about the labels of comparisons, in the rows as they were read, and print it."""
     voted = [row for row in rows if row.votes.shape == (2, 2)]
     share = [float(row.votes[0, 1] / row.votes.sum()) if row.votes.sum() else 0.5 for row in voted]
     found = evaluation.label_warnings(
@@ -200,8 +203,10 @@ def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
 def _encode(
     rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig, task: Task
 ) -> tuple[list[Any], list[Example]]:
-    """Rows that are short enough, and their token sequences; one that is too long is a bad row, unless the task says
-    that such rows are left out."""
+    """Encode rows, and return those that are short enough with their token sequences.
+
+    A row that is too long is a bad row, unless the task says that such rows are left out.
+    """
     ours = task.leaves_out_long
     kept, examples, left_out = [], [], []
     for row in rows:
@@ -256,7 +261,7 @@ def _rated_epochs(
 def _rated_pairs(
     rows: Sequence[RatedResponse], pairs_per_response: int, *, task: Task, encode: Callable[..., Any]
 ) -> HeldOutPairs:
-    """Random pairs of responses to the same prompt; always the same ones, so that runs can be compared."""
+    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared."""
     kept, examples = encode(rows)
     domains = [task.domain(row.prompt) or row.prompt for row in kept]
     pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
@@ -277,7 +282,7 @@ def _rated_pairs(
 
 
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
-    """The pairs as they are, once each: ``pairs_per_response`` is for rated responses."""
+    """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
     kept, examples = encode(rows)
     votes = np.stack([row.votes for row in kept])
     share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
@@ -312,10 +317,10 @@ def read_prompts(
     """Read and encode prompts.
 
     Args:
-        config: where they are.
+        config: where the prompts are.
         tokenizer: the policy's.
         parts: which parts of the data set, ``train``, ``validation`` or ``test``.
-        max_prompt_length: in tokens; 0 allows as many as the data config.
+        max_prompt_length: the longest that is allowed, in tokens; with 0 it is the ``max_length`` of ``config``.
         task: the data set's, from ``find_task`` if it is not given.
 
     Returns:

@@ -18,7 +18,9 @@ ReadParts = Callable[[DataConfig], Parts]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A data set as stages see it. Only the rows that a stage asks for have to be there.
+    """A data set as stages see it.
+
+    Only the readers of the rows that a stage asks for have to be there.
 
     Each reader is given the stage's ``DataConfig``, whose ``limit`` it should heed, and returns ``data.parts.Parts``:
     rows to train on, to choose a checkpoint on and to report on, typed as in ``data.rows``.
@@ -52,14 +54,14 @@ class Task:
     """Rows that are too long are left out without a word; otherwise they are bad rows."""
 
     def asked(self, purpose: str, source: str) -> ReadParts:
-        """The reader of a purpose.
+        """Return the reader of a purpose.
 
         Args:
             purpose: ``demonstrations``, ``prompts``, ``opinions`` or ``text``.
             source: names the data set in the error.
 
         Raises:
-            RunError: when the task has none.
+            RunError: when the task has no such reader.
         """
         readers = {
             "demonstrations": self.demonstrations,

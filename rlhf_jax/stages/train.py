@@ -1,4 +1,4 @@
-"""What all training on a data set shares: a loss function, packed batches, a mesh, and the loop over them."""
+"""The loop that all training on a data set shares: a loss function, packed batches, a mesh, evaluations."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rlhf_jax.types import Array, Aux, LossFn, Params
 
 
 class Stopwatch:
-    """Seconds a stage has run, over all its restarts; kept in the checkpoint beside the state."""
+    """A clock for the seconds that a stage has run over all its restarts; they are kept in the checkpoint."""
 
     def __init__(self) -> None:
         self.host: dict[str, Any] = {"seconds": 0.0}
         self._last = time.monotonic()
 
     def lap(self) -> float:
-        """Add the time since the last lap; returns the total."""
+        """Add the time since the last lap, and return the total in seconds."""
         now = time.monotonic()
         self.host["seconds"] += now - self._last
         self._last = now
@@ -36,12 +36,12 @@ class Stopwatch:
 
 
 def stopped(fitted: FitResult) -> dict[str, Any]:
-    """Whether a run ended before its last step, and why, for the summary of any stage."""
+    """Say whether a run ended before its last step, and why, for the summary of any stage."""
     return {"stopped_early": fitted.stopped_early, "stop_reason": fitted.stop_reason or None}
 
 
 def outcome(fitted: FitResult) -> dict[str, Any]:
-    """What the summary of every stage that ``train`` ran says."""
+    """Make the part of the summary that every stage run by ``train`` has."""
     return {
         "heldout_loss": fitted.best_value,
         "best_step": fitted.best_step,
@@ -52,14 +52,15 @@ def outcome(fitted: FitResult) -> dict[str, Any]:
 
 
 def heldout(loss_fn: Callable[..., Any], batches: Batches) -> dict[str, float]:
-    """A loss function over held-out batches: ``heldout_loss`` and a ``heldout_NAME`` for each of its metrics.
+    """Measure a loss function on held-out batches: ``heldout_loss``, and ``heldout_NAME`` for each of its metrics.
 
     Args:
         loss_fn: ``batch -> (numerator, Aux)``, compiled.
-        batches: all of what is held out.
+        batches: everything that is held out.
 
     Returns:
-        Sums divided once; a loss that comes normalised already is averaged over the batches.
+        Figures whose sums over all batches are divided once; a loss that is normalised already is averaged over the
+        batches.
     """
     parts = [loss_fn(batches[i]) for i in range(len(batches))]
     weight = sum(float(aux.weight) for _, aux in parts) or len(parts)
@@ -91,22 +92,23 @@ def train(
     Args:
         stage: names the checkpoints and the metrics.
         config: the stage's.
-        loss_fn: from ``lift``.
+        loss_fn: from ``make_loss_fn``.
         params: by role; what is trained is copied. The trunk under adapters is read and never trained.
-        optimizer: its config.
+        optimizer: config of the optimiser.
         batches: parts of batches, ``config.micro_batches`` a step, all of the same shapes.
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``, by which the best is chosen.
         mesh: devices.
-        fingerprint: what the result depends on; a checkpoint of another one is refused.
+        fingerprint: what the result depends on; a checkpoint with another fingerprint is refused.
         watch: counts the seconds.
-        show: metrics beside the progress bar.
-        evaluate_first: evaluate before the first step too: where the parameters start may be the best.
+        show: names of the metrics that are shown beside the progress bar.
+        evaluate_first: evaluate before the first step too, because the first parameters may be the best.
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
         watcher: told of every evaluation.
 
     Returns:
-        The loop's result; ``best_params``, the last ones if ``config.keep`` says so, are whole models again.
+        The loop's result. Its ``best_params`` are whole models again, with their trunks; they are the last ones if
+        ``config.keep`` says so.
     """
     directory = Path(config.out)
     batches = micro_batched(batches, config.micro_batches)

@@ -1,4 +1,4 @@
-"""What every stage that trains a policy does at an evaluation: keep samples, say alarms, look at the KL."""
+"""What every stage that trains a policy does at an evaluation: keep samples, print alarms, look at the KL."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class PolicyWatcher:
 
     Args:
         directory: the run folder.
-        stage: names what is kept and said.
-        prompts: the held-out prompts that every evaluation asks.
-        check_kl: ``(step, KL on held-out prompts) -> why the run should stop``, an empty text if it should not.
+        stage: the name under which samples are kept and alarms are printed.
+        prompts: the held-out prompts of every evaluation.
+        check_kl: ``(step, KL on held-out prompts) -> why the run should stop``; an empty text lets it go on.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class PolicyWatcher:
         self._judged: Judged | None = None
 
     def saw(self, judged: Judged) -> Judged:
-        """Take what an evaluation measured, and give it back; ``evaluated`` then tells its step."""
+        """Remember what an evaluation measured until ``evaluated`` tells its step, and return it."""
         self._judged = judged
         return judged
 
@@ -42,7 +42,7 @@ class PolicyWatcher:
         self.samples.rewind(step)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> str:
-        """Keep the samples, say what alarms, and return why the run should stop, if it should."""
+        """Keep the samples, print new alarms, and return why the run should stop, or an empty text."""
         if self._judged is not None:
             self.samples.add(step, shown(self._judged, self._prompts))
         self.alarms.report()

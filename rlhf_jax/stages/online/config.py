@@ -52,7 +52,7 @@ class KLConfig:
         warn_outside("kl.coef", self.coef, 0.0, 0.5, "Ziegler et al. 2019; Ouyang et al. 2022")
 
     def controller(self) -> Controller:
-        """The controller as a pair of pure functions."""
+        """Make the controller, which is a pair of pure functions."""
         if self.kind == "adaptive":
             return training.adaptive(
                 self.coef, target=self.target, horizon=self.horizon, minimum=self.minimum, maximum=self.maximum
@@ -90,7 +90,7 @@ class PTXConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnlineConfig(StageConfig):
-    """What all training on the policy's own samples has: prompts, sampling, rewards, KL, updates, evaluation."""
+    """Fields of all training on the policy's own samples: prompts, sampling, rewards, KL, updates, evaluation."""
 
     policy: str = "runs/sft"
     """Run folder of the SFT policy, or `RUN:preference` (or another policy stage) for that stage's; a frozen copy of it
@@ -99,12 +99,12 @@ class OnlineConfig(StageConfig):
     """Run folder of the reward model, or of an ensemble of them."""
     ensemble: EnsembleConfig = EnsembleConfig()
     data: DataConfig = DataConfig()
-    """Prompts. Of human_sentiment: the domain's instruction and the first words of a sentence."""
+    """Prompts; in human_sentiment, a domain's instruction and the first words of a sentence."""
     max_prompt_length: int = 0
     """Longest prompt, in tokens; all are padded to it, so that one program serves all. 0 takes the longest there
-    is. Longer prompts of human_sentiment are left out; a longer one of anybody else's data is a bad row."""
+    is. Longer prompts of human_sentiment are left out; in other data a longer prompt is a bad row."""
     iterations: int = 30
-    """Times collect, prepare, update."""
+    """How often the stage samples, scores and updates."""
     prompts: int = 64
     """Prompts of an iteration."""
     samples: int = 1

@@ -12,15 +12,15 @@ _PULLED = "pulled_back"  # in the host values of a checkpoint: the step of the e
 
 
 class KLGuard:
-    """The watch over the KL on held-out prompts, for ``config.stop_kl``.
+    """A guard that acts when the KL on held-out prompts is above ``config.stop_kl``.
 
     The first evaluation above it sets beta to the controller's maximum, for the next iteration to begin with; a later
     one above it ends the run. Where no controller steers beta (``kl.kind`` is ``fixed`` or ``objective``), there is
     nothing to pull with, and the first one ends it.
 
     Args:
-        stage: for messages.
-        config: with ``stop_kl`` and ``kl``.
+        stage: names the stage in messages.
+        config: its ``stop_kl`` and ``kl`` are read.
         host: JSON values that travel in the checkpoint; what the guard must remember is kept there.
 
     Example:
@@ -35,7 +35,7 @@ class KLGuard:
         self._limit, self._kl = config.stop_kl, config.kl
 
     def check(self, step: int, kl: float) -> str:
-        """Look at the KL of an evaluation; return why the run should stop, or an empty text."""
+        """Look at the KL of an evaluation, and return why the run should stop, or an empty text."""
         if not self._limit or kl <= self._limit or step >= self._last:
             return ""  # after the last iteration there is nothing to pull back or to stop
         seen = f"the KL on held-out prompts is {kl:.1f} nats a response, above stop_kl ({self._limit:g})"
@@ -49,5 +49,5 @@ class KLGuard:
         return ""
 
     def pulls(self, done: int) -> bool:
-        """Whether the iteration that follows so many must begin with the largest coefficient."""
+        """Whether the iteration after ``done`` of them must begin with the largest KL coefficient."""
         return self._host.get(_PULLED) == done

@@ -37,8 +37,10 @@ from rlhf_jax.types import Objective
 
 
 class SamplerMismatch(RuntimeError):
-    """The sampler and the trainer disagree about the log-probability of a token: the policy is not the one that
-    sampled, and every ratio would be wrong."""
+    """An error raised when the sampler and the trainer disagree about the log-probability of a token.
+
+    The policy that is trained is then not the one that sampled, and every ratio would be wrong.
+    """
 
 
 def train_online(
@@ -174,7 +176,7 @@ def train_online(
 
 
 def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, iteration: int) -> list[EncodedPrompt]:
-    """The prompts of an iteration: a walk through shuffled epochs, a function of the iteration alone."""
+    """Take the prompts of an iteration from shuffled epochs; they depend on seed and iteration alone."""
     positions = np.arange(iteration * config.prompts, (iteration + 1) * config.prompts)
     epochs = {e: data.epoch_order(len(prompts), config.seed, e) for e in np.unique(positions // len(prompts)).tolist()}
     return [prompts[epochs[p // len(prompts)][p % len(prompts)]] for p in positions.tolist()]

@@ -33,17 +33,17 @@ def prepare_batch(
 ) -> tuple[SequenceBatch, Metrics]:
     """Compute everything that an update reads and that is not to change while it goes on.
 
-    Log-probabilities, and so the KL, are those at the temperature the responses were sampled at.
+    Log-probabilities, and so the KL, are taken at the temperature that the responses were sampled at.
 
     Args:
-        config: with a ``PPOConfig`` there is a critic.
+        config: the stage's; with a ``PPOConfig`` there is a critic.
         models: by role, ``policy`` and maybe ``critic``.
-        params: by role, the current ones.
+        params: the current parameters, by role.
         reference: the frozen policy's parameters.
-        sampled: [B, K, P + R].
-        scores: what the reward said of it, [B, K].
+        sampled: the responses, [B, K, P + R].
+        scores: what the reward said of them, [B, K].
         coef: the controller's coefficient of the KL, [].
-        moments: of the scores before this iteration.
+        moments: mean and spread of the scores before this iteration.
 
     Returns:
         The batch, and the iteration's metrics as ``(sum, weight)`` pairs.
@@ -70,7 +70,7 @@ def prepare_batch(
 
 
 def kl_in_reward(config: OnlineConfig, coef: Array) -> Array:
-    """The coefficient of the KL in the reward: the controller's, or 0 where the KL is in the loss."""
+    """Return the coefficient of the KL in the reward: the controller's, or 0 where the KL is in the loss."""
     in_loss = config.kl.kind == "objective" or config.kl.placement == "loss"
     return jnp.float32(0) if in_loss else coef
 
@@ -123,7 +123,7 @@ def response_kl(batch: SequenceBatch) -> Array:
 
 
 def rollout_metrics(batch: SequenceBatch, sampled: Rollout) -> Metrics:
-    """What the log says of an iteration's responses, before the KL is taken from their rewards."""
+    """Compute what the log says of an iteration's responses, before the KL is taken from their rewards."""
     count = jnp.float32(batch.mask.shape[0] * batch.mask.shape[1])
     tokens = jnp.sum(batch.mask, dtype=jnp.float32)
     kl = response_kl(batch)
@@ -139,7 +139,10 @@ def rollout_metrics(batch: SequenceBatch, sampled: Rollout) -> Metrics:
 
 
 def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
-    """``1 - Var(returns - values) / Var(returns)`` over response tokens: 1 is a perfect critic, 0 a constant."""
+    """Compute how much of the returns' variance the critic explains, over response tokens.
+
+    ``1 - Var(returns - values) / Var(returns)``: a perfect critic has 1, a constant one 0.
+    """
 
     def variance(x: Array) -> Array:
         return losses.masked_mean(x * x, mask) - losses.masked_mean(x, mask) ** 2
@@ -148,5 +151,5 @@ def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
 
 
 def once(x: Array) -> tuple[Array, Array]:
-    """A figure that is no mean, as a (sum, weight) pair."""
+    """Make a (sum, weight) pair of a figure that is no mean."""
     return x.astype(jnp.float32), jnp.float32(1)

@@ -43,26 +43,33 @@ from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, Seq
 
 
 class OnlineState(NamedTuple):
-    """Everything that changes from one iteration to the next; this is what a checkpoint holds."""
+    """Everything that changes from one iteration to the next; this is what a checkpoint holds.
 
-    train: TrainState  # params {"policy"} and maybe {"critic"} (of adapted models what is trained), optimisers, step
+    Args:
+        train: parameters by role, optimiser state and step. The roles are ``policy`` and, with a ``PPOConfig``,
+            ``critic``. A model with adapters is here without its frozen trunk; ``OnlineTrainer.with_trunk`` joins them.
+        controller: state of the controller of the KL coefficient.
+        moments: mean and spread of the scores seen so far, which reward shaping may normalise by.
+    """
+
+    train: TrainState
     controller: KLState
-    moments: Moments  # of the scores seen so far
+    moments: Moments
 
 
 class OnlineTrainer:
-    """A policy, a frozen reference, a reward and, for a ``PPOConfig``, a critic.
+    """Trainer of a policy with a frozen reference, a reward and, for a ``PPOConfig``, a critic.
 
     Args:
         config: every hyperparameter.
         policy: where the policy starts; the reference is a frozen copy, or the same trunk with its adapter off.
-        tokenizer: of the policy (and of the reward model).
+        tokenizer: the policy's, which a reward model has to share.
         reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
-        objective: the one that the config names by default.
+        objective: what ``config.objective`` names by default.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every iteration.
-        mesh: devices; the config's mesh by default.
+        mesh: devices; ``config.mesh`` over all of them by default.
     """
 
     def __init__(
@@ -111,7 +118,7 @@ class OnlineTrainer:
         self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
 
     def init(self) -> OnlineState:
-        """The state before the first iteration, placed on the mesh."""
+        """Make the state before the first iteration, placed on the mesh."""
         train, _ = training.init(
             lambda params: params,
             self.optimizer,
@@ -128,13 +135,13 @@ class OnlineTrainer:
     def prepare(
         self, state: OnlineState, sampled: Rollout, prompts: Sequence[EncodedPrompt], scores: Scores | None = None
     ) -> tuple[SequenceBatch, Metrics]:
-        """Everything an update needs: log-probabilities, shaped rewards, KL, and with a critic values and advantages.
+        """Compute what an update needs: log-probabilities, shaped rewards, KL, and with a critic values and advantages.
 
         Args:
             state: the current one.
-            sampled: what ``collect`` gave.
-            prompts: what it was given.
-            scores: from ``reward`` when not given.
+            sampled: the rollout that ``collect`` returned.
+            prompts: the prompts that ``collect`` was given.
+            scores: the responses' scores; ``trainer.reward`` computes them when they are not given.
 
         Returns:
             The batch and the iteration's metrics as ``(sum, weight)`` pairs.
@@ -143,17 +150,17 @@ class OnlineTrainer:
         return self._prepare(state, self._frozen, self.sampler.reference, sampled, scores)
 
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
-        """All epochs and minibatches of one iteration in one program; the given state is used up."""
+        """Run all epochs and minibatches of one iteration in one program; the given state is used up."""
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
         return self._update(state, self._frozen, batch, self._text_batches(step), key)
 
     def pull_back(self, state: OnlineState) -> OnlineState:
-        """The state with the KL coefficient at ``kl.maximum``, from where the controller goes on."""
+        """Set the KL coefficient to ``kl.maximum``, from where the controller goes on."""
         coef = jax.device_put(jnp.float32(self.config.kl.maximum), parallel.replicated(self.mesh))
         return state._replace(controller=KLState(coef))
 
     def with_trunk(self, trained: Params) -> Params:
-        """Models by role from what is trained of them, joined with the trunk that adapters stand on."""
+        """Join what is trained, by role, with the frozen trunks that adapters stand on."""
         return models.join(trained, self._frozen)
 
     def whole(self, trained: Params) -> Params:
@@ -163,14 +170,14 @@ class OnlineTrainer:
         return self.with_trunk(trained)
 
     def _text_batches(self, step: int) -> SequenceBatch | None:
-        """A batch of pretraining text for every update of an iteration, stacked; a function of the step alone."""
+        """Stack a batch of pretraining text for every update of an iteration; it depends on the step alone."""
         if self._text is None:
             return None
         count = self.config.epochs * self.config.minibatches
         return jax.tree.map(lambda *x: np.stack(x), *(self._text[step * count + i] for i in range(count)))
 
     def _train_step(self, frozen: Params) -> training.TrainStep:
-        """One update of what is trained, on these trunks."""
+        """Make the function that updates what is trained, on these frozen trunks."""
 
         def on_trunks(loss_fn: LossFn) -> LossFn:
             return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
@@ -223,13 +230,16 @@ class OnlineTrainer:
         controller = self._control.update(state.controller, kl=kl, samples=samples)
         moments = rewards.add_to_moments(state.moments, batch.score)
         totals = jax.tree.map(jnp.sum, metrics)
-        # A count, of the iteration's updates; everything else is a mean over them.
+        # This counts updates of the iteration; everything else is a mean over them.
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
 def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
-    """The critic and its first weights: the reward model's (of an ensemble the first member's), which already knows
-    what is good, or else the policy's. It is trained whole, or as an adapter on a frozen trunk, as the policy is."""
+    """Make the critic and its first weights.
+
+    They are the reward model's, which already knows what is good (the first member's of an ensemble), or else the
+    policy's. The critic is trained whole, or as an adapter on a frozen trunk, as the policy is.
+    """
     start = reward if isinstance(reward, LoadedModel) else policy
     params = start.params
     if "head" in params and models.members(params):
@@ -246,12 +256,12 @@ def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: Onlin
 
 
 def _loss_fields(config: OnlineConfig) -> dict[str, Any]:
-    """What ``PPOConfig.loss`` says of hyperparameters that an objective with a critic may have."""
+    """Take the hyperparameters of ``PPOConfig.loss``, which an objective with a critic may have."""
     return dataclasses.asdict(config.loss) if isinstance(config, PPOConfig) else {}
 
 
 def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
-    """Packed batches of text, one for every update of the run."""
+    """Pack the pretraining text into batches, one for every update of the run."""
     parts = config.micro_batches
     examples = sources.encode_demonstrations(sources.pretraining_text(config.ptx.data), tokenizer, config.ptx.data)
     shape = {"rows": config.ptx.rows // parts, "row_length": config.ptx.data.max_length, "pad_id": tokenizer.pad_id}
