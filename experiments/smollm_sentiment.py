@@ -41,7 +41,7 @@ from rlhf_jax.report import verdicts, write_report
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.folder import load_stage, read_record, update_json
-from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, Scorer, SFTConfig, quickstart, sources
+from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, Scorer, SFTConfig, opinions, quickstart
 from rlhf_jax.stages.quickstart import QuickstartConfig
 from rlhf_jax.training import OptimizerConfig
 
@@ -106,7 +106,7 @@ def configs(*, model: str, out: str, seed: int = 0, fast: bool = False) -> Quick
 def score_beside(directory: Path, config: RewardConfig, other: str) -> dict[str, Any]:
     """Accuracy of another run's reward model on the same held-out pairs, with its 95% interval."""
     tokenizer = load_stage(directory, "reward")[2]
-    data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
+    data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     held = data.test(config.pairs_per_response)
     scores = Scorer.load(other)([PROMPTS[domain] for domain in held.domains], held.texts)
     counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)

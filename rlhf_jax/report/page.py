@@ -17,6 +17,11 @@ from rlhf_jax.report.stage_names import POLICIES, TITLES, policy_name, stage_tit
 from rlhf_jax.report.verdicts import verdicts
 
 _SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
+_LONG_NAMES = {
+    "ridge": "ridge regression on TF-IDF",
+    "vader": "VADER",
+    "single_rater": "one person against the majority",
+}
 # Diagrams in a row, for so few that three would leave a hole.
 _COLUMNS = {1: 1, 2: 2, 4: 2}
 
@@ -92,15 +97,11 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     rows += [
         (
-            f"Yardstick: {name}, all held-out pairs",
+            f"Baseline: {name}, all held-out pairs",
             percent(baselines.get(key)),
             percent_interval(baselines.get(f"{key}_ci")),
         )
-        for key, name in (
-            ("ridge", "ridge regression on TF-IDF"),
-            ("vader", "VADER"),
-            ("single_rater", "one person against the majority"),
-        )
+        for key, name in (_scorers(baselines) | _LONG_NAMES).items()
     ]
     return [row for row in rows if row[1]]
 
@@ -131,12 +132,18 @@ def _configured(stage: str, run: RunFolder) -> str | None:
     return run.config[stage].get("objective") if isinstance(run.config.get(stage), dict) else None
 
 
+def _scorers(baselines: Mapping[str, Any]) -> dict[str, str]:
+    """Every baseline, by its key, and what the page calls it: a task may have baselines of its own."""
+    measured = [key for key in baselines if not key.endswith(("_ci", "_by_domain"))]
+    return _SCORERS | {key: key for key in measured if key not in _SCORERS}
+
+
 def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
     reward, baselines = summary.get("reward", {}), summary.get("baselines", {})
     found = {"reward model": _cells(reward, "accuracy")}
-    found |= {name: _cells(baselines, key) for key, name in _SCORERS.items()}
+    found |= {name: _cells(baselines, key) for key, name in _scorers(baselines).items()}
     found = {scorer: cells for scorer, cells in found.items() if cells}
-    overall = {"reward model": reward, **{name: _overall(baselines, key) for key, name in _SCORERS.items()}}
+    overall = {"reward model": reward, **{name: _overall(baselines, key) for key, name in _scorers(baselines).items()}}
     # Data without domains counts as one called "all", and all pairs have a row anyway.
     domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells if domain != "all"))
     table = [

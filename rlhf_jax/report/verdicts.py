@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.report.formats import number
 from rlhf_jax.report.stage_names import POLICIES, policy_name
+from rlhf_jax.stage_names import STAGES
 
 # The least a reward model on human_sentiment must reach over all domains, and the most a policy may drift.
 ACCURACY_BAR, KL_BAR = 0.70, 20.0
@@ -38,7 +39,9 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
     found: list[Verdict] = []
     if reward.get("accuracy") is not None:
         found += _reward_verdicts(reward, summary.get("baselines", {}))
-    found += [Verdict("warning", text) for text in reward.get("warnings", [])]
+    # Stages that read the same rows say the same of them.
+    said = [text for stage in STAGES for text in summary.get(stage.name, {}).get("warnings", [])]
+    found += [Verdict("warning", text) for text in dict.fromkeys(said)]
     for stage in POLICIES:
         if stage in summary:
             found += _policy_verdicts(f"the {policy_name(stage, summary[stage])} policy", summary[stage])
@@ -48,8 +51,8 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
 def _reward_verdicts(reward: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[Verdict]:
     accuracy, interval = reward["accuracy"], reward.get("accuracy_ci")
     stated = f"The reward model ranks {accuracy:.1%} of held-out pairs as the majority of people does"
-    # The bar is about human_sentiment, and only its runs have baselines.
-    if not baselines:
+    # The bar is about human_sentiment, and only its runs have this baseline.
+    if "ridge" not in baselines:
         return [Verdict("note", f"{stated}.")]
     above = accuracy >= ACCURACY_BAR
     found = [

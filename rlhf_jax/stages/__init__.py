@@ -21,6 +21,7 @@ from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
 from rlhf_jax.stages.online.loop import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
+from rlhf_jax.stages.opinions import Comparisons, comparisons
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
@@ -28,7 +29,7 @@ from rlhf_jax.stages.reward_model import RewardConfig, reward_model
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
-from rlhf_jax.stages.sources import Comparisons, comparisons, find_task
+from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [

@@ -19,7 +19,6 @@ from rlhf_jax.stages.comparison import TEST, Judges, compare
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
-from rlhf_jax.stages.sources import read_prompts
 
 
 def best_of_n(
@@ -74,7 +73,8 @@ def best_of_n(
     from_policy = Policy.load(at.path, at.stage or None)
     tokenizer = from_policy.tokenizer
     task = sources.find_task(data)
-    (found,) = read_prompts(data, tokenizer, ("test",), max_prompt_length, task)
+    asked = sources.prompts(data, task)
+    (found,) = sources.encode_prompts(asked, ("test",), tokenizer, data, task, max_prompt_length=max_prompt_length)
     prompts = evenly(found, test_prompts)
     proxy = "" if reward is not None else reward_model
     judges = choose_judges(judges, judge, task, prompts=[p.text for p in prompts], reward_model=proxy)

@@ -13,7 +13,8 @@ from rlhf_jax.data import Example
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.order import evenly
 from rlhf_jax.models.forward import forward
-from rlhf_jax.stages.sources import Comparisons, HeldOutPairs, Labels
+from rlhf_jax.stages.held_out import HeldOutPairs
+from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.types import Array, Model, Params, SequenceBatch
 
 _MOST = 256  # responses of either sort that a figure compares: the pairs are these squared

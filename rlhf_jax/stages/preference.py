@@ -24,7 +24,7 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.runs.stage_path import check_start
-from rlhf_jax.stages import sources
+from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import PackedConfig, check_positive
@@ -32,10 +32,10 @@ from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
-from rlhf_jax.stages.sources import Comparisons, Labels, read_prompts
 from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
@@ -144,13 +144,14 @@ def preference(
     check_length(start.config, config.data.max_length, "data.max_length")
     reference = {"policy": models.adapter_off(start.params)}
     task = sources.find_task(config.data)
-    pairs = sources.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
+    pairs = opinions.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
     asked = config.prompts if config.prompts.source else config.data
     task = sources.find_task(asked) if asked is not config.data else task
-    heldout_prompts, test_prompts = read_prompts(
-        asked, tokenizer, ("validation", "test"), config.max_prompt_length, task
+    prompt_rows, longest = sources.prompts(asked, task), config.max_prompt_length
+    heldout_prompts, test_prompts = sources.encode_prompts(
+        prompt_rows, ("validation", "test"), tokenizer, asked, task, max_prompt_length=longest
     )
     texts = [p.text for p in heldout_prompts]
     judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
@@ -209,7 +210,7 @@ def preference(
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,
-        "warnings": list(pairs.warnings),
+        "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),
         **outcome(fitted),

@@ -21,14 +21,14 @@ from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
-from rlhf_jax.stages import sources
+from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.sources import Comparisons
+from rlhf_jax.stages.opinions import Comparisons
 from rlhf_jax.stages.train import Stopwatch, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -115,7 +115,7 @@ def reward_model(
     warn_of_rates("reward", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
-    data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
+    data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
     fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}

@@ -137,6 +137,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
         "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
+        "warnings": list(rows.notes),
     }
     return folder.finish(
         directory,

@@ -1,21 +1,13 @@
-"""From a ``DataConfig`` to the rows that a stage trains on, chooses a checkpoint on and reports on.
-
-Every stage finds its data set's ``Task`` here. Ratings by several people become comparisons: responses to one prompt
-are drawn into groups, anew in every epoch.
-"""
+"""From a ``DataConfig`` to its task, and to the rows that a stage reads of it: demonstrations, prompts, plain text."""
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from rlhf_jax import data, evaluation, feedback
-from rlhf_jax.data import Comparison, DataError, Demonstration, Example, RatedResponse, Tokenizer, layouts
+from rlhf_jax import data
+from rlhf_jax.data import Comparison, DataError, Demonstration, Example, Tokenizer, layouts
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.parts import Parts
@@ -23,26 +15,7 @@ from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
 from rlhf_jax.runs.user_code import load_named
 from rlhf_jax.stages import human_sentiment
-from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.task import Task
-
-
-class Comparisons(NamedTuple):
-    """Comparisons to train and be measured on; ``heldout`` and ``test`` take how many pairs to draw a response."""
-
-    epoch: Callable[[int], list[Example]]
-    heldout: Callable[[int], HeldOutPairs]  # chooses the best checkpoint
-    test: Callable[[int], HeldOutPairs]  # gives the final figures
-    warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
-
-
-class Labels(NamedTuple):
-    """Single responses with labels, for KTO to train on and be measured by; an example holds one response."""
-
-    epoch: Callable[[int], list[Example]]
-    heldout: list[Example]  # chooses the best checkpoint
-    test: list[Example]  # gives the final figures
-    warnings: tuple[str, ...] = ()
 
 
 def find_task(config: DataConfig) -> Task:
@@ -76,62 +49,12 @@ def encode_demonstrations(
     rows: Sequence[Demonstration | Dialogue], tokenizer: Tokenizer, config: DataConfig, task: Task | None = None
 ) -> list[Example]:
     """Encode demonstrations as token sequences; one that is too long is a bad row."""
-    return _encode(rows, tokenizer, config, task or find_task(config))[1]
+    return encode_rows(rows, tokenizer, config, task or find_task(config))[1]
 
 
 def prompts(config: DataConfig, task: Task | None = None) -> Parts:
     """Read prompts to be answered."""
     return (task or find_task(config)).asked("prompts", config.source)(config)
-
-
-def comparisons(
-    config: DataConfig, tokenizer: Tokenizer, *, group_size: int, seed: int, task: Task | None = None
-) -> Comparisons:
-    """Read comparisons by votes: rated responses in groups drawn anew each epoch, or rows that are pairs.
-
-    Args:
-        config: where the rows are.
-        tokenizer: the policy's.
-        group_size: how many rated responses of a prompt are compared with each other.
-        seed: decides groups and order.
-        task: the data set's, from ``find_task`` if it is not given.
-
-    Raises:
-        DataError: on a bad row, and when the rows are single responses with labels.
-    """
-    found = _opinions(config, tokenizer, task or find_task(config), group_size=group_size, seed=seed)
-    if isinstance(found, Labels):
-        raise DataError(
-            f"{config.source}: expected comparisons or ratings, found single responses with labels; rlhf preference "
-            "--objective kto learns from them"
-        )
-    return found
-
-
-def preferences(
-    config: DataConfig, tokenizer: Tokenizer, *, min_share: float, seed: int, task: Task | None = None
-) -> Comparisons | Labels:
-    """Read comparisons in pairs, the response that more people prefer first; pairs of rated responses change by epoch.
-
-    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training. Rows that are
-    single responses with labels are no pairs; they are returned as ``Labels``.
-
-    Raises:
-        DataError: on a bad row, and in ``epoch`` when no pair has a majority of at least ``min_share``.
-    """
-    drawn = _opinions(config, tokenizer, task or find_task(config), group_size=2, seed=seed)
-    if isinstance(drawn, Labels):
-        return drawn
-    pairs = drawn.epoch
-
-    def epoch(number: int) -> list[Example]:
-        ordered = [data.chosen_first(example, min_share) for example in pairs(number)]
-        kept = [example for example in ordered if example is not None]
-        if not kept:
-            raise DataError(f"{config.source}: no training pair has a majority of at least min_share, {min_share}")
-        return kept
-
-    return drawn._replace(epoch=epoch)
 
 
 def pretraining_text(config: DataConfig) -> list[Example] | Any:
@@ -154,53 +77,7 @@ def _texts(row: Demonstration | Dialogue) -> list[str]:
     return [*asked, row.response]
 
 
-def _opinions(
-    config: DataConfig, tokenizer: Tokenizer, task: Task, *, group_size: int, seed: int
-) -> Comparisons | Labels:
-    """Read what people said of responses, in whichever of three forms the rows have: pairs, ratings or labels."""
-    rows = task.asked("opinions", config.source)(config)
-    kinds = {type(row) for part in (rows.train, rows.validation, rows.test) for row in part}
-    if len(kinds) > 1:
-        raise DataError(
-            f"{config.source}: expected only pairs, only rated responses or only labels, found more than one of them; "
-            "split the data"
-        )
-    encode = functools.partial(_encode, tokenizer=tokenizer, config=config, task=task)
-    if kinds == {LabelledResponse}:
-        known, held = encode(rows.train)[1], encode(rows.validation)[1]
-        test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(
-            lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)], held, test, rows.notes
-        )
-    if kinds == {RatedResponse}:
-        pairs = functools.partial(_rated_pairs, task=task, encode=encode)
-        epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
-        warnings: tuple[str, ...] = ()
-    else:
-        pairs = functools.partial(_given_pairs, encode=encode)
-        epoch = _given_epochs(encode(rows.train)[1], seed)
-        warnings = _odd_labels(
-            [*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])]
-        )
-    # What is encoded twice would be complained of twice.
-    heldout = functools.cache(lambda count: pairs(rows.validation, count))
-    test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
-    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes))
-
-
-def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
-    """Find what is odd about the labels of comparisons, in the rows as they were read, and print it."""
-    voted = [row for row in rows if row.votes.shape == (2, 2)]
-    share = [float(row.votes[0, 1] / row.votes.sum()) if row.votes.sum() else 0.5 for row in voted]
-    found = evaluation.label_warnings(
-        share, [[len(text) for text in row.responses] for row in voted], [not row.chosen_first for row in voted]
-    )
-    for text in found:
-        print(f"warning: {text}", file=sys.stderr)
-    return tuple(found)
-
-
-def _encode(
+def encode_rows(
     rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig, task: Task
 ) -> tuple[list[Any], list[Example]]:
     """Encode rows, and return those that are short enough with their token sequences.
@@ -226,112 +103,33 @@ def _encode(
     return kept, examples
 
 
-def _given_epochs(examples: list[Example], seed: int) -> Callable[[int], list[Example]]:
-    return lambda number: [examples[i] for i in data.epoch_order(len(examples), seed, number)]
-
-
-def _rated_epochs(
-    rows: Sequence[RatedResponse], config: DataConfig, encode: Callable[..., Any], group_size: int, seed: int
-) -> Callable[[int], list[Example]]:
-    kept, examples = encode(rows)
-    names = [row.prompt for row in kept]
-    counts = feedback.histograms([row.ratings for row in kept])
-    examples = [
-        example._replace(ratings=np.array([row.ratings.mean()], np.float32))
-        for example, row in zip(examples, kept, strict=True)
-    ]
-
-    def epoch(number: int) -> list[Example]:
-        groups = data.rated_groups(
-            examples,
-            names,
-            counts,
-            group_size=group_size,
-            votes=feedback.votes_from_histograms,
-            seed=seed,
-            epoch=number,
-        )
-        if not groups:
-            raise DataError(f"{config.source}: no prompt has {group_size} rated responses to compare with each other")
-        return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
-
-    return epoch
-
-
-def _rated_pairs(
-    rows: Sequence[RatedResponse], pairs_per_response: int, *, task: Task, encode: Callable[..., Any]
-) -> HeldOutPairs:
-    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared."""
-    kept, examples = encode(rows)
-    domains = [task.domain(row.prompt) or row.prompt for row in kept]
-    pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
-    counts = feedback.histograms([row.ratings for row in kept])
-    votes = feedback.votes_from_histograms(counts[pairs])
-    golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
-    return HeldOutPairs(
-        sequences=[e.tokens[0] for e in examples],
-        starts=[e.starts[0] for e in examples],
-        texts=[row.response for row in kept],
-        ratings=[np.asarray(row.ratings) for row in kept],
-        pairs=pairs,
-        share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
-        votes=votes.astype(np.float32),
-        domains=domains,
-        golden=golden,
-    )
-
-
-def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
-    """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
-    kept, examples = encode(rows)
-    votes = np.stack([row.votes for row in kept])
-    share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
-    # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
-    turned = np.arange(len(kept)) % 2 == 1
-    pairs = np.arange(2 * len(kept)).reshape(-1, 2)
-    return HeldOutPairs(
-        sequences=[tokens for e in examples for tokens in e.tokens],
-        starts=[start for e in examples for start in e.starts],
-        texts=[text for row in kept for text in row.responses],
-        ratings=[],
-        pairs=np.where(turned[:, None], pairs[:, ::-1], pairs),
-        share=np.where(turned, 1 - share, share),
-        votes=np.where(turned[:, None, None], votes[:, ::-1, ::-1], votes).astype(np.float32),
-        domains=["all"] * (2 * len(kept)),
-        golden=None,
-    )
-
-
-class _Rated(NamedTuple):
-    id: str
-    ratings: np.ndarray
-
-
-def read_prompts(
-    config: DataConfig,
-    tokenizer: Tokenizer,
+def encode_prompts(
+    rows: Parts,
     parts: Sequence[str],
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    task: Task,
+    *,
     max_prompt_length: int,
-    task: Task | None = None,
 ) -> list[list[EncodedPrompt]]:
-    """Read and encode prompts.
+    """Encode prompts to be sampled from.
 
     Args:
-        config: where the prompts are.
+        rows: from ``prompts``.
+        parts: which of them, ``train``, ``validation`` or ``test``.
         tokenizer: the policy's.
-        parts: which parts of the data set, ``train``, ``validation`` or ``test``.
-        max_prompt_length: the longest that is allowed, in tokens; with 0 it is the ``max_length`` of ``config``.
-        task: the data set's, from ``find_task`` if it is not given.
+        config: where the rows are from, and how long they may be.
+        task: the data set's.
+        max_prompt_length: in tokens; 0 allows as many as the data config.
 
     Returns:
         The prompts of each part, numbered within it.
 
     Raises:
-        DataError: on a bad row, and when no prompt of a part is short enough.
+        DataError: on a prompt that is too long, and when a part has no usable one.
     """
-    task = task or find_task(config)
-    rows = prompts(config, task)._asdict()
-    return [_encoded_prompts(rows[part], config, tokenizer, max_prompt_length, task) for part in parts]
+    named = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    return [_encoded_prompts(named[part], config, tokenizer, max_prompt_length, task) for part in parts]
 
 
 def _encoded_prompts(

@@ -12,7 +12,7 @@ from rlhf_jax import data, stages
 from rlhf_jax.data import DataError, Demonstration, write_jsonl
 from rlhf_jax.data.parts import hold_out
 from rlhf_jax.data.rows import Dialogue, Message
-from rlhf_jax.stages import DataConfig, sources
+from rlhf_jax.stages import DataConfig, opinions, sources
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 
@@ -203,7 +203,7 @@ def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
 @pytest.mark.parametrize("sample", ["hh", "ultrafeedback", "tldr_comparisons", "tldr_preference", "shp"])
 def test_comparisons_of_every_layout_become_pairs_the_preferred_response_first(sample, tokenizer):
     config = DataConfig(source=str(SAMPLES / f"{sample}.jsonl"), max_length=1024)
-    drawn = sources.preferences(config, tokenizer, min_share=0.5, seed=0)
+    drawn = opinions.preferences(config, tokenizer, min_share=0.5, seed=0)
     kept = drawn.epoch(0)
     held = [drawn.heldout(1), drawn.test(1)]
     assert [len(part.pairs) for part in held] == [1, 1]
@@ -334,7 +334,7 @@ def test_comparisons_from_a_folder_of_parquet_are_those_of_the_file(tmp_path, to
     datasets.disable_progress_bars()
     datasets.Dataset.from_list(raw("hh")).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     drawn = [
-        sources.comparisons(DataConfig(source=str(source), max_length=1024), tokenizer, group_size=2, seed=0).epoch(0)
+        opinions.comparisons(DataConfig(source=str(source), max_length=1024), tokenizer, group_size=2, seed=0).epoch(0)
         for source in (tmp_path, SAMPLES / "hh.jsonl")
     ]
     for one, other in zip(*drawn, strict=True):

@@ -18,7 +18,7 @@ import pytest
 from rlhf_jax import models, parallel
 from rlhf_jax.data import Message, Tokenizer
 from rlhf_jax.runs.folder import load_stage, read_record
-from rlhf_jax.stages import DataConfig, sources
+from rlhf_jax.stages import DataConfig, opinions, sources
 from rlhf_jax.stages.model_sizes import warn_of_rates
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_a_summary_has_the_same_tokens_for_sft_and_for_the_reward_model(data, py
     config = tldr.configs(options(tldr.TLDR, "unused", data, pythia))
     tokenizer = Tokenizer.load(pythia)
     posts = sources.encode_demonstrations(sources.demonstrations(config.sft.data).train, tokenizer, config.sft.data)
-    pairs = sources.comparisons(config.reward.data, tokenizer, group_size=2, seed=0).epoch(0)
+    pairs = opinions.comparisons(config.reward.data, tokenizer, group_size=2, seed=0).epoch(0)
     compared = {tuple(tokens.tolist()) for pair in pairs for tokens in pair.tokens}
     assert any(tuple(post.tokens[0].tolist()) in compared for post in posts)
 

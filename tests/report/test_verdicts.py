@@ -87,3 +87,14 @@ def test_a_kl_estimated_just_below_zero_reads_as_zero():
 
 def test_nothing_yet():
     assert verdicts({}) == []
+
+
+def test_warnings_of_every_stage_are_said_once():
+    said = "too few rows for three parts"
+    found = verdicts({"sft": {"warnings": [said]}, "ppo": {"warnings": [said, "other"], "kl": 1.0}})
+    assert [verdict.text for verdict in found if verdict.kind == "warning"] == [said, "other"]
+
+
+def test_baselines_of_a_users_own_have_no_bar_to_reach():
+    (verdict,) = verdicts({"reward": {"accuracy": 0.6}, "baselines": {"length": 0.55}})
+    assert verdict.kind == "note"

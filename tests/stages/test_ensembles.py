@@ -24,7 +24,7 @@ from rlhf_jax.stages import (
     RunError,
     Scorer,
     make_loss_fn,
-    sources,
+    opinions,
 )
 from rlhf_jax.stages.sampler import Sampler
 
@@ -59,7 +59,7 @@ def member(tree, m):
 def member_epochs(run):
     """Each member's own passes over the data, numbered one after the other; and what all batches of a run share."""
     config, tokenizer = run.config, run.tokenizer
-    data = sources.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
+    data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed)
     shape = {"rows": config.rows, "row_length": config.row_length, "pad_id": tokenizer.pad_id}
     passes = [functools.partial(lambda m, number: data.epoch(number + m * config.epochs), m) for m in range(MEMBERS)]
     return passes, {"epochs": config.epochs, **shape}

@@ -9,10 +9,10 @@ import tiny_task
 from rlhf_jax import report, stages
 from rlhf_jax.data import DataError, Example
 from rlhf_jax.data.batches import PackedEpochs
-from rlhf_jax.stages import RunError, sources
+from rlhf_jax.stages import RunError, opinions
 from rlhf_jax.stages.implicit_reward import reward_auc
 from rlhf_jax.stages.preference import PreferenceBatches
-from rlhf_jax.stages.sources import Labels
+from rlhf_jax.stages.opinions import Labels
 
 
 def labelled(pairs):
@@ -100,18 +100,18 @@ def test_an_objective_of_pairs_is_refused_before_anything_is_written(
 
 def test_a_reward_model_is_not_trained_on_them(labels_folder, sft_run):
     with pytest.raises(DataError, match=r"expected comparisons or ratings, found single responses with labels"):
-        sources.comparisons(tiny_task.data(labels_folder, "labels"), sft_run.tokenizer, group_size=2, seed=0)
+        opinions.comparisons(tiny_task.data(labels_folder, "labels"), sft_run.tokenizer, group_size=2, seed=0)
 
 
 def test_labels_and_pairs_are_not_mixed(labels_folder, tmp_path, sft_run):
     rows = [*labelled(tiny_task.tables()["chosen"]), *tiny_task.tables()["chosen"]]
     (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"both\.jsonl: expected only pairs, only rated responses or only labels"):
-        sources.preferences(tiny_task.data(tmp_path, "both"), sft_run.tokenizer, min_share=0.5, seed=0)
+        opinions.preferences(tiny_task.data(tmp_path, "both"), sft_run.tokenizer, min_share=0.5, seed=0)
 
 
 def test_every_epoch_has_every_response_once_in_an_order_of_its_own(labels_folder, sft_run):
-    found = sources.preferences(
+    found = opinions.preferences(
         tiny_task.data(labels_folder, "labels", heldout=str(labels_folder / "unseen.jsonl")),
         sft_run.tokenizer,
         min_share=0.5,
@@ -132,7 +132,7 @@ def test_every_epoch_has_every_response_once_in_an_order_of_its_own(labels_folde
 
 def test_the_mismatched_twin_of_a_single_response_is_another_row_s(labels_folder, sft_run):
     tokenizer = sft_run.tokenizer
-    found = sources.preferences(tiny_task.data(labels_folder, "labels"), tokenizer, min_share=0.5, seed=0)
+    found = opinions.preferences(tiny_task.data(labels_folder, "labels"), tokenizer, min_share=0.5, seed=0)
     shape = {"rows": 4, "row_length": 32, "pad_id": tokenizer.pad_id}
     batch, other = PreferenceBatches(PackedEpochs(found.epoch, epochs=1, **shape), **shape)[0]
     assert batch.tokens.shape[1] == other.tokens.shape[1] == 1

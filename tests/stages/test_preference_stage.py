@@ -14,7 +14,7 @@ import tiny_task
 from rlhf_jax import cli, objectives, stages, testing
 from rlhf_jax.data import DataError
 from rlhf_jax.data.batches import PackedEpochs
-from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, make_loss_fn, sources
+from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, make_loss_fn, opinions
 from rlhf_jax.stages.preference import PreferenceBatches, with_reference
 
 OBJECTIVES = ("dpo", "robust_dpo", "ipo", "kto", "orpo", "simpo", "cpo", "slic")
@@ -258,7 +258,7 @@ def test_its_command_continues_from_its_folder_and_writes_the_report(dpo_run, ta
 def pairs(tables, sft_run):
     """The first batch of the task, with its mismatched twin, and its shape."""
     config = tiny_task.data(tables, "chosen")
-    chosen = sources.preferences(config, sft_run.tokenizer, min_share=0.5, seed=0)
+    chosen = opinions.preferences(config, sft_run.tokenizer, min_share=0.5, seed=0)
     shape = {"rows": 4, "row_length": 32, "pad_id": sft_run.tokenizer.pad_id}
     batches = PreferenceBatches(PackedEpochs(chosen.epoch, epochs=1, **shape), **shape)
     return batches[0]
@@ -360,7 +360,7 @@ def words(text):
 
 @pytest.mark.parametrize("table", ["chosen", "preference", "ratings"])
 def test_the_response_that_people_prefer_comes_first(tables, sft_run, table):
-    drawn = sources.preferences(tiny_task.data(tables, table), sft_run.tokenizer, min_share=0.6, seed=0)
+    drawn = opinions.preferences(tiny_task.data(tables, table), sft_run.tokenizer, min_share=0.6, seed=0)
     examples = drawn.epoch(0)
     assert len(examples) > 8
     for example in examples:
@@ -382,7 +382,7 @@ def test_a_small_majority_teaches_nothing_when_a_larger_one_is_asked_for(tables,
     """Half of the rows have a share of 0.9, the other half of 1."""
     config = tiny_task.data(tables, "preference")
     sizes = {
-        share: len(sources.preferences(config, sft_run.tokenizer, min_share=share, seed=0).epoch(0))
+        share: len(opinions.preferences(config, sft_run.tokenizer, min_share=share, seed=0).epoch(0))
         for share in (0.5, 0.9, 0.95, 1.0)
     }
     assert sizes[0.5] == sizes[0.9] == 30

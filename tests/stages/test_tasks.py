@@ -11,7 +11,7 @@ import tiny_task
 from rlhf_jax import stages
 from rlhf_jax.data import Demonstration
 from rlhf_jax.data.parts import Parts
-from rlhf_jax.stages import DataConfig, RunError, Task, find_task, human_sentiment, sources
+from rlhf_jax.stages import DataConfig, RunError, Task, find_task, human_sentiment, opinions, sources
 from rlhf_jax.stages.baselines import baselines
 
 FILE = """
@@ -139,8 +139,8 @@ def test_labels_that_follow_place_or_length_warn_on_the_rows_as_they_came(
     file.write_text("".join(json.dumps(row) + "\n" for row in compared(first, longer)))
     config = DataConfig(source=str(file), max_length=64)
     for read in (
-        lambda: sources.comparisons(config, sft_run.tokenizer, group_size=2, seed=0),
-        lambda: sources.preferences(config, sft_run.tokenizer, min_share=0.5, seed=0),
+        lambda: opinions.comparisons(config, sft_run.tokenizer, group_size=2, seed=0),
+        lambda: opinions.preferences(config, sft_run.tokenizer, min_share=0.5, seed=0),
     ):
         found = read().warnings
         assert len(found) == len(words)
@@ -151,7 +151,7 @@ def test_labels_that_follow_place_or_length_warn_on_the_rows_as_they_came(
 
 
 def test_rows_of_chosen_and_rejected_have_no_order_to_be_skewed(tables, sft_run):
-    found = sources.comparisons(tiny_task.data(tables, "chosen"), sft_run.tokenizer, group_size=2, seed=0)
+    found = opinions.comparisons(tiny_task.data(tables, "chosen"), sft_run.tokenizer, group_size=2, seed=0)
     assert not any("skewed" in text for text in found.warnings)
 
 

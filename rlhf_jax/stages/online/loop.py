@@ -29,7 +29,6 @@ from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
-from rlhf_jax.stages.sources import read_prompts
 from rlhf_jax.stages.train import Stopwatch, stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import MetricsWriter
@@ -68,8 +67,10 @@ def train_online(
     if isinstance(scored_by, LoadedModel):
         warn_of_small_reward(scored_by.params, start.params)
     task = sources.find_task(config.data)
-    train_prompts, heldout, test = read_prompts(
-        config.data, tokenizer, ("train", "validation", "test"), config.max_prompt_length, task
+    rows = sources.prompts(config.data, task)
+    asked, longest = ("train", "validation", "test"), config.max_prompt_length
+    train_prompts, heldout, test = sources.encode_prompts(
+        rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
     proxy = config.reward_model if reward is None else ""
     texts = [p.text for p in heldout]
@@ -150,6 +151,7 @@ def train_online(
     watcher.samples.compare(samples)
     summary |= {
         "objective": config.objective,
+        "warnings": list(rows.notes),
         "best_step": fitted.best_step,
         "steps": fitted.history[-1]["step"],
         **stopped(fitted),
