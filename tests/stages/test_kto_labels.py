@@ -11,8 +11,8 @@ from rlhf_jax.data import DataError, Example
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.stages import RunError, opinions
 from rlhf_jax.stages.implicit_reward import reward_auc
-from rlhf_jax.stages.preference import PreferenceBatches
 from rlhf_jax.stages.opinions import Labels
+from rlhf_jax.stages.preference import PreferenceBatches
 
 
 def labelled(pairs):
