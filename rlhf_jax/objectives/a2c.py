@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import fixed, learned
-from rlhf_jax.objectives.group import Estimator, check_kl_coef, has_kl, kl_penalty
+from rlhf_jax.objectives.group import Estimator, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.objectives.ppo import critic_fit
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
@@ -57,10 +57,9 @@ def a2c(
     Source: Mnih et al. 2016 (arXiv:1602.01783); as a case of PPO: Huang et al. 2022 (arXiv:2205.09123).
     """
     check_range("value_coef", value_coef, at_least=0)
-    check_range("entropy_coef", entropy_coef, at_least=0)
+    check_entropy_coef(entropy_coef, "Mnih et al. 2016")
     check_kl_coef(kl_coef, "Ziegler et al. 2019")
     warn_outside("value_coef", value_coef, 0.01, 1, "Ziegler et al. 2019; Mnih et al. 2016")
-    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Mnih et al. 2016")
     mask = batch.mask
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     entropy = learned(outputs.entropy, "outputs.entropy", mask)

@@ -10,7 +10,7 @@ from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
 from rlhf_jax.objectives.fields import fixed, learned
-from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, has_kl, kl_penalty
+from rlhf_jax.objectives.group import Estimator, check_clips, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 
 
@@ -74,13 +74,12 @@ def ppo(
     """
     check_clips(clip_low, clip_high, 0.05, 0.5, "Schulman et al. 2017")
     check_range("value_coef", value_coef, at_least=0)
-    check_range("entropy_coef", entropy_coef, at_least=0)
+    check_entropy_coef(entropy_coef, "Schulman et al. 2017")
     check_kl_coef(kl_coef, "Ziegler et al. 2019")
     if dual_clip is not None:
         check_range("dual_clip", dual_clip, above=1)
         warn_outside("dual_clip", dual_clip, 2, 10, "Ye et al. 2020")
     warn_outside("value_coef", value_coef, 0.01, 1, "Schulman et al. 2017")
-    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Schulman et al. 2017")
     mask = batch.mask
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     entropy = learned(outputs.entropy, "outputs.entropy", mask)
