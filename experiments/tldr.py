@@ -25,7 +25,7 @@ parameters are not public, so the models and the learning rate are those of a re
     gamma, lambda    1, 0.95                      1, 0.95           1, 0.95
     clipping                                      0.2, values 0.2   the same; the value loss counts 0.1, as theirs
     response                                      53 tokens         53 tokens
-    temperature                                   0.7               1: the ratio is that of the policy itself
+    temperature                                   0.7               1: the policy is trained as it is
     no end                                        the score is -1   1 is subtracted from the score
     critic           starts from the reward model the same          the same
     AdamW                                         eps 1e-5          eps 1e-5, decay 0.01 as is PyTorch's default,

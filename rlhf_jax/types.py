@@ -1,17 +1,17 @@
-"""The pytrees that travel between layers, and nothing else.
+"""The pytrees that travel between layers, the signatures of a model's functions, and nothing else.
 
 Everything is a *group*: B prompts with K responses each, S tokens a response. Supervised fine-tuning has K = 1, a
 preference pair K = 2 (chosen first), a ranked list or a group of samples any K.
 
 Every per-token array is aligned with ``tokens``: entry ``t`` of ``logprobs`` belongs to ``tokens[..., t]`` given the
 tokens before it, and entry ``t`` of ``values`` is the value of the state *before* ``tokens[..., t]``. The shift by one
-happens in one place (``rlhf_jax.stages.objective_loss``), so objectives, masks and advantages never shift anything.
+happens in one place (``rlhf_jax.models.forward``), so objectives, masks and advantages never shift anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -107,18 +107,104 @@ class Rollout(NamedTuple):
     finished: Array  # bool [B, K]; True where the response ended with the end-of-sequence token
 
 
+class Cache(NamedTuple):
+    """Keys and values of all layers for B rows of C columns, and which columns hold a real token."""
+
+    k: Array  # [layers, B, C, kv_heads, head_dim]
+    v: Array  # [layers, B, C, kv_heads, head_dim]
+    valid: Array  # bool [B, C]
+
+
+# The functions of a model, a class each, so that a type checker sees what they take and give. D is the model's width, V
+# the vocabulary; hidden states are in the dtype that the model computes in.
+
+
+class Init(Protocol):
+    """Draw the parameters: a nested dict of float32 arrays."""
+
+    def __call__(self, key: Array) -> Params: ...
+
+
+class Apply(Protocol):
+    """Run whole rows: ``tokens``, ``positions`` and ``segment_ids`` int32 [B, S] -> hidden [B, S, D].
+
+    A token sees those before it in its own segment; segment 0 is padding. ``key`` draws the dropout of adapters, where
+    the model has one (``Model.dropout``); without it nothing is dropped out.
+    """
+
+    def __call__(
+        self, params: Params, tokens: Array, positions: Array, segment_ids: Array, key: Array | None = None
+    ) -> Array: ...
+
+
+class Logits(Protocol):
+    """What each hidden state says of the next token: ``hidden`` [..., D] -> float32 [..., V]."""
+
+    def __call__(self, params: Params, hidden: Array) -> Array: ...
+
+
+class TokenStats(Protocol):
+    """Log-probability of each target and entropy of its distribution, in chunks that never hold all logits.
+
+    ``hidden`` [B, S, D] and ``targets`` int32 [B, S], a target beside the hidden state that predicts it -> two float32
+    [B, S], nats, both of ``softmax(logits / temperature)``.
+    """
+
+    def __call__(
+        self, params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0
+    ) -> tuple[Array, Array]: ...
+
+
+class Values(Protocol):
+    """The scalar head of each hidden state: ``hidden`` [..., D] -> float32 [...]; a ValueError without such a head."""
+
+    def __call__(self, params: Params, hidden: Array) -> Array: ...
+
+
+class Scores(Protocol):
+    """The scalar head at one token a row: ``hidden`` [B, S, D], its index ``last`` int32 [B] -> float32 [B]."""
+
+    def __call__(self, params: Params, hidden: Array, last: Array) -> Array: ...
+
+
+class MakeCache(Protocol):
+    """An empty key-value cache for ``batch`` rows of ``length`` columns."""
+
+    def __call__(self, batch: int, length: int) -> Cache: ...
+
+
+class Prefill(Protocol):
+    """Run prompts and fill the first P columns of an empty cache.
+
+    ``tokens``, ``positions`` and ``segment_ids`` int32 [B, P] -> hidden [B, P, D], and the filled cache.
+    """
+
+    def __call__(
+        self, params: Params, tokens: Array, positions: Array, segment_ids: Array, cache: Cache
+    ) -> tuple[Array, Cache]: ...
+
+
+class Decode(Protocol):
+    """Run one token a row: ``tokens`` and ``positions`` int32 [B] -> hidden [B, D], and the cache with this token.
+
+    Every row writes to ``column``, int32 [], and looks at the first ``live`` columns, a number that is compiled in.
+    """
+
+    def __call__(
+        self, params: Params, tokens: Array, positions: Array, cache: Cache, column: Array, live: int
+    ) -> tuple[Array, Cache]: ...
+
+
 class Model(NamedTuple):
     """A language model as pure functions over a plain dict of parameters; made by ``models.build(config)``."""
 
-    init: Callable[..., Params]  # (key) -> params
-    apply: Callable[..., Array]  # (params, tokens [B, S], positions, segment_ids) -> hidden [B, S, D]
-    logits: Callable[..., Array]  # (params, hidden [..., D]) -> float32 [..., V]
-    token_stats: Callable[..., tuple[Array, Array]]  # (params, hidden, targets) -> logprobs, entropy, chunked
-    values: Callable[..., Array]  # (params, hidden [..., D]) -> float32 [...]; needs a scalar head
-    scores: Callable[..., Array]  # (params, hidden [B, S, D], last [B]) -> float32 [B]
-    cache: Callable[..., Any]  # (batch, length) -> an empty key-value cache
-    prefill: Callable[..., tuple[Array, Any]]  # (params, tokens, positions, segment_ids, cache) -> hidden, cache
-    decode: Callable[
-        ..., tuple[Array, Any]
-    ]  # (params, tokens [B], positions [B], cache, column, live) -> hidden [B, D], cache
-    dropout: bool = False  # apply takes a key as its last argument, and drops out with it
+    init: Init
+    apply: Apply
+    logits: Logits
+    token_stats: TokenStats
+    values: Values
+    scores: Scores
+    cache: MakeCache
+    prefill: Prefill
+    decode: Decode
+    dropout: bool = False  # apply drops out with the key that it is given

@@ -8,9 +8,9 @@ from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
 from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_adapters, join, quantise, split
 from rlhf_jax.models.lora_fold import concatenate_adapters, merge, unmerge
 from rlhf_jax.models.peft import load_peft, save_peft
-from rlhf_jax.models.transformer import Cache
 from rlhf_jax.models.weights import fingerprint
 from rlhf_jax.renamed import renamed
+from rlhf_jax.types import Cache
 
 __all__ = [
     "Cache",

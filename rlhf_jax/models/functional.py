@@ -15,8 +15,8 @@ from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import join, split
-from rlhf_jax.models.transformer import Cache, Transformer
-from rlhf_jax.types import Array, Model, Params
+from rlhf_jax.models.transformer import Transformer
+from rlhf_jax.types import Array, Cache, Model, Params
 
 # Logits are made for at most this many (token, vocabulary) pairs at once: 64 MiB in float32.
 LOGIT_CHUNK = 2**24
@@ -70,11 +70,15 @@ def build(config: ModelConfig) -> Model:
         empty = jnp.zeros(shape, config.compute_dtype)
         return Cache(empty, empty, jnp.zeros((batch, length), bool))
 
-    def prefill(params: Params, tokens: Array, positions: Array, segment_ids: Array, held: Cache) -> Any:
-        return bind(params).prefill(tokens, positions, segment_ids, held)
+    def prefill(
+        params: Params, tokens: Array, positions: Array, segment_ids: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        return bind(params).prefill(tokens, positions, segment_ids, cache)
 
-    def decode(params: Params, tokens: Array, positions: Array, held: Cache, column: Array, live: int) -> Any:
-        return bind(params).decode(tokens, positions, held, column, live)
+    def decode(
+        params: Params, tokens: Array, positions: Array, cache: Cache, column: Array, live: int
+    ) -> tuple[Array, Cache]:
+        return bind(params).decode(tokens, positions, cache, column, live)
 
     return Model(
         init, apply, logits, token_stats, values, scores, cache, prefill, decode, dropout=config.lora.dropout > 0

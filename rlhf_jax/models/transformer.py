@@ -17,14 +17,7 @@ from flax import nnx
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.heads import ScalarHead
 from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, attention, normal, rotary, rotate, softcap
-
-
-class Cache(NamedTuple):
-    """Keys and values of all layers, and which columns hold a real token."""
-
-    k: jax.Array  # [layers, B, C, kv_heads, head_dim]
-    v: jax.Array  # [layers, B, C, kv_heads, head_dim]
-    valid: jax.Array  # bool [B, C]
+from rlhf_jax.types import Cache
 
 
 class View(NamedTuple):

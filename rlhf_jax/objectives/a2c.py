@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import fixed, learned
-from rlhf_jax.objectives.group import Estimator, check_kl_coef, has_kl, kl_penalty
-from rlhf_jax.objectives.ppo import critic_fit
+from rlhf_jax.objectives.group import Estimator, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
@@ -39,9 +38,8 @@ def a2c(
         kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
-        Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``, and
-        ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for ``explained_variance``; with a KL
-        in the loss ``ref_kl`` (to the reference, nats a token).
+        Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss`` and
+        ``entropy``; with a KL in the loss ``ref_kl`` (to the reference, nats a token).
 
     Raises:
         ValueError: if a field is missing or a weight is negative.
@@ -57,10 +55,9 @@ def a2c(
     Source: Mnih et al. 2016 (arXiv:1602.01783); as a case of PPO: Huang et al. 2022 (arXiv:2205.09123).
     """
     check_range("value_coef", value_coef, at_least=0)
-    check_range("entropy_coef", entropy_coef, at_least=0)
+    check_entropy_coef(entropy_coef, "Mnih et al. 2016")
     check_kl_coef(kl_coef, "Ziegler et al. 2019")
     warn_outside("value_coef", value_coef, 0.01, 1, "Ziegler et al. 2019; Mnih et al. 2016")
-    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Mnih et al. 2016")
     mask = batch.mask
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     entropy = learned(outputs.entropy, "outputs.entropy", mask)
@@ -74,7 +71,6 @@ def a2c(
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        **critic_fit(values, returns),
     }
     if has_kl(batch, kl_coef):
         penalty, logged["ref_kl"] = kl_penalty(logprobs, batch, kl_coef, kl_estimator)

@@ -3,7 +3,7 @@
 Not an objective. The group methods differ in five places, and each is an argument here: the signal (``advantages``),
 what the ratio is of (``pool``: a token or a whole response), how far it may move (``clip_low``, ``clip_high``), the
 reduction (``reduction``, ``scale``), and the KL, which is either part of the reward that the advantages are made of
-(``penalised_reward``) or a term of the loss (``kl_coef``).
+(``penalised_reward``) or a term of the loss (``kl_coef``). All may have an entropy bonus (``entropy_coef``).
 """
 
 from __future__ import annotations
@@ -42,24 +42,27 @@ def clipped_group(
     pool: Callable[..., Array] | None = None,
     scale: float = 1.0,
     kl_coef: float | None,
+    entropy_coef: float,
     kl_estimator: Estimator = losses.k3,
 ) -> Loss:
     """The clipped policy gradient of responses that share one advantage on all their tokens.
 
-    ``L = scale (-min(rho A_k, clip(rho, 1 - clip_low, 1 + clip_high) A_k) + kl_coef kl)``, with
+    ``L = scale (-min(rho A_k, clip(rho, 1 - clip_low, 1 + clip_high) A_k) + kl_coef kl - entropy_coef H)``, with
     ``rho = exp(log pi(y_t) - log pi_old(y_t))`` a token, or ``rho = exp(pool_t ...)`` a response
 
     Args:
-        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] is logged if it is there.
+        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] with an entropy bonus, otherwise logged if it is there.
         batch: ``mask`` and ``old_logprobs`` [B, K, S], ``reward`` [B, K]; with a KL in the loss ``ref_logprobs``
             [B, K, S]; ``kl_coef`` [B, K], if it is there, replaces the number of that name.
         advantages: [B, K], constants.
         clip_low: room of the ratio below 1.
         clip_high: room above 1.
         reduction: of ``losses``; over tokens, or over responses where there is a ``pool``.
-        pool: ``losses.masked_sum`` or ``losses.masked_mean``: makes one log-ratio, and one KL, of a response's tokens.
+        pool: ``losses.masked_sum`` or ``losses.masked_mean``: makes one log-ratio, one KL and one entropy of a
+            response's tokens.
         scale: multiplies every value.
         kl_coef: weight of the KL in the loss; None where the KL is in the reward, whatever the batch carries.
+        entropy_coef: weight of the entropy bonus.
         kl_estimator: of the KL per token.
 
     Returns:
@@ -95,9 +98,12 @@ def clipped_group(
         "advantage_abs": (jnp.abs(advantages), present),
         "reward": (reward, present),
     }
-    if outputs.entropy is not None:
-        metrics["entropy"] = (learned(outputs.entropy, "outputs.entropy", mask), mask)
     values = policy_loss
+    if entropy_coef != 0 or outputs.entropy is not None:
+        entropy = learned(outputs.entropy, "outputs.entropy", mask)
+        metrics["entropy"] = (entropy, mask)
+        if entropy_coef != 0:
+            values = values - scale * entropy_coef * (entropy if pool is None else pool(entropy, mask, axis=-1))
     if kl_coef is not None and has_kl(batch, kl_coef):
         penalty, kl = kl_penalty(logprobs, batch, kl_coef, kl_estimator)
         values = values + scale * (penalty if pool is None else pool(penalty, mask, axis=-1))
@@ -179,3 +185,9 @@ def check_kl_coef(kl_coef: float, source: str) -> None:
     """Refuse a negative weight of the KL and warn of an unusual one."""
     check_range("kl_coef", kl_coef, at_least=0)
     warn_outside("kl_coef", kl_coef, 0.0, 0.5, source)
+
+
+def check_entropy_coef(entropy_coef: float, source: str) -> None:
+    """Refuse a negative weight of the entropy bonus and warn of an unusual one."""
+    check_range("entropy_coef", entropy_coef, at_least=0)
+    warn_outside("entropy_coef", entropy_coef, 0.0, 0.05, source)

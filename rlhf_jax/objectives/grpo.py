@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from rlhf_jax import losses
-from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, clipped_group, group_advantages
+from rlhf_jax.objectives.group import (
+    Estimator,
+    check_clips,
+    check_entropy_coef,
+    check_kl_coef,
+    clipped_group,
+    group_advantages,
+)
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
@@ -15,18 +22,19 @@ def grpo(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     normalise_std: bool = True,
+    entropy_coef: float = 0.0,
     kl_estimator: Estimator = losses.k3,
 ) -> Loss:
     """The clipped surrogate of each token under its response's advantage, with the KL in the loss.
 
-    ``L_t = -min(rho_t A_k, clip(rho_t, 1 - clip_low, 1 + clip_high) A_k) + kl_coef kl_t``,
+    ``L_t = -min(rho_t A_k, clip(rho_t, 1 - clip_low, 1 + clip_high) A_k) + kl_coef kl_t - entropy_coef H_t``,
     ``A_k = (r_k - mean) / (std + 1e-4)`` over the group
 
     Every response weighs the same, whatever its length, so a token of a long one counts for less (what ``dapo`` and
     ``dr_grpo`` change).
 
     Args:
-        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] is logged if it is there.
+        outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] with an entropy bonus, otherwise logged if it is there.
         batch: ``mask`` and ``old_logprobs`` [B, K, S], ``reward`` [B, K]; with a KL ``ref_logprobs`` [B, K, S]. A
             controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. No gradient flows into
             any of them.
@@ -35,6 +43,7 @@ def grpo(
         clip_low: room of a token's probability ratio below 1; usually 0.2; inf switches it off.
         clip_high: room above 1; usually 0.2.
         normalise_std: False leaves the advantages in units of reward.
+        entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Schulman et al. 2017).
         kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
@@ -44,7 +53,7 @@ def grpo(
         (to the reference, nats a token).
 
     Raises:
-        ValueError: if K < 2, a field is missing, a clip is not above 0 or ``kl_coef`` is negative.
+        ValueError: if K < 2, a field is missing, a clip is not above 0 or a weight is negative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,6 +68,7 @@ def grpo(
     """
     check_clips(clip_low, clip_high, 0.05, 0.5, "Shao et al. 2024; Yu et al. 2025")
     check_kl_coef(kl_coef, "Shao et al. 2024")
+    check_entropy_coef(entropy_coef, "Schulman et al. 2017")
     return clipped_group(
         outputs,
         batch,
@@ -67,5 +77,6 @@ def grpo(
         clip_high=clip_high,
         reduction=losses.sequence_mean,
         kl_coef=kl_coef,
+        entropy_coef=entropy_coef,
         kl_estimator=kl_estimator,
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import losses
 from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.renamed import renamed
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 
 
@@ -114,3 +115,6 @@ def pair_loss(
     }
     shown = pairs.counted if decided is None else pairs.counted & decided
     return Loss(values, pairs.counted, losses.token_mean, {k: (v, shown) for k, v in logged.items()})
+
+
+__getattr__ = renamed(__name__, {"turned": "objectives.pairs.swapped"})

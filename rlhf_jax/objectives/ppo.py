@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
 from rlhf_jax.objectives.fields import fixed, learned
-from rlhf_jax.objectives.group import Estimator, check_clips, check_kl_coef, has_kl, kl_penalty
-from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
+from rlhf_jax.objectives.group import Estimator, check_clips, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
+from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
 def ppo(
@@ -55,9 +53,8 @@ def ppo(
 
     Returns:
         Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss``, ``entropy``,
-        ``ratio``, ``clip_fraction`` (tokens whose ratio left the range), ``approx_kl`` (k3, from the sampling policy to
-        this one), and ``returns``, ``returns_square``, ``value_error``, ``value_error_square`` for
-        ``explained_variance``; with a KL in the loss ``ref_kl`` (to the reference, nats a token).
+        ``ratio``, ``clip_fraction`` (tokens whose ratio left the range) and ``approx_kl`` (k3, from the sampling policy
+        to this one); with a KL in the loss ``ref_kl`` (to the reference, nats a token).
 
     Raises:
         ValueError: if a field is missing, a clip is not above 0 (``dual_clip``: 1), or a weight is negative.
@@ -74,13 +71,12 @@ def ppo(
     """
     check_clips(clip_low, clip_high, 0.05, 0.5, "Schulman et al. 2017")
     check_range("value_coef", value_coef, at_least=0)
-    check_range("entropy_coef", entropy_coef, at_least=0)
+    check_entropy_coef(entropy_coef, "Schulman et al. 2017")
     check_kl_coef(kl_coef, "Ziegler et al. 2019")
     if dual_clip is not None:
         check_range("dual_clip", dual_clip, above=1)
         warn_outside("dual_clip", dual_clip, 2, 10, "Ye et al. 2020")
     warn_outside("value_coef", value_coef, 0.01, 1, "Schulman et al. 2017")
-    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Schulman et al. 2017")
     mask = batch.mask
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     entropy = learned(outputs.entropy, "outputs.entropy", mask)
@@ -104,43 +100,8 @@ def ppo(
         "ratio": ratio,
         "clip_fraction": (ratio < 1 - clip_low) | (ratio > 1 + clip_high),
         "approx_kl": losses.k3(old_logprobs, logprobs),
-        **critic_fit(values, returns),
     }
     if has_kl(batch, kl_coef):
         penalty, logged["ref_kl"] = kl_penalty(logprobs, batch, kl_coef, kl_estimator)
         per_token = per_token + penalty
     return Loss(per_token, mask, losses.token_mean, {name: (value, mask) for name, value in logged.items()})
-
-
-def critic_fit(values: Array, returns: Array) -> dict[str, Array]:
-    """What ``explained_variance`` is computed from, per token: first and second moments, which can be averaged."""
-    error = returns - values
-    return {
-        "returns": returns,
-        "returns_square": jnp.square(returns),
-        "value_error": error,
-        "value_error_square": jnp.square(error),
-    }
-
-
-def explained_variance(metrics: Mapping[str, float]) -> float:
-    """Share of the returns' variance that the critic accounts for, from the logged means of ``ppo`` or ``a2c``.
-
-    ``1 - Var[R - V] / Var[R]``: 1 is a perfect critic, 0 one that says the same of every token, below 0 is worse.
-
-    Args:
-        metrics: the means ``returns``, ``returns_square``, ``value_error`` and ``value_error_square``.
-
-    Returns:
-        The share; 0 where the returns do not vary, as there is nothing to explain.
-
-    Raises:
-        KeyError: if one of the four is missing.
-
-    Example:
-        >>> explained_variance({"returns": 0.0, "returns_square": 4.0, "value_error": 0.0, "value_error_square": 1.0})
-        0.75
-    """
-    variance = metrics["returns_square"] - metrics["returns"] ** 2
-    unexplained = metrics["value_error_square"] - metrics["value_error"] ** 2
-    return 1 - unexplained / variance if variance > 0 else 0.0

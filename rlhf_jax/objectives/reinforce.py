@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.objectives.fields import learned
-from rlhf_jax.objectives.group import check_kl_coef, penalised_reward
+from rlhf_jax.objectives.group import check_entropy_coef, check_kl_coef, penalised_reward
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
@@ -53,9 +52,8 @@ def reinforce(
 
     Source: Williams 1992; for language models: Ahmadian et al. 2024 (arXiv:2402.14740).
     """
-    check_range("entropy_coef", entropy_coef, at_least=0)
+    check_entropy_coef(entropy_coef, "Mnih et al. 2016")
     check_kl_coef(kl_coef, "Ahmadian et al. 2024")
-    warn_outside("entropy_coef", entropy_coef, 0, 0.05, "Mnih et al. 2016")
     mask, present = batch.mask, batch.mask.any(-1)
     logprobs = learned(outputs.logprobs, "outputs.logprobs", mask)
     reward, penalised, kl = penalised_reward(batch, kl_coef)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.rollout.sampling import SamplingConfig, response_keys, sample_token
-from rlhf_jax.types import Array, Model, Params, Rollout
+from rlhf_jax.types import Array, Cache, Model, Params, Rollout
 
 PromptIds = np.ndarray | list[int]  # token ids
 
@@ -29,7 +29,7 @@ class _State(NamedTuple):
     counted: Array  # bool [N, R]
     done: Array  # bool [N]
     finished: Array  # bool [N]
-    cache: object
+    cache: Cache
     last: Array  # int32 [N], the newest token
     next_position: Array  # int32 [N]
     step: Array  # int32 [], tokens written so far
@@ -134,7 +134,7 @@ class Engine:
 
         def live_start(state: _State) -> int:
             """The column where responses start: what the cache holds beside the response."""
-            return state.cache.valid.shape[1] - steps  # type: ignore[attr-defined]
+            return state.cache.valid.shape[1] - steps
 
         self._start = jax.jit(start, static_argnames=("samples", "columns"))
         self._window = jax.jit(window, static_argnames=("live",), donate_argnames=("state",))

@@ -65,12 +65,12 @@ def fixed(coef: float) -> Controller:
 def adaptive(
     initial: float, *, target: float, horizon: float, minimum: float = 0.01, maximum: float = 0.1
 ) -> Controller:
-    r"""A proportional controller that holds the KL near a target.
+    """A proportional controller that holds the KL near a target.
 
-    .. math::
-      e = \mathrm{clip}(\mathrm{KL} / \mathrm{target} - 1, -0.2, 0.2), \quad \beta \leftarrow \beta (1 + e n / h)
+    ``beta <- beta (1 + e n / h)``, ``e = clip(KL / target - 1, -0.2, 0.2)``
 
-    clipped to ``[minimum, maximum]``, so that a KL estimate gone wild can neither free the policy nor freeze it.
+    The coefficient ``beta`` is clipped to ``[minimum, maximum]``, so that a KL estimate gone wild can neither free the
+    policy nor freeze it.
 
     Args:
         initial: the first coefficient, between minimum and maximum.
@@ -110,13 +110,11 @@ def adaptive(
 def banded(
     initial: float, *, low: float, high: float, factor: float = 1.2, minimum: float = 0.01, maximum: float = 0.1
 ) -> Controller:
-    r"""A controller that acts only outside a band: between two KLs the coefficient rests.
+    """A controller that acts only outside a band: between two KLs the coefficient rests.
 
-    .. math::
-      \beta \leftarrow f \beta \text{ if } \mathrm{KL} > h, \quad \beta / f \text{ if } \mathrm{KL} < l, \quad
-      \text{else } \beta
+    ``beta <- f beta`` if ``KL > h``, ``beta <- beta / f`` if ``KL < l``
 
-    clipped to ``[minimum, maximum]``.
+    The coefficient ``beta`` is clipped to ``[minimum, maximum]``.
 
     Args:
         initial: the first coefficient, between minimum and maximum.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax.types import Array, Params
+from rlhf_jax.types import Params
 
 _NO_DECAY = re.compile(r"(norm|bias|scale)$")
 
@@ -73,10 +73,10 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    r"""The learning rate: a linear rise, then a fall to ``final_fraction`` of the peak along half a cosine or a line.
+    """The learning rate: a linear rise, then a fall to ``final_fraction`` of the peak along half a cosine or a line.
 
-    .. math:: \eta_s = \eta \left(f + (1 - f)\, c\big(\tfrac{s - w}{S - w}\big)\right), \quad s \ge w, \qquad
-              c(x) = \tfrac{1}{2}(1 + \cos \pi x) \text{ or } 1 - x
+    ``rate_s = peak (s + 1) / w`` for ``s < w``, then ``rate_s = peak (f + (1 - f) c((s - w) / (S - w)))`` with
+    ``c(x) = (1 + cos(pi x)) / 2`` or ``c(x) = 1 - x``; ``w`` is the warm-up in steps, ``f`` the final fraction
 
     Args:
         config: peak, warm-up, shape of the fall and final fraction.
@@ -99,16 +99,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         raise ValueError(f"steps must be at least 1, found {steps}")
     warmup = round(config.warmup_fraction * steps)
     rest = max(steps - warmup, 1)
+    peak, final = config.learning_rate, config.final_fraction
+    if config.schedule == "linear":
+        fall = optax.schedules.linear_schedule(peak, peak * final, rest)
+    else:
+        fall = optax.schedules.cosine_decay_schedule(peak, rest, alpha=final)
+    if not warmup:
+        return fall
 
-    def schedule(step: Any) -> Array:
-        count = jnp.asarray(step, jnp.float32)
-        rise = (count + 1) / max(warmup, 1)
-        done = jnp.clip((count - warmup) / rest, 0.0, 1.0)
-        left = 1 - done if config.schedule == "linear" else 0.5 * (1 + jnp.cos(jnp.pi * done))
-        fall = config.final_fraction + (1 - config.final_fraction) * left
-        return config.learning_rate * jnp.where(count < warmup, rise, fall)
+    def rise(step: jax.typing.ArrayLike) -> jax.Array:
+        # optax's own line is its end less what is missing: of a long warm-up's first rates few digits would be right.
+        return peak * (jnp.asarray(step) + 1) / warmup
 
-    return schedule
+    return optax.schedules.join_schedules([rise, fall], [warmup])
 
 
 def _decayed(params: Params) -> Any:

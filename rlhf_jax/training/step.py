@@ -86,15 +86,14 @@ def make_train_step(
     accumulate: int = 1,
     extra: Mapping[str, AuxiliaryLoss] | None = None,
 ) -> TrainStep:
-    r"""One update of the parameters, as a pure function; the caller jits it (see ``jit_step``).
+    """One update of the parameters, as a pure function; the caller jits it (see ``jit_step``).
 
-    .. math:: g = \nabla_\theta \sum_a n_a(\theta) \Big/ \sum_a d_a
+    ``g = grad(sum_a n_a) / sum_a d_a``, with the numerator ``n_a`` and the denominator ``d_a`` of micro-batch ``a``
 
-    with numerator :math:`n_a` and denominator :math:`d_a` of micro-batch :math:`a`. A denominator of 0 means that the
-    numerator is already normalised. Of M models in one tree, every leaf [M, ...], a loss function may give the sum of
-    their numerators and a denominator for each, [M]: each one's gradient is divided by its own. Extra terms add their
-    gradients, each with a denominator of its own. If a loss or the gradient's norm is not finite, parameters and
-    optimiser stay as they were and the update is counted as skipped.
+    A denominator of 0 means that the numerator is already normalised. Of M models in one tree, every leaf [M, ...], a
+    loss function may give the sum of their numerators and a denominator for each, [M]: each one's gradient is
+    divided by its own. Extra terms add their gradients, each with a denominator of its own. If a loss or the
+    gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as skipped.
 
     Args:
         loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.

@@ -1,6 +1,8 @@
 """The output side: log-probabilities and entropy in chunks, scalar heads, and what memory they hold."""
 
 import dataclasses
+import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from rlhf_jax import losses, models
 from rlhf_jax.models import functional
+from rlhf_jax.types import Model
 
 CONFIG = models.ModelConfig(vocab_size=24, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=16)
 
@@ -132,6 +135,21 @@ def test_a_model_without_a_scalar_head_says_so(setting):
     model, params, hidden, _ = setting
     with pytest.raises(ValueError, match="scalar_head=True"):
         model.values(params, hidden)
+
+
+def test_a_model_has_the_signatures_that_its_type_promises(setting):
+    """Each function by name, kind and default of its arguments: a type checker holds callers to the same."""
+    promised = {name: kind for name, kind in typing.get_type_hints(Model).items() if name != "dropout"}
+    assert len(promised) == 9
+
+    def arguments(function):
+        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+    for name, kind in promised.items():
+        assert issubclass(kind, typing.Protocol), f"{name} is a Callable without a signature"
+        expected = arguments(kind.__call__)[1:]  # after self
+        assert arguments(getattr(setting[0], name)) == expected, name
+        assert all(p.kind is not p.VAR_POSITIONAL for p in inspect.signature(kind.__call__).parameters.values())
 
 
 def test_params_are_a_plain_dict_that_only_the_key_decides(setting):

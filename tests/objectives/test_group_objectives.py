@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
 from rlhf_jax.losses.checks import UnusualHyperparameter
-from rlhf_jax.types import Outputs
+from rlhf_jax.types import Outputs, SequenceBatch
 
 # Wide clips and heavy weights are what makes the terms show in a batch of a few tokens.
 pytestmark = pytest.mark.filterwarnings("ignore::rlhf_jax.losses.checks.UnusualHyperparameter")
@@ -268,6 +268,41 @@ def test_without_kl_no_reference_is_needed(batch, outputs, objective):
     assert "ref_kl" not in objective(outputs, bare, kl_coef=0.0).metrics
     with pytest.raises(ValueError, match=r"batch\.ref_logprobs is None"):
         objective(outputs, bare, kl_coef=0.1)
+
+
+# The first response has one token with an entropy of 0.5 nats, the second three with 1, 2 and 3.
+BONUS = {
+    "rloo": (0.5 + 6) / 2,  # a response is one action: its entropy is the sum
+    "grpo": (0.5 + 2) / 2,  # the mean of means
+    "dr_grpo": (0.5 + 6) / 8 / 2,  # the sum over the constant length, 8
+    "dapo": (0.5 + 1 + 2 + 3) / 4,  # the mean over tokens
+    "gspo": (0.5 + 2) / 2,
+    "reinforce": (0.5 + 6) / 2,
+}
+
+
+@pytest.mark.parametrize("name", BONUS)
+def test_the_entropy_bonus_by_hand(total, name):
+    objective = {**RATIO, "reinforce": objectives.reinforce}[name]
+    mask = jnp.array([[[True, False, False], [True, True, True]]])
+    ids, zeros = jnp.ones(mask.shape, int), jnp.zeros(mask.shape)
+    batch = SequenceBatch(ids, mask, ids, ids, reward=jnp.array([[5.0, 1.0]]), old_logprobs=zeros, ref_logprobs=zeros)
+    entropy = jnp.array([[[0.5, 7.0, 7.0], [1.0, 2.0, 3.0]]])  # what is behind the mask does not count
+
+    def loss(entropy, **given):
+        return total(objective(Outputs(logprobs=zeros, entropy=entropy), batch, **given))
+
+    assert loss(entropy) == loss(entropy, entropy_coef=0.0) == loss(None)
+    bonus = loss(entropy) - loss(entropy, entropy_coef=0.02)
+    np.testing.assert_allclose(bonus, 0.02 * BONUS[name], rtol=1e-5)
+    gradient = jax.grad(functools.partial(loss, entropy_coef=0.02))(entropy)
+    assert ((gradient < 0) == mask).all()  # less loss where there is more entropy
+    with pytest.raises(ValueError, match=r"outputs\.entropy is None"):
+        loss(None, entropy_coef=0.02)
+    with pytest.raises(ValueError, match=r"entropy_coef must be at least 0, found -0\.1"):
+        loss(entropy, entropy_coef=-0.1)
+    with pytest.warns(UnusualHyperparameter, match=r"entropy_coef is 0\.5, outside the usual 0 to 0\.05"):
+        loss(entropy, entropy_coef=0.5)
 
 
 @EACH

@@ -116,6 +116,8 @@ def test_prepare_is_the_mathematics_done_by_hand(by_hand):
     np.testing.assert_allclose(batch.advantages[rollout.mask], white, atol=2e-4)
     np.testing.assert_allclose(batch.returns[rollout.mask], np.concatenate(all_returns), atol=2e-4)
     assert np.abs(batch.old_values[rollout.mask]).max() > 1e-3  # the critic has learnt something to be wrong about
+    returns, errors = np.concatenate(all_returns), flat  # what GAE adds to a value makes it the return
+    assert mean(info["explained_variance"]) == pytest.approx(1 - errors.var() / returns.var(), abs=1e-3)
     assert mean(info["length"]) == pytest.approx(rollout.mask.sum() / len(prompts))
     assert mean(info["eos_rate"]) == pytest.approx(rollout.finished.mean())
     assert mean(info["proxy_mean"]) == pytest.approx(scores.mean())

@@ -33,6 +33,24 @@ def test_schedule_rises_peaks_and_falls():
     assert np.all(np.diff(rates[11:]) < 0)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize(("steps", "warmup"), [(40, 0.0), (40, 0.1), (40, 1.0), (1, 0.0), (1, 1.0), (30, 1 / 30)])
+def test_every_rate_by_the_formula(kind, steps, warmup):
+    """No warm-up, one of some steps, of all, of one, and runs of a single step; past the end the rate stays."""
+    config = OptimizerConfig(learning_rate=3e-4, schedule=kind, warmup_fraction=warmup, final_fraction=0.1)
+    schedule = make_schedule(config, steps)
+    rise = round(warmup * steps)
+    for step in range(steps + 5):
+        if step < rise:
+            want = 3e-4 * (step + 1) / rise
+        else:
+            done = min((step - rise) / max(steps - rise, 1), 1.0)
+            left = 1 - done if kind == "linear" else 0.5 * (1 + np.cos(np.pi * done))
+            want = 3e-4 * (0.1 + 0.9 * left)
+        np.testing.assert_allclose(schedule(jnp.int32(step)), want, rtol=1e-6)
+    assert schedule(jnp.int32(0)) > 0
+
+
 def test_final_fraction_one_is_constant():
     schedule = make_schedule(OptimizerConfig(learning_rate=0.5, warmup_fraction=0.0, final_fraction=1.0), 7)
     assert {float(schedule(i)) for i in range(8)} == {0.5}
