@@ -60,7 +60,10 @@ class SequenceBatch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the models say about a batch. Fields an objective does not read cost nothing: XLA removes them."""
+    """What the models say about a batch.
+
+    Fields that an objective does not read cost nothing: XLA removes them.
+    """
 
     logprobs: MaybeArray = None  # float32 [B, K, S]; 0 where a token has no predecessor
     entropy: MaybeArray = None  # float32 [B, K, S]; nats

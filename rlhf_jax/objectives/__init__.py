@@ -34,3 +34,5 @@ from rlhf_jax.objectives.slic import slic as slic
 
 # What `--objective NAME` finds, in alphabetical order: every function of this package's namespace.
 NAMES = tuple(sorted(name for name, value in vars().items() if isinstance(value, _Function)))
+
+__all__ = ["NAMES", *NAMES]

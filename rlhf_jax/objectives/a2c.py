@@ -35,7 +35,7 @@ def a2c(
         value_coef: weight of the value loss; usually 0.1 (Ziegler et al. 2019) to 1.
         entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Mnih et al. 2016).
         kl_coef: weight of the KL in the loss; usually 0, as the standard is a KL in the reward, or up to 0.1.
-        kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
+        kl_estimator: estimates the KL per token, ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
         Per-token losses, reduced by ``losses.token_mean``. Metrics: ``policy_loss``, ``value_loss`` and

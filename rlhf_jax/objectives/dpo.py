@@ -39,8 +39,8 @@ def dpo(
             [B, 2, 2]. No gradient flows into them.
         beta: weight of the KL to the reference; usually 0.01 to 0.5 (0.1 and 0.5 in Rafailov et al. 2023); per token
             up to 10 (5 in Lambert et al. 2024).
-        label_smoothing: ``e``, the share of labels thought wrong; usually 0 to 0.5 (Mitchell 2023). Of soft labels
-            too: ``e`` mixes the share with the opposite one.
+        label_smoothing: ``e``, the share of labels thought wrong; usually 0 to 0.5 (Mitchell 2023). With soft
+            labels ``e`` mixes the share with the opposite one.
         length_normalised: means instead of sums, so that a long response does not count for more.
         soft_labels: learn from shares of votes.
 

@@ -44,7 +44,7 @@ def dr_grpo(
         clip_low: room of a token's probability ratio below 1; usually 0.2; inf switches it off.
         clip_high: room above 1; usually 0.2.
         entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Schulman et al. 2017).
-        kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
+        kl_estimator: estimates the KL per token, ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
         Per-token losses, reduced by ``losses.sequence_sum``. Empty responses do not enter the group. Metrics:

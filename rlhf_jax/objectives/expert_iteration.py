@@ -27,7 +27,7 @@ def expert_iteration(outputs: Outputs, batch: SequenceBatch, *, keep: int = 1) -
 
     Returns:
         Per-token losses, nats, reduced by ``losses.token_mean`` over the responses kept. Metrics: ``reward`` of all,
-        ``kept_reward`` of those kept, and ``entropy`` (of all tokens) if the outputs have it.
+        ``kept_reward`` of those kept, and ``entropy`` (over all tokens) if the outputs have it.
 
     Raises:
         ValueError: if a field is missing, or ``keep`` is below 1 or above K.

@@ -57,13 +57,13 @@ def clipped_group(
         advantages: [B, K], constants.
         clip_low: room of the ratio below 1.
         clip_high: room above 1.
-        reduction: of ``losses``; over tokens, or over responses where there is a ``pool``.
+        reduction: one of ``losses``, over tokens, or over responses where there is a ``pool``.
         pool: ``losses.masked_sum`` or ``losses.masked_mean``: makes one log-ratio, one KL and one entropy of a
             response's tokens.
         scale: multiplies every value.
         kl_coef: weight of the KL in the loss; None where the KL is in the reward, whatever the batch carries.
         entropy_coef: weight of the entropy bonus.
-        kl_estimator: of the KL per token.
+        kl_estimator: estimates the KL per token.
 
     Returns:
         Losses [B, K, S], or [B, K] with a ``pool``. Metrics: ``policy_loss``, ``ratio``, ``clip_fraction``,
@@ -153,7 +153,7 @@ def kl_penalty(logprobs: Array, batch: SequenceBatch, kl_coef: float, estimator:
         logprobs: [B, K, S], the policy's, 0 behind the mask.
         batch: ``mask`` and ``ref_logprobs`` [B, K, S]; ``kl_coef`` [B, K] in place of the number if it is there.
         kl_coef: the price of a nat.
-        estimator: of the KL per token.
+        estimator: estimates the KL per token.
 
     Returns:
         Two arrays [B, K, S]. A weight of 0 is no penalty, even where the estimate overflows.

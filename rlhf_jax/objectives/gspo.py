@@ -41,7 +41,7 @@ def gspo(
         clip_high: room above 1; usually 4e-4.
         kl_coef: weight of the KL in the loss; 0 in the paper, which needs no reference.
         entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Schulman et al. 2017).
-        kl_estimator: of the KL per token: ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
+        kl_estimator: estimates the KL per token, ``losses.k3`` or ``k2``. The gradient of ``k1`` is 0 on average.
 
     Returns:
         One loss a response, [B, K], averaged over responses by ``losses.token_mean``. Empty responses do not enter the

@@ -16,7 +16,7 @@ from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 class Pairs(NamedTuple):
     """One array [B] each; ``ref_*`` are zeros where the objective has no reference."""
 
-    chosen: Array  # float32 [B]; log-probability of the chosen response, nats: of all its tokens, or of a mean one
+    chosen: Array  # float32 [B]; log-probability of the chosen response, nats; the sum over its tokens, or their mean
     rejected: Array
     ref_chosen: Array
     ref_rejected: Array

@@ -89,7 +89,9 @@ def reward_model(
     if theta is None:
         values = losses.bradley_terry(first, second, preference=preference, margin=majority * margin, center=center)
     else:
-        gap = jnp.where(decided, agreement - margin, first - second)  # of the winner over the loser, if there is one
+        gap = jnp.where(
+            decided, agreement - margin, first - second
+        )  # the winner's lead over the loser, if there is one
         values = losses.rao_kupper(gap, jnp.zeros_like(gap), tie=counted & ~decided, theta=theta)
         values = values + center * jnp.square(first + second)
 

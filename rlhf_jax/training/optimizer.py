@@ -108,7 +108,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         return fall
 
     def rise(step: jax.typing.ArrayLike) -> jax.Array:
-        # optax's own line is its end less what is missing: of a long warm-up's first rates few digits would be right.
+        # optax's own line is its end less what is missing: few digits of a long warm-up's first rates would be right.
         return peak * (jnp.asarray(step) + 1) / warmup
 
     return optax.schedules.join_schedules([rise, fall], [warmup])

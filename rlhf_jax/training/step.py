@@ -90,9 +90,9 @@ def make_train_step(
 
     ``g = grad(sum_a n_a) / sum_a d_a``, with the numerator ``n_a`` and the denominator ``d_a`` of micro-batch ``a``
 
-    A denominator of 0 means that the numerator is already normalised. Of M models in one tree, every leaf [M, ...], a
-    loss function may give the sum of their numerators and a denominator for each, [M]: each one's gradient is
-    divided by its own. Extra terms add their gradients, each with a denominator of its own. If a loss or the
+    A denominator of 0 means that the numerator is already normalised. For M models in one tree, whose leaves are
+    [M, ...], a loss function may give the sum of their numerators and a denominator for each, [M]: each one's
+    gradient is divided by its own. Extra terms add their gradients, each with a denominator of its own. If a loss or the
     gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as skipped.
 
     Args:
@@ -100,7 +100,7 @@ def make_train_step(
         optimizer: an optax transformation; clipping belongs there.
         accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
         extra: by name, losses on batches of their own that are added to the main one; the step then takes
-          ``(batch, {name: batch})``.
+            ``(batch, {name: batch})``.
 
     Returns:
         ``step(state, batch, key) -> (state, metrics)``. Metrics are ``(sum, weight)`` pairs: those of the loss
