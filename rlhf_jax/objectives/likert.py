@@ -17,8 +17,8 @@ def likert(outputs: Outputs, batch: SequenceBatch, *, mean: float = 0.0, std: fl
     Args:
         outputs: ``scores`` [B, K].
         batch: ``rating`` [B, K], in the raters' units; ``mask`` [B, K, S]. No gradient flows into them.
-        mean: the mean rating in the training data, in the raters' units: 0 if they are standardised already, about 3 on a
-            scale of 1 to 5.
+        mean: the mean rating in the training data, in the raters' units: 0 if they are standardised already, about 3
+            on a scale of 1 to 5.
         std: the standard deviation of these ratings; above 0.
 
     Returns:

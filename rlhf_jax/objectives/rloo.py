@@ -46,7 +46,7 @@ def rloo(
     Returns:
         One loss a response, [B, K], averaged over responses by ``losses.token_mean``. An empty response is compared
         with nobody and does not count; nor do the others of its group lose by it. Metrics: ``policy_loss``, ``ratio``
-        and ``clip_fraction`` (share of the responses), ``approx_kl`` (k3 a token, from the sampling policy to this one),
+        and ``clip_fraction`` (a share of responses), ``approx_kl`` (k3 a token, from the sampling policy to this one),
         ``advantage``, ``advantage_abs``, ``reward``, ``entropy`` if the outputs have it, and with a KL ``ref_kl``
         (k1 to the reference, nats a token).
 

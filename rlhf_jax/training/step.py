@@ -92,8 +92,9 @@ def make_train_step(
 
     A denominator of 0 means that the numerator is already normalised. For M models in one tree, whose leaves are
     [M, ...], a loss function may give the sum of their numerators and a denominator for each, [M]: each one's
-    gradient is divided by its own. Extra terms add their gradients, each with a denominator of its own. If a loss or the
-    gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as skipped.
+    gradient is divided by its own. Extra terms add their gradients, each with a denominator of its own. If a
+    loss or the gradient's norm is not finite, parameters and optimiser stay as they were and the update is counted as
+    skipped.
 
     Args:
         loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
