@@ -10,7 +10,7 @@ import tiny_task
 
 from rlhf_jax import checkpoint, stages
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import RunError, Scorer
+from rlhf_jax.stages import RunError, Scorer, opinions
 
 GOOD = ["sat a far", "ran vast bath", "had ate a"]
 BAD = ["rose the low", "fell hop went", "low the hop"]
@@ -30,15 +30,17 @@ def test_a_model_trained_on_pairs_prefers_what_was_chosen(reward_run, folder):
 
 
 def test_every_evaluation_logs_level_and_spread_of_the_held_out_scores(reward_run):
-    """At the best step the model is the one that is left, and the summary has the spread on the test rows."""
+    """At the best step the model is the one that is left: its scores of the validation rows are the figures."""
     rows = {row["step"]: row for row in reward_run.metrics if "reward/heldout_loss" in row}
     assert all(np.isfinite(row["reward/heldout_reward_mean"]) for row in rows.values())
     assert all(row["reward/heldout_reward_std"] > 0 for row in rows.values())
     assert len({row["reward/heldout_reward_std"] for row in rows.values()}) == len(rows)
-    # Of the tiny task the same rows are validation and test.
+    data, tokenizer = reward_run.config.data, reward_run.tokenizer
+    held = opinions.comparisons(data, tokenizer, group_size=2, seed=0).heldout(1)
+    scores = Scorer(reward_run.model_config, reward_run.params, tokenizer).score_tokens(held.sequences)
     best = rows[reward_run.summary["best_step"]]
-    assert best["reward/heldout_reward_std"] == pytest.approx(reward_run.summary["reward_std"], rel=1e-4)
-    assert best["reward/heldout_reward_mean"] == pytest.approx(reward_run.summary["reward_mean"], abs=1e-4)
+    assert best["reward/heldout_reward_std"] == pytest.approx(scores.std(), rel=1e-4)
+    assert best["reward/heldout_reward_mean"] == pytest.approx(scores.mean(), abs=1e-4)
 
 
 @pytest.mark.parametrize("table", ["preference", "ratings"])
