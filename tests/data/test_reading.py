@@ -14,7 +14,7 @@ from rlhf_jax.data.parts import hold_out
 from rlhf_jax.data.rows import Dialogue, Message
 from rlhf_jax.stages import DataConfig, opinions, sources
 
-SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+SAMPLES = Path(__file__).parent / "samples"
 
 
 def raw(name):

@@ -12,7 +12,7 @@ from rlhf_jax.data.layouts.table import LAYOUTS, recognise
 from rlhf_jax.data.layouts.turns import answers, messages, spoken
 from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, Message, prompt_text
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 WON, LOST, EVEN = [[0, 1], [0, 0]], [[0, 0], [1, 0]], [[0, 0.5], [0.5, 0]]
 
 

@@ -13,7 +13,7 @@ from rlhf_jax.data.readers.huggingface import is_huggingface, read_huggingface, 
 
 datasets = pytest.importorskip("datasets", reason="pip install 'datasets>=4.0'")
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 READ = {
     "hh": layouts.comparison,
     "ultrafeedback": layouts.comparison,
