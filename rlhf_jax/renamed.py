@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(module: str, names: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], Any]:
     """Make the ``__getattr__`` of a module some of whose names have changed.
 
     Args:
         module: its ``__name__``.
         names: old name to the new one, ``"stages.LoadedModel"``, or to a module, ``"data.readers.jsonl"``.
+        stacklevel: whose line the warning names, 2 where the module's ``__getattr__`` is the returned function itself.
 
     Returns:
         A function for the module to call ``__getattr__``; any other name is an AttributeError.
@@ -36,7 +37,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         warnings.warn(
             f"{module}.{name} is called {new} now; the old name goes with the next version",
             DeprecationWarning,
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
         return importlib.import_module(new) if found is None else found
 

@@ -7,7 +7,8 @@ import pytest
 
 from rlhf_jax import data, evaluation, models, objectives, stages, testing, training
 from rlhf_jax.data import batches
-from rlhf_jax.stages import sampler
+from rlhf_jax.stages import online, sampler
+from rlhf_jax.stages.online import loop
 
 RENAMED = [
     (training, "Term", training.AuxiliaryLoss),
@@ -16,6 +17,8 @@ RENAMED = [
     (stages, "Prompt", stages.EncodedPrompt),
     (sampler, "Prompt", stages.EncodedPrompt),
     (batches, "in_parts", batches.micro_batched),
+    (online, "Prompt", stages.EncodedPrompt),
+    (online, "batch_of_prompts", loop.batch_of_prompts),
     (stages, "run", "rlhf_jax.runs.folder"),
     (stages, "loading", "rlhf_jax.runs.loading"),
     (evaluation, "yardsticks", "rlhf_jax.evaluation.baselines"),

@@ -77,6 +77,7 @@ _renamed = renamed(
         "tfds": "data.readers.tfds",
         "turns": "data.layouts.turns",
     },
+    stacklevel=3,
 )
 
 

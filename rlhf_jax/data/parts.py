@@ -1,7 +1,7 @@
 """Three parts of a data set that have no prompt in common: to train on, to choose a checkpoint on, to report on.
 
-Rows are told apart by their prompt, and near-duplicates of it count as the same: upper and lower case, punctuation and
-white space make no difference.
+Rows are told apart by their prompt, and near-duplicates of it count as the same: upper and lower case, the punctuation
+of sentences and white space make no difference.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import Dialogue, Prompt
 
+# White space, what ends and joins sentences, and quotation marks; brackets, signs and emoji tell prompts apart.
+_PUNCTUATION = re.compile("[\\s.,;:!?\"'`\u00b4\u2018\u2019\u201c\u201d\u00ab\u00bb\u3001\u3002\u00bf\u00a1]+")
 _HELD = 10  # one prompt in so many is in a part that the data set does not have itself
 
 
@@ -48,6 +51,9 @@ def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
         raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
     keys = _keys(rows)
     ranked = _ranked(keys)
+    # A prompt that many rows share would make a part of its own; it is trained on, unless there are few others.
+    often = {key for key, times in Counter(keys).items() if times > 2 * max(1, len(rows) // _HELD)}
+    ranked = [key for key in ranked if key not in often] + [key for key in ranked if key in often]
     size = max(1, len(ranked) // _HELD)
     cuts = [set(ranked[i * size : (i + 1) * size]) for i in range(min(count, len(ranked) - 1))]
     held = [_chosen(rows, keys, cut) for cut in reversed(cuts)]
@@ -85,7 +91,18 @@ def separate(parts: Parts) -> Parts:
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     if parts.validation is parts.test:
         return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
+    if len({prompt_key(row) for rows in named.values() for row in rows}) == 1:
+        return parts._replace(notes=(*parts.notes, "all rows have one prompt, so the three parts have it in common"))
     notes = list(parts.notes)
+    tested = {prompt_key(row) for row in parts.test}
+    if all(prompt_key(row) in tested for row in parts.validation):
+        named["validation"], named["test"] = halve([*parts.test, *parts.validation])
+        if named["validation"] is named["test"]:
+            return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
+        notes.append(
+            f"every prompt of the {len(parts.validation)} validation rows is a prompt of the test rows too, so both "
+            "were put together and halved"
+        )
     for names in (("validation", "test"), ("train", "validation", "test")):
         source, targets = names[0], names[1:]
         home = {prompt_key(row): target for target in targets for row in named[target]}
@@ -95,8 +112,8 @@ def separate(parts: Parts) -> Parts:
         where = " or ".join(targets)
         if len(moving) == len(named[source]):
             notes.append(
-                f"every prompt of the {source} rows is a prompt of the {where} rows too, so they stay where they are: "
-                "the final figures are not figures on prompts that training never saw"
+                f"every prompt of the {len(moving)} {source} rows is a prompt of the {where} rows too, so they stay "
+                "where they are: the final figures are not figures on prompts that training never saw"
             )
             continue
         named[source] = [row for row in named[source] if prompt_key(row) not in home]
@@ -116,8 +133,8 @@ def prompt_key(row: Any) -> str:
         row: a typed row.
 
     Returns:
-        Its prompt in lower case, without punctuation and with single spaces; in a chat what comes before the first
-        answer. For text without a prompt, the text.
+        Its prompt in lower case, without the punctuation of sentences and with single spaces; in a chat what comes
+        before the first answer. For text without a prompt, the text.
 
     Example:
         >>> from rlhf_jax.data.rows import PromptRow
@@ -125,21 +142,26 @@ def prompt_key(row: Any) -> str:
         True
     """
     prompt: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
-    if not isinstance(prompt, str):
-        first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
-        return "\n".join(f"{turn.role} {_plain(turn.content)}" for turn in prompt[:first])
-    return _plain(prompt or _text(row))
+    if isinstance(prompt, str):
+        return _plain(prompt or _text(row))
+    first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
+    asked = prompt[:first] or prompt  # a chat that the assistant opens is told apart by all of it
+    if len(asked) == 1 and asked[0].role == "user":
+        return _plain(asked[0].content)  # the same as the text alone
+    return "\n".join(f"{turn.role} {_plain(turn.content)}" for turn in asked) or _plain(_text(row))
 
 
 def _plain(text: str) -> str:
-    words = re.sub(r"[^\w+\-*/=<>%$€#@]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    words = _PUNCTUATION.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
     return words or text.strip()
 
 
 def _keys(rows: Sequence[Any]) -> list[str]:
-    """A key for every row: its prompt, or where all have the same, its text."""
-    keys = [prompt_key(row) for row in rows]
-    return keys if len(set(keys)) > 1 else [_text(row) for row in rows]
+    """A key for every row: its prompt; where all have the same its text; where that is the same too its place."""
+    for keys in ([prompt_key(row) for row in rows], [_text(row) for row in rows]):
+        if len(set(keys)) > 1:
+            return keys
+    return [str(place) for place in range(len(rows))]
 
 
 def _text(row: Any) -> str:

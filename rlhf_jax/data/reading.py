@@ -92,7 +92,9 @@ class Source:
         if _is_jsonl(name) or is_huggingface(name):
             return name, _training_split(name, _splits(name), endings)
         if _is_jsonl(source):
-            raise DataError(f"data.{field} {name}: expected a .jsonl or .parquet file or a folder beside {source}")
+            raise DataError(
+                f"data.{field} {name}: expected a .jsonl, .json or .parquet file or a folder beside {source}"
+            )
         return source, name
 
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:

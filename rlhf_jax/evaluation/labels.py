@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-SKEW = 0.1  # how far from a half the share of votes for the first response may lie
+SKEW = 0.1  # how far from a half the share of rows whose first response is preferred may lie
 LONGER = 0.8  # how often people may prefer the longer response
 _FEWEST = 10  # rows that say anything
+_EVEN = 1e-6  # shares of votes that differ by less are the same
 
 
 def label_warnings(share: ArrayLike, lengths: ArrayLike, placed: ArrayLike) -> list[str]:
@@ -20,26 +21,28 @@ def label_warnings(share: ArrayLike, lengths: ArrayLike, placed: ArrayLike) -> l
             ``rejected`` have no such order.
 
     Returns:
-        A sentence for each fault: the mean share of the first response further than 0.1 from a half, and by more than
-        two standard errors of even votes; the longer response preferred in more than 80% of the rows that have a
-        majority and responses of unequal length. Fewer than ten rows say nothing.
+        A sentence for each fault. Skewed: among the rows that have a majority, the share whose first response is
+        preferred lies further than 0.1 from a half, and further than two standard errors of an even share. Length: the
+        longer response is preferred in more than 80% of the rows that have a majority and responses of unequal length.
+        Fewer than ten rows say nothing.
 
     Example:
         >>> found = label_warnings([1.0] * 19 + [0.0], [[9, 9]] * 20, [True] * 20)
-        >>> found[0][:69]
-        'Labels are skewed: the first response of a row gets 95% of the votes.'
+        >>> found[0][:70]
+        'Labels are skewed: the first response is preferred in 95% of the rows.'
     """
     votes, sizes = np.asarray(share, np.float64), np.asarray(lengths, np.float64).reshape(-1, 2)
     found = []
     ordered = votes[np.asarray(placed, bool)]
-    off = abs(ordered.mean() - 0.5) if len(ordered) >= _FEWEST else 0.0
-    if off > SKEW and off > len(ordered) ** -0.5:
+    ordered = ordered[np.abs(ordered - 0.5) > _EVEN]
+    first = float((ordered > 0.5).mean()) if len(ordered) >= _FEWEST else 0.5
+    if abs(first - 0.5) > max(SKEW, max(1, len(ordered)) ** -0.5):
         found.append(
-            f"Labels are skewed: the first response of a row gets {ordered.mean():.0%} of the votes. Raters may have "
+            f"Labels are skewed: the first response is preferred in {first:.0%} of the rows. Raters may have "
             "been shown them in a fixed order; a model that learns the order looks accurate. Shuffle it before rating."
         )
     longer = np.sign(sizes[:, 0] - sizes[:, 1])
-    decided = (longer != 0) & (np.abs(votes - 0.5) > 1e-6)
+    decided = (longer != 0) & (np.abs(votes - 0.5) > _EVEN)
     if decided.sum() >= _FEWEST:
         wins = float((np.sign(votes - 0.5) == longer)[decided].mean())
         if wins > LONGER:

@@ -192,7 +192,7 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitte
             axes.plot(distance, values, color=colour, linewidth=1, alpha=0.5)
             axes.scatter(distance, values, color=colour, s=18)
             axes.set_title(title)
-            axes.set_xlabel("√KL to the SFT policy, √nats")
+            axes.set_xlabel("√KL to the starting policy, √nats")
         if fitted is not None:
             along = np.linspace(0, distance.max(), 100)
             label = "fitted d (a - b log d), d = √KL"

@@ -37,7 +37,7 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
     Example:
         >>> policy_table({"ppo": {"kl": 7.0}, "preference": {"kl": 2.0, "kl_ci": [1.5, 2.5]}})
-        [('KL to the SFT policy, nats a response', ['7.00', '2.00 (1.50 to 2.50)'])]
+        [('KL to the starting policy, nats a response', ['7.00', '2.00 (1.50 to 2.50)'])]
     """
     policies = [summary[stage] for stage in POLICIES if stage in summary]
     won = dict.fromkeys(key.removesuffix("_win_rate") for p in policies for key in p if key.endswith("_win_rate"))
@@ -45,17 +45,17 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     judges = [name for name in dict.fromkeys(["gold", *won]) if name in won and name != "proxy"]
     rows = [
         (
-            f"wins against the SFT policy by {_JUDGES.get(name, f'the judge {name}')}",
+            f"wins against the starting policy by {_JUDGES.get(name, f'the judge {name}')}",
             [_share(p, f"{name}_win_rate") for p in policies],
         )
         for name in judges
     ]
     rows += [
-        ("KL to the SFT policy, nats a response", [_kl(p) for p in policies]),
-        ("proxy reward, SFT → this policy", [_change(p, "proxy_before", "proxy_after") for p in policies]),
-        ("gold score, SFT → this policy", [_change(p, "gold_before", "gold_after") for p in policies]),
-        ("length, tokens, SFT → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
-        ("distinct-2, SFT → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
+        ("KL to the starting policy, nats a response", [_kl(p) for p in policies]),
+        ("proxy reward, start → this policy", [_change(p, "proxy_before", "proxy_after") for p in policies]),
+        ("gold score, start → this policy", [_change(p, "gold_before", "gold_after") for p in policies]),
+        ("length, tokens, start → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
+        ("distinct-2, start → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
         ("implicit reward: held-out pairs ranked as people do", [_share(p, "accuracy") for p in policies]),
         ("implicit reward: thumbs up above thumbs down, held out (AUC)", [_share(p, "label_auc") for p in policies]),
     ]
@@ -106,7 +106,7 @@ def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, 
 
 def _fitted(stage: str, points: Sequence[tuple[float, float | None, float]]) -> plots.Curve | None:
     """Gold score by KL, fitted; None where that is not known, of too few evaluations, and where nothing bends down."""
-    # The curve starts at the SFT policy, which only these stages evaluate before their first step.
+    # The curve starts at the starting policy, which only these stages evaluate before their first step.
     if stage not in ONLINE_STAGES or points[0][0] != 0:
         return None
     start = points[0][2]

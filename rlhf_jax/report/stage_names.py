@@ -69,3 +69,14 @@ def policy_name(stage: str, figures: Mapping[str, Any], objective: str | None = 
         return f"best-of-{figures.get('n', 'n')}"
     name = objective_name(figures.get("objective") or objective or _USUAL.get(stage, stage))
     return "PPO" if name == "ppo" else name
+
+
+def starting_policy(figures: Mapping[str, Any]) -> str:
+    """What the policy that a stage started from is called.
+
+    Example:
+        >>> starting_policy({}), starting_policy({"started_from": "preference"})
+        ('SFT policy', 'preference policy')
+    """
+    stage = figures.get("started_from", "sft")
+    return f"{'SFT' if stage == 'sft' else stage} policy"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.report.formats import number
-from rlhf_jax.report.stage_names import POLICIES, policy_name
+from rlhf_jax.report.stage_names import POLICIES, policy_name, starting_policy
 from rlhf_jax.stage_names import STAGES
 
 # The least a reward model on human_sentiment must reach over all domains, and the most a policy may drift.
@@ -85,11 +85,11 @@ def _against(accuracy: float, interval: Any, other: float, name: str) -> Verdict
 
 
 def _policy_verdicts(policy: str, figures: Mapping[str, Any]) -> list[Verdict]:
-    found = []
+    found, start = [], starting_policy(figures)
     if figures.get("gold_win_rate") is not None:
-        found.append(_win_verdict(policy, figures["gold_win_rate"], figures.get("gold_win_rate_ci")))
+        found.append(_win_verdict(policy, start, figures["gold_win_rate"], figures.get("gold_win_rate_ci")))
     if figures.get("kl") is not None:
-        found.append(_kl_verdict(policy, figures["kl"]))
+        found.append(_kl_verdict(policy, start, figures["kl"]))
     if figures.get("accuracy") is not None:
         ranked = f"The implicit reward of {policy} ranks {figures['accuracy']:.1%} of held-out pairs"
         found.append(Verdict("note", f"{ranked} as the majority of people does."))
@@ -99,20 +99,20 @@ def _policy_verdicts(policy: str, figures: Mapping[str, Any]) -> list[Verdict]:
     return found
 
 
-def _win_verdict(policy: str, rate: float, interval: Sequence[float] | None) -> Verdict:
-    text = f"On held-out prompts the gold judge prefers {policy} to the SFT policy {rate:.1%}"
+def _win_verdict(policy: str, start: str, rate: float, interval: Sequence[float] | None) -> Verdict:
+    text = f"On held-out prompts the gold judge prefers {policy} to the {start} {rate:.1%}"
     if not interval:
         return Verdict("note", f"{text} of the time; the run gives no interval.")
     text += f" of the time (95% interval {interval[0]:.1%} to {interval[1]:.1%})"
     if interval[0] > 0.5:
-        return Verdict("met", f"{text}: better than the SFT policy.")
+        return Verdict("met", f"{text}: better than the {start}.")
     if interval[1] < 0.5:
-        return Verdict("missed", f"{text}: worse than the SFT policy.")
+        return Verdict("missed", f"{text}: worse than the {start}.")
     return Verdict("missed", f"{text}: the interval holds 50%, so no improvement is shown.")
 
 
-def _kl_verdict(policy: str, kl: float) -> Verdict:
-    text = f"T{policy[1:]} is {number(kl, 1)} nats a response from the SFT policy"
+def _kl_verdict(policy: str, start: str, kl: float) -> Verdict:
+    text = f"T{policy[1:]} is {number(kl, 1)} nats a response from the {start}"
     if kl < KL_BAR:
         return Verdict("met", f"{text}, below {KL_BAR:g}.")
     return Verdict("missed", f"{text}; the limit is {KL_BAR:g}.")

@@ -7,6 +7,7 @@ any mesh, in any batch and after any resume.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.window < 1:
             raise ValueError("max_new_tokens and window must be at least 1")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"temperature must be >= 0, top_k >= 0 and 0 < top_p <= 1; found temperature {self.temperature}, "
                 f"top_k {self.top_k}, top_p {self.top_p}"

@@ -59,6 +59,8 @@ def policy_path(text: Path | str, default: str = "sft") -> StagePath:
         return StagePath(path, "" if is_checkpoint(path) else default)
     if is_checkpoint(path):
         raise RunError(f"{text}: {path} is a pretrained checkpoint, which has no stages: leave :{stage} out")
+    if not stage:
+        raise RunError(f"{text} names no stage behind its colon: choose one of {', '.join(POLICY_STAGES)}")
     if stage not in POLICY_STAGES:
         what = f"stage {stage!r} has no policy" if path.exists() else f"no such folder, and no policy stage {stage!r}"
         raise RunError(f"{text}: {what}: choose one of {', '.join(POLICY_STAGES)}, as in {path}:{POLICY_STAGES[0]}")

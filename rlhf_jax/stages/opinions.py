@@ -15,6 +15,7 @@ import numpy as np
 from rlhf_jax import data, evaluation, feedback
 from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.sources import encode_rows, find_task
@@ -28,6 +29,7 @@ class Comparisons(NamedTuple):
     heldout: Callable[[int], HeldOutPairs]  # chooses the best checkpoint
     test: Callable[[int], HeldOutPairs]  # gives the final figures
     warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
+    trained: frozenset[str] = frozenset()  # keys of the prompts that are trained on, ``data.parts.prompt_key``
 
 
 class Labels(NamedTuple):
@@ -37,6 +39,7 @@ class Labels(NamedTuple):
     heldout: list[Example]  # chooses the best checkpoint
     test: list[Example]  # gives the final figures
     warnings: tuple[str, ...] = ()
+    trained: frozenset[str] = frozenset()
 
 
 def comparisons(
@@ -100,12 +103,20 @@ def _opinions(
             f"{config.source}: expected only pairs, only rated responses or only labels, found more than one of them; "
             "split the data"
         )
+    for row in (row for part in (rows.train, rows.validation, rows.test) for row in part if kinds == {Comparison}):
+        if len(row.responses) != 2:
+            raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
+    trained = frozenset(prompt_key(row) for row in rows.train)
     encode = functools.partial(encode_rows, tokenizer=tokenizer, config=config, task=task)
     if kinds == {LabelledResponse}:
         known, held = encode(rows.train)[1], encode(rows.validation)[1]
         test = held if rows.test is rows.validation else encode(rows.test)[1]
         return Labels(
-            lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)], held, test, rows.notes
+            lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)],
+            held,
+            test,
+            rows.notes,
+            trained,
         )
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
@@ -120,7 +131,7 @@ def _opinions(
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
-    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes))
+    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained)
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
-from rlhf_jax.runs.stage_path import check_start
+from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
@@ -148,8 +148,8 @@ def preference(
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
     asked = config.prompts if config.prompts.source else config.data
-    task = sources.find_task(asked) if asked is not config.data else task
-    prompt_rows, longest = sources.prompts(asked, task), config.max_prompt_length
+    task = task if asked == config.data else sources.find_task(asked)
+    prompt_rows, longest = sources.without(sources.prompts(asked, task), pairs.trained), config.max_prompt_length
     heldout_prompts, test_prompts = sources.encode_prompts(
         prompt_rows, ("validation", "test"), tokenizer, asked, task, max_prompt_length=longest
     )
@@ -210,6 +210,7 @@ def preference(
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,
+        "started_from": policy_path(config.policy).stage or "pretrained",
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),

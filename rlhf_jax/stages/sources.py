@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from rlhf_jax import data
 from rlhf_jax.data import Comparison, DataError, Demonstration, Example, Tokenizer, layouts
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
-from rlhf_jax.data.parts import Parts
+from rlhf_jax.data.parts import Parts, prompt_key
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_named
 from rlhf_jax.stages import human_sentiment
 from rlhf_jax.stages.task import Task
@@ -30,6 +32,9 @@ def find_task(config: DataConfig) -> Task:
     if source == HUMAN_SENTIMENT:
         return human_sentiment.TASK
     if ".py:" in source:
+        for name, value in (("split", config.split), ("heldout", config.heldout), ("test", config.test)):
+            if value:
+                raise RunError(f"data.{name} {value}: a task of your own cuts its parts itself; leave it empty")
         return load_named(source, f"data.source {source}", Task, "stages.Task")
     rows = Source(config)
     return Task(
@@ -101,6 +106,30 @@ def encode_rows(
     if not examples:
         raise DataError(f"{config.source}: no usable row is left of {len(rows)}")
     return kept, examples
+
+
+def without(rows: Parts, trained: Collection[str]) -> Parts:
+    """Leave out the held-out prompts that another data set of the stage trains on.
+
+    Args:
+        rows: prompts.
+        trained: keys of the prompts that are trained on, ``data.parts.prompt_key``.
+
+    Returns:
+        The rows, with a note that counts what was left out; it is said on standard error too. Rows of a part stay where
+        nothing would be left of it.
+    """
+    kept, notes = {}, []
+    for part, held in (("validation", rows.validation), ("test", rows.test)):
+        unseen = [row for row in held if prompt_key(row) not in trained]
+        kept[part] = unseen or held
+        if not unseen:
+            notes.append(f"every {part} prompt is one of those that are trained on: figures on them are not held out")
+        elif len(unseen) < len(held):
+            notes.append(f"{len(held) - len(unseen)} {part} prompts are left out, because they are trained on")
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes))
 
 
 def encode_prompts(

@@ -8,12 +8,27 @@ from typing import Any
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import Parts
-from rlhf_jax.data.rows import Prompt
+from rlhf_jax.data.rows import (
+    Comparison,
+    Demonstration,
+    Dialogue,
+    LabelledResponse,
+    Prompt,
+    PromptRow,
+    RatedResponse,
+)
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.stages.held_out import HeldOutPairs
 
 ReadParts = Callable[[DataConfig], Parts]
+# What the rows of each purpose are.
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "demonstrations": (Demonstration, Dialogue),
+    "prompts": (PromptRow,),
+    "opinions": (Comparison, RatedResponse, LabelledResponse),
+    "text": (Demonstration, Dialogue),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,4 +87,20 @@ class Task:
         found = readers[purpose]
         if found is None:
             raise RunError(f"data.source {source}: this task has no {purpose}, which the stage reads: give it a reader")
-        return found
+
+        def read(config: DataConfig) -> Parts:
+            parts = found(config)
+            if not isinstance(parts, Parts):
+                raise RunError(
+                    f"data.source {source}: the reader of {purpose} returned {type(parts).__name__}; return "
+                    "data.parts.Parts(train, validation, test)"
+                )
+            for rows in (parts.train, parts.validation, parts.test):
+                wrong = next((row for row in rows if not isinstance(row, TYPES[purpose])), None)
+                if wrong is not None or not rows:
+                    names = " or ".join(kind.__name__ for kind in TYPES[purpose])
+                    found_one = "an empty part" if wrong is None else type(wrong).__name__
+                    raise RunError(f"data.source {source}: expected {purpose} as {names}, found {found_one}")
+            return parts
+
+        return read

@@ -57,6 +57,20 @@ def test_rows_of_one_prompt_are_told_apart_by_their_text():
     assert len({row.response for part in (train, validation, test) for row in part}) == 30
 
 
+def test_rows_that_are_all_the_same_are_told_apart_by_their_place():
+    same = [PromptRow("p", "f")] * 20
+    parts = Parts(*hold_out("f", same))
+    assert [len(part) for part in parts[:3]] == [16, 2, 2]
+    assert separate(parts).notes == ("all rows have one prompt, so the three parts have it in common",)
+
+
+def test_a_prompt_that_most_rows_share_is_trained_on():
+    often = [*rows(*["The same."] * 90), *numbered(10)]
+    train, validation, test = hold_out("f", often)
+    assert (len(train), len(validation), len(test)) == (98, 1, 1)
+    assert "The same." in asked(train)
+
+
 def test_near_duplicates_of_a_prompt_stay_together():
     spelt = [
         "What is  2 + 2?",
@@ -71,8 +85,19 @@ def test_near_duplicates_of_a_prompt_stay_together():
             assert len({spelt[first], spelt[second]} & asked(part)) in (0, 2)
 
 
-def test_punctuation_alone_is_a_prompt_too():
-    assert prompt_key(PromptRow("?!", "f:1")) != prompt_key(PromptRow("...", "f:2"))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("?!", "..."), ("Rate \N{GRINNING FACE}", "Rate \N{UPSIDE-DOWN FACE}"), ("Close: ((", "Close: ("),
+     ("\u0915\u093f", "\u0915\u093e"), ("a_b", "a b"), ("x = 1", "x = 2")],
+)  # fmt: skip
+def test_what_means_something_else_is_another_prompt(one, other):
+    assert prompt_key(PromptRow(one, "f:1")) != prompt_key(PromptRow(other, "f:2"))
+
+
+def test_a_single_question_is_the_same_as_a_text_and_as_a_message():
+    assert prompt_key(PromptRow("Why me?", "f")) == prompt_key(PromptRow((Message("user", "why me"),), "f"))
+    opened = [Dialogue((Message("assistant", text), Message("user", "?")), "f") for text in ("Hi.", "Hello.")]
+    assert prompt_key(opened[0]) != prompt_key(opened[1])
 
 
 def test_chats_belong_together_by_what_comes_before_the_first_answer():
@@ -120,5 +145,13 @@ def test_disjoint_parts_are_left_alone():
 def test_where_nothing_would_be_left_to_train_on_rows_stay_and_that_is_said():
     parts = separate(Parts(rows("a", "b"), rows("a"), rows("b", "c")))
     assert [len(part) for part in parts[:3]] == [2, 1, 2]
-    assert "every prompt of the train rows is a prompt of the validation or test rows too" in parts.notes[0]
+    assert "every prompt of the 2 train rows is a prompt of the validation or test rows too" in parts.notes[0]
     assert "not figures on prompts that training never saw" in parts.notes[0]
+
+
+def test_validation_rows_that_are_all_test_rows_too_are_put_together_and_halved():
+    parts = separate(Parts(rows("x", "y"), rows("a", "b"), rows("a", "b", "c", "d")))
+    assert not asked(parts.validation) & asked(parts.test)
+    assert asked(parts.validation) | asked(parts.test) == {"a", "b", "c", "d"}
+    assert len(parts.validation) + len(parts.test) == 6
+    assert parts.notes[0].startswith("every prompt of the 2 validation rows is a prompt of the test rows too")

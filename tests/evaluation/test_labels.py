@@ -19,7 +19,7 @@ def test_a_place_that_people_prefer(first, warned):
     found = warnings_of(first)
     assert len(found) == warned
     if warned:
-        assert f"the first response of a row gets {first:.0%} of the votes" in found[0]
+        assert f"the first response is preferred in {first:.0%} of the rows" in found[0]
 
 
 @pytest.mark.parametrize(("longer", "warned"), [(0.85, True), (0.8, False), (0.2, False)])
@@ -43,3 +43,8 @@ def test_few_rows_say_nothing_and_chance_is_no_fault():
 def test_ties_and_equal_lengths_do_not_count():
     assert label_warnings([0.5] * 50, [[9, 5]] * 50, [True] * 50) == []
     assert label_warnings([1.0, 0.0] * 25, [[5, 5]] * 50, [True] * 50) == []
+
+
+def test_narrow_majorities_for_one_place_are_skewed_all_the_same():
+    assert label_warnings([0.55] * 95 + [0.45] * 5, [[5, 5]] * 100, [True] * 100)
+    assert label_warnings([0.95, 0.45] * 50, [[5, 5]] * 100, [True] * 100) == []

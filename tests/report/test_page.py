@@ -289,7 +289,7 @@ def test_without_a_reward_model_gold_is_drawn_alone(tmp_path):
     run.mkdir()
     add_policy(run, "preference", pair_rows(6, proxy=False), {"objective": "dpo"})
     _, page = read(run)
-    assert "Does going further from the SFT policy still pay?" in page.text
+    assert "Does going further from the starting policy still pay?" in page.text
     assert "proxy" not in page.text
 
 

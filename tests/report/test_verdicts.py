@@ -98,3 +98,11 @@ def test_warnings_of_every_stage_are_said_once():
 def test_baselines_of_a_users_own_have_no_bar_to_reach():
     (verdict,) = verdicts({"reward": {"accuracy": 0.6}, "baselines": {"length": 0.55}})
     assert verdict.kind == "note"
+
+
+def test_a_policy_is_compared_with_the_one_it_started_from():
+    win, kl = verdicts(
+        {"ppo": {"gold_win_rate": 0.6, "gold_win_rate_ci": [0.5, 0.7], "kl": 3.0, "started_from": "preference"}}
+    )
+    assert "to the preference policy 60.0% of the time" in win.text
+    assert "nats a response from the preference policy" in kl.text

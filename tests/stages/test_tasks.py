@@ -9,7 +9,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import stages
-from rlhf_jax.data import Demonstration
+from rlhf_jax.data import Comparison, DataError, Demonstration, PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.stages import DataConfig, RunError, Task, find_task, human_sentiment, opinions, sources
 from rlhf_jax.stages.baselines import baselines
@@ -42,6 +42,9 @@ animals = Task(
 )
 nothing = Task()
 number = 3
+listed = Task(demonstrations=lambda config: [1])
+mixed = Task(demonstrations=parts("prompts", lambda row, where: PromptRow(row["prompt"], where)))
+empty = Task(demonstrations=lambda config: Parts([Demonstration("p", "r", "w")], [], []))
 """
 
 
@@ -76,6 +79,9 @@ def test_a_task_of_a_users_own_goes_through_all_stages(source, one_device, tmp_p
     ("name", "says"),
     [
         ("number", r"data\.source .*: .*animals\.py has no stages\.Task 'number': it defines animals, nothing"),
+        ("listed", r"the reader of demonstrations returned list; return data\.parts\.Parts"),
+        ("mixed", r"expected demonstrations as Demonstration or Dialogue, found PromptRow"),
+        ("empty", r"expected demonstrations as Demonstration or Dialogue, found an empty part"),
         ("animal", r"has no stages\.Task 'animal': did you mean 'animals'\?"),
         ("nothing", r"data\.source .*:nothing: this task has no demonstrations, which the stage reads"),
     ],
@@ -86,6 +92,9 @@ def test_what_is_no_task_is_named(source, name, says):
         sources.demonstrations(config)
     with pytest.raises(RunError, match="no such file"):
         find_task(DataConfig(source="gone.py:animals"))
+    for field in ("heldout", "test", "split"):
+        with pytest.raises(RunError, match=rf"data\.{field} x\.jsonl: a task of your own cuts its parts itself"):
+            find_task(DataConfig(source=source, **{field: "x.jsonl"}))
 
 
 def test_one_place_knows_the_quickstarts_data_set():
@@ -109,7 +118,7 @@ def test_baselines_without_ratings_have_no_single_person():
 
 
 def test_text_is_what_is_imitated_where_a_task_has_no_text():
-    parts = Parts([Demonstration("p", "r", "1")], [], [])
+    parts = Parts(*([Demonstration("p", "r", name)] for name in "abc"))
     assert Task(demonstrations=lambda _: parts).asked("text", "x")(None) is parts
 
 
@@ -129,7 +138,7 @@ def compared(first, longer, rows=60):
 
 @pytest.mark.parametrize(
     ("first", "longer", "words"),
-    [(0.95, 0.5, ["skewed: the first response of a row gets 95%"]), (0.5, 0.9, ["prefer the longer response in 90%"]),
+    [(0.95, 0.5, ["skewed: the first response is preferred in 95%"]), (0.5, 0.9, ["prefer the longer response in 90%"]),
      (0.5, 0.5, [])],
 )  # fmt: skip
 def test_labels_that_follow_place_or_length_warn_on_the_rows_as_they_came(
@@ -161,3 +170,25 @@ def test_the_warnings_are_in_the_summary(tmp_path, folder, sft_run, one_device):
     config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="skewed", epochs=1)
     reward = stages.reward_model(config, mesh=one_device)
     assert any("skewed" in text for text in reward.summary["warnings"])
+
+
+# ---- two data sets of one stage -------------------------------------------------------------------------------------
+
+
+def test_held_out_prompts_that_the_pairs_train_on_are_left_out(capsys):
+    rows = Parts(*([PromptRow(text, text) for text in texts] for texts in (["a", "b"], ["c", "d"], ["e"])))
+    kept = sources.without(rows, {"d", "e"})
+    assert [[row.prompt for row in part] for part in kept[:3]] == [["a", "b"], ["c"], ["e"]]
+    assert kept.notes == (
+        "1 validation prompts are left out, because they are trained on",
+        "every test prompt is one of those that are trained on: figures on them are not held out",
+    )
+    assert capsys.readouterr().err.count("warning: ") == 2
+    assert sources.without(rows, {"z"}) == rows
+
+
+def test_comparisons_of_three_responses_are_refused_before_training(source, sft_run):
+    three = [Comparison("p", ("a", "b", "c"), np.ones((3, 3), np.float32), f"row {i}") for i in range(3)]
+    task = Task(opinions=lambda _: Parts(three[:1], three[1:2], three[2:]))
+    with pytest.raises(DataError, match="row 0: expected a comparison of 2 responses, found 3"):
+        opinions.comparisons(DataConfig(source="x.jsonl"), sft_run.tokenizer, group_size=2, seed=0, task=task)

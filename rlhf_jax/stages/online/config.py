@@ -150,6 +150,9 @@ class OnlineConfig(StageConfig):
             raise ValueError(
                 f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
             )
+        for name in ("max_kl", "max_logprob_gap"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
         if self.patience < 0:
             raise ValueError(f"patience must be 0 (never stop early) or positive, found {self.patience}")
         self._check_stop_kl()

@@ -19,7 +19,7 @@ from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
-from rlhf_jax.runs.stage_path import check_start
+from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
@@ -151,6 +151,7 @@ def train_online(
     watcher.samples.compare(samples)
     summary |= {
         "objective": config.objective,
+        "started_from": policy_path(config.policy).stage or "pretrained",
         "warnings": list(rows.notes),
         "best_step": fitted.best_step,
         "steps": fitted.history[-1]["step"],
