@@ -164,7 +164,9 @@ def test_what_is_held_out_may_be_elsewhere(tmp_path):
             more = DataConfig(source=str(source), heldout=str(heldout), test=str(tmp_path / "three.jsonl"))
             parts = sources.demonstrations(more)
             assert [asked(part)[0] for part in parts[:3]] == ["one 0", "two 0", "three 0"]
-    with pytest.raises(DataError, match=r"data\.heldout validation: expected a \.jsonl, \.json or \.parquet file or a folder"):
+    with pytest.raises(
+        DataError, match=r"data\.heldout validation: expected a \.jsonl, \.json or \.parquet file or a folder"
+    ):
         sources.demonstrations(DataConfig(source=str(file), heldout="validation"))
 
 

@@ -39,7 +39,9 @@ def test_a_folder_that_exists_is_taken_as_it_stands(tmp_path, monkeypatch):
 
 
 def test_a_stage_without_a_policy_is_refused_with_those_that_have_one(tmp_path):
-    for stage in ("reward", "pp", ""):
+    with pytest.raises(RunError, match=r": names no stage behind its colon: choose one of ppo, group, preference, sft"):
+        policy_path(f"{tmp_path}:")
+    for stage in ("reward", "pp"):
         with pytest.raises(RunError, match=f"stage '{stage}' has no policy: choose one of ppo, group, preference, sft"):
             policy_path(f"{tmp_path}:{stage}")
     with pytest.raises(RunError, match=r"nowhere:pp: no such folder, and no policy stage 'pp': choose one of ppo, "):
