@@ -18,6 +18,7 @@ from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import load_stage, place
+from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.types import Array, Params, Rollout
 
@@ -81,6 +82,9 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     Raises:
         RunError: when there is none, or it has another tokenizer.
     """
+    path, stage = split_stage(folder)
+    if stage is not None:
+        raise RunError(f"reward_model {folder}: its reward stage is meant, so name the run folder alone, {path}")
     params, model_config, scored_with = load_stage(folder, "reward", mesh)
     if scored_with.to_json() != tokenizer.to_json():
         raise RunError(

@@ -13,6 +13,7 @@ from rlhf_jax.models import LoRAConfig
 from rlhf_jax.runs import loading
 from rlhf_jax.runs.loading import start_from
 from rlhf_jax.stages import RunError
+from rlhf_jax.stages.scoring import load_reward
 
 LORA = LoRAConfig(rank=2, alpha=16.0)
 SHORT = {"iterations": 1, "eval_every": 1}
@@ -135,3 +136,10 @@ def test_a_stage_cannot_start_from_itself(tables, run, one_device):
         stages.preference(tiny_task.preference_config(tables, run, policy=f"{run}:preference"), mesh=one_device)
     with pytest.raises(RunError, match=r"the sft stage of .* cannot start from itself"):
         stages.sft(tiny_task.sft_config(tables, run, init=str(run)), mesh=one_device)
+
+
+def test_a_reward_model_takes_no_stage(reward_run):
+    with pytest.raises(
+        RunError, match=r"reward_model .*:reward: its reward stage is meant, so name the run folder alone"
+    ):
+        load_reward(f"{reward_run.directory}:reward", reward_run.tokenizer)
