@@ -164,7 +164,7 @@ class Values(Protocol):
     def __call__(self, params: Params, hidden: Array) -> Array: ...
 
 
-class Scores(Protocol):
+class ScoreAt(Protocol):
     """The scalar head at one token a row: ``hidden`` [B, S, D], its index ``last`` int32 [B] -> float32 [B]."""
 
     def __call__(self, params: Params, hidden: Array, last: Array) -> Array: ...
@@ -206,7 +206,7 @@ class Model(NamedTuple):
     logits: Logits
     token_stats: TokenStats
     values: Values
-    scores: Scores
+    scores: ScoreAt
     cache: MakeCache
     prefill: Prefill
     decode: Decode

@@ -74,7 +74,7 @@ def best_of_n(
     tokenizer = from_policy.tokenizer
     task = sources.find_task(data)
     asked = sources.prompts(data, task)
-    (found,) = sources.encode_prompts(asked, ("test",), tokenizer, data, task, max_prompt_length=max_prompt_length)
+    (found,) = sources.prompts_to_sample(asked, ("test",), tokenizer, data, task, max_prompt_length=max_prompt_length)
     prompts = evenly(found, test_prompts)
     proxy = "" if reward is not None else reward_model
     judges = choose_judges(judges, judge, task, prompts=[p.text for p in prompts], reward_model=proxy)

@@ -17,7 +17,7 @@ from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.task import Task
 
-SPLITS = ("train", "validation", "test")
+_PARTS = ("train", "validation", "test")
 
 
 def opening(row: RatedResponse) -> PromptRow:
@@ -75,7 +75,7 @@ def _sentences(config: DataConfig, split: str) -> list[RatedResponse]:
 
 def _parts(make: Callable[[RatedResponse], Any]) -> Callable[[DataConfig], Parts]:
     def read(config: DataConfig) -> Parts:
-        train, validation, test = ([make(row) for row in _sentences(config, split)] for split in SPLITS)
+        train, validation, test = ([make(row) for row in _sentences(config, split)] for split in _PARTS)
         return Parts(train, validation, test)
 
     return read

@@ -18,7 +18,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
 from rlhf_jax.stages.held_out import HeldOutPairs
-from rlhf_jax.stages.sources import encode_rows, find_task
+from rlhf_jax.stages.sources import encode_usable, find_task
 from rlhf_jax.stages.task import Task
 
 
@@ -107,7 +107,7 @@ def _opinions(
         if len(row.responses) != 2:
             raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
     trained = frozenset(prompt_key(row) for row in rows.train)
-    encode = functools.partial(encode_rows, tokenizer=tokenizer, config=config, task=task)
+    encode = functools.partial(encode_usable, tokenizer=tokenizer, config=config, task=task)
     if kinds == {LabelledResponse}:
         known, held = encode(rows.train)[1], encode(rows.validation)[1]
         test = held if rows.test is rows.validation else encode(rows.test)[1]

@@ -150,7 +150,7 @@ def preference(
     asked = config.prompts if config.prompts.source else config.data
     task = task if asked == config.data else sources.find_task(asked)
     prompt_rows, longest = sources.without(sources.prompts(asked, task), pairs.trained), config.max_prompt_length
-    heldout_prompts, test_prompts = sources.encode_prompts(
+    heldout_prompts, test_prompts = sources.prompts_to_sample(
         prompt_rows, ("validation", "test"), tokenizer, asked, task, max_prompt_length=longest
     )
     texts = [p.text for p in heldout_prompts]

@@ -54,7 +54,7 @@ def encode_demonstrations(
     rows: Sequence[Demonstration | Dialogue], tokenizer: Tokenizer, config: DataConfig, task: Task | None = None
 ) -> list[Example]:
     """Encode demonstrations as token sequences; one that is too long is a bad row."""
-    return encode_rows(rows, tokenizer, config, task or find_task(config))[1]
+    return encode_usable(rows, tokenizer, config, task or find_task(config))[1]
 
 
 def prompts(config: DataConfig, task: Task | None = None) -> Parts:
@@ -82,7 +82,7 @@ def _texts(row: Demonstration | Dialogue) -> list[str]:
     return [*asked, row.response]
 
 
-def encode_rows(
+def encode_usable(
     rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig, task: Task
 ) -> tuple[list[Any], list[Example]]:
     """Encode rows, and return those that are short enough with their token sequences.
@@ -132,7 +132,7 @@ def without(rows: Parts, trained: Collection[str]) -> Parts:
     return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes))
 
 
-def encode_prompts(
+def prompts_to_sample(
     rows: Parts,
     parts: Sequence[str],
     tokenizer: Tokenizer,

@@ -69,7 +69,7 @@ def train_online(
     task = sources.find_task(config.data)
     rows = sources.prompts(config.data, task)
     asked, longest = ("train", "validation", "test"), config.max_prompt_length
-    train_prompts, heldout, test = sources.encode_prompts(
+    train_prompts, heldout, test = sources.prompts_to_sample(
         rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
     proxy = config.reward_model if reward is None else ""

@@ -15,9 +15,8 @@ from rlhf_jax.rewards import Moments
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.scoring import Scores
+from rlhf_jax.training import Metrics
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
-
-Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
 
 
 def prepare_batch(

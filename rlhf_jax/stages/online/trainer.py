@@ -35,10 +35,10 @@ from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
-from rlhf_jax.stages.online.prepare import Metrics, once, prepare_batch, response_kl
+from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
-from rlhf_jax.training import KLState, TrainState
+from rlhf_jax.training import KLState, Metrics, TrainState
 from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, SequenceBatch
 
 
