@@ -58,6 +58,11 @@ def score(argv: list[str]) -> None:
     scorer = Scorer.load(o.run)
     rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
     sources.list_bad(bad)
+    if not rows:
+        raise data.DataError(
+            f"{o.input}: no row has a response to score; rlhf sample {o.run} --prompts FILE.jsonl --to OUT.jsonl "
+            "writes such rows"
+        )
     write(o.to, score_rows(scorer, rows))
 
 

@@ -157,7 +157,7 @@ def reward_hacking(
 def mode_collapse(
     history: Sequence[Row], *, stage: str = "ppo", most_common: float = 0.5, distinct_2: float = 0.05
 ) -> Alarm | None:
-    """One response answers most prompts, or hardly any word pair is used once only.
+    """One response answers most prompts, or hardly any pair of tokens is used only once.
 
     Args:
         history: rows in the order of their steps.
@@ -185,7 +185,7 @@ def mode_collapse(
 
 
 def skipped_updates(history: Sequence[Row], *, stage: str = "ppo") -> Alarm | None:
-    """Update were skipped because the loss or a gradient was not finite.
+    """Updates were skipped because the loss or a gradient was not finite.
 
     Args:
         history: rows in the order of their steps; ``skipped`` is the number of updates skipped in a step.

@@ -15,6 +15,7 @@ DECIDED = 0.8
 # Shares come from float32 vote counts: equal up to this is equal.
 EVEN = 1e-6
 LOW_ACCURACY, HIGH_ACCURACY = 0.65, 0.90
+FEWEST_PAIRS = 20  # fewer say nothing of an accuracy
 # A pair is saturated when the model gives it odds beyond 99:1, collapsed when the odds hardly leave 1:1.
 SATURATED, COLLAPSED_STD = 0.99, 0.05
 
@@ -165,7 +166,7 @@ def reward_quality(
         "golden_accuracy_ci": golden_ci,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
-        "warnings": _warnings(accuracy, values, gap),
+        "warnings": _warnings(accuracy if n_pairs >= FEWEST_PAIRS else None, values, gap),
     }
 
 

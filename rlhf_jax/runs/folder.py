@@ -170,7 +170,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     if differ:
         raise RunError(
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
-            "Name another folder with --out, or delete this one."
+            "Name another folder with --out."
         )
     return (directory / "params" / stage).exists()
 

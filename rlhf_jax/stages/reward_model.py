@@ -118,7 +118,7 @@ def reward_model(
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {"center": config.center, "margin": config.margin, **rating_scale(given, config.objective)}
+    fields = {**_own_fields(config), **rating_scale(given, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
     folder.start(directory, "reward", config, tokenizer)
@@ -220,6 +220,19 @@ def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float
         return {}
     each = np.concatenate(ratings)
     return {"mean": float(each.mean()), "std": float(max(each.std(), 1e-6))}
+
+
+def _own_fields(config: RewardConfig) -> dict[str, float]:
+    """The config's fields that the objective is given: with their defaults only if they were made for it.
+
+    Another objective with a hyperparameter of the same name keeps its own default, unless somebody set the field.
+    """
+    made_for = {"center": ("reward_model", "plackett_luce"), "margin": ("reward_model",)}
+    return {
+        name: getattr(config, name)
+        for name, objectives in made_for.items()
+        if is_one_of(config.objective, *objectives) or getattr(config, name) != getattr(RewardConfig, name)
+    }
 
 
 def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:

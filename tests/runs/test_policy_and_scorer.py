@@ -279,3 +279,18 @@ def test_a_run_without_the_stage_says_what_it_holds(tables, tmp_path, sft_run, c
     assert "no finished sft stage" in capsys.readouterr().err
     with pytest.raises(RunError, match="stage 'reward' has no policy"):
         Policy.load(tmp_path, "reward")
+
+
+def test_rows_without_a_response_are_nothing_to_score(ppo_run, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "The cat and"}\n')
+    words = [
+        "score",
+        str(ppo_run.directory),
+        "--input",
+        str(tmp_path / "prompts.jsonl"),
+        "--to",
+        str(tmp_path / "out.jsonl"),
+    ]
+    assert cli.run([*words, "--on-bad-row", "skip"]) == 2
+    assert "no row has a response to score; rlhf sample" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()

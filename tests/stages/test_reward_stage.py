@@ -4,13 +4,15 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import checkpoint, stages
+from rlhf_jax import checkpoint, losses, stages
 from rlhf_jax.data import DataError
 from rlhf_jax.stages import RunError, Scorer, opinions
+from rlhf_jax.types import Loss
 
 GOOD = ["sat a far", "ran vast bath", "had ate a"]
 BAD = ["rose the low", "fell hop went", "low the hop"]
@@ -101,3 +103,24 @@ def test_a_bad_pair_names_file_line_and_field(tables, tmp_path, sft_run, folder)
     config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="bad")
     with pytest.raises(DataError, match=r"bad\.jsonl:5: field 'rejected': .*None"):
         stages.reward_model(config)
+
+
+def hinge(outputs, batch, *, margin=1.0, center=0.25):
+    """An objective of a user's own, whose hyperparameters have the names of two fields of the config."""
+    scores = outputs.scores
+    gap = scores[:, 0] - scores[:, 1]
+    counted = batch.mask.any(-1).all(-1)
+    given = (jnp.full_like(gap, margin), counted), (jnp.full_like(gap, center), counted)
+    return Loss(
+        jnp.maximum(0.0, margin - gap), counted, losses.token_mean, dict(zip(("margin", "center"), given, strict=True))
+    )
+
+
+def test_an_objective_of_ones_own_keeps_its_defaults_unless_the_field_is_set(
+    tables, tmp_path, sft_run, folder, one_device
+):
+    """``margin`` and ``center`` of the config are those of Bradley-Terry."""
+    for name, fields, expected in (("own", {}, (1.0, 0.25)), ("set", {"margin": 0.5}, (0.5, 0.25))):
+        config = tiny_task.reward_config(tables, tmp_path / name, init=folder, epochs=1, **fields)
+        first = stages.reward_model(config, objective=hinge, mesh=one_device).metrics[0]
+        assert (first["reward/margin"], first["reward/center"]) == pytest.approx(expected)

@@ -246,7 +246,8 @@ class PPOConfig(OnlineConfig):
     whiten_advantages: bool = True
     """Advantages get mean 0 and variance 1 over the iteration's tokens."""
     loss: PPOLossConfig = PPOLossConfig()
-    """Hyperparameters of `ppo`, and of any other objective that has one of the same name."""
+    """Hyperparameters of `ppo` and `a2c`. An objective of your own with one of the same name gets it if it is set here,
+    and otherwise keeps its own default."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
 
     def __post_init__(self) -> None:

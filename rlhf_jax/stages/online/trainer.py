@@ -32,9 +32,10 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, try_objective
+from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.config import is_one_of
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
@@ -108,7 +109,7 @@ class OnlineTrainer:
         )
         self.reward = RolloutReward(reward, self.sampler, config.ensemble)
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
-        bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config))
+        bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
@@ -255,9 +256,17 @@ def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: Onlin
     return models.build(model_config), {**params, "head": {"kernel": jnp.zeros((model_config.d_model, 1))}}
 
 
-def _loss_fields(config: OnlineConfig) -> dict[str, Any]:
-    """Take the hyperparameters of ``PPOConfig.loss``, which an objective with a critic may have."""
-    return dataclasses.asdict(config.loss) if isinstance(config, PPOConfig) else {}
+def _loss_fields(config: OnlineConfig, objective: Objective | None) -> dict[str, Any]:
+    """The hyperparameters in ``PPOConfig.loss`` that the objective is given.
+
+    ``ppo`` and ``a2c`` get all of them. Another objective keeps its own defaults, but for the fields that somebody set.
+    """
+    if not isinstance(config, PPOConfig):
+        return {}
+    fields, defaults = dataclasses.asdict(config.loss), dataclasses.asdict(PPOLossConfig())
+    if is_one_of(config.objective if objective is None else describe_objective(objective), "ppo", "a2c"):
+        return fields
+    return {name: value for name, value in fields.items() if value != defaults[name]}
 
 
 def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:

@@ -280,3 +280,15 @@ def test_batches_of_prompts_walk_through_shuffled_epochs(tables):
     assert sorted(seen[:24]) == sorted(seen[24:]) == list(range(24))  # 3 iterations of 16 are 2 epochs of 24
     assert seen[:24] != seen[24:]
     assert seen != sorted(seen)
+
+
+def test_an_objective_of_ones_own_keeps_its_defaults_but_for_the_fields_that_are_set():
+    from rlhf_jax.stages.online.trainer import _loss_fields
+
+    def mine(outputs, batch, *, clip_low=0.3): ...
+
+    assert _loss_fields(stages.PPOConfig(), mine) == {}
+    asked = stages.PPOConfig(loss=stages.PPOLossConfig(clip_low=0.1))
+    assert _loss_fields(asked, mine) == {"clip_low": 0.1}
+    assert _loss_fields(asked, None) == dataclasses.asdict(asked.loss)
+    assert _loss_fields(stages.PPOConfig(objective="a2c", epochs=1, minibatches=1), None)["value_coef"] == 0.1
