@@ -43,7 +43,9 @@ def agreement(ratings: Sequence[np.ndarray], domains: Sequence[str]) -> dict[str
 def _figures(name: str, held: HeldOutPairs, counted: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
     domain = np.asarray(held.domains)[held.pairs[:, 0]]
 
-    def over(chosen: np.ndarray) -> tuple[float, list[float]]:
+    def over(chosen: np.ndarray) -> tuple[float | None, list[float] | None]:
+        if not chosen.any():  # ties alone
+            return None, None
         interval = evaluation.bootstrap_pairs(correct[chosen], held.pairs[chosen], seed=0)
         return float(correct[chosen].mean()), list(interval)
 

@@ -28,4 +28,5 @@ def pair_metrics(scores: np.ndarray, held: HeldOutPairs) -> dict[str, float]:
     gap = scores[held.pairs[:, 0]] - scores[held.pairs[:, 1]]
     loss = held.share * np.logaddexp(0.0, -gap) + (1 - held.share) * np.logaddexp(0.0, gap)
     counted, correct = evaluation.pair_accuracy(scores, held.pairs, held.share)
-    return {"loss": float(loss.mean()), "accuracy": float(correct[counted].mean())}
+    # Where all pairs tie there is no accuracy.
+    return {"loss": float(loss.mean()), **({"accuracy": float(correct[counted].mean())} if counted.any() else {})}

@@ -38,6 +38,8 @@ def sequence_logprobs(
 def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str, Any]:
     """Measure how often the response that more people prefer gained more log-probability, with a 95% interval."""
     counted, correct = evaluation.pair_accuracy(gained, held.pairs, held.share)
+    if not counted.any():  # ties alone
+        return {"accuracy": None, "accuracy_ci": None, "pairs": 0}
     interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)
     return {
         "accuracy": float(correct[counted].mean()),

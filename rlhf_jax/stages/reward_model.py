@@ -166,7 +166,7 @@ def reward_model(
         **outcome(fitted),
     }
     if members:
-        summary["member_accuracy"] = [pair_metrics(one, test)["accuracy"] for one in each]
+        summary["member_accuracy"] = [pair_metrics(one, test).get("accuracy") for one in each]
         summary["disagreement"] = float(each.std(0).mean())
     summary["warnings"] = [*data.warnings, *summary["warnings"]]
     if task.baselines is not None:

@@ -13,6 +13,8 @@ from rlhf_jax.data import Comparison, DataError, Demonstration, PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.stages import DataConfig, RunError, Task, find_task, human_sentiment, opinions, sources
 from rlhf_jax.stages.baselines import baselines
+from rlhf_jax.stages.held_out import pair_metrics
+from rlhf_jax.stages.implicit_reward import implicit_reward_accuracy
 
 FILE = """
 import numpy as np
@@ -192,3 +194,21 @@ def test_comparisons_of_three_responses_are_refused_before_training(source, sft_
     task = Task(opinions=lambda _: Parts(three[:1], three[1:2], three[2:]))
     with pytest.raises(DataError, match="row 0: expected a comparison of 2 responses, found 3"):
         opinions.comparisons(DataConfig(source="x.jsonl"), sft_run.tokenizer, group_size=2, seed=0, task=task)
+
+
+def test_figures_on_ties_alone_are_none_and_nothing_fails():
+    """After hours of training a test part of ties must not cost the run."""
+    pairs = np.array([[0, 1]])
+    held = types.SimpleNamespace(
+        texts=["aa", "b"],
+        ratings=[],
+        pairs=pairs,
+        share=np.array([0.5]),
+        votes=np.full((1, 2, 2), 0.5),
+        domains=["x", "x"],
+    )
+    assert implicit_reward_accuracy(np.array([1.0, 0.0]), held) == {"accuracy": None, "accuracy_ci": None, "pairs": 0}
+    assert pair_metrics(np.array([1.0, 0.0]), held) == {
+        "loss": pytest.approx(0.5 * (np.log1p(np.e) + np.log1p(1 / np.e)))
+    }
+    assert baselines(held, {"a": lambda texts: np.array([2.0, 0.0])})["a"] is None
