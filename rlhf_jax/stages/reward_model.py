@@ -227,11 +227,14 @@ def _own_fields(config: RewardConfig) -> dict[str, float]:
 
     Another objective with a hyperparameter of the same name keeps its own default, unless somebody set the field.
     """
-    made_for = {"center": ("reward_model", "plackett_luce"), "margin": ("reward_model",)}
+    fields = {
+        "center": (config.center, RewardConfig.center, ("reward_model", "plackett_luce")),
+        "margin": (config.margin, RewardConfig.margin, ("reward_model",)),
+    }
     return {
-        name: getattr(config, name)
-        for name, objectives in made_for.items()
-        if is_one_of(config.objective, *objectives) or getattr(config, name) != getattr(RewardConfig, name)
+        name: value
+        for name, (value, default, objectives) in fields.items()
+        if value != default or is_one_of(config.objective, *objectives)
     }
 
 
