@@ -48,7 +48,7 @@ def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str
     }
 
 
-def _measured(
+def measured(
     pairs: Comparisons | Labels, pairs_per_response: int
 ) -> tuple[list[Example], Callable[[np.ndarray], dict[str, Any]]]:
     """Return test responses, one an example, and the function that makes figures of the log-probability they gained."""

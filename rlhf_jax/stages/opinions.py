@@ -111,13 +111,7 @@ def _opinions(
     if kinds == {LabelledResponse}:
         known, held = encode(rows.train)[1], encode(rows.validation)[1]
         test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(
-            lambda number: [known[i] for i in data.epoch_order(len(known), seed, number)],
-            held,
-            test,
-            rows.notes,
-            trained,
-        )
+        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained)
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)

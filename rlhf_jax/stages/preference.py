@@ -28,7 +28,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import PackedConfig, check_positive
-from rlhf_jax.stages.implicit_reward import _measured, sequence_logprobs
+from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -206,7 +206,7 @@ def preference(
     before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
-    test, quality = _measured(pairs, config.pairs_per_response)
+    test, quality = measured(pairs, config.pairs_per_response)
     gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
     summary |= {
         "objective": config.objective,

@@ -62,7 +62,7 @@ def prompts(config: DataConfig, task: Task | None = None) -> Parts:
     return (task or find_task(config)).asked("prompts", config.source)(config)
 
 
-def pretraining_text(config: DataConfig) -> list[Example] | Any:
+def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
     """Read text to keep a policy's language by: rows of ``text``, or whatever ``demonstrations`` reads."""
     return find_task(config).asked("text", config.source)(config).train
 
