@@ -91,11 +91,13 @@ def separate(parts: Parts) -> Parts:
     named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     if parts.validation is parts.test:
         return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
-    if len({prompt_key(row) for rows in named.values() for row in rows}) == 1:
+    # Each row's key is asked for several times below.
+    keys = {id(row): prompt_key(row) for rows in named.values() for row in rows}
+    if len(set(keys.values())) == 1:
         return parts._replace(notes=(*parts.notes, "all rows have one prompt, so the three parts have it in common"))
     notes = list(parts.notes)
-    tested = {prompt_key(row) for row in parts.test}
-    if all(prompt_key(row) in tested for row in parts.validation):
+    tested = {keys[id(row)] for row in parts.test}
+    if all(keys[id(row)] in tested for row in parts.validation):
         named["validation"], named["test"] = halve([*parts.test, *parts.validation])
         if named["validation"] is named["test"]:
             return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
@@ -105,8 +107,8 @@ def separate(parts: Parts) -> Parts:
         )
     for names in (("validation", "test"), ("train", "validation", "test")):
         source, targets = names[0], names[1:]
-        home = {prompt_key(row): target for target in targets for row in named[target]}
-        moving = [row for row in named[source] if prompt_key(row) in home]
+        home = {keys[id(row)]: target for target in targets for row in named[target]}
+        moving = [row for row in named[source] if keys[id(row)] in home]
         if not moving:
             continue
         where = " or ".join(targets)
@@ -116,9 +118,9 @@ def separate(parts: Parts) -> Parts:
                 "where they are: the final figures are not figures on prompts that training never saw"
             )
             continue
-        named[source] = [row for row in named[source] if prompt_key(row) not in home]
+        named[source] = [row for row in named[source] if keys[id(row)] not in home]
         for target in targets:
-            named[target] = [*named[target], *(row for row in moving if home[prompt_key(row)] == target)]
+            named[target] = [*named[target], *(row for row in moving if home[keys[id(row)]] == target)]
         notes.append(
             f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
