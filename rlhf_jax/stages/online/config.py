@@ -225,7 +225,8 @@ class PPOLossConfig:
     value_clip: float = 0.2
     """How far a value may move from the old one in one iteration."""
     value_coef: float = 0.1
-    """Weight of the value loss; the critic has weights and a learning rate of its own."""
+    """Weight of the value loss. A critic of its own has its own learning rate, so the weight hardly matters to it; with
+    `critic` head it is how much the policy's weights are given over to values, beside `critic_gradient`."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; 0 to 0.01."""
     kl_coef: float = 0.0
@@ -248,10 +249,26 @@ class PPOConfig(OnlineConfig):
     loss: PPOLossConfig = PPOLossConfig()
     """Hyperparameters of `ppo` and `a2c`. An objective of your own with one of the same name gets it if it is set here,
     and otherwise keeps its own default."""
+    critic: Literal["own", "head"] = "own"
+    """What says the values: a model of its own, which starts from the reward model, or a linear head on the policy's
+    hidden states, which takes no second forward pass and no memory to speak of."""
+    critic_gradient: float = 1.0
+    """`critic` head: how much of the value loss's gradient goes on into the policy's weights, 0 (none) to 1 (all of
+    it). The policy sees the value loss with a weight of `loss.value_coef` times this, so a large `value_coef` wants
+    less here."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
+    """Of the weights that are the critic's own. In an update the values of a head move by up to about the rate times
+    the model's width; 0.1 is much, so a width of 2048 wants 5e-5 or less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.critic_gradient <= 1:
+            raise ValueError(f"critic_gradient must lie between 0 and 1, found {self.critic_gradient}")
+        if self.critic == "own" and self.critic_gradient != PPOConfig.critic_gradient:
+            raise ValueError(
+                f"critic_gradient ({self.critic_gradient}) does nothing while critic is own, as such a critic has no "
+                "weights in common with the policy: pass --critic head with it, or leave it out"
+            )
         if self.loss.kl_coef and self.kl.kind != "objective":
             raise ValueError(
                 f"loss.kl_coef does nothing while kl.kind is {self.kl.kind}: pass --kl.kind objective, or use kl.coef "

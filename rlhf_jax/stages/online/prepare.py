@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from rlhf_jax import losses, rewards
+from rlhf_jax.models import ValueHead
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import Moments
 from rlhf_jax.rollout.responses import as_batch
@@ -21,7 +22,7 @@ from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
 def prepare_batch(
     config: OnlineConfig,
-    models: Mapping[str, Model],
+    models: Mapping[str, Model | ValueHead],
     params: Params,
     reference: Params,
     sampled: Rollout,

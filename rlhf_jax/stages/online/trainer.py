@@ -6,8 +6,9 @@
     batch, info = trainer.prepare(state, rollout, prompts)
     state, metrics = trainer.update(state, batch, step)
 
-With a ``PPOConfig`` a critic gives every token an advantage; with a ``GroupConfig`` there is none, and the objective
-compares the K samples of a prompt. ``stages.ppo`` and ``stages.group`` run these steps in a loop.
+With a ``PPOConfig`` a critic, a model of its own or a head on the policy, gives every token an advantage; with a
+``GroupConfig`` there is none, and the objective compares the K samples of a prompt. ``stages.ppo`` and ``stages.group``
+run these steps in a loop.
 
 The policy that is trained is the one that samples: sampler, ratio, reference, KL and entropy all speak of
 ``softmax(logits / config.sampling.temperature)``.
@@ -29,6 +30,7 @@ from rlhf_jax import data, models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.batches import Batches, PackedEpochs, micro_batched
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models import ValueHead
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
@@ -48,7 +50,8 @@ class OnlineState(NamedTuple):
 
     Args:
         train: parameters by role, optimiser state and step. The roles are ``policy`` and, with a ``PPOConfig``,
-            ``critic``. A model with adapters is here without its frozen trunk; ``OnlineTrainer.with_trunk`` joins them.
+            ``critic``, which may be no more than a ``head``. A model with adapters is here without its frozen trunk;
+            ``OnlineTrainer.with_trunk`` joins them.
         controller: state of the controller of the KL coefficient.
         moments: mean and spread of the scores seen so far, which reward shaping may normalise by.
     """
@@ -87,11 +90,12 @@ class OnlineTrainer:
         self.config = config
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-        self.models: dict[str, Model] = {"policy": models.build(policy.config)}
+        model = models.build(policy.config)
+        self.models: dict[str, Model | ValueHead] = {"policy": model}
         starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
-            self.models["critic"], starts["critic"] = _critic(policy, reward, config)
+            self.models["critic"], starts["critic"] = _critic(policy, reward, self.critic)
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
@@ -99,7 +103,7 @@ class OnlineTrainer:
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
-            self.models["policy"],
+            model,
             tokenizer,
             config.sampling,
             reference=models.adapter_off(policy.params),
@@ -235,12 +239,20 @@ class OnlineTrainer:
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
-def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
+def _critic(
+    policy: LoadedModel, reward: LoadedModel | TextReward, config: PPOConfig
+) -> tuple[Model | ValueHead, Params]:
     """Make the critic and its first weights.
 
-    They are the reward model's, which already knows what is good (the first member's of an ensemble), or else the
-    policy's. The critic is trained whole, or as an adapter on a frozen trunk, as the policy is.
+    A head on the policy starts at zero: until it has learnt something no gradient of its loss reaches the policy, and
+    the first advantages are those of rewards alone. The reward model's head would not fit, as it reads the hidden
+    states of another trunk.
+
+    A critic of its own starts from the reward model, which already knows what is good (the first member of an
+    ensemble), or else from the policy. It is trained whole, or as an adapter on a frozen trunk, as the policy is.
     """
+    if config.critic == "head":
+        return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
     start = reward if isinstance(reward, LoadedModel) else policy
     params = start.params
     if "head" in params and models.members(params):
