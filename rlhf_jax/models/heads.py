@@ -41,7 +41,7 @@ class ValueHead(NamedTuple):
         >>> print(head.values(w, jnp.ones(2)), jax.grad(head.values, 1)(w, jnp.ones(2)))
         7.0 [1.5 2. ]
 
-    Source: Ziegler et al. 2019, section 2.2 (arXiv:1909.08593), where it is the whole gradient.
+    Source: Ziegler et al. 2019 (arXiv:1909.08593), whose code has such a head and takes the whole gradient.
     """
 
     gradient: float = 1.0
