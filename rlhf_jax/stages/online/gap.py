@@ -64,7 +64,7 @@ def largest_gap(limit: float, compute_dtype: str, platform: str) -> float:
 
     Example:
         >>> largest_gap(0.0, "float32", "cpu"), largest_gap(0.0, "bfloat16", "cpu"), largest_gap(0.2, "float32", "gpu")
-        (0.001, 0.03, 0.2)
+        (0.001, 0.06, 0.2)
     """
     if limit:
         return limit
