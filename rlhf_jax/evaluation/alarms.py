@@ -219,7 +219,7 @@ def logprob_gap(history: Sequence[Row], *, stage: str = "ppo", limit: float = LA
     Args:
         history: rows in the order of their steps.
         stage: whose figures to look at.
-        limit: of the mean difference, nats a token; by default that of bfloat16.
+        limit: nats a token, in the mean; by default that of bfloat16.
 
     Returns:
         The alarm, or None.

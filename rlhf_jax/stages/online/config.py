@@ -260,7 +260,7 @@ class PPOConfig(OnlineConfig):
     it). The policy sees the value loss with a weight of `loss.value_coef` times this, so a large `value_coef` wants
     less here."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
-    """Of the weights that are the critic's own. In an update the values of a head move by up to about the rate times
+    """For the weights that are the critic's own. In an update the values of a head move by up to about the rate times
     the model's width; 0.1 is much, so a width of 2048 wants 5e-5 or less."""
 
     def __post_init__(self) -> None:
