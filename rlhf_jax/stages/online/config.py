@@ -141,8 +141,8 @@ class OnlineConfig(StageConfig):
     folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
     max_logprob_gap: float = 0.0
     """Largest mean difference between the sampler's and the trainer's log-probabilities of an iteration's tokens, nats;
-    more is an error. 0 takes a default: 0.001 where the policy computes in float32 on a CPU, 0.06 in bfloat16 and where
-    products of float32 are made in fewer bits."""
+    more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16)
+    twice the rounding of the trainer's own pass, which is measured in the first iteration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,13 +7,19 @@ leave more, and then every probability ratio is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.evaluation.alarms import LARGEST_GAP
+from rlhf_jax.models.forward import forward
+from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.training import Metrics
-from rlhf_jax.types import Array
+from rlhf_jax.types import Array, Model, Params, Rollout
+
+EXACT = 1e-3  # the largest mean gap where products are exact, nats a token
+ROUNDINGS = 2.0  # how many times its own rounding the trainer may be from the sampler elsewhere; independent: 1.41
 
 
 class SamplerMismatch(RuntimeError):
@@ -52,47 +58,84 @@ def gap_metrics(trained: Array, sampled: Array, mask: Array) -> Metrics:
     return {name: (value, jnp.float32(1)) for name, value in figures.items()}
 
 
-def largest_gap(limit: float, compute_dtype: str, platform: str) -> float:
-    """Look up the largest mean gap that is allowed, nats a token.
+def rounding(model: Model, exact: Model, params: Params, sampled: Rollout, *, temperature: float) -> Array:
+    """Measure how far rounding takes the trainer's log-probabilities: the mean gap to those in exact float32.
+
+    Two passes that round so, each in its own way, are ``sqrt(2)`` times as far apart, or less where they round alike.
 
     Args:
-        limit: the config's ``max_logprob_gap``; 0 takes the default of the precision.
+        model: the policy's.
+        exact: the same model with ``compute_dtype`` float32.
+        params: the policy's, which sampled.
+        sampled: responses, [B, K, P + R].
+        temperature: the one that they were sampled at.
+
+    Returns:
+        Nats a token, [].
+    """
+    batch = as_batch(sampled)
+    own = forward({"policy": model}, {"policy": params}, batch, temperature=temperature)
+    with jax.default_matmul_precision("highest"):
+        best = forward({"policy": exact}, {"policy": params}, batch, temperature=temperature)
+    return gap_metrics(own.logprobs, best.logprobs, sampled.mask)["logprob_gap"][0]
+
+
+def is_exact(compute_dtype: str, platform: str) -> bool:
+    """Whether a policy's matrix products are those of float32 numbers in float32.
+
+    On a GPU or TPU products of float32 are made in fewer bits (TensorFloat32, bfloat16) unless
+    ``jax_default_matmul_precision`` says otherwise.
+
+    Args:
         compute_dtype: what the policy computes in, ``float32`` or ``bfloat16``.
-        platform: the devices', ``cpu``, ``gpu`` or ``tpu``. But for a CPU, products of float32 are made in fewer bits
-            (TensorFloat32, bfloat16) unless ``jax_default_matmul_precision`` says ``float32`` or ``highest``; their
-            default is that of bfloat16.
+        platform: the devices', ``cpu``, ``gpu`` or ``tpu``.
 
     Example:
-        >>> largest_gap(0.0, "float32", "cpu"), largest_gap(0.0, "bfloat16", "cpu"), largest_gap(0.2, "float32", "gpu")
-        (0.001, 0.06, 0.2)
+        >>> is_exact("float32", "cpu"), is_exact("bfloat16", "cpu"), is_exact("float32", "gpu")
+        (True, False, False)
     """
-    if limit:
-        return limit
-    exact = platform == "cpu" or jax.default_matmul_precision.value in ("float32", "highest")
-    return LARGEST_GAP["float32" if compute_dtype == "float32" and exact else "bfloat16"]
+    products = platform == "cpu" or jax.default_matmul_precision.value in ("float32", "highest")
+    return compute_dtype == "float32" and products
 
 
-def check_gap(stage: str, iteration: int, info: Metrics, *, limit: float, compute_dtype: str, platform: str) -> None:
-    """Raise a ``SamplerMismatch`` when the mean gap of an iteration is above what is allowed, or is no number.
+class Gate:
+    """A gate that stops a run whose sampler and trainer are further apart than rounding explains.
 
     Args:
         stage: its name, for the message.
-        iteration: counted from 1.
-        info: with what ``gap_metrics`` gave.
-        limit: the config's ``max_logprob_gap``.
+        limit: largest mean gap, nats a token (the config's ``max_logprob_gap``). 0 takes a default: 0.001 where
+            products are exact, and twice the rounding of the trainer's own pass where they are not.
         compute_dtype: what the policy computes in.
         platform: the devices'.
     """
-    most = largest_gap(limit, compute_dtype, platform)
-    if float(info["logprob_gap"][0]) <= most:
-        return
-    mean, p99, largest = (float(info[f"logprob_gap{name}"][0]) for name in ("", "_p99", "_max"))
-    said = "" if limit else f", the default for {compute_dtype} on a {platform}"
-    raise SamplerMismatch(
-        f"{stage}: at iteration {iteration} the sampler's and the trainer's log-probabilities of the same tokens are "
-        f"{mean:.3g} nats a token apart in the mean (99th percentile {p99:.3g}, maximum {largest:.3g}), and "
-        f"max_logprob_gap is {most:g}{said}. The policy that is trained is not the one that sampled: every ratio would "
-        "be wrong. Look at what one of them has and the other has not: a mask of prompt and padding, positions, "
-        "sampling.temperature, the parameters of another step. Rounding in bfloat16 grows with depth: if the same run "
-        "with compute_dtype float32 has no gap, a higher --max-logprob-gap is in order"
-    )
+
+    def __init__(self, stage: str, limit: float, *, compute_dtype: str, platform: str):
+        self._stage = stage
+        self._allowed = limit or EXACT
+        self._measures = not limit and not is_exact(compute_dtype, platform)
+        self._default = "" if limit or self._measures else ", the default for exact float32"
+
+    def check(self, iteration: int, info: Metrics, measure: Callable[[], float]) -> None:
+        """Raise a ``SamplerMismatch`` when the mean gap of an iteration is above what is allowed, or is no number.
+
+        Args:
+            iteration: counted from 1.
+            info: with what ``gap_metrics`` gave.
+            measure: gives the rounding of the trainer's pass in this iteration. It is called in the first one, and then
+                only where the gap is above what that allowed: rounding grows as a policy becomes more certain.
+        """
+        mean, p99, largest = (float(info[f"logprob_gap{name}"][0]) for name in ("", "_p99", "_max"))
+        if mean > self._allowed and self._measures:
+            rounds = measure()
+            self._allowed = max(EXACT, ROUNDINGS * rounds)
+            self._default = f", {ROUNDINGS:g} times the {rounds:.3g} that the trainer alone is from float32"
+        if mean <= self._allowed:
+            return
+        raise SamplerMismatch(
+            f"{self._stage}: at iteration {iteration} the sampler's and the trainer's log-probabilities of the same "
+            f"tokens are {mean:.3g} nats a token apart in the mean (99th percentile {p99:.3g}, maximum {largest:.3g}), "
+            f"and max_logprob_gap is {self._allowed:.3g}{self._default}. The policy that is trained is not the one "
+            "that sampled: every ratio would be wrong. Look at what one of them has and the other has not: a mask of "
+            "prompt and padding, positions, sampling.temperature, the parameters of another step. If the same run with "
+            "compute_dtype float32 has no gap, a higher --max-logprob-gap is in order"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_m
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.config import OnlineConfig
-from rlhf_jax.stages.online.gap import check_gap
+from rlhf_jax.stages.online.gap import Gate
 from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
@@ -85,6 +86,12 @@ def train_online(
     folder.start(directory, stage, config, tokenizer)
     heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
+    gate = Gate(
+        stage,
+        config.max_logprob_gap,
+        compute_dtype=start.config.compute_dtype,
+        platform=mesh.devices.flat[0].platform,
+    )
     guard = KLGuard(stage, config, watch.host)
     watcher = PolicyWatcher(directory, stage, heldout, guard.check)
 
@@ -94,17 +101,10 @@ def train_online(
         chosen = batch_of_prompts(train_prompts, config, i)
         sampled = trainer.collect(state, chosen, i)
         batch, info = trainer.prepare(state, sampled, chosen)
+        gate.check(i + 1, info, functools.partial(trainer.rounding, state, sampled))
         state, metrics = trainer.update(state, batch, i)
         # From here on the device is at the update while the host looks at the responses.
         described = evaluation.describe_responses(response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
-        check_gap(
-            stage,
-            i + 1,
-            info,
-            limit=config.max_logprob_gap,
-            compute_dtype=start.config.compute_dtype,
-            platform=mesh.devices.flat[0].platform,
-        )
         watch.lap()
         return state, {**described, **info, **metrics}
 

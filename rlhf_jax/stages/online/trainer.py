@@ -38,6 +38,7 @@ from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_object
 from rlhf_jax.stages.config import is_one_of
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
+from rlhf_jax.stages.online.gap import rounding
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
@@ -119,6 +120,11 @@ class OnlineTrainer:
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
+        exact = models.build(dataclasses.replace(policy.config, compute_dtype="float32"))
+        at = config.sampling.logprob_temperature
+        self._rounding = jax.jit(
+            lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
+        )
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
         self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
 
@@ -153,6 +159,13 @@ class OnlineTrainer:
         """
         scores = self.reward(sampled, prompts) if scores is None else scores
         return self._prepare(state, self._frozen, self.sampler.reference, sampled, scores)
+
+    def rounding(self, state: OnlineState, sampled: Rollout) -> float:
+        """Measure how far rounding alone takes the trainer's log-probabilities from those in float32: nats a token.
+
+        The responses to the first eight prompts are looked at.
+        """
+        return float(self._rounding(self.with_trunk(state.train.params)["policy"], sampled))
 
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
         """Run all epochs and minibatches of one iteration in one program; the given state is used up."""

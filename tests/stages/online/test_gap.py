@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import models, rollout
+from rlhf_jax import models, rollout, stages
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.folder import fingerprint
 from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PPOConfig, SamplerMismatch, forward
-from rlhf_jax.stages.online.gap import check_gap, gap_metrics, largest_gap
+from rlhf_jax.stages.online.gap import Gate, gap_metrics, is_exact
 
 TYPES = ("float32", "bfloat16")
 PADDED = 3  # columns of padding that a sampler with a wrong mask sees
@@ -40,32 +40,59 @@ def test_nothing_sampled_has_no_gap_and_a_gap_that_is_no_number_does_not_pass():
     assert [float(x) for x, _ in gap_metrics(ones, 0 * ones, ones < 0).values()] == [0.0, 0.0, 0.0]
     broken = gap_metrics(ones.at[0, 0, 2].set(jnp.nan), ones, ones > 0)
     with pytest.raises(SamplerMismatch, match="nan nats a token"):
-        check_gap("ppo", 1, broken, limit=10.0, compute_dtype="float32", platform="cpu")
+        Gate("ppo", 10.0, compute_dtype="float32", platform="cpu").check(1, broken, never)
+
+
+def never():
+    raise AssertionError("rounding is not asked for")
+
+
+def of_size(gap):
+    return gap_metrics(jnp.full((1, 1, 2), gap), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2), bool))
 
 
 def test_the_default_is_by_the_precision_of_products():
-    assert largest_gap(0.0, "float32", "cpu") == 1e-3
-    assert largest_gap(0.0, "bfloat16", "cpu") == largest_gap(0.0, "float32", "gpu") == 0.06
+    assert is_exact("float32", "cpu")
+    assert not is_exact("bfloat16", "cpu")
+    assert not is_exact("float32", "gpu")
     with jax.default_matmul_precision("highest"):
-        assert largest_gap(0.0, "float32", "tpu") == 1e-3
-        assert largest_gap(0.0, "bfloat16", "tpu") == 0.06
-    assert largest_gap(0.5, "float32", "cpu") == 0.5  # a number is taken as it is
+        assert is_exact("float32", "tpu")
+        assert not is_exact("bfloat16", "tpu")
     assert PPOConfig().max_logprob_gap == 0.0
     with pytest.raises(ValueError, match=r"max_logprob_gap must be 0 \(its default\) or positive, found -1"):
         PPOConfig(max_logprob_gap=-1.0)
 
 
+def test_exact_products_have_a_fixed_limit_and_others_twice_their_rounding():
+    exact = Gate("ppo", 0.0, compute_dtype="float32", platform="cpu")
+    exact.check(1, of_size(0.0009), never)
+    with pytest.raises(SamplerMismatch, match=r"max_logprob_gap is 0\.001, the default for exact float32"):
+        exact.check(2, of_size(0.0011), never)
+    asked = []
+
+    def measure():
+        asked.append(1)
+        return (0.01, 0.02)[len(asked) - 1]
+
+    rounded = Gate("ppo", 0.0, compute_dtype="bfloat16", platform="gpu")
+    rounded.check(1, of_size(0.015), measure)
+    rounded.check(2, of_size(0.019), never)  # the first measurement goes on
+    rounded.check(3, of_size(0.03), measure)  # until it does not explain the gap: the policy rounds otherwise now
+    rounded.check(4, of_size(0.039), never)
+    assert len(asked) == 2
+    with pytest.raises(SamplerMismatch, match=r"max_logprob_gap is 0\.04, 2 times the 0\.02 that the trainer alone is"):
+        rounded.check(5, of_size(0.05), lambda: 0.02)
+
+
 def test_the_error_says_what_was_found_what_is_allowed_and_where_to_look():
-    gap = gap_metrics(jnp.full((1, 1, 2), 0.25), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2), bool))
+    gap = of_size(0.25)
     said = (
         r"group: at iteration 7 .* 0\.25 nats a token apart in the mean \(99th percentile 0\.25, maximum 0\.25\), and "
-        r"max_logprob_gap is 0\.06, the default for bfloat16 on a gpu\. .*mask.*positions.*temperature.*another step"
+        r"max_logprob_gap is 0\.2\. .*mask.*positions.*temperature.*another step.*--max-logprob-gap"
     )
     with pytest.raises(SamplerMismatch, match=said):
-        check_gap("group", 7, gap, limit=0.0, compute_dtype="bfloat16", platform="gpu")
-    with pytest.raises(SamplerMismatch, match=r"max_logprob_gap is 0\.2\. The policy"):
-        check_gap("group", 7, gap, limit=0.2, compute_dtype="bfloat16", platform="gpu")
-    check_gap("group", 7, gap, limit=0.3, compute_dtype="bfloat16", platform="gpu")
+        Gate("group", 0.2, compute_dtype="bfloat16", platform="gpu").check(7, gap, never)
+    Gate("group", 0.3, compute_dtype="float32", platform="cpu").check(7, gap, never)  # a number is taken as it is
 
 
 def test_a_run_that_was_stopped_may_go_on_with_another_limit():
@@ -112,22 +139,31 @@ def gap_of(setting, sampled, params=None, **wrong):
     return jax.device_get(gap(params, sampled))
 
 
-def is_caught(setting, info):
+def check(setting, info, sampled):
+    """What ``stages.ppo`` does with the gap of an iteration, by default."""
     trainer, _, config = setting
-    with pytest.raises(SamplerMismatch, match=f"the default for {config.compute_dtype} on a cpu"):
-        check_gap(
-            "ppo", 1, info, limit=trainer.config.max_logprob_gap, compute_dtype=config.compute_dtype, platform="cpu"
-        )
+    gate = Gate("ppo", trainer.config.max_logprob_gap, compute_dtype=config.compute_dtype, platform="cpu")
+    gate.check(1, info, lambda: trainer.rounding(trainer.init(), sampled))
+
+
+def is_caught(setting, info, sampled):
+    said = {"float32": "the default for exact float32", "bfloat16": "2 times the .* that the trainer alone is from"}
+    with pytest.raises(SamplerMismatch, match=said[setting[2].compute_dtype]):
+        check(setting, info, sampled)
 
 
 def test_rounding_passes(setting):
     trainer, prompts, config = setting
-    info = gap_of(setting, trainer.collect(trainer.init(), prompts, 0))
-    check_gap("ppo", 1, info, limit=0.0, compute_dtype=config.compute_dtype, platform="cpu")
+    sampled = trainer.collect(trainer.init(), prompts, 0)
+    info = gap_of(setting, sampled)
+    check(setting, info, sampled)
     mean, p99, largest = (float(info[f"logprob_gap{name}"][0]) for name in ("", "_p99", "_max"))
     assert 0 < mean < p99 <= largest
-    # There is room: a hundredth of the limit in float32, half of it in bfloat16.
-    assert mean < {"float32": 1e-5, "bfloat16": 0.03}[config.compute_dtype]
+    # There is room: a hundredth of the limit in float32, less than half of it in bfloat16.
+    exact = config.compute_dtype == "float32"
+    assert mean < (1e-5 if exact else trainer.rounding(trainer.init(), sampled))
+    rounds = trainer.rounding(trainer.init(), sampled)
+    assert (rounds == 0.0) if exact else (0.001 < rounds < 0.05)
 
 
 @pytest.mark.parametrize("seen", [1, PADDED], ids=["one token too many", "padding of the prompt"])
@@ -140,7 +176,7 @@ def test_a_mask_that_lets_the_sampler_see_padding_is_caught(setting, seen):
     segments = np.where(np.cumsum(segments, axis=-1) > seen, segments, 0)
     positions = np.maximum(np.cumsum(segments, axis=-1) - 1, 0)
     told = sampled._replace(segment_ids=jnp.asarray(segments), positions=jnp.asarray(positions))
-    is_caught(setting, gap_of(setting, told))
+    is_caught(setting, gap_of(setting, told), told)
 
 
 def test_a_position_that_is_off_by_one_is_caught(setting):
@@ -151,7 +187,8 @@ def test_a_position_that_is_off_by_one_is_caught(setting):
     def shifted(params, tokens, positions, segment_ids):
         return apply(params, tokens, positions + (positions >= 5), segment_ids)
 
-    is_caught(setting, gap_of(setting, trainer.collect(trainer.init(), prompts, 0), apply=shifted))
+    sampled = trainer.collect(trainer.init(), prompts, 0)
+    is_caught(setting, gap_of(setting, sampled, apply=shifted), sampled)
 
 
 @pytest.mark.parametrize("cold", ["sampler", "trainer"])
@@ -164,7 +201,8 @@ def test_another_temperature_is_caught(setting, cold):
         def colder(params, hidden, targets, *, temperature, **rest):
             return stats(params, hidden, targets, temperature=0.9 * temperature, **rest)
 
-        is_caught(setting, gap_of(setting, trainer.collect(trainer.init(), prompts, 0), token_stats=colder))
+        sampled = trainer.collect(trainer.init(), prompts, 0)
+        is_caught(setting, gap_of(setting, sampled, token_stats=colder), sampled)
         return
     right, tokenizer = trainer.sampler.engine, trainer.sampler.tokenizer
     sampling = dataclasses.replace(trainer.config.sampling, temperature=0.9)
@@ -174,7 +212,7 @@ def test_another_temperature_is_caught(setting, cold):
         sampled = trainer.collect(trainer.init(), prompts, 0)
     finally:
         trainer.sampler.engine = right
-    is_caught(setting, gap_of(setting, sampled))
+    is_caught(setting, gap_of(setting, sampled), sampled)
 
 
 def test_a_policy_that_is_one_iteration_old_is_caught(setting):
@@ -184,4 +222,21 @@ def test_a_policy_that_is_one_iteration_old_is_caught(setting):
     sampled = trainer.collect(state, prompts, 0)
     batch, _ = trainer.prepare(state, sampled, prompts)
     after, _ = trainer.update(state, batch, 0)
-    is_caught(setting, gap_of(setting, trainer.collect(trainer.init(), prompts, 1), after.train.params["policy"]))
+    stale = trainer.collect(trainer.init(), prompts, 1)
+    is_caught(setting, gap_of(setting, stale, after.train.params["policy"]), stale)
+
+
+def test_ppo_in_bfloat16_passes_the_gate_that_it_measures(tables, tmp_path, one_device, monkeypatch):
+    model = dataclasses.replace(tiny_task.MODEL, compute_dtype="bfloat16")
+    stages.sft(tiny_task.sft_config(tables, tmp_path, model=model, epochs=1), mesh=one_device)
+    measured, rounding = [], OnlineTrainer.rounding
+
+    def measure(self, state, sampled):
+        measured.append(rounding(self, state, sampled))
+        return measured[-1]
+
+    monkeypatch.setattr(OnlineTrainer, "rounding", measure)
+    config = tiny_task.ppo_config(tables, tmp_path, policy=tmp_path, critic="head", iterations=2)
+    result = stages.ppo(config, reward=tiny_task.count_a, mesh=one_device)
+    gaps = [row["ppo/logprob_gap"] for row in result.metrics if row["step"] > 0]
+    assert all(0 < gap <= max(1e-3, 2 * measured[-1] if measured else 0.0) for gap in gaps)

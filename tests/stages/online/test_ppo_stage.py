@@ -252,7 +252,7 @@ def test_a_sampler_that_disagrees_with_the_trainer_is_an_error(
     monkeypatch.setattr(OnlineTrainer, "update", lambda self, state, batch, step: (state, {}))
     config = tiny_task.ppo_config(tables, tmp_path, policy=folder)
     with pytest.raises(
-        SamplerMismatch, match=r"ppo: at iteration 1 .*max_logprob_gap is 0\.001, the default for float32 on a cpu"
+        SamplerMismatch, match=r"ppo: at iteration 1 .*max_logprob_gap is 0\.001, the default for exact float32"
     ):
         stages.ppo(config, reward=tiny_task.count_a, mesh=one_device)
     assert not (tmp_path / "params").exists()
