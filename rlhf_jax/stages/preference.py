@@ -21,6 +21,7 @@ from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
@@ -134,6 +135,7 @@ def preference(
     check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
         return folder.load_result(directory, "preference", config)
+    keep_compiled()
     watch = Stopwatch()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)

@@ -19,6 +19,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
@@ -107,6 +108,7 @@ def reward_model(
     directory = Path(config.out)
     if folder.finished(directory, "reward", config):
         return folder.load_result(directory, "reward", config)
+    keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)

@@ -17,6 +17,7 @@ from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
@@ -58,6 +59,7 @@ def train_online(
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
         return folder.load_result(directory, stage, config)
+    keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
