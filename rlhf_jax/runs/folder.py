@@ -68,7 +68,9 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
 
 
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices.
-_PLACES = frozenset({"out", "init", "policy", "reward_model", "mesh", "checkpoint_every", "keep_checkpoints"})
+_PLACES = frozenset(
+    {"out", "init", "policy", "reward_model", "mesh", "offload", "checkpoint_every", "keep_checkpoints"}
+)
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
