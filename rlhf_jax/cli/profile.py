@@ -137,9 +137,12 @@ def show(found: Profile) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # Small models on a CPU do thousandths of a TFLOP a second.
+    most = found.limits
+    unit, letter = (1e12, "T") if most.flops * found.devices > 1e13 else (1e9, "G")
     table = Table(title=f"{found.stage} on {found.devices} x {found.device}", caption=found.work)
     table.add_column("phase")
-    for name in ("seconds", "share", "tokens/s", "TFLOP/s", "of the limit"):
+    for name in ("seconds", "share", "tokens/s", f"{letter}FLOP/s", "of the limit"):
         table.add_column(name, justify="right")
     for phase in found.phases:
         table.add_row(
@@ -147,15 +150,14 @@ def show(found: Profile) -> None:
             f"{phase.seconds:.4g}",
             f"{phase.seconds / found.seconds:.0%}",
             f"{phase.tokens / phase.seconds:,.0f}" if phase.tokens else "",
-            f"{phase.flops / phase.seconds / 1e12:.3g}" if phase.flops else "",
+            f"{phase.flops / phase.seconds / unit:,.3g}" if phase.flops else "",
             f"{phase.fraction:.0%}" if phase.least else "",
         )
     table.add_row("all", f"{found.seconds:.4g}", "", "", "", "", style="bold")
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    most = found.limits
     lines = [
-        f"limit of a device: {most.flops / 1e12:.3g} TFLOP/s, {most.bandwidth / 1e9:.4g} GB/s ({most.source})",
+        f"limit of a device: {most.flops / unit:,.4g} {letter}FLOP/s, {most.bandwidth / 1e9:.4g} GB/s ({most.source})",
         f"compilation: {found.compile_seconds:.1f} s, {found.programs} programs, {found.read_back} of them read back",
         f"peak memory of the {found.peak_of}: {found.peak_bytes / 2**20:,.0f} MiB",
         f"kernels: {', '.join(f'{name}: {value}' for name, value in found.kernels.items())}",

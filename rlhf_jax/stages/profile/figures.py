@@ -23,7 +23,7 @@ class Phase:
     name: str
     seconds: float  # the shortest of the repeats
     tokens: float = 0.0  # 0: the phase works on no tokens
-    flops: float = 0.0  # of matrix products, as `models.costs` counts them
+    flops: float = 0.0  # those that `models.costs` counts
     least: float = 0.0  # seconds that the devices need at their limits; 0: nothing to do on them
 
     @property

@@ -106,8 +106,8 @@ def profile_packed(
 def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
     """Build model, objective and full batches, as the config's stage does."""
     if isinstance(config, SFTConfig):
-        start, tokenizer = starting_model(config.init, config.lora, config.model, mesh=mesh, seed=config.seed)
-        asked = config.model
+        asked = dataclasses.replace(config.model, vocab_size=config.vocab_size)
+        start, tokenizer = starting_model(config.init, config.lora, asked, mesh=mesh, seed=config.seed)
         sizes = dataclasses.replace(start.config, compute_dtype=asked.compute_dtype, remat=asked.remat)
         bound = choose_objective(None, config.objective, config.hyperparameters)
         loss_fn = make_loss_fn(bound, {"policy": models.build(sizes)})
