@@ -14,6 +14,7 @@ from rlhf_jax.cli.files import must_be_run
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, take_config
 
 if TYPE_CHECKING:
+    from rlhf_jax.models import ModelConfig
     from rlhf_jax.stages.profile import Profile
 
 STAGES = ("sft", "reward", "preference", "ppo", "group")
@@ -51,7 +52,7 @@ def profile(argv: list[str]) -> None:
         raise UsageError(f"--repeats must be at least 1, found {options.repeats}")
     from rlhf_jax.stages.profile import profile_online, profile_packed
 
-    how = {"random": _sizes(options.random), "repeats": options.repeats, "trace": options.trace}
+    how = {"random": sizes(options.random), "repeats": options.repeats, "trace": options.trace}
     run: Any = profile_online if stage in ("ppo", "group") else profile_packed
     found = run(stage, config, **how)
     print(json.dumps(found.to_json(), default=str)) if options.json else show(found)
@@ -119,7 +120,12 @@ def _parse(stage: str, default: Any, argv: list[str]) -> tuple[ProfileOptions, A
     return said.own, said.config
 
 
-def _sizes(path: Path | None) -> Any:
+def sizes(path: Path | None) -> ModelConfig:
+    """Read the sizes of a model from a .json file, of our own fields or of a Hugging Face checkpoint's.
+
+    Raises:
+        UsageError: when the file holds something else.
+    """
     from rlhf_jax.models import ModelConfig
     from rlhf_jax.models.huggingface.config import model_config
 

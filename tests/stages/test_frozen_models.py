@@ -47,9 +47,9 @@ def iteration(mesh, offload):
     prompts = [EncodedPrompt("", np.arange(1, 5, dtype=np.int32) + i, i) for i in range(4)]
     state, beside, update = trainer.init(), [], trainer._update
 
-    def watched(state, frozen, batch, *rest):
-        beside.append(on_device() - before - size((state, frozen, batch)))
-        return update(state, frozen, batch, *rest)
+    def watched(*given, **named):
+        beside.append(on_device() - before - size(given))
+        return update(*given, **named)
 
     trainer._update = watched
     batch, _ = trainer.prepare(state, trainer.collect(state, prompts, 0), prompts)

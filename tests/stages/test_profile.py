@@ -6,6 +6,8 @@ import pytest
 import tiny_task
 
 from rlhf_jax import cli, models
+from rlhf_jax.cli.parsing import UsageError
+from rlhf_jax.cli.profile import sizes
 from rlhf_jax.models import costs
 from rlhf_jax.parallel.limits import Limits
 from rlhf_jax.rollout import SamplingConfig
@@ -148,3 +150,27 @@ def test_the_models_of_a_run_folder_are_used(tables, folder, sft_run, one_device
     assert found.phases[1].tokens == 4 * 4 * 6 + found.phases[0].tokens
     weights = 2 * costs.matrix_parameters(sft_run.model_config) * found.phases[1].tokens
     assert weights < found.phases[1].flops < 1.2 * weights  # the run's sizes, and a little attention
+
+
+def test_help_shows_the_profiles_options_beside_the_stages(capsys):
+    assert cli.run(["profile", "--help"]) == 0
+    assert "rlhf profile RUN:STAGE" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.run(["profile", "ppo", "--help"])
+    said = capsys.readouterr().out
+    for option in ("--repeats", "--trace", "--json", "--random", "--kl.target", "--offload {none,frozen}"):
+        assert option in said
+
+
+@pytest.mark.parametrize("fields", [SIZES, {"d_model": 12, "no_such": 1}, {"model_type": "llama"}], ids=str)
+def test_sizes_come_from_fields_of_either_kind(tmp_path, fields):
+    file = tmp_path / "config.json"
+    llama = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    held = {**fields, **llama, "vocab_size": 40} if "model_type" in fields else fields
+    file.write_text(json.dumps(held))
+    if "no_such" in fields:
+        with pytest.raises(UsageError, match="no_such"):
+            sizes(file)
+    else:
+        found = sizes(file)
+        assert (found.d_model, found.n_layers, found.d_ff, found.vocab_size) == (12, 1, 16, 40)

@@ -19,7 +19,7 @@ from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
 from rlhf_jax.stages.profile.models import chosen_kernels, scoring_model, starting_model
 from rlhf_jax.stages.scoring import LoadedModel
-from rlhf_jax.types import Rollout
+from rlhf_jax.types import Model, Rollout
 
 # Where the config leaves the length of prompts to the data.
 _PROMPT = 64
@@ -154,7 +154,7 @@ def _own_critic(
     config: OnlineConfig, policy: LoadedModel, reward: LoadedModel, trainer: OnlineTrainer
 ) -> ModelConfig | None:
     """Find the sizes of a critic that is a model of its own; None where there is none."""
-    if not isinstance(config, PPOConfig) or "critic" not in trainer.models:
+    if not isinstance(config, PPOConfig) or not isinstance(trainer.models["critic"], Model):
         return None
     sizes = dataclasses.replace(reward.config, scalar_head=True)
     return dataclasses.replace(sizes, lora=policy.config.lora)
