@@ -70,7 +70,17 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices, and what
 # difference between sampler and trainer stops the run.
 _PLACES = frozenset(
-    {"out", "init", "policy", "reward_model", "mesh", "checkpoint_every", "keep_checkpoints", "max_logprob_gap"}
+    {
+        "out",
+        "init",
+        "policy",
+        "reward_model",
+        "mesh",
+        "offload",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "max_logprob_gap",
+    }
 )
 
 

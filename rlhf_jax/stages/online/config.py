@@ -11,7 +11,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import StageConfig, check_multiple, check_positive, is_one_of
+from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_positive, is_one_of
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -121,6 +121,9 @@ class OnlineConfig(StageConfig):
     ptx: PTXConfig = PTXConfig()
     policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
     """1e-6 to 1e-5 for billions of parameters; a model of one million needs about a hundred times that."""
+    offload: Offload = "none"
+    """`frozen`: the reference and the reward model wait in the host's pinned memory, and are on the device only while
+    they score; every iteration then copies each of them once. The trunk under adapters stays on the device."""
     checkpoint_every: int = 10
     eval_every: int = 10
     """Iterations between two evaluations on held-out prompts."""

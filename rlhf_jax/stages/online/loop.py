@@ -18,8 +18,9 @@ from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
@@ -53,11 +54,16 @@ def train_online(
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
         return folder.load_result(directory, stage, config)
+    keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
     tokenizer = start.tokenizer
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
+    if config.offload == "frozen":  # nobody else may hold them on the device
+        start = start._replace(params=place(start.params, mesh, parked=not config.lora.rank))
+        if isinstance(scored_by, LoadedModel):
+            scored_by = LoadedModel(scored_by.config, place(scored_by.params, mesh, parked=True))
     warn_of_rates(stage, config, start.params)
     if isinstance(scored_by, LoadedModel):
         warn_of_small_reward(scored_by.params, start.params)

@@ -35,7 +35,7 @@ from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import is_one_of
+from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
 from rlhf_jax.stages.online.gap import rounding
@@ -91,6 +91,8 @@ class OnlineTrainer:
         self.config = config
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+        parked = parks_policy(config.offload, config.lora)
+        policy = LoadedModel(policy.config, place(policy.params, self.mesh, parked=parked))
         model = models.build(policy.config)
         self.models: dict[str, Model | ValueHead] = {"policy": model}
         starts = {"policy": policy.params}
@@ -100,7 +102,7 @@ class OnlineTrainer:
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
-        self._initial = {role: place(own, self.mesh) for role, (own, _) in parts.items()}
+        self._initial = {role: place(own, self.mesh, parked=parked) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
@@ -111,8 +113,9 @@ class OnlineTrainer:
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,
+            parked=parked,
         )
-        self.reward = RolloutReward(reward, self.sampler, config.ensemble)
+        self.reward = RolloutReward(reward, self.sampler, config.ensemble, parked=config.offload == "frozen")
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
@@ -133,7 +136,7 @@ class OnlineTrainer:
         train, _ = training.init(
             lambda params: params,
             self.optimizer,
-            self._initial,
+            parallel.bring(self._initial),
             shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
         )
         rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
@@ -169,6 +172,8 @@ class OnlineTrainer:
 
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
         """Run all epochs and minibatches of one iteration in one program; the given state is used up."""
+        if self.config.offload == "frozen":
+            jax.block_until_ready(batch)  # what was brought to prepare it is gone before the update takes its memory
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
         return self._update(state, self._frozen, batch, self._text_batches(step), key)
 
@@ -267,7 +272,7 @@ def _critic(
     if config.critic == "head":
         return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
     start = reward if isinstance(reward, LoadedModel) else policy
-    params = start.params
+    params = parallel.bring(start.params)
     if "head" in params and models.members(params):
         params = models.member(params, 0)
     params = {name: x for name, x in params.items() if name != "head"}
