@@ -61,7 +61,7 @@ class Sampler:
             )
             return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
 
-        self._kl: Callable[..., Any] = jax.jit(kl)
+        self._kl: Callable[..., Any] = jax.jit(parallel.traced_on(mesh, kl))
 
     def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same."""

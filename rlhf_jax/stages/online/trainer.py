@@ -115,8 +115,8 @@ class OnlineTrainer:
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
-        self._prepare: Callable[..., Any] = jax.jit(self._prepared)
-        self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
+        self._prepare: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._prepared))
+        self._update: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._updated), donate_argnums=0)
 
     def init(self) -> OnlineState:
         """Make the state before the first iteration, placed on the mesh."""
