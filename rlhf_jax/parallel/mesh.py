@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import jax
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
 
-P = ParamSpec("P")
+Args = TypeVarTuple("Args")
 R = TypeVar("R")
 
 
@@ -98,7 +98,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
 
 
-def traced_on(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
+def traced_on(mesh: Mesh, function: Callable[[*Args], R]) -> Callable[[*Args], R]:
     """Let a function know the mesh while it is traced: ``jax.jit(traced_on(mesh, function))``.
 
     Models size what they hold at once by a device's share of the batch, and read the mesh where they do. Nothing is
@@ -106,7 +106,7 @@ def traced_on(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
 
     Args:
         mesh: the device mesh that the program is for.
-        function: what is to be compiled.
+        function: what is to be compiled, called by position.
 
     Returns:
         The function, traced with ``jax.sharding.get_abstract_mesh()`` giving the mesh.
@@ -119,8 +119,8 @@ def traced_on(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
-    def on_mesh(*args: P.args, **kwargs: P.kwargs) -> R:
+    def on_mesh(*args: *Args) -> R:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args, **kwargs)
+            return function(*args)
 
     return on_mesh
