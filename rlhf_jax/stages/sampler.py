@@ -63,7 +63,7 @@ class Sampler:
             )
             return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
 
-        self._kl: Callable[..., Any] = jax.jit(kl)
+        self._kl: Callable[..., Any] = jax.jit(parallel.traced_on(mesh, kl))
 
     @property
     def reference(self) -> Params:

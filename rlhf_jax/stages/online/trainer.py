@@ -128,8 +128,8 @@ class OnlineTrainer:
         self._rounding = jax.jit(
             lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
         )
-        self._prepare: Callable[..., Any] = jax.jit(self._prepared)
-        self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
+        self._prepare: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._prepared))
+        self._update: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._updated), donate_argnums=0)
 
     def init(self) -> OnlineState:
         """Make the state before the first iteration, placed on the mesh."""
