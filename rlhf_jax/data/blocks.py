@@ -57,12 +57,13 @@ def block_shape(
         >>> block_shape(8, 1, 96, tokens=384, row_tokens=192)  # two blocks where every sequence has 96 tokens
         BlockShape(blocks=2, rows=2, row_length=192, groups=8)
     """
-    sequences = -(-groups // parts) * responses
-    in_row = max(1, min(row_tokens // length, sequences // devices))
-    needed = -(-sequences // in_row)
-    rows = -(-needed // -(-needed * in_row * length // (tokens * devices)))
-    rows = max(rows, -(-responses // in_row))
-    rows = -(-rows // devices) * devices
+    share = -(-groups // parts)
+    in_row = max(1, min(row_tokens // length, share * responses // devices))
+    needed = -(-share * responses // in_row)
+    # Two groups at least, where there are two: beside one alone, the room that it leaves would serve no other.
+    wanted = max(tokens * devices // (in_row * length), -(-min(share, 2) * responses // in_row))
+    rows = -(-needed // -(-needed // min(wanted, needed)))
+    rows = -(-max(rows, -(-responses // in_row)) // devices) * devices
     # However long its sequences are, a block takes this many groups: a row with fewer than in_row sequences has room
     # for one more.
     whole = rows * in_row // responses

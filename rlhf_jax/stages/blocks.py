@@ -22,7 +22,7 @@ from rlhf_jax.types import Array, Packing, Rollout, SequenceBatch
 
 # Tokens of a device's share of a block, and of a row. The gradients of every block are added to a sum of the size of
 # the parameters, which few tokens would not be worth; a processor is busy with far fewer than a GPU or a TPU.
-CPU_TOKENS, CPU_ROW = 256, 192
+CPU_TOKENS, CPU_ROW = 384, 256
 TOKENS, ROW = 4096, 1024
 
 
