@@ -1,4 +1,4 @@
-"""Blocks: sequences of any lengths laid into parts of one fixed shape, as many of them as the tokens need.
+"""Lay sequences of any lengths into blocks of one fixed shape, as many of them as the tokens need.
 
 How long a sampled response gets is known only once it is there, but a compiled program wants to know shapes before. So
 the shape of a block is fixed by what the *longest* responses could need, and the lengths only decide how many blocks

@@ -22,7 +22,7 @@ def plan_updates(lengths: np.ndarray, order: np.ndarray, shape: BlockShape) -> B
     Args:
         lengths: int [B, K], tokens of every sequence.
         order: int [U, B / minibatches], the groups of each update.
-        shape: of the blocks.
+        shape: the blocks'.
 
     Returns:
         A plan whose arrays have a leading axis [U]; its groups are indices into all B of them.

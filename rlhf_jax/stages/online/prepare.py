@@ -11,6 +11,7 @@ from rlhf_jax import losses, rewards
 from rlhf_jax.rewards import Moments
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.gap import gap_metrics
 from rlhf_jax.stages.scoring import Scores
 from rlhf_jax.training import Metrics
 from rlhf_jax.types import Array, Outputs, Rollout, SequenceBatch
@@ -49,7 +50,7 @@ def prepare_batch(
     info = {
         **rollout_metrics(batch, sampled),
         "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-        "logprob_gap": once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
+        **gap_metrics(out.logprobs, sampled.logprobs, sampled.mask),
     }
     if config.kl.kind != "objective":
         info["kl_coef"] = once(coef)
