@@ -93,7 +93,7 @@ def temporary(trainer: OnlineTrainer, state: stages.OnlineState, rows: int, leng
     batch = SequenceBatch(ones, mask, ones, ones, score=scored, reward=scored, kl_coef=scored, **known)
     plan, shape, _ = trainer._plan(batch, 0)
     update = cast(Any, trainer._update)
-    compiled = update.lower(state, trainer._frozen, batch, plan, None, jax.random.key(0), shape=shape).compile()
+    compiled = update.lower(state, trainer._frozen, batch, plan, None, jax.random.key(0), shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

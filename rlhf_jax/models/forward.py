@@ -37,7 +37,8 @@ def forward(
             sampler at this temperature draws from.
 
     Returns:
-        ``Outputs`` [B, K, S] (scores [B, K]), aligned with ``batch.tokens`` and 0 where a token has no predecessor.
+        ``Outputs`` [B, K, S] (scores [B, K]), aligned with ``batch.tokens`` and 0 where a token has no predecessor;
+        log-probabilities and entropy are made only where ``batch.mask`` is True, and are 0 elsewhere.
 
     Raises:
         ValueError: on a role that is not one of ``ROLES``, a ``ValueHead`` that is no critic beside a policy, or a
@@ -64,10 +65,12 @@ def forward(
     out = Outputs()
     if "policy" in models:
         hidden = hidden_of("policy")
+        # The last token of a row predicts nothing. To cut it off would be to copy the hidden states.
+        wanted = jnp.pad(follows & _targets(batch)[:, 1:], ((0, 0), (0, 1)))
         logprobs, entropy = trunks["policy"].token_stats(
-            params["policy"], hidden[:, :-1], tokens[:, 1:], temperature=temperature
+            params["policy"], hidden, jnp.roll(tokens, -1, axis=-1), temperature=temperature, mask=wanted
         )
-        out = out._replace(logprobs=aligned(logprobs), entropy=aligned(entropy))
+        out = out._replace(logprobs=aligned(logprobs[:, :-1]), entropy=aligned(entropy[:, :-1]))
     if "critic" in models:
         if "critic" in trunks:
             hidden = hidden_of("critic")  # a value head reads the policy's, from above
@@ -97,6 +100,15 @@ def _physical(batch: SequenceBatch) -> tuple[Array, Array, Array]:
         return batch.packing.tokens, batch.packing.positions, batch.packing.segment_ids
     length = batch.tokens.shape[-1]
     return tuple(x.reshape(-1, length) for x in (batch.tokens, batch.positions, batch.segment_ids))  # type: ignore[return-value]
+
+
+def _targets(batch: SequenceBatch) -> Array:
+    """Which tokens of the physical rows are targets that count, bool."""
+    if batch.packing is None:
+        return batch.mask.reshape(-1, batch.mask.shape[-1])
+    rows = batch.packing.tokens
+    places = jnp.where(batch.mask & (batch.segment_ids > 0), batch.packing.places, rows.size)  # padding's place is 0
+    return jnp.zeros(rows.size, bool).at[places.reshape(-1)].set(True, mode="drop").reshape(rows.shape)
 
 
 def _logical(x: Array, batch: SequenceBatch) -> Array:

@@ -190,7 +190,7 @@ def preference(
     folder.start(directory, "preference", config, tokenizer)
 
     loss_fn = with_reference(bound, model)
-    compiled = jax.jit(loss_fn)
+    compiled = jax.jit(parallel.traced_on(mesh, loss_fn))
     watcher = PolicyWatcher(directory, "preference", heldout_prompts)
 
     def evaluate(params: Params) -> Mapping[str, Any]:

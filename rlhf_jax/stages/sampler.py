@@ -67,7 +67,7 @@ class Sampler:
         def kl(new: Array, old: Array, mask: Array) -> Array:
             return losses.masked_sum(losses.k1(new, old), mask, axis=-1)
 
-        self.logprobs: Callable[[Params, Rows], Array] = jax.jit(logprobs)
+        self.logprobs: Callable[[Params, Rows], Array] = jax.jit(parallel.traced_on(mesh, logprobs))
         """Log-probabilities of a policy, [B, K, S], for its parameters and packed rows; those of a block at a time."""
         self._kl: Callable[..., Array] = jax.jit(kl)
 

@@ -72,7 +72,7 @@ class RolloutReward:
                 each = jnp.moveaxis(each, -1, 0)  # [M, B, K]
                 return Scores(rewards.combine(each, how), rewards.disagreement(each))
 
-            self._model: Callable[..., Any] = jax.jit(score)
+            self._model: Callable[..., Any] = jax.jit(parallel.traced_on(sampler.mesh, score))
 
     def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt], rows: Rows | None = None) -> Scores:
         """Score every response; ``rows`` are the sampled ones, where they are packed already."""

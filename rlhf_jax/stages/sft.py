@@ -116,7 +116,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     shape = config.packing(tokenizer.pad_id)
     loss_fn = make_loss_fn(bound, {"policy": model})
     heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
-    loss = jax.jit(loss_fn)
+    loss = jax.jit(parallel.traced_on(mesh, loss_fn))
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)

@@ -238,8 +238,14 @@ def jit_step(step: TrainStep, state_shardings: Any, batch_shardings: Any, mesh: 
         1.0
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def on_mesh(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Metrics]:
+        # What is sized by a device's share of the batch reads the mesh while the step is traced.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(state, batch, key)
+
     return jax.jit(
-        step,
+        on_mesh,
         in_shardings=(state_shardings, batch_shardings, everywhere),
         out_shardings=(state_shardings, everywhere),
         donate_argnums=0,

@@ -134,9 +134,11 @@ class OnlineTrainer:
         self._rounding = jax.jit(
             lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
         )
-        self._passes: Callable[..., Any] = jax.jit(self._passed)
+        self._passes: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._passed))
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
-        self._update: Callable[..., Any] = jax.jit(self._updated, static_argnames=("shape",), donate_argnums=0)
+        self._update: Callable[..., Any] = jax.jit(
+            parallel.traced_on(self.mesh, self._updated), static_argnums=6, donate_argnums=0
+        )
 
     def init(self) -> OnlineState:
         """Make the state before the first iteration, placed on the mesh."""
@@ -200,7 +202,7 @@ class OnlineTrainer:
         text, key = self._text_batches(step), jax.random.fold_in(self._key, step)
         if self.config.offload == "frozen":
             jax.block_until_ready(batch)  # what was brought to prepare it is gone before the update takes its memory
-        state, metrics = self._update(state, self._frozen, batch._replace(packing=None), plan, text, key, shape=shape)
+        state, metrics = self._update(state, self._frozen, batch._replace(packing=None), plan, text, key, shape)
         return state, {**metrics, **figures}
 
     def pull_back(self, state: OnlineState) -> OnlineState:
