@@ -25,8 +25,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages import LoadedModel, OnlineTrainer, PPOConfig
-from rlhf_jax.stages.scoring import Scores
-from rlhf_jax.types import Params, Rollout
+from rlhf_jax.types import Params, SequenceBatch
 
 TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the Seine.",
@@ -87,15 +86,14 @@ def make_trainer(
 
 def temporary(trainer: OnlineTrainer, state: stages.OnlineState, rows: int, length: int) -> int:
     """Bytes that the compiled update asks for beside its arguments and results."""
-    shape = (2 * rows, 1, length)
-    shape_of: Any = jax.ShapeDtypeStruct
-    tokens, mask, logprobs = (shape_of(shape, kind) for kind in (jnp.int32, jnp.bool_, jnp.float32))
-    each, finished = shape_of(shape[:2], jnp.float32), shape_of(shape[:2], jnp.bool_)
-    rollout = Rollout(tokens, mask, tokens, tokens, logprobs, finished)
-    reference, frozen = trainer.sampler.reference, trainer._frozen
-    prepare, update = cast(Any, trainer._prepare), cast(Any, trainer._update)
-    batch, _ = jax.eval_shape(prepare, state, frozen, reference, rollout, Scores(each, each))
-    compiled = update.lower(state, frozen, batch, None, jax.random.key(0)).compile()
+    size = (2 * rows, 1, length)
+    each, scored = jnp.zeros(size), jnp.zeros(size[:2])
+    ones, mask = jnp.ones(size, jnp.int32), jnp.ones(size, bool)
+    known = {"old_logprobs": each, "ref_logprobs": each, "advantages": each, "returns": each, "old_values": each}
+    batch = SequenceBatch(ones, mask, ones, ones, score=scored, reward=scored, kl_coef=scored, **known)
+    plan, shape, _ = trainer._plan(batch, 0)
+    update = cast(Any, trainer._update)
+    compiled = update.lower(state, trainer._frozen, batch, plan, None, jax.random.key(0), shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

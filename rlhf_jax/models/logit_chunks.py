@@ -22,7 +22,7 @@ LOGIT_BYTES = {"cpu": 2**27, "gpu": 2**29, "tpu": 2**29}
 KEPT_BYTES = {"cpu": 2**28, "gpu": 2**29, "tpu": 2**29}
 # A chunk is not smaller than this many tokens, unless its bytes ask for it.
 LEAST_TOKENS = {"cpu": 512, "gpu": 1024, "tpu": 1024}
-# The last chunk of a line is half empty on average: of eight, that is a sixteenth of the work.
+# The last chunk of a line is half empty on average: a sixteenth of the work, where there are eight.
 MOST_CHUNKS = 8
 
 

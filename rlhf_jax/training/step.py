@@ -35,6 +35,26 @@ class AuxiliaryLoss(NamedTuple):
     weight: float
 
 
+class Parts(NamedTuple):
+    """A batch in micro-batches, of which only the first ``used`` hold anything; the others are never run.
+
+    One compiled program then serves batches that need few parts and batches that need many.
+
+    Example:
+        >>> from rlhf_jax.training import init_state
+        >>> from rlhf_jax.types import Aux
+        >>> loss_fn = lambda params, batch, key: (params["x"] * batch, Aux(jnp.float32(1), {}))
+        >>> step = make_train_step(loss_fn, optax.sgd(1.0))
+        >>> batch = Parts(jnp.array([1.0, 3.0, jnp.nan]), used=jnp.int32(2))
+        >>> state, _ = step(init_state({"x": jnp.float32(0)}, optax.sgd(1.0)), batch, jax.random.key(0))
+        >>> float(state.params["x"])
+        -2.0
+    """
+
+    batches: Any  # every leaf [A, ...]
+    used: Array  # int32 []
+
+
 class _Sums(NamedTuple):
     """What adds up over micro-batches."""
 
@@ -59,24 +79,26 @@ def _sums(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
     return _Sums(_float32(gradients), _float32(numerator), _float32(aux.weight), metrics)
 
 
-def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int) -> _Sums:
-    """Sum over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
-    for leaf in jax.tree.leaves(batches):
-        if leaf.shape[:1] != (count,):
-            raise ValueError(
-                f"accumulate={count} needs batches with {count} micro-batches on the first axis, "
-                f"found shape {leaf.shape}"
-            )
+def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: Array | int) -> _Sums:
+    """Sum over the first ``count`` micro-batches. The loop keeps one micro-batch's activations alive at a time."""
+    batches = jax.tree.map(jnp.asarray, batches)
     first = jax.tree.map(lambda x: x[0], batches)
+    most = jax.tree.leaves(batches)[0].shape[0]
+    if most == 1:
+        return _sums(loss_fn, params, first, key)
     # A stand-in for the key: asking for the shapes must not use it up.
     stand_in = jax.ShapeDtypeStruct(key.shape, key.dtype)
     shapes = jax.eval_shape(lambda k: _sums(loss_fn, params, first, k), stand_in)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # As numbers: JAX's check for keys that are used twice sees no indices inside a loop.
+    keys = jax.random.key_data(jax.random.split(key, most))
 
-    def body(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, *inputs)), None
+    def add(i: Array, total: _Sums) -> _Sums:
+        part = jax.tree.map(lambda x: x[i], batches)
+        own = jax.random.wrap_key_data(keys[i], impl=jax.random.key_impl(key))
+        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, part, own))
 
-    return jax.lax.scan(body, zeros, (batches, jax.random.split(key, count)))[0]
+    return jax.lax.fori_loop(0, count, add, zeros)
 
 
 def make_train_step(
@@ -99,7 +121,8 @@ def make_train_step(
     Args:
         loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
         optimizer: an optax transformation; clipping belongs there.
-        accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
+        accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``. A batch that is
+            ``Parts`` says itself how many it has.
         extra: by name, losses on batches of their own that are added to the main one; the step then takes
             ``(batch, {name: batch})``.
 
@@ -131,8 +154,16 @@ def make_train_step(
     terms = dict(extra or {})
 
     def sums(fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
+        if isinstance(batch, Parts):
+            return _accumulated(fn, params, batch.batches, key, batch.used)
         if accumulate == 1:
             return _sums(fn, params, batch, key)
+        for leaf in jax.tree.leaves(batch):
+            if leaf.shape[:1] != (accumulate,):
+                raise ValueError(
+                    f"accumulate={accumulate} needs batches with {accumulate} micro-batches on the first axis, "
+                    f"found shape {leaf.shape}"
+                )
         return _accumulated(fn, params, batch, key, accumulate)
 
     def step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, dict[str, tuple[Array, Array]]]:

@@ -161,6 +161,22 @@ def test_eight_devices_give_the_losses_of_one(mesh_config, accumulate):
     assert one[-1][0] < one[0][0]
 
 
+def test_the_step_is_traced_under_its_mesh():
+    """What is sized by a device's share of the batch reads the mesh there."""
+    mesh, seen = make_mesh(MeshConfig(data=4, fsdp=2)), []
+
+    def looks(params, batch, key):
+        seen.append(dict(jax.sharding.get_abstract_mesh().shape))
+        return loss_fn(params, batch, key)
+
+    optimizer, batch = optax.sgd(0.1), make_batch(8)
+    state, places = init(lambda p: p, optimizer, make_params(), shardings=lambda s: param_shardings(s, mesh, RULES))
+    jit_step(make_train_step(looks, optimizer), places, batch_shardings(batch, mesh), mesh)(
+        state, batch, jax.random.key(0)
+    )
+    assert seen == [{"data": 4, "fsdp": 2, "tensor": 1}]
+
+
 def test_the_donated_state_is_gone_and_what_was_handed_in_is_not():
     mesh = make_mesh(MeshConfig())
     params, optimizer = make_params(), optax.adam(1e-2)

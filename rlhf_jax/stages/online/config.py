@@ -114,7 +114,9 @@ class OnlineConfig(StageConfig):
     minibatches: int = 4
     """Updates of a pass."""
     micro_batches: int = 1
-    """Parts that a minibatch is cut into, whose gradients are added up: the same update in the memory of one part."""
+    """A minibatch is cut into parts whose gradients are added up, the same update in the memory of one part: into at
+    least so many where all responses are at their longest. Packed responses are cut into blocks in any case, so this
+    only makes them smaller."""
     sampling: SamplingConfig = SamplingConfig()
     shaping: ShapingConfig = ShapingConfig()
     kl: KLConfig = KLConfig()
