@@ -89,6 +89,12 @@ def test_stages_switch_it_on_before_they_compile_anything(untold, tmp_path, stag
     assert jax.config.jax_compilation_cache_dir == str(compiled_folder())
 
 
+def test_best_of_n_switches_it_on_too(untold):
+    with pytest.raises(RunError):
+        stages.best_of_n("nowhere", "nowhere", n=2)
+    assert jax.config.jax_compilation_cache_dir == str(compiled_folder())
+
+
 def test_who_has_said_where_is_obeyed(untold, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     assert keep_compiled() is None
