@@ -44,7 +44,7 @@ def one_of(names: Sequence[str]) -> str:
 
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
     """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
-    return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)
+    return tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -69,7 +69,7 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     ]
     config = load_config(path, type(default)) if path else default
     description = (
-        f"{_describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
+        f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
         "`config`; experiments/ has examples."
     )
     try:
@@ -109,6 +109,12 @@ def load_config(path: str, kind: type) -> Any:
     return config
 
 
-def _describe(name: str) -> str:
+def describe(name: str) -> str:
+    """Write what a command does as a sentence.
+
+    Example:
+        >>> describe("ppo")
+        'Stage 3, KL-penalised PPO.'
+    """
     summary = SUMMARIES[name]
     return f"{summary[0].upper()}{summary[1:]}."

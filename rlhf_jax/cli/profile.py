@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlhf_jax.cli.files import must_be_run
-from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, take_config
+from rlhf_jax.cli.parsing import UsageError, describe, load_config, take_config
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
@@ -43,7 +43,7 @@ def profile(argv: list[str]) -> None:
     """Measure the phases of a stage."""
     if not argv or argv[0].startswith("-"):
         if argv and argv[0] in ("-h", "--help"):
-            print(f"usage: {_USAGE}\n\n{SUMMARIES['profile']}\n\nrlhf profile STAGE --help lists its options.")
+            print(f"usage: {_USAGE}\n\n{describe('profile')}\n\nrlhf profile STAGE --help lists its options.")
             return
         raise UsageError(_USAGE)
     stage, default = _stage_and_config(argv[0])
@@ -112,7 +112,7 @@ def _parse(stage: str, default: Any, argv: list[str]) -> tuple[ProfileOptions, A
             both,
             default=both(ProfileOptions(), config),
             prog=f"rlhf profile {stage}",
-            description=f"{SUMMARIES['profile']}.",
+            description=describe("profile"),
             args=rest,
         )
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Where compiled programs are kept, who decides it, and that a program read back is the program."""
 
+import dataclasses
 import os
 import warnings
 
@@ -10,8 +11,10 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from rlhf_jax import training
+from rlhf_jax import cli, stages, training
+from rlhf_jax.data import DataConfig, DataError
 from rlhf_jax.runs.compilation_cache import _drop_oldest, compiled_folder, keep_compiled
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.types import Aux
 
 NAMES = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_enable_compilation_cache")
@@ -55,6 +58,41 @@ def test_they_are_kept_in_the_users_cache_folder(untold, monkeypatch, tmp_path):
     monkeypatch.delenv("RLHF_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert compiled_folder().parent == tmp_path / "xdg" / "rlhf_jax" / "compiled"
+
+
+def test_commands_switch_it_on_and_help_does_not(untold, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["report", "--help"])
+    assert jax.config.jax_compilation_cache_dir is None
+    cli.run(["report", "nowhere"])
+    assert jax.config.jax_compilation_cache_dir == str(compiled_folder())
+    capsys.readouterr()
+    cli.run(["--help"])
+    assert "JAX_ENABLE_COMPILATION_CACHE=0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "config"),
+    [
+        (stages.sft, stages.SFTConfig(init="nowhere")),
+        (stages.reward_model, stages.RewardConfig(init="nowhere")),
+        (stages.preference, stages.PreferenceConfig(policy="nowhere")),
+        (stages.ppo, stages.PPOConfig(policy="nowhere")),
+    ],
+    ids=["sft", "reward", "preference", "ppo"],
+)
+def test_stages_switch_it_on_before_they_compile_anything(untold, tmp_path, stage, config):
+    small = DataConfig(source=str(tmp_path / "rows.jsonl"))
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises((RunError, DataError)):
+        stage(dataclasses.replace(config, out=str(tmp_path / "run"), data=small))
+    assert jax.config.jax_compilation_cache_dir == str(compiled_folder())
+
+
+def test_best_of_n_switches_it_on_too(untold):
+    with pytest.raises(RunError):
+        stages.best_of_n("nowhere", "nowhere", n=2)
+    assert jax.config.jax_compilation_cache_dir == str(compiled_folder())
 
 
 def test_who_has_said_where_is_obeyed(untold, tmp_path):

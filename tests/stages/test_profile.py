@@ -1,5 +1,6 @@
 """Profiles of tiny stages: which phases there are, and that their work is counted as by hand. No time is asserted."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,11 +8,12 @@ import tiny_task
 
 from rlhf_jax import cli, models
 from rlhf_jax.cli.parsing import UsageError
-from rlhf_jax.cli.profile import sizes
+from rlhf_jax.cli.profile import from_record, sizes
 from rlhf_jax.models import costs
+from rlhf_jax.parallel import MeshConfig
 from rlhf_jax.parallel.limits import Limits
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import DataConfig, GroupConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
+from rlhf_jax.stages import DataConfig, GroupConfig, KLConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
 from rlhf_jax.stages.profile import Phase, profile_online, profile_packed
 
 SIZES = {"vocab_size": 40, "d_model": 12, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 4, "d_ff": 16}
@@ -126,6 +128,24 @@ def test_a_run_folder_gives_its_config_and_its_weights(tables, folder, sft_run, 
     expected = tiny_task.sft_config(tables, folder, rows=4)
     assert config == expected
     assert how["repeats"] == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SFTConfig(model=models.ModelConfig(**SIZES, sliding_window=2, local_layers=(True,))),
+        RewardConfig(members=3),
+        PreferenceConfig(hyperparameters={"beta": 0.2}, offload="frozen"),
+        PPOConfig(kl=KLConfig(kind="fixed"), mesh=MeshConfig(fsdp=2)),
+        GroupConfig(lora=models.LoRAConfig(rank=4)),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_config_comes_back_from_its_record(config):
+    written = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert from_record(type(config)(), written) == config
+    del written["seed"]  # a field that an earlier version did not have
+    assert from_record(type(config)(), written) == config
 
 
 @pytest.mark.parametrize(
