@@ -1,7 +1,7 @@
 """Timing, memory and the JSON line: what every script measures with.
 
-Works that are compared take turns, so that whatever else the machine does hits all of them, and the figure is the fastest
-turn. On a CPU the machine's own speed is measured in the same turns.
+Works that are compared take turns, so that whatever else the machine does hits all of them, and the figure is the
+fastest turn. On a CPU the machine's own speed is measured in the same turns.
 """
 
 from __future__ import annotations

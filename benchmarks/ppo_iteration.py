@@ -2,16 +2,18 @@
 
     python -m benchmarks.ppo_iteration [--shape tiny] [--fast] [--repeats 3]
 
-*collect* samples, *prepare* runs reward model, reference, policy and critic without gradients, *update* is all epochs and
-minibatches. Every response is written to its full length. The limits are the FLOPs of the matrix products (and in *collect*
-the bytes of weights and cache) at this machine's speed, were nothing computed twice. The peer is TRL's PPOTrainer, all
-weights and a critic of its own; TRL has had none since 1.6, so it takes an older one (benchmarks/peers/trl_ppo.py).
+*collect* samples, *prepare* runs reward model, reference, policy and critic without gradients, *update* is all epochs
+and minibatches. Every response is written to its full length. The limits are the FLOPs of the matrix products (and in
+*collect* the bytes of weights and cache) at this machine's speed, were nothing computed twice. The peer is TRL's
+PPOTrainer, all weights and a critic of its own; TRL has had none since 1.6, so it takes an older one
+(benchmarks/peers/trl_ppo.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -51,7 +53,7 @@ CASES = {
 KINDS = ("own critic", "value head", "adapters", "adapters, value head")
 
 
-class _NoText:
+class NoText:
     """The part of a tokenizer that sampling asks for; no response is ever read as text."""
 
     pad_id, bos_id = 0, None
@@ -92,7 +94,7 @@ def make_trainer(config: ModelConfig, case: Case, kind: str, rank: int) -> Onlin
         ),
         policy=LoadedModel(*policy),
         reward=LoadedModel(scored, models.with_scalar_head(reward[1], scored, jax.random.key(1))),
-        tokenizer=_NoText(config.vocab_size),  # type: ignore[arg-type]
+        tokenizer=NoText(config.vocab_size),  # type: ignore[arg-type]
         prompt_columns=case.prompt,
         mesh=parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1]),
     )
@@ -124,7 +126,7 @@ class Iteration:
         sampled = lap(self._trainer.collect(self._state, self._prompts, step))
         batch, _ = lap(self._trainer.prepare(self._state, sampled, self._prompts))
         self._state, _ = lap(self._trainer.update(self._state, batch, step))
-        self.taken.append([after - before for before, after in zip(clock, clock[1:], strict=False)])
+        self.taken.append([after - before for before, after in itertools.pairwise(clock)])
 
     def fastest(self) -> list[float]:
         """Find the seconds of each phase in the iteration that was fastest, the first one aside."""
@@ -151,41 +153,37 @@ def least_seconds(config: ModelConfig, case: Case, kind: str, rank: int, limits:
 
 
 def lines(asked: Options) -> Iterator[dict[str, Any]]:
-    """Measure every kind of iteration in turns, of every shape that was asked for."""
+    """Measure every kind of iteration, of every shape that was asked for."""
     for shape in asked.chosen(tuple(CASES)):
-        case = CASES[shape]
-        config, rank = dataclasses.replace(SHAPES[shape], remat=case.remat), 4 if asked.fast else 16
-        # An accelerator has room for one at a time; on a CPU they take turns.
-        kinds_asked = KINDS[:2] if asked.fast else KINDS  # compiling all of them takes a minute
-        together = [kinds_asked] if jax.default_backend() == "cpu" else [(kind,) for kind in kinds_asked]
-        for kinds in together:
-            trainers = {kind: make_trainer(config, case, kind, rank) for kind in kinds}
-            works = {kind: Iteration(t, config, case) for kind, t in trainers.items() if t is not None}
-            machine = Machine(config.compute_dtype, fast=asked.fast)
-            others = peers(asked, {"trl_ppo": functools.partial(_trl, config, case)} if KINDS[0] in kinds else {})
-            timings = take_turns({**machine.probes(), **works, **others}, turns=asked.turns)
-            limits = machine.limits(timings)
+        kinds = KINDS[:2] if asked.fast else KINDS  # compiling all of them takes a minute
+        # They take turns on a CPU; an accelerator has room for one at a time.
+        for together in [kinds] if jax.default_backend() == "cpu" else [(kind,) for kind in kinds]:
+            yield from _turns(asked, shape, together)
 
-            def measured(timing: Timing, machine: Machine = machine) -> dict[str, Any]:
-                about = {"device": machine.device, "dtype": config.compute_dtype, **case._asdict()}
-                return {**about, "first_s": timing.first, "median_s": timing.median, "turns": asked.turns}
 
-            for kind, work in works.items():
-                took = work.fastest()
-                least = least_seconds(config, case, kind, rank, limits)
-                about = {"kind": kind, **measured(timings[kind])}
-                name = f"rlhf_jax, jax {jax.__version__}"
-                parts = [("iteration", sum(took), sum(least)), *zip(PHASES, took, least, strict=True)]
-                for phase, seconds, limit in parts:
-                    figure = f"{kind}: {phase}"
-                    yield line(
-                        "ppo_iteration", figure, seconds, "s", system=name, shape=shape, limit=limit, beside=about
-                    )
-            for name in others:
-                about = {"kind": KINDS[0], **measured(timings[name])}
-                limit = sum(least_seconds(config, case, KINDS[0], rank, limits))
-                figure, took = f"{KINDS[0]}: iteration", timings[name].best
-                yield line("ppo_iteration", figure, took, "s", system=name, shape=shape, limit=limit, beside=about)
+def _turns(asked: Options, shape: str, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    case, rank = CASES[shape], 4 if asked.fast else 16
+    config = dataclasses.replace(SHAPES[shape], remat=case.remat)
+    trainers = {kind: make_trainer(config, case, kind, rank) for kind in kinds}
+    works = {kind: Iteration(trainer, config, case) for kind, trainer in trainers.items() if trainer is not None}
+    others = peers(asked, {"trl_ppo": functools.partial(_trl, config, case)} if KINDS[0] in kinds else {})
+    machine = Machine(config.compute_dtype, fast=asked.fast)
+    timings = take_turns({**machine.probes(), **works, **others}, turns=asked.turns)
+    limits = machine.limits(timings)
+
+    def say(phase: str, value: float, limit: float, kind: str, system: str, timing: Timing) -> dict[str, Any]:
+        about = {"kind": kind, "device": machine.device, "dtype": config.compute_dtype, **case._asdict()}
+        about |= {"first_s": timing.first, "median_s": timing.median, "turns": asked.turns}
+        figure = f"{kind}: {phase}"
+        return line("ppo_iteration", figure, value, "s", system=system, shape=shape, limit=limit, beside=about)
+
+    for kind, work in works.items():
+        took, least = work.fastest(), least_seconds(config, case, kind, rank, limits)
+        for phase, *seconds in [("iteration", sum(took), sum(least)), *zip(PHASES, took, least, strict=True)]:
+            yield say(phase, *seconds, kind, f"rlhf_jax, jax {jax.__version__}", timings[kind])
+    for name in others:
+        least = least_seconds(config, case, KINDS[0], rank, limits)
+        yield say("iteration", timings[name].best, sum(least), KINDS[0], name, timings[name])
 
 
 def _prompts(config: ModelConfig, case: Case) -> np.ndarray:

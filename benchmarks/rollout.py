@@ -2,8 +2,9 @@
 
     python -m benchmarks.rollout [--shape tiny smol] [--fast] [--no-peers] [--repeats 5]
 
-Every response is written to its full length. The time is that of a whole call, prefill included. The limit is the larger of
-the FLOPs of prefill and decoding, and the bytes of weights and of the live part of the cache.
+Every response is written to its full length. The time is that of a whole call, prefill included. The limit is the
+larger of two times: that of the FLOPs of prefill and decoding, and that of reading the weights and the live part of the
+cache.
 """
 
 from __future__ import annotations

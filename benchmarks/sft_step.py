@@ -2,8 +2,9 @@
 
     python -m benchmarks.sft_step [--shape tiny] [--fast] [--no-peers] [--repeats 5]
 
-Full sequences in a padded batch, AdamW, gradients clipped. The limit is the FLOPs of the matrix products, causal attention
-halved, at the speed of this machine's own matrix product. ``1b`` runs 8 x 1024, and 16 x 1024 with recomputation.
+Full sequences in a padded batch, AdamW, gradients clipped. The limit is the FLOPs of the matrix products, causal
+attention halved, at the speed of this machine's own matrix product. ``1b`` runs 8 x 1024, and 16 x 1024 with
+recomputation.
 """
 
 from __future__ import annotations

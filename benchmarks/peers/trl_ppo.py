@@ -1,4 +1,4 @@
-"""TRL's PPOTrainer on the same iteration: sampling, scoring, and all epochs and minibatches, on responses of full length.
+"""TRL's PPOTrainer on the same iteration: sampling, scoring, all epochs and minibatches, responses of full length.
 
 It was last in TRL 1.5, as an experiment: ``pip install 'trl<1.6'`` in an environment of its own.
 """
