@@ -111,11 +111,11 @@ class Rollout(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers for B rows of C columns, and which columns hold a real token."""
+    """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token."""
 
-    k: Array  # [layers, B, C, kv_heads, head_dim]
-    v: Array  # [layers, B, C, kv_heads, head_dim]
-    valid: Array  # bool [B, C]
+    k: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
+    v: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
+    lengths: Array  # int32 [N]; a row's tokens lie in its first columns
 
 
 # The functions of a model, a class each, so that a type checker sees what they take and give. D is the model's width, V
@@ -170,6 +170,15 @@ class ScoreAt(Protocol):
     def __call__(self, params: Params, hidden: Array, last: Array) -> Array: ...
 
 
+class LayOut(Protocol):
+    """Bring the parameters into the form that ``prefill`` and ``decode`` read, once for many tokens.
+
+    A layer's matrices lie each for itself, in the type that the model computes in, with adapters folded in.
+    """
+
+    def __call__(self, params: Params) -> Params: ...
+
+
 class MakeCache(Protocol):
     """An empty key-value cache for ``batch`` rows of ``length`` columns."""
 
@@ -177,25 +186,23 @@ class MakeCache(Protocol):
 
 
 class Prefill(Protocol):
-    """Run prompts and fill the first P columns of an empty cache.
+    """Run prompts with the parameters that ``lay_out`` gave.
 
-    ``tokens``, ``positions`` and ``segment_ids`` int32 [B, P] -> hidden [B, P, D], and the filled cache.
+    ``tokens`` int32 [B, P], padded on the right, and ``lengths`` int32 [B], each at least 1 -> what each prompt's last
+    token says of the next one, logits float32 [B, V], and a cache of P columns.
     """
 
-    def __call__(
-        self, params: Params, tokens: Array, positions: Array, segment_ids: Array, cache: Cache
-    ) -> tuple[Array, Cache]: ...
+    def __call__(self, laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]: ...
 
 
 class Decode(Protocol):
-    """Run one token a row: ``tokens`` and ``positions`` int32 [B] -> hidden [B, D], and the cache with this token.
+    """Run one token a row with the parameters that ``lay_out`` gave.
 
-    Every row writes to ``column``, int32 [], and looks at the first ``live`` columns, a number that is compiled in.
+    ``tokens`` int32 [N] -> logits float32 [N, V], and the cache with this token, written behind each row's last one. A
+    row that is full stays as it is, and what is said of it means nothing.
     """
 
-    def __call__(
-        self, params: Params, tokens: Array, positions: Array, cache: Cache, column: Array, live: int
-    ) -> tuple[Array, Cache]: ...
+    def __call__(self, laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]: ...
 
 
 class Model(NamedTuple):
@@ -207,6 +214,7 @@ class Model(NamedTuple):
     token_stats: TokenStats
     values: Values
     scores: ScoreAt
+    lay_out: LayOut
     cache: MakeCache
     prefill: Prefill
     decode: Decode

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.decoding import decoding_config, lay_out_for_decoding
 from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.transformer import Transformer
 from rlhf_jax.types import Array, Cache, Model, Params
@@ -41,6 +42,8 @@ def build(config: ModelConfig) -> Model:
         ((1, 5, 8), (1, 5, 32))
     """
     graph = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))[0]
+    laid_config = decoding_config(config)
+    laid_graph = nnx.split(nnx.eval_shape(lambda: Transformer(laid_config, nnx.Rngs(0), apart=True)))[0]
 
     def bind(params: Params) -> Transformer:
         return nnx.merge(graph, params)
@@ -65,23 +68,32 @@ def build(config: ModelConfig) -> Model:
     def scores(params: Params, hidden: Array, last: Array) -> Array:
         return values(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
 
+    def lay_out(params: Params) -> Params:
+        return lay_out_for_decoding(config, params)
+
     def cache(batch: int, length: int) -> Cache:
-        shape = (config.n_layers, batch, length, config.n_kv_heads, config.head_dim)
-        empty = jnp.zeros(shape, config.compute_dtype)
-        return Cache(empty, empty, jnp.zeros((batch, length), bool))
+        shape = (batch, config.n_kv_heads, length, config.head_dim)
+        k, v = (tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.n_layers)) for _ in range(2))
+        return Cache(k, v, jnp.zeros((batch,), jnp.int32))
 
-    def prefill(
-        params: Params, tokens: Array, positions: Array, segment_ids: Array, cache: Cache
-    ) -> tuple[Array, Cache]:
-        return bind(params).prefill(tokens, positions, segment_ids, cache)
+    def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
+        return nnx.merge(laid_graph, laid).prefill(tokens, lengths)
 
-    def decode(
-        params: Params, tokens: Array, positions: Array, cache: Cache, column: Array, live: int
-    ) -> tuple[Array, Cache]:
-        return bind(params).decode(tokens, positions, cache, column, live)
+    def decode(laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+        return nnx.merge(laid_graph, laid).decode(tokens, cache)
 
     return Model(
-        init, apply, logits, token_stats, values, scores, cache, prefill, decode, dropout=config.lora.dropout > 0
+        init,
+        apply,
+        logits,
+        token_stats,
+        values,
+        scores,
+        lay_out,
+        cache,
+        prefill,
+        decode,
+        dropout=config.lora.dropout > 0,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,22 +133,3 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     a, b = jnp.split(x[..., :width].astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
     return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], axis=-1)
-
-
-def softcap(z: jax.Array, cap: float) -> jax.Array:
-    """Cap z smoothly, ``cap tanh(z / cap)``; a cap of 0 leaves z as it is (Gemma 2, section 2)."""
-    return cap * jnp.tanh(z / cap) if cap else z
-
-
-def attention(q: Any, k: Any, v: Any, mask: jax.Array, *, scale: float, cap: float) -> jax.Array:
-    """Grouped-query attention of ``q [B, T, H, Dh]`` over ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``.
-
-    A query with nothing to see (padding) gets a finite uniform average, which no mask ever counts.
-    """
-    if not cap:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-    logits = jnp.einsum("btngd,bcnd->bngtc", grouped, k, preferred_element_type=jnp.float32) * scale
-    logits = jnp.where(mask[:, None, None], softcap(logits, cap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bngtc,bcnd->btngd", weights, v).reshape(q.shape)

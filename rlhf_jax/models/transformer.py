@@ -1,8 +1,7 @@
 """The transformer as NNX modules: the one description of the network. Nothing outside models/ sees these classes.
 
-Every block has the same shape, so blocks are stored stacked (leading axis: layer) and run by ``jax.lax.scan``: compile
-time does not grow with depth, and one sharding rule holds for all layers. Layers that see a sliding window differ from
-the others only in a flag, which is scanned beside the weights.
+Every block has the same shape, so blocks are stored stacked (leading axis: layer), and one sharding rule holds for all
+layers. Training takes them off the stack (``models/depth.py``); decoding has them laid out each for itself.
 """
 
 from __future__ import annotations
@@ -14,18 +13,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rlhf_jax.models.attention import attention, cached_attention, softcap
 from rlhf_jax.models.config import ModelConfig, RopeScaling
+from rlhf_jax.models.depth import run_blocks
 from rlhf_jax.models.heads import ScalarHead
-from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, attention, normal, rotary, rotate, softcap
+from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, normal, rotary, rotate
 from rlhf_jax.types import Cache
+
+KeysAndValues = tuple[jax.Array, jax.Array]  # a layer's
 
 
 class View(NamedTuple):
     """What a layer is told about its tokens, beside the stream itself."""
 
-    mask: jax.Array  # bool [B, T, C]; which columns a token sees
+    segment_ids: jax.Array  # int32 [B, T]; a token sees its own segment, up to itself
     sin: jax.Array  # float32 [B, T, 1, rotated / 2]
     cos: jax.Array
+    window: int  # how many tokens a token sees, itself included; 0: all
 
 
 class Attention(nnx.Module):
@@ -64,13 +68,30 @@ class Attention(nnx.Module):
             q, k = rotate(q, (view.sin, view.cos)), rotate(k, (view.sin, view.cos))
         return q, k, v
 
-    def attend(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Attend with ``q [B, T, H, Dh]`` to ``k, v [B, C, Hkv, Dh]`` where ``mask [B, T, C]``: ``[B, T, D]``."""
+    def __call__(self, x: jax.Array, view: View, key: jax.Array | None = None) -> tuple[jax.Array, KeysAndValues]:
+        """Attend within whole rows ``x [B, T, D]``, and return their keys and values as well, ``[B, T, Hkv, Dh]``."""
+        q, k, v = self.project(x, view, key)
+        mixed = attention(q, k, v, view.segment_ids, window=view.window, **self._logits)
+        return self.out(mixed.reshape(*x.shape[:-1], -1), key), (k, v)
+
+    def step(
+        self, x: jax.Array, view: View, held: KeysAndValues, lengths: jax.Array
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Attend with one token a row, ``x [N, 1, D]``, after writing its key and value behind a row's last column."""
+        q, k, v = self.project(x, view, None)
+        rows = jnp.arange(x.shape[0])
+        # A row whose columns are full is one that has ended, and what it writes is dropped.
+        keys, values = (
+            cache.at[rows, :, lengths].set(new[:, 0].astype(cache.dtype), mode="drop", unique_indices=True)
+            for cache, new in zip(held, (k, v), strict=True)
+        )
+        mixed = cached_attention(q[:, 0], keys, values, lengths + 1, window=view.window, **self._logits)
+        return self.out(mixed.reshape(*x.shape[:-1], -1)), (keys, values)
+
+    @property
+    def _logits(self) -> dict[str, float]:
         c = self.config
-        mixed = attention(q, k, v, mask, scale=c.query_scale or c.head_dim**-0.5, cap=c.attention_softcap)
-        return self.out(mixed.reshape(*mixed.shape[:-2], -1), key)
+        return {"scale": c.query_scale or c.head_dim**-0.5, "cap": c.attention_softcap}
 
 
 class MLP(nnx.Module):
@@ -107,11 +128,21 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs)
         self.mlp = MLP(config, rngs)
 
+    def __call__(self, x: jax.Array, view: View, key: jax.Array | None = None) -> tuple[jax.Array, KeysAndValues]:
+        """Run whole rows ``x [B, T, D]``, and return the stream and this layer's keys and values."""
+        return self._combine(x, lambda h: self.attention(h, view, key), key)
+
+    def step(
+        self, x: jax.Array, view: View, held: KeysAndValues, lengths: jax.Array
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Run one token a row, ``x [N, 1, D]``, over what a cache holds of this layer, and return what it holds now."""
+        return self._combine(x, lambda h: self.attention.step(h, view, held, lengths), None)
+
     def _combine(
-        self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], key: jax.Array | None = None
-    ) -> jax.Array:
-        """Compute the stream after this layer, given how attention is done."""
-        mixed = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
+        self, x: jax.Array, attend: Callable[[jax.Array], tuple[jax.Array, KeysAndValues]], key: jax.Array | None
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Compute the stream after this layer, given how attention is done, and pass the keys and values on."""
+        mixed, kept = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
         if hasattr(self, "attention_post_norm"):
             mixed = self.attention_post_norm(mixed)
         between = x + mixed
@@ -119,62 +150,34 @@ class Block(nnx.Module):
         changed = self.mlp(self.mlp_norm(read) if hasattr(self, "mlp_norm") else read, key)
         if hasattr(self, "mlp_post_norm"):
             changed = self.mlp_post_norm(changed)
-        return between + changed
-
-    def full(
-        self, x: jax.Array, view: View, key: jax.Array | None = None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Run all tokens at once, and return the stream and this layer's keys and values."""
-        seen: list[tuple[jax.Array, jax.Array]] = []
-
-        def attend(h: jax.Array) -> jax.Array:
-            q, k, v = self.attention.project(h, view, key)
-            seen.append((k, v))
-            return self.attention.attend(q, k, v, view.mask, key)
-
-        x = self._combine(x, attend, key)
-        return x, seen[0]
-
-    def step(
-        self, x: jax.Array, view: View, cache: Cache, layer: jax.Array, column: jax.Array, live: int
-    ) -> tuple[jax.Array, Cache]:
-        """Run one token a row: write its key and value at ``column`` of ``layer``, read the first ``live`` columns."""
-        written: list[Cache] = []
-
-        def attend(h: jax.Array) -> jax.Array:
-            q, k, v = self.attention.project(h, view, None)
-            keys = jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), (layer, 0, column, 0, 0))
-            values = jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), (layer, 0, column, 0, 0))
-            written.append(Cache(keys, values, cache.valid))
-            size = (1, x.shape[0], live, *keys.shape[3:])
-            seen_k = jax.lax.dynamic_slice(keys, (layer, 0, 0, 0, 0), size)[0]
-            seen_v = jax.lax.dynamic_slice(values, (layer, 0, 0, 0, 0), size)[0]
-            return self.attention.attend(q, seen_k, seen_v, view.mask)
-
-        x = self._combine(x, attend)
-        return x, written[0]
+        return between + changed, kept
 
 
 class Transformer(nnx.Module):
-    """Embedding, stacked blocks, final norm, and (by the config) an untied output head and a scalar head."""
+    """Embedding, blocks, final norm, and (by the config) an untied output head and a scalar head.
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    Args:
+        config: its sizes.
+        rngs: keys for the first weights.
+        apart: hold the blocks each for itself, as they are laid out for decoding, instead of stacked.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, apart: bool = False):
         self.config = config
         self.embedding = normal(rngs.params(), (config.vocab_size, config.d_model), 0.02)
         if config.positions == "learned":
             self.position_embedding = normal(rngs.params(), (config.max_length, config.d_model), 0.02)
         layer_keys = jax.random.split(rngs.params(), config.n_layers)
-        self.blocks = nnx.vmap(lambda key: Block(config, nnx.Rngs(key)))(layer_keys)
+        self.blocks: Any = (  # a list of blocks, or one whose weights are stacked
+            nnx.List([Block(config, nnx.Rngs(key)) for key in layer_keys])
+            if apart
+            else nnx.vmap(lambda key: Block(config, nnx.Rngs(key)))(layer_keys)
+        )
         self.final_norm = Norm(config, config.d_model)
         if not config.tie_embeddings:
             self.unembedding = normal(rngs.params(), (config.d_model, config.vocab_size), 0.02)
         if config.scalar_head:
             self.head = ScalarHead(config.d_model)
-
-    def _stacked(self) -> tuple[Any, nnx.State]:
-        """Take the blocks as a definition and stacked weights, the first ``n_layers`` where the trunk is deeper."""
-        graph, stacked = nnx.split(self.blocks)
-        return graph, jax.tree.map(lambda x: x[: self.config.n_layers], stacked)
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Look up rows of the embedding table, in the compute type."""
@@ -194,89 +197,56 @@ class Transformer(nnx.Module):
         z = (hidden @ self.output_matrix().astype(hidden.dtype)).astype(jnp.float32)
         return softcap(z, self.config.logit_softcap)
 
-    def _views(self, positions: jax.Array, columns: jax.Array, mask: jax.Array) -> Callable[[jax.Array], View]:
-        """Make the view of a layer by its flag; ``positions [B, T]`` look at columns whose positions are ``[B, C]``."""
+    def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:
+        """Make the view of a layer by whether it has the window; ``positions`` and ``segment_ids`` are [B, T]."""
         c = self.config
-        everywhere = View(mask, *rotary(positions, c.rotary_width, c.rope_theta, c.rope_scaling))
-        if not any(c.windowed):
-            return lambda _: everywhere
-        near = positions[:, :, None] - columns[:, None, :] < c.sliding_window
-        local = everywhere._replace(mask=mask & near)
+        everywhere = View(segment_ids, *rotary(positions, c.rotary_width, c.rope_theta, c.rope_scaling), 0)
+        local = everywhere._replace(window=c.sliding_window)
         if c.local_rope_theta:
-            local = View(local.mask, *rotary(positions, c.rotary_width, c.local_rope_theta, RopeScaling()))
-        if all(c.windowed):
-            return lambda _: local
-        return lambda flag: jax.tree.map(lambda a, b: jnp.where(flag, a, b), local, everywhere)
-
-    def _run(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None, keep: bool
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Run all layers over whole sequences; their keys and values are returned where they are to be kept."""
-        # What stands at padding may be no token at all (-100); its row would be NaN, and weight 0 times NaN is NaN.
-        tokens = jnp.where(segment_ids > 0, tokens, 0)
-        view = self._views(positions, positions, causal_mask(segment_ids))
-        graph, stacked = self._stacked()
-
-        def layer(
-            x: jax.Array, scanned: tuple[nnx.State, jax.Array, jax.Array | None]
-        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-            params, flag, own = scanned
-            x, seen = nnx.merge(graph, params).full(x, view(flag), own)
-            return x, seen if keep else None
-
-        body = jax.checkpoint(layer) if self.config.remat and not keep else layer
-        keys = None if key is None else jax.random.split(key, self.config.n_layers)
-        x, seen = jax.lax.scan(body, self.embed(tokens, positions), (stacked, jnp.asarray(self.config.windowed), keys))
-        return self.final_norm(x), seen
+            sin, cos = rotary(positions, c.rotary_width, c.local_rope_theta, RopeScaling())
+            local = local._replace(sin=sin, cos=cos)
+        return lambda windowed: local if windowed else everywhere
 
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
         """Compute hidden states [B, S, D] of whole sequences; a token sees its own segment's tokens up to itself."""
-        return self._run(tokens, positions, segment_ids, key, keep=False)[0]
+        # What stands at padding may be no token at all (-100); its row would be NaN, and weight 0 times NaN is NaN.
+        tokens = jnp.where(segment_ids > 0, tokens, 0)
+        view = self._views(positions, segment_ids)
+        graph, stacked = nnx.split(self.blocks)
 
-    def prefill(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-        """Run prompts [B, P] and fill the first P columns of an empty cache."""
-        hidden, seen = self._run(tokens, positions, segment_ids, None, keep=True)
-        assert seen is not None
-        return hidden, Cache(
-            jax.lax.dynamic_update_slice(cache.k, seen[0].astype(cache.k.dtype), (0, 0, 0, 0, 0)),
-            jax.lax.dynamic_update_slice(cache.v, seen[1].astype(cache.v.dtype), (0, 0, 0, 0, 0)),
-            jax.lax.dynamic_update_slice(cache.valid, segment_ids > 0, (0, 0)),
-        )
+        def block(x: jax.Array, params: nnx.State, own: jax.Array | None, windowed: bool) -> jax.Array:
+            return nnx.merge(graph, params)(x, view(windowed), own)[0]
 
-    def decode(
-        self, tokens: jax.Array, positions: jax.Array, cache: Cache, column: jax.Array, live: int
-    ) -> tuple[jax.Array, Cache]:
-        """Run one token a row, ``tokens [B]`` at ``positions [B]``; its cache column is the same for all rows.
+        if self.config.remat:
+            block = jax.checkpoint(block, static_argnums=3)
+        keys = None if key is None else jax.random.split(key, self.config.n_layers)
+        # On a GPU the compiler keeps to the order in which unrolled blocks are computed again; elsewhere it does not.
+        lean = self.config.int8 or (self.config.remat and jax.default_backend() != "gpu")
+        x = run_blocks(block, self.config.windowed, self.embed(tokens, positions), stacked, keys, lean=lean)
+        return self.final_norm(x)
 
-        The stacked cache rides in the scan's carry, so that only the new token's slice is written: with the cache
-        as a scanned input and output, XLA copies all of it every step.
-        """
-        batch = tokens.shape[0]
-        valid = jax.lax.dynamic_update_slice(cache.valid, jnp.ones((batch, 1), bool), (0, column))
-        seen = valid[:, :live]
-        # Padding is never between real columns, so a column's position is how many real ones stand before it.
-        view = self._views(positions[:, None], jnp.cumsum(seen, axis=-1) - 1, seen[:, None])
-        graph, stacked = self._stacked()
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, Cache]:
+        """Run prompts [B, P], padded on the right, with the blocks apart: the last tokens' logits, and P columns."""
+        columns = jnp.arange(tokens.shape[1])[None]
+        positions = jnp.broadcast_to(columns, tokens.shape)
+        view = self._views(positions, (columns < lengths[:, None]).astype(jnp.int32))
+        x, kept = self.embed(tokens, positions), []
+        for windowed, block in zip(self.config.windowed, self.blocks, strict=True):
+            x, seen = block(x, view(windowed))
+            kept.append([held.transpose(0, 2, 1, 3) for held in seen])
+        last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        keys, values = zip(*kept, strict=True)
+        return self.logits(self.final_norm(last)), Cache(keys, values, lengths)
 
-        def layer(
-            carry: tuple[jax.Array, Cache], scanned: tuple[nnx.State, jax.Array, jax.Array]
-        ) -> tuple[tuple[jax.Array, Cache], None]:
-            params, flag, index = scanned
-            x, held = carry
-            return nnx.merge(graph, params).step(x, view(flag), held, index, column, live), None
-
-        start = (self.embed(tokens[:, None], positions[:, None]), Cache(cache.k, cache.v, valid))
-        layers = jnp.arange(self.config.n_layers)
-        (x, cache), _ = jax.lax.scan(layer, start, (stacked, jnp.asarray(self.config.windowed), layers))
-        return self.final_norm(x[:, 0]), cache
-
-
-def causal_mask(segment_ids: jax.Array) -> jax.Array:
-    """Make the mask ``bool [B, S, S]``: tokens see their own segment up to themselves, and padding (0) sees none."""
-    length = segment_ids.shape[-1]
-    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
-    return same & jnp.tril(jnp.ones((1, length, length), bool))
+    def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Run one token a row, ``tokens [N]``, with the blocks apart: logits [N, V], and the cache with this token."""
+        positions = cache.lengths[:, None]
+        view = self._views(positions, jnp.ones_like(positions))
+        x, kept = self.embed(tokens[:, None], positions), []
+        for windowed, block, *held in zip(self.config.windowed, self.blocks, cache.k, cache.v, strict=True):
+            x, seen = block.step(x, view(windowed), (held[0], held[1]), cache.lengths)
+            kept.append(seen)
+        keys, values = zip(*kept, strict=True)
+        return self.logits(self.final_norm(x[:, 0])), Cache(keys, values, cache.lengths + 1)

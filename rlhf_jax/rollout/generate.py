@@ -1,8 +1,7 @@
 """The sampling engine: prefill once, then windows of decode steps, the host looking only between windows.
 
-Prompts are left-padded to a bucket, so every response starts at the same column. One program is compiled for each
-(prompt bucket, live window): attention reads the power-of-two bucket of the longest live column, not the whole cache.
-The K samples of a prompt share its prefill.
+The weights are laid out for decoding once a call. Every row has its own length in the cache. The K samples of a prompt
+share its prefill. In the ``Rollout`` prompts stand on the left of one column, responses on its right.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ class _State(NamedTuple):
     finished: Array  # bool [N]
     cache: Cache
     last: Array  # int32 [N], the newest token
-    next_position: Array  # int32 [N]
     step: Array  # int32 [], tokens written so far
 
 
@@ -101,43 +99,38 @@ class Engine:
                 step=state.step + 1,
             )
 
-        def start(params: Params, prompts: Array, real: Array, keys: Array, samples: int, columns: int) -> _State:
-            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-            cache = model.cache(prompts.shape[0], columns)
-            hidden, cache = model.prefill(params, prompts, positions, real.astype(jnp.int32), cache)
-            repeat = functools.partial(jnp.repeat, repeats=samples)
-            # Keys and values carry the batch on axis 1, the mask of real columns on axis 0.
-            cache = type(cache)(*(repeat(x, axis=1 if x.ndim > 2 else 0) for x in cache))
-            logits = repeat(model.logits(params, hidden[:, -1]), axis=0)
+        def start(laid: Params, prompts: Array, lengths: Array, keys: Array, samples: int, columns: int) -> _State:
+            logits, filled = model.prefill(laid, prompts, lengths)
+            repeat = functools.partial(jnp.repeat, repeats=samples, axis=0)
+            logits, filled = repeat(logits), jax.tree.map(repeat, filled)
             n = logits.shape[0]
+            empty = model.cache(n, columns)
+            k, v = (
+                jax.tree.map(lambda held, new: jax.lax.dynamic_update_slice(held, new, (0,) * held.ndim), *pair)
+                for pair in ((empty.k, filled.k), (empty.v, filled.v))
+            )
             state = _State(
                 tokens=jnp.full((n, steps), pad_id, jnp.int32),
                 logprobs=jnp.zeros((n, steps), jnp.float32),
                 counted=jnp.zeros((n, steps), bool),
                 done=jnp.zeros((n,), bool),
                 finished=jnp.zeros((n,), bool),
-                cache=cache,
+                cache=Cache(k, v, filled.lengths),
                 last=jnp.zeros((n,), jnp.int32),
-                next_position=repeat(jnp.sum(real, axis=-1), axis=0),
                 step=jnp.int32(0),
             )
             return write(state, *draw(keys, logits, state.step))
 
-        def window(params: Params, state: _State, keys: Array, count: Array, live: int) -> _State:
+        def window(laid: Params, state: _State, keys: Array, count: Array) -> _State:
             def body(_: Array, s: _State) -> _State:
-                column = live_start(s) + s.step - 1
-                hidden, cache = model.decode(params, s.last, s.next_position, s.cache, column, live)
-                s = s._replace(cache=cache, next_position=s.next_position + 1)
-                return write(s, *draw(keys, model.logits(params, hidden), s.step))
+                logits, cache = model.decode(laid, s.last, s.cache)
+                return write(s._replace(cache=cache), *draw(keys, logits, s.step))
 
             return jax.lax.fori_loop(0, count, body, state)
 
-        def live_start(state: _State) -> int:
-            """The column where responses start: what the cache holds beside the response."""
-            return state.cache.valid.shape[1] - steps
-
+        self._lay_out = jax.jit(model.lay_out)
         self._start = jax.jit(start, static_argnames=("samples", "columns"))
-        self._window = jax.jit(window, static_argnames=("live",), donate_argnames=("state",))
+        self._window = jax.jit(window, donate_argnames=("state",))
 
     def __call__(
         self,
@@ -173,7 +166,7 @@ class Engine:
             raise ValueError("every prompt needs at least one token (the begin-of-sequence token, say)")
         ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
-        tokens, real = _left_pad(prompts, width, self.pad_id)
+        tokens, lengths = _right_pad(prompts, width, self.pad_id)
         keys = response_keys(
             key,
             step,
@@ -181,10 +174,10 @@ class Engine:
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
         )
         if sharding is not None:
-            tokens, real, keys = (jax.device_put(x, sharding) for x in (tokens, real, keys))
-        for state in self._states(params, tokens, real, keys, samples):
+            tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
+        for state in self._states(self._lay_out(params), tokens, lengths, keys, samples):
             last = state
-        return _rollout(jnp.asarray(tokens), jnp.asarray(real), last, samples)
+        return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), last, samples)
 
     def stream(self, params: Params, prompt: PromptIds, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
@@ -198,45 +191,41 @@ class Engine:
         Yields:
             Token ids, the end-of-sequence token included.
         """
-        tokens, real = _left_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
+        tokens, lengths = _right_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
         keys = response_keys(key, 0, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
         given = 0
-        for state in self._states(params, tokens, real, keys, samples=1):
+        for state in self._states(self._lay_out(params), tokens, lengths, keys, samples=1):
             # Read before the next window: it is given this state to reuse.
             drawn = np.asarray(state.tokens)[0][np.asarray(state.counted)[0]].tolist()
             yield from drawn[given:]
             given = len(drawn)
 
-    def _states(self, params: Params, tokens: Any, real: Any, keys: Array, samples: int) -> Iterator[_State]:
+    def _states(self, laid: Params, prompts: Any, lengths: Any, keys: Array, samples: int) -> Iterator[_State]:
         """The state after the first token and after each window; each is used up by the next."""
-        width, length = tokens.shape[1], self.config.max_new_tokens
-        state = self._start(params, tokens, real, keys, samples=samples, columns=width + length)
+        width, length = prompts.shape[1], self.config.max_new_tokens
+        state = self._start(laid, prompts, lengths, keys, samples=samples, columns=width + length)
         yield state
         written = 1
         while written < length and not bool(jnp.all(state.done)):
             count = min(self.config.window, length - written)
-            live = min(_power_of_two(width + written + count), width + length)
-            state = self._window(params, state, keys, count=count, live=live)
+            state = self._window(laid, state, keys, count=count)
             written += count
             yield state
 
 
-def _left_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def _right_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.full((len(prompts), width), pad_id, np.int32)
-    real = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
-        tokens[row, width - len(prompt) :] = prompt
-        real[row, width - len(prompt) :] = True
-    return tokens, real
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+        tokens[row, : len(prompt)] = prompt
+    return tokens, np.asarray([len(prompt) for prompt in prompts], np.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("samples",))
-def _rollout(prompts: Array, real: Array, state: _State, samples: int) -> Rollout:
-    """Join prompts [B, P] and responses [B*K, R] into groups [B, K, P + R]."""
+def _rollout(prompts: Array, lengths: Array, state: _State, samples: int) -> Rollout:
+    """Join prompts [B, P], moved to the right, and responses [B*K, R] into groups [B, K, P + R]."""
+    width = prompts.shape[1]
+    prompts = jax.vmap(jnp.roll)(prompts, width - lengths)
+    real = jnp.arange(width)[None] >= width - lengths[:, None]
     prompts, real = (jnp.repeat(x, samples, axis=0) for x in (prompts, real))
     group = lambda x: x.reshape(-1, samples, *x.shape[1:])  # noqa: E731
     segment = jnp.concatenate([real, state.counted], axis=-1)

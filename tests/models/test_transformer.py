@@ -136,28 +136,37 @@ def test_an_odd_number_of_rotated_dimensions_turns_in_pairs_that_take_one_more_a
     )
 
 
-@pytest.mark.parametrize("live", [8, 16], ids=["live window", "whole cache"])
-def test_prefill_and_decode_give_what_the_full_forward_gives(live):
-    """Two prompts of unlike length, left-padded to 4 columns, decoded by 4 tokens in a cache of 16 columns."""
+def test_prefill_and_decode_give_what_the_full_forward_gives():
+    """Two prompts of unlike length, right-padded to 4 columns, decoded by 4 tokens in a cache of 16 columns."""
     prompts, rest = [some_tokens(4, 1), some_tokens(2, 2)], np.stack([some_tokens(4, 3), some_tokens(4, 4)])
-    tokens = jnp.asarray(np.stack([np.pad(p, (4 - len(p), 0)) for p in prompts]))
-    real = jnp.asarray([[1, 1, 1, 1], [0, 0, 1, 1]])
-    positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+    tokens = jnp.asarray(np.stack([np.pad(p, (0, 4 - len(p))) for p in prompts]))
+    laid = jax.jit(MODEL.lay_out)(PARAMS)
     cache = MODEL.cache(2, 16)
-    assert cache.k.shape == (2, 2, 16, SIZES["n_kv_heads"], SIZES["head_dim"])
-    hidden, cache = jax.jit(MODEL.prefill)(PARAMS, tokens, positions, real, cache)
-    decode = jax.jit(MODEL.decode, static_argnums=5)
-    steps = [hidden[:, -1]]
+    assert [x.shape for x in cache.k] == [(2, SIZES["n_kv_heads"], 16, SIZES["head_dim"])] * 2
+    said, filled = jax.jit(MODEL.prefill)(laid, tokens, jnp.asarray([4, 2]))
+    k, v = (
+        tuple(c.at[:, :, :4].set(f) for c, f in zip(*pair, strict=True))
+        for pair in ((cache.k, filled.k), (cache.v, filled.v))
+    )
+    cache = models.Cache(k, v, filled.lengths)
+    decode = jax.jit(MODEL.decode)
+    steps = [said]
     for i in range(4):
-        at = jnp.asarray([len(p) + i for p in prompts])
-        hidden, cache = decode(PARAMS, jnp.asarray(rest[:, i]), at, cache, jnp.int32(4 + i), live)
-        steps.append(hidden)
-    np.testing.assert_array_equal(np.asarray(cache.valid).sum(-1), [8, 6])
+        said, cache = decode(laid, jnp.asarray(rest[:, i]), cache)
+        steps.append(said)
+    np.testing.assert_array_equal(cache.lengths, [8, 6])
     for row, prompt in enumerate(prompts):
         whole = jnp.asarray(np.concatenate([prompt, rest[row]]))[None]
         n = whole.shape[1]
-        full = apply(PARAMS, whole, jnp.arange(n)[None], jnp.ones((1, n), jnp.int32))[0]
+        full = MODEL.logits(PARAMS, apply(PARAMS, whole, jnp.arange(n)[None], jnp.ones((1, n), jnp.int32)))[0]
         np.testing.assert_allclose(np.stack([s[row] for s in steps]), full[len(prompt) - 1 :], atol=2e-5)
+
+
+def test_a_full_row_of_a_cache_stays_as_it_is():
+    laid = MODEL.lay_out(PARAMS)
+    cache = MODEL.cache(2, 3)._replace(lengths=jnp.asarray([3, 1]))
+    _, after = jax.jit(MODEL.decode)(laid, jnp.asarray([5, 6]), cache)
+    assert all((x[0] == 0).all() and bool((x[1, :, 1] != 0).any()) for x in (*after.k, *after.v))
 
 
 def test_remat_changes_no_gradient_and_holds_fewer_activations():
@@ -181,7 +190,7 @@ def test_bfloat16_computes_in_it_and_keeps_weights_and_logits_in_float32():
     model = models.build(config)
     params = model.init(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    assert model.cache(1, 4).k.dtype == jnp.bfloat16
+    assert {x.dtype for x in model.cache(1, 4).k} == {jnp.dtype("bfloat16")}
     tokens = jnp.asarray(some_tokens(6))[None]
     hidden = jax.eval_shape(model.apply, PARAMS, tokens, jnp.arange(6)[None], jnp.ones_like(tokens))
     assert hidden.dtype == jnp.bfloat16

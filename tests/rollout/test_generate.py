@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rlhf_jax import models, parallel, testing
 from rlhf_jax.rollout import Engine, SamplingConfig
 from rlhf_jax.stages import forward
-from rlhf_jax.types import Model, SequenceBatch
+from rlhf_jax.types import Cache, Model, SequenceBatch
 
 PAD, EOS = testing.PAD, testing.EOS
 RNG = np.random.default_rng(0)
@@ -45,25 +45,21 @@ def responses(rollout):
 
 
 def chain(successor):
-    """A model that knows one thing: which token follows which. Its cache only counts columns."""
-
-    class Held(NamedTuple):
-        nothing: jax.Array  # [1, B, C]: the batch on axis 1, as keys and values have it
-        valid: jax.Array
-
+    """A model that knows one thing: which token follows which. Its cache holds nothing but lengths."""
     follow = jax.nn.one_hot(jnp.asarray(successor), len(successor)) * 50.0
 
-    def prefill(params, tokens, positions, segment_ids, cache):
-        return jax.nn.one_hot(tokens, len(successor)), cache
+    def prefill(laid, tokens, lengths):
+        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+        return follow[last], Cache((), (), lengths)
 
-    def decode(params, tokens, positions, cache, column, live):
-        return jax.nn.one_hot(tokens, len(successor)), cache
+    def decode(laid, tokens, cache):
+        return follow[tokens], cache._replace(lengths=cache.lengths + 1)
 
     def cache(batch, length):
-        return Held(jnp.zeros((1, batch, length)), jnp.zeros((batch, length), bool))
+        return Cache((), (), jnp.zeros((batch,), jnp.int32))
 
     empty = models.build(models.ModelConfig(vocab_size=8, d_model=4, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=4))
-    return empty._replace(prefill=prefill, decode=decode, cache=cache, logits=lambda params, hidden: hidden @ follow)
+    return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
 
 
 def test_a_rollout_is_a_prompt_on_the_left_and_a_response_on_the_right(sampled):

@@ -1,0 +1,48 @@
+"""Weights as decoding wants them: a layer's matrices each for itself, in the type that the model computes in.
+
+Every token reads all weights once. Off a stack, or from a wider type, they would be copied first, at every token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from rlhf_jax.models.config import LoRAConfig, ModelConfig
+from rlhf_jax.models.depth import unstack
+from rlhf_jax.models.lora_fold import merge
+from rlhf_jax.types import Array, Params
+
+_TABLES = ("embedding", "position_embedding", "unembedding", "kernel")
+
+
+def decoding_config(config: ModelConfig) -> ModelConfig:
+    """Say what a model is once it is laid out for decoding: adapters are folded in, but not into 8-bit matrices."""
+    if config.int8:
+        return dataclasses.replace(config, scalar_head=False)
+    return dataclasses.replace(config, scalar_head=False, lora=LoRAConfig())
+
+
+def lay_out_for_decoding(config: ModelConfig, params: Params) -> Params:
+    """Take the blocks off their stack, fold adapters in, and bring matrices to the compute type.
+
+    Args:
+        config: the model's.
+        params: its weights.
+
+    Returns:
+        The weights of ``decoding_config(config)`` with ``blocks`` by number; norms, biases and the scales of 8-bit
+        matrices stay in float32.
+    """
+    if not config.int8:
+        config, params = merge(config, params)
+
+    def cast(path: Any, leaf: Array) -> Array:
+        held = leaf.dtype == "int8" or path[-1].key not in _TABLES
+        return leaf if held else leaf.astype(config.compute_dtype)
+
+    laid = jax.tree_util.tree_map_with_path(cast, {name: x for name, x in params.items() if name != "head"})
+    blocks = jax.tree.map(lambda x: x[: config.n_layers], laid["blocks"])
+    return {**laid, "blocks": dict(enumerate(unstack(blocks, config.n_layers)))}
