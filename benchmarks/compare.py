@@ -87,14 +87,15 @@ def compare(
     if machine.probes():
         yield line(benchmark, "matmul", limits.flops, "FLOP/s", system="jax", shape=shape, beside=about)
         yield line(benchmark, "memory", limits.bytes, "B/s", system="jax", shape=shape, beside=about)
-    best_peer = min((timings[name].best for name in others), default=None)
+    fastest = min(others, key=lambda name: timings[name].best, default=None)
     for name in list(works)[-1 - len(others) :]:
         took = timings[name]
         also = {**about, "median_s": took.median, "first_s": took.first, "turns": options.turns}
         if works[name] is ours:
             also |= only_ours
-            if best_peer is not None:
-                also["times_faster"] = best_peer / took.best
+            if fastest is not None:
+                peer = timings[fastest]
+                also |= {"times_faster": peer.best / took.best, "times_faster_median": peer.median / took.median}
         least = limit(limits)
         also["s"] = took.best
         yield line(

@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth [--fast] [--repeats 5] [--plot growth.svg]
 
-Supervised fine-tuning of a small model. Each size doubles alone, from the same smallest update. *Memory* is what XLA's
-program needs at its peak, parameters, optimiser and batch included. The exponent is the slope of a straight line through
-the logarithms: 1 is in proportion, 2 with the square, 0 not at all.
+Supervised fine-tuning of a small model. Each size doubles alone, from the same smallest update. *Memory* is what the
+compiled program needs at its peak, parameters, optimiser and batch included. The exponent is the slope of a straight
+line through the logarithms: 1 is in proportion, 2 with the square, 0 not at all.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python -m benchmarks.lora_memory [--rank 16] [--rows 4] [--length 128] [--pretrained] [--fast]
 
 The model is SmolLM2-135M's shape with random weights; with ``--pretrained`` it is SmolLM2-135M-Instruct
-(``rlhf fetch smollm2-135m``), and the error that 8 bits make is measured as well. *Counted* figures are of shapes alone:
-parameters and Adam's moments of policy and critic, parameters of reference and reward model. *Live* ones are of the arrays
-that exist once ``OnlineTrainer`` has its state, each buffer counted once. *Temporary* ones are what XLA asks for beside its
-arguments to run all updates of an iteration, on minibatches of ``rows`` sequences of ``length`` tokens.
+(``rlhf fetch smollm2-135m``), and the error that 8 bits make is measured as well. *Counted* figures are of shapes
+alone: parameters and Adam's moments of policy and critic, parameters of reference and reward model. *Live* ones are of
+the arrays that exist once ``OnlineTrainer`` has its state, each buffer counted once. *Temporary* ones are what XLA asks
+for beside its arguments to run all updates of an iteration, on minibatches of ``rows`` sequences of ``length`` tokens.
 """
 
 from __future__ import annotations

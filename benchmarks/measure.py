@@ -7,6 +7,7 @@ fastest turn. On a CPU the machine's own speed is measured in the same turns.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -88,10 +89,15 @@ def line(
     Returns:
         The record; ``fraction`` is 1 at the limit.
 
+    Raises:
+        ValueError: if the value or the limit is not a finite number, or not above 0 where one is divided by the other.
+
     Example:
         >>> line("demo", "step", 0.5, "s", limit=0.2)["fraction"]
         0.4
     """
+    if not math.isfinite(value) or (limit is not None and not (value > 0 and 0 < limit < math.inf)):
+        raise ValueError(f"{benchmark}, {figure}: no figure: {value} {unit} with a limit of {limit}")
     record = {"benchmark": benchmark, "shape": shape, "figure": figure, "system": system, "value": value, "unit": unit}
     if limit is not None:
         record |= {"limit": limit, "fraction": value / limit if unit.endswith("/s") else limit / value}

@@ -47,5 +47,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def options(asked: argparse.Namespace) -> Options:
-    """Read the shared options from what was parsed."""
+    """Read the shared options from what was parsed; the programs of a miniature are compiled in a hurry."""
+    if asked.fast:
+        jax.config.update("jax_disable_most_optimizations", True)
     return Options(shapes=tuple(asked.shape), fast=asked.fast, peers=not asked.no_peers, repeats=asked.repeats)

@@ -63,6 +63,7 @@ class NoText:
         self.eos_id = vocab_size + 1  # nothing ends a response early
 
     def decode_response(self, ids: list[int]) -> str:
+        """Give an empty text."""
         return ""
 
 

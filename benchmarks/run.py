@@ -2,9 +2,9 @@
 
     python -m benchmarks.run [--fast] [--only sft_step rollout] [--shape tiny] [--no-peers] [--repeats 5] [--out FOLDER]
 
-On a CPU the shapes are *tiny* and *smol* (SmolLM2-135M), on an accelerator *1b* (Llama-3.2-1B), with random weights. Peers
-are run where they are installed: ``pip install -e '.[bench]'`` for torch, transformers and TRL, ``pip install google-tunix``
-for tunix's sampler.
+On a CPU the shapes are *tiny* and *smol* (SmolLM2-135M), on an accelerator *1b* (Llama-3.2-1B), with random weights.
+Peers are run where they are installed: ``pip install -e '.[bench]'`` for torch, transformers and TRL,
+``pip install google-tunix`` for tunix's sampler.
 """
 
 from __future__ import annotations
