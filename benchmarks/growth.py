@@ -97,8 +97,9 @@ def plot(records: Iterable[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel="times the smallest size", ylabel=f"times the smallest {what}")
         axis.set_title(f"{what} of an update, and its exponent")
         axis.legend()
-        ticks = [2**i for i in range(math.ceil(math.log2(axis.get_xlim()[1])) + 1)]
-        axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        for limits, set_ticks in ((axis.get_xlim(), axis.set_xticks), (axis.get_ylim(), axis.set_yticks)):
+            ticks = [2**i for i in range(math.floor(math.log2(limits[1])) + 1)]
+            set_ticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
     figure.savefig(path)
     plt.close(figure)
