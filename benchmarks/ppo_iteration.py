@@ -67,11 +67,8 @@ class NoText:
         return ""
 
 
-def make_trainer(config: ModelConfig, case: Case, kind: str, rank: int) -> OnlineTrainer | None:
-    """Make the trainer of one kind, None where this version of the library has no such kind."""
-    settings: dict[str, Any] = {"critic": "head"} if "head" in kind else {}
-    if not settings.keys() <= {field.name for field in dataclasses.fields(PPOConfig)}:
-        return None
+def make_trainer(config: ModelConfig, case: Case, kind: str, rank: int) -> OnlineTrainer:
+    """Make the trainer of one kind."""
     lora = LoRAConfig(rank=rank if "adapters" in kind else 0)
     params = jax.jit(models.build(config).init)(jax.random.key(0))
     policy = reward = (config, params)
@@ -91,7 +88,7 @@ def make_trainer(config: ModelConfig, case: Case, kind: str, rank: int) -> Onlin
             policy_optimizer=rule,
             critic_optimizer=rule,
             max_logprob_gap=10.0,  # random weights in bfloat16: what is timed is not to stop
-            **settings,
+            critic="head" if "head" in kind else "own",
         ),
         policy=LoadedModel(*policy),
         reward=LoadedModel(scored, models.with_scalar_head(reward[1], scored, jax.random.key(1))),
@@ -166,7 +163,7 @@ def _turns(asked: Options, shape: str, kinds: tuple[str, ...]) -> Iterator[dict[
     case, rank = CASES[shape], 4 if asked.fast else 16
     config = dataclasses.replace(SHAPES[shape], remat=case.remat)
     trainers = {kind: make_trainer(config, case, kind, rank) for kind in kinds}
-    works = {kind: Iteration(trainer, config, case) for kind, trainer in trainers.items() if trainer is not None}
+    works = {kind: Iteration(trainer, config, case) for kind, trainer in trainers.items()}
     others = peers(asked, {"trl_ppo": functools.partial(_trl, config, case)} if KINDS[0] in kinds else {})
     machine = Machine(config.compute_dtype, fast=asked.fast)
     timings = take_turns({**machine.probes(), **works, **others}, turns=asked.turns)

@@ -4,6 +4,7 @@ from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.config import LoRAConfig, ModelConfig, RopeScaling
 from rlhf_jax.models.ensemble import member, member_axes, members
 from rlhf_jax.models.functional import build, logits, with_scalar_head
+from rlhf_jax.models.heads import ValueHead
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
 from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_adapters, join, quantise, split
 from rlhf_jax.models.lora_fold import concatenate_adapters, merge, unmerge
@@ -18,6 +19,7 @@ __all__ = [
     "LoRAConfig",
     "ModelConfig",
     "RopeScaling",
+    "ValueHead",
     "adapter_off",
     "add_adapters",
     "build",

@@ -34,6 +34,7 @@ class Sampler:
         seed: the run's; with the step and the prompt it decides every sample.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every call.
+        parked: the reference waits in the host's memory while nobody asks for it.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class Sampler:
         mesh: jax.sharding.Mesh,
         seed: int = 0,
         prompt_columns: int = 8,
+        parked: bool = False,
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
-        self.reference = place(reference, mesh)
+        self._reference = place(reference, mesh, parked=parked)
         self.engine = rollout.Engine(model, sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
@@ -62,6 +64,11 @@ class Sampler:
             return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
 
         self._kl: Callable[..., Any] = jax.jit(kl)
+
+    @property
+    def reference(self) -> Params:
+        """The frozen policy's parameters on the mesh; a parked one is brought there, and goes when it is let go of."""
+        return parallel.bring(self._reference)
 
     def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same."""

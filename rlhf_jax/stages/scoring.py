@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rlhf_jax import models, rewards
+from rlhf_jax import models, parallel, rewards
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.ensemble import member_scores
@@ -49,15 +49,23 @@ class RolloutReward:
             ``(prompts, responses) -> numbers``.
         sampler: turns rollouts into text and knows the mesh.
         ensemble: how the members of an ensemble are combined.
+        parked: the reward model waits in the host's memory while it does not score.
     """
 
-    def __init__(self, reward: LoadedModel | TextReward, sampler: Sampler, ensemble: EnsembleConfig | None = None):
+    def __init__(
+        self,
+        reward: LoadedModel | TextReward,
+        sampler: Sampler,
+        ensemble: EnsembleConfig | None = None,
+        *,
+        parked: bool = False,
+    ):
         self._sampler = sampler
         self._text = None if isinstance(reward, LoadedModel) else reward
         if isinstance(reward, LoadedModel):
             how = ensemble or EnsembleConfig()
             model = models.build(reward.config)
-            self._params = place(reward.params, sampler.mesh)
+            self._params = place(reward.params, sampler.mesh, parked=parked)
 
             def score(params: Params, sampled: Rollout) -> Scores:
                 each = member_scores(model, params, as_batch(sampled))
@@ -68,7 +76,7 @@ class RolloutReward:
     def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt]) -> Scores:
         """Score every response."""
         if self._text is None:
-            return self._model(self._params, sampled)
+            return self._model(parallel.bring(self._params), sampled)
         shape = sampled.tokens.shape[:2]
         repeated = [p.text for p in prompts for _ in range(shape[1])]
         scores = rewards.score_texts(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)

@@ -152,16 +152,21 @@ def make_train_step(
         norm = optax.global_norm(gradients)
         finite = jnp.isfinite(norm) & jnp.all(jnp.stack([jnp.isfinite(n / d) for n, d in totals]))
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def update(params: Params, opt_state: Any) -> tuple[Params, Any]:
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
 
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        def stay(params: Params, opt_state: Any) -> tuple[Params, Any]:
+            # The moments of 16-bit weights start in 16 bits, and are float32 from the first update on.
+            to = jax.eval_shape(update, params, opt_state)
+            return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), (params, opt_state), to)
 
+        # A branch: to choose between the new state and the old one, both would have to be there at once.
+        params, opt_state = jax.lax.cond(finite, update, stay, state.params, state.opt_state)
         bad = jnp.where(finite, 0, 1)
         new_state = TrainState(
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
+            params=params,
+            opt_state=opt_state,
             step=state.step + 1,
             skipped=state.skipped + bad,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
@@ -170,7 +175,7 @@ def make_train_step(
         # One non-finite step must not spoil a sum over many.
         names = ("loss", *(f"{name}_loss" for name in terms))
         measured = {**parts[0][1].metrics, **dict(zip(names, totals, strict=True)), "grad_norm": (norm, one)}
-        counted = keep(measured, {name: (jnp.float32(0), jnp.float32(0)) for name in measured})
+        counted = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), measured)
         return new_state, {**counted, "skipped": (bad.astype(jnp.float32), one)}
 
     return step

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from rlhf_jax import losses, rewards
+from rlhf_jax.models import ValueHead
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import Moments
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.gap import gap_metrics
 from rlhf_jax.stages.scoring import Scores
 from rlhf_jax.training import Metrics
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
@@ -21,7 +23,7 @@ from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
 def prepare_batch(
     config: OnlineConfig,
-    models: Mapping[str, Model],
+    models: Mapping[str, Model | ValueHead],
     params: Params,
     reference: Params,
     sampled: Rollout,
@@ -58,7 +60,7 @@ def prepare_batch(
     info = {
         **rollout_metrics(batch, sampled),
         "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-        "logprob_gap": once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
+        **gap_metrics(out.logprobs, sampled.logprobs, sampled.mask),
     }
     if config.kl.kind != "objective":
         info["kl_coef"] = once(coef)

@@ -6,8 +6,9 @@
     batch, info = trainer.prepare(state, rollout, prompts)
     state, metrics = trainer.update(state, batch, step)
 
-With a ``PPOConfig`` a critic gives every token an advantage; with a ``GroupConfig`` there is none, and the objective
-compares the K samples of a prompt. ``stages.ppo`` and ``stages.group`` run these steps in a loop.
+With a ``PPOConfig`` a critic, a model of its own or a head on the policy, gives every token an advantage; with a
+``GroupConfig`` there is none, and the objective compares the K samples of a prompt. ``stages.ppo`` and ``stages.group``
+run these steps in a loop.
 
 The policy that is trained is the one that samples: sampler, ratio, reference, KL and entropy all speak of
 ``softmax(logits / config.sampling.temperature)``.
@@ -29,13 +30,15 @@ from rlhf_jax import data, models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.batches import Batches, PackedEpochs, micro_batched
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models import ValueHead
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import is_one_of
+from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
+from rlhf_jax.stages.online.gap import rounding
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
@@ -48,7 +51,8 @@ class OnlineState(NamedTuple):
 
     Args:
         train: parameters by role, optimiser state and step. The roles are ``policy`` and, with a ``PPOConfig``,
-            ``critic``. A model with adapters is here without its frozen trunk; ``OnlineTrainer.with_trunk`` joins them.
+            ``critic``, which may be no more than a ``head``. A model with adapters is here without its frozen trunk;
+            ``OnlineTrainer.with_trunk`` joins them.
         controller: state of the controller of the KL coefficient.
         moments: mean and spread of the scores seen so far, which reward shaping may normalise by.
     """
@@ -87,27 +91,31 @@ class OnlineTrainer:
         self.config = config
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-        self.models: dict[str, Model] = {"policy": models.build(policy.config)}
+        parked = parks_policy(config.offload, config.lora)
+        policy = LoadedModel(policy.config, place(policy.params, self.mesh, parked=parked))
+        model = models.build(policy.config)
+        self.models: dict[str, Model | ValueHead] = {"policy": model}
         starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
-            self.models["critic"], starts["critic"] = _critic(policy, reward, config)
+            self.models["critic"], starts["critic"] = _critic(policy, reward, self.critic)
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
-        self._initial = {role: place(own, self.mesh) for role, (own, _) in parts.items()}
+        self._initial = {role: place(own, self.mesh, parked=parked) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
-            self.models["policy"],
+            model,
             tokenizer,
             config.sampling,
             reference=models.adapter_off(policy.params),
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,
+            parked=parked,
         )
-        self.reward = RolloutReward(reward, self.sampler, config.ensemble)
+        self.reward = RolloutReward(reward, self.sampler, config.ensemble, parked=config.offload == "frozen")
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
@@ -115,6 +123,11 @@ class OnlineTrainer:
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.key(config.seed)
+        exact = models.build(dataclasses.replace(policy.config, compute_dtype="float32"))
+        at = config.sampling.logprob_temperature
+        self._rounding = jax.jit(
+            lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
+        )
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
         self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
 
@@ -123,7 +136,7 @@ class OnlineTrainer:
         train, _ = training.init(
             lambda params: params,
             self.optimizer,
-            self._initial,
+            parallel.bring(self._initial),
             shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
         )
         rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
@@ -150,8 +163,17 @@ class OnlineTrainer:
         scores = self.reward(sampled, prompts) if scores is None else scores
         return self._prepare(state, self._frozen, self.sampler.reference, sampled, scores)
 
+    def rounding(self, state: OnlineState, sampled: Rollout) -> float:
+        """Measure how far rounding alone takes the trainer's log-probabilities from those in float32: nats a token.
+
+        The responses to the first eight prompts are looked at.
+        """
+        return float(self._rounding(self.with_trunk(state.train.params)["policy"], sampled))
+
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
         """Run all epochs and minibatches of one iteration in one program; the given state is used up."""
+        if self.config.offload == "frozen":
+            jax.block_until_ready(batch)  # what was brought to prepare it is gone before the update takes its memory
         key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
         return self._update(state, self._frozen, batch, self._text_batches(step), key)
 
@@ -235,14 +257,22 @@ class OnlineTrainer:
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
-def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
+def _critic(
+    policy: LoadedModel, reward: LoadedModel | TextReward, config: PPOConfig
+) -> tuple[Model | ValueHead, Params]:
     """Make the critic and its first weights.
 
-    They are the reward model's, which already knows what is good (the first member's of an ensemble), or else the
-    policy's. The critic is trained whole, or as an adapter on a frozen trunk, as the policy is.
+    A head on the policy starts at zero: until it has learnt something no gradient of its loss reaches the policy, and
+    the first advantages are those of rewards alone. The reward model's head would not fit, as it reads the hidden
+    states of another trunk.
+
+    A critic of its own starts from the reward model, which already knows what is good (the first member of an
+    ensemble), or else from the policy. It is trained whole, or as an adapter on a frozen trunk, as the policy is.
     """
+    if config.critic == "head":
+        return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
     start = reward if isinstance(reward, LoadedModel) else policy
-    params = start.params
+    params = parallel.bring(start.params)
     if "head" in params and models.members(params):
         params = models.member(params, 0)
     params = {name: x for name, x in params.items() if name != "head"}

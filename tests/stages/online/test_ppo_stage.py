@@ -29,7 +29,8 @@ from rlhf_jax.stages.online.loop import batch_of_prompts
 
 LOGGED = {
     *("kl", "kl_per_token", "kl_coef", "proxy_mean", "proxy_std", "length", "eos_rate", "distinct_2", "unique_tokens"),
-    *("disagreement", "clip_fraction", "ratio", "explained_variance", "entropy", "logprob_gap"),
+    *("disagreement", "clip_fraction", "ratio", "explained_variance", "entropy"),
+    *("logprob_gap", "logprob_gap_p99", "logprob_gap_max"),
     *("loss", "policy_loss", "value_loss", "grad_norm", "skipped"),
 }
 
@@ -250,7 +251,9 @@ def test_a_sampler_that_disagrees_with_the_trainer_is_an_error(
     monkeypatch.setattr(OnlineTrainer, "collect", off)
     monkeypatch.setattr(OnlineTrainer, "update", lambda self, state, batch, step: (state, {}))
     config = tiny_task.ppo_config(tables, tmp_path, policy=folder)
-    with pytest.raises(SamplerMismatch, match=r"iteration 1 .*max_logprob_gap is 0\.05"):
+    with pytest.raises(
+        SamplerMismatch, match=r"ppo: at iteration 1 .*max_logprob_gap is 0\.001, the default for exact float32"
+    ):
         stages.ppo(config, reward=tiny_task.count_a, mesh=one_device)
     assert not (tmp_path / "params").exists()
 
