@@ -62,7 +62,7 @@ def _mix(q: Array, k: Array, v: Array, seen: Array, scale: float, cap: float) ->
 
 
 def _in_chunks(q: Array, k: Array, v: Array, segment_ids: Array, scale: float, window: int, cap: float) -> Array:
-    """Do what ``_mix`` does, a chunk of queries at a time, forward and backward, over no more keys than they may see."""
+    """Do what ``_mix`` does a chunk of queries at a time, forward and backward, over the keys that they may see."""
     length = q.shape[3]
     pad = -length % CHUNK
     q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, pad), (0, 0)))
