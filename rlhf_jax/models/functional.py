@@ -6,6 +6,9 @@ outside models/ ever holds a module.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,8 +41,11 @@ def build(config: ModelConfig) -> Model:
         ((1, 5, 8), (1, 5, 32))
     """
     graph = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))[0]
-    laid_config = decoding_config(config)
-    laid_graph = nnx.split(nnx.eval_shape(lambda: Transformer(laid_config, nnx.Rngs(0), apart=True)))[0]
+
+    @functools.cache
+    def laid_graph() -> Any:  # only who decodes pays for it: it has every block
+        laid = decoding_config(config)
+        return nnx.split(nnx.eval_shape(lambda: Transformer(laid, nnx.Rngs(0), apart=True)))[0]
 
     def bind(params: Params) -> Transformer:
         return nnx.merge(graph, params)
@@ -75,10 +81,10 @@ def build(config: ModelConfig) -> Model:
         return Cache(k, v, jnp.zeros((batch,), jnp.int32))
 
     def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
-        return nnx.merge(laid_graph, laid).prefill(tokens, lengths)
+        return nnx.merge(laid_graph(), laid).prefill(tokens, lengths)
 
     def decode(laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        return nnx.merge(laid_graph, laid).decode(tokens, cache)
+        return nnx.merge(laid_graph(), laid).decode(tokens, cache)
 
     return Model(
         init,

@@ -38,6 +38,15 @@ def gathered(head: OutputHead, hidden: Array) -> OutputHead:
     return dataclasses.replace(head, matrix=constrained(head.matrix.astype(hidden.dtype), *axes))
 
 
+def by_product(slope: Array, capped: Array, cap: float, temperature: float) -> Array:
+    """Turn a slope by ``z = cap tanh(x / cap) / temperature`` into the slope by x, given the capped logits."""
+    if temperature != 1.0:
+        slope = slope / temperature
+    if cap:
+        slope = slope * (1 - jnp.square(capped / cap))
+    return jnp.broadcast_to(slope, capped.shape)
+
+
 def output_gradient(
     chunks: Chunks, order: Order, hidden: Array, head: OutputHead, needed: Needed, slope_of: Slope
 ) -> tuple[Array | None, OutputHead | None]:

@@ -22,9 +22,8 @@ from rlhf_jax.models.logit_chunks import (
     put_chunk,
     run_chunks,
 )
-from rlhf_jax.models.output_gradient import Needed, gathered, output_gradient, primals
+from rlhf_jax.models.output_gradient import Needed, by_product, gathered, output_gradient, primals
 from rlhf_jax.models.output_head import OutputHead
-from rlhf_jax.models.token_stats import by_product
 from rlhf_jax.types import Array, MaybeArray
 
 Under = Literal["student", "teacher"]

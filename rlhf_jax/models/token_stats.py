@@ -28,7 +28,7 @@ from rlhf_jax.models.logit_chunks import (
     put_chunk,
     run_chunks,
 )
-from rlhf_jax.models.output_gradient import Needed, gathered, output_gradient, primals
+from rlhf_jax.models.output_gradient import Needed, by_product, gathered, output_gradient, primals
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array, MaybeArray
 
@@ -143,12 +143,3 @@ def _stats_backward(how: _How, saved: Any, gradients: Any) -> tuple[Any, ...]:
 
 
 _stats.defvjp(_stats_forward, _stats_backward, symbolic_zeros=True)
-
-
-def by_product(slope: Array, capped: Array, cap: float, temperature: float) -> Array:
-    """Turn a slope by ``z = cap tanh(x / cap) / temperature`` into the slope by x, given the capped logits."""
-    if temperature != 1.0:
-        slope = slope / temperature
-    if cap:
-        slope = slope * (1 - jnp.square(capped / cap))
-    return jnp.broadcast_to(slope, capped.shape)

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rlhf_jax.models.attention import attention, cached_attention, softcap
+from rlhf_jax.models.ambient import platform
+from rlhf_jax.models.attention import attention, cached_attention
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.depth import run_blocks
 from rlhf_jax.models.heads import ScalarHead
 from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, normal, rotary, rotate
+from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Cache
 
 KeysAndValues = tuple[jax.Array, jax.Array]  # a layer's
@@ -188,15 +190,11 @@ class Transformer(nnx.Module):
             x = x + jnp.take(self.position_embedding[...], positions, axis=0).astype(x.dtype)
         return x
 
-    def output_matrix(self) -> jax.Array:
-        """Take the matrix [D, V] from hidden states to logits: tied by calling this, never by sharing a module."""
-        return self.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
-
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``."""
-        # Added up in float32: the sampler's log-probabilities are compared with those of models/token_stats.py.
-        matrix = self.output_matrix().astype(hidden.dtype)
-        return softcap(jnp.matmul(hidden, matrix, preferred_element_type=jnp.float32), self.config.logit_softcap)
+        """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``, by the head that training reads as well."""
+        c = self.config
+        matrix = self.embedding if c.tie_embeddings else self.unembedding  # tied by reading it, never by sharing it
+        return OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap).logits(hidden)
 
     def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:
         """Make the view of a layer by whether it has the window; ``positions`` and ``segment_ids`` are [B, T]."""
@@ -224,7 +222,7 @@ class Transformer(nnx.Module):
             block = jax.checkpoint(block, static_argnums=3)
         keys = None if key is None else jax.random.split(key, self.config.n_layers)
         # On a GPU the compiler keeps to the order in which unrolled blocks are computed again; elsewhere it does not.
-        lean = self.config.int8 or (self.config.remat and jax.default_backend() != "gpu")
+        lean = self.config.int8 or (self.config.remat and platform() != "gpu")
         x = run_blocks(block, self.config.windowed, self.embed(tokens, positions), stacked, keys, lean=lean)
         return self.final_norm(x)
 

@@ -98,8 +98,8 @@ class OnlineTrainer:
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
         parked = parks_policy(config.offload, config.lora)
         policy = LoadedModel(policy.config, place(policy.params, self.mesh, parked=parked))
-        model = models.build(policy.config)
-        self.models: dict[str, Model | ValueHead] = {"policy": model}
+        self._policy, self._policy_config = models.build(policy.config), policy.config
+        self.models: dict[str, Model | ValueHead] = {"policy": self._policy}
         starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
@@ -111,7 +111,7 @@ class OnlineTrainer:
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
-            model,
+            self._policy,
             tokenizer,
             config.sampling,
             reference=models.adapter_off(policy.params),
@@ -129,11 +129,7 @@ class OnlineTrainer:
         self._control = config.kl.controller()
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2)
         self._order = make_order(self._key, config.epochs, config.minibatches)
-        exact = models.build(dataclasses.replace(policy.config, compute_dtype="float32"))
-        at = config.sampling.logprob_temperature
-        self._rounding = jax.jit(
-            lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
-        )
+        self._rounding: Callable[..., Any] = jax.jit(self._rounded)
         self._passes: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._passed))
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
         self._update: Callable[..., Any] = jax.jit(
@@ -258,6 +254,11 @@ class OnlineTrainer:
             return jax.tree.map(lambda x: x[:, 0], out._replace(entropy=None))
 
         return jax.tree.map(lambda x: by_response(x, rows), in_blocks(run, rows))
+
+    def _rounded(self, policy: Params, sampled: Rollout) -> Array:
+        exact = models.build(dataclasses.replace(self._policy_config, compute_dtype="float32"))
+        some, at = jax.tree.map(lambda x: x[:8], sampled), self.config.sampling.logprob_temperature
+        return rounding(self._policy, exact, policy, some, temperature=at)
 
     def _prepared(
         self, coef: Array, moments: Moments, sampled: Rollout, out: Outputs, ref_logprobs: Array, scores: Scores
