@@ -148,6 +148,7 @@ MODEL = Model(
     token_stats=_token_stats,
     values=_unused,
     scores=_unused,
+    lay_out=_unused,
     cache=_unused,
     prefill=_unused,
     decode=_unused,

@@ -25,7 +25,7 @@ def on_device():
 
 
 def size(tree):
-    return sum(x.nbytes for x in jax.tree.leaves(tree))
+    return sum(x.nbytes for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
 
 
 def fresh(config, seed):
