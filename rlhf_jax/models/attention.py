@@ -17,7 +17,7 @@ from rlhf_jax.types import Array
 Kind = Literal["auto", "xla", "chunked", "cudnn"]
 
 # Above this many tokens a row, scores of all pairs are never held at once.
-LONGEST = 2048
+WHOLE = 2048
 # Queries of a chunk.
 CHUNK = 512
 
@@ -71,7 +71,7 @@ def chosen(
         return asked
     if not reasons:
         return "cudnn"
-    return "chunked" if length > LONGEST else "xla"
+    return "chunked" if length > WHOLE else "xla"
 
 
 def attention(
@@ -116,7 +116,7 @@ def attention(
 
     # In the fused kernel padding sees padding, so that no row of the mask is empty.
     segments = segment_ids + 1 if used == "cudnn" else segment_ids
-    if used == "chunked" or (used == "cudnn" and length > LONGEST):
+    if used == "chunked" or (used == "cudnn" and length > WHOLE):
         return _in_chunks(masked, q, k, v, segments, window)
     return masked(q, k, v, visible(segments, segments, window))
 
