@@ -161,7 +161,7 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
 
 def _turns(asked: Options, shape: str, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     case, rank = CASES[shape], 4 if asked.fast else 16
-    config = dataclasses.replace(SHAPES[shape], remat=case.remat)
+    config = dataclasses.replace(SHAPES[shape], remat="block" if case.remat else "none")
     trainers = {kind: make_trainer(config, case, kind, rank) for kind in kinds}
     works = {kind: Iteration(trainer, config, case) for kind, trainer in trainers.items()}
     others = peers(asked, {"trl_ppo": functools.partial(_trl, config, case)} if KINDS[0] in kinds else {})

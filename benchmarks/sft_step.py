@@ -32,7 +32,7 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
     """Measure every case that was asked for."""
     for shape in asked.chosen(tuple(CASES)):
         for rows, length, remat in CASES[shape]:
-            config = dataclasses.replace(SHAPES[shape], remat=remat)
+            config = dataclasses.replace(SHAPES[shape], remat="block" if remat else "none")
             step, tokens = ours.sft(config, rows, length), rows * length
             batch = ours.sequences(config, rows, 1, length)
             others = peers(

@@ -47,7 +47,7 @@ class Options:
         """What a pretrained model takes from ``SFTConfig.model``: bfloat16 products, every block computed again."""
         if self.fast:
             return models.ModelConfig()
-        return models.ModelConfig(compute_dtype="bfloat16", remat=True)
+        return models.ModelConfig(compute_dtype="bfloat16", remat="block")
 
     def optimizer(self, learning_rate: float, **other: Any) -> OptimizerConfig:
         """AdamW with PyTorch's second moment, which all three recipes used."""

@@ -38,7 +38,7 @@ def llama_config(config: ModelConfig) -> transformers.LlamaConfig:
 def sft(config: ModelConfig, batch: SequenceBatch) -> Work:
     """A training step with the model's own loss; layers are recomputed where ours are."""
     model = transformers.LlamaForCausalLM(llama_config(config)).to(device()).train()
-    if config.remat not in (False, "none"):
+    if config.remat != "none":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tokens = torch.tensor(batch.tokens[:, 0], dtype=torch.long, device=device())
     return updates(model, config, lambda: model(input_ids=tokens, labels=tokens, use_cache=False).loss)

@@ -142,10 +142,19 @@ class ModelConfig:
     """The blocks' matrices are held in 8 bits, with a scale for each output."""
     compute_dtype: str = "float32"
     """Type of activations and matrix products: float32, or bfloat16 on an accelerator. Losses are float32 always."""
-    remat: bool = False
-    """Recompute each block in the backward pass: memory of one block's activations instead of all."""
+    attention: Literal["auto", "xla", "chunked", "cudnn"] = "auto"
+    """How attention over whole rows is computed: `auto` chooses by device, type and shapes
+    (`models.attention.chosen`); the plain form, the plain form in chunks of queries, or NVIDIA's fused kernel."""
+    remat: Literal["none", "dots", "block"] = "none"
+    """What the backward pass computes again: nothing; a block but for its matrix products (`dots`), which spares
+    attention's scores and what lies between; or the whole block, so that one block's activations are held instead of
+    all. True and False, as older run folders have them, are read as `block` and `none`."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.remat, bool):
+            object.__setattr__(self, "remat", "block" if self.remat else "none")
+        if self.remat not in ("none", "dots", "block"):
+            raise ValueError(f"remat is none, dots or block, found {self.remat!r}")
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
@@ -161,6 +170,8 @@ class ModelConfig:
             raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
         if not (self.norm_before or self.norm_after):
             raise ValueError("a block needs norm_before, norm_after or both")
+        if self.attention not in ("auto", "xla", "chunked", "cudnn"):
+            raise ValueError(f"attention is auto, xla, chunked or cudnn, found {self.attention!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
 

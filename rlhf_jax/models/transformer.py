@@ -73,7 +73,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, view: View, key: jax.Array | None = None) -> tuple[jax.Array, KeysAndValues]:
         """Attend within whole rows ``x [B, T, D]``, and return their keys and values as well, ``[B, T, Hkv, Dh]``."""
         q, k, v = self.project(x, view, key)
-        mixed = attention(q, k, v, view.segment_ids, window=view.window, **self._logits)
+        mixed = attention(q, k, v, view.segment_ids, window=view.window, kind=self.config.attention, **self._logits)
         return self.out(mixed.reshape(*x.shape[:-1], -1), key), (k, v)
 
     def step(
@@ -218,11 +218,14 @@ class Transformer(nnx.Module):
         def block(x: jax.Array, params: nnx.State, own: jax.Array | None, windowed: bool) -> jax.Array:
             return nnx.merge(graph, params)(x, view(windowed), own)[0]
 
-        if self.config.remat:
+        if self.config.remat == "block":
             block = jax.checkpoint(block, static_argnums=3)
+        elif self.config.remat == "dots":
+            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            block = jax.checkpoint(block, static_argnums=3, policy=kept)
         keys = None if key is None else jax.random.split(key, self.config.n_layers)
         # On a GPU the compiler keeps to the order in which unrolled blocks are computed again; elsewhere it does not.
-        lean = self.config.int8 or (self.config.remat and platform() != "gpu")
+        lean = self.config.int8 or (self.config.remat != "none" and platform() != "gpu")
         x = run_blocks(block, self.config.windowed, self.embed(tokens, positions), stacked, keys, lean=lean)
         return self.final_norm(x)
 

@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,15 @@ class Start(NamedTuple):
         return checkpoint.tree_sha256(models.split(self.params)[0]) + (self.base.fingerprint if self.base else "")
 
 
-def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: int = 0) -> Start:
+def start_from(
+    init: str,
+    lora: LoRAConfig,
+    *,
+    mesh: Mesh,
+    seed: int,
+    layers: int = 0,
+    remat: Literal["model", "none", "dots", "block"] = "model",
+) -> Start:
     """Load the model that a stage trains, from a run folder or a pretrained checkpoint.
 
     Args:
@@ -76,6 +84,7 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
         mesh: where the weights go.
         seed: draws the adapters.
         layers: how many of the model's blocks are used, from the first; 0 uses all.
+        remat: what the backward pass computes again (``ModelConfig.remat``); ``model`` as the model's config says.
 
     Returns:
         The model; adapters of the earlier stage are folded into its matrices.
@@ -88,6 +97,8 @@ def start_from(init: str, lora: LoRAConfig, *, mesh: Mesh, seed: int, layers: in
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
+    if remat != "model":
+        config = dataclasses.replace(config, remat=remat)
     try:
         config = models.first_layers(config, layers or config.n_layers)
         if lora.rank:

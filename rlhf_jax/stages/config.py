@@ -73,11 +73,16 @@ class StageConfig:
     lora: LoRAConfig = LoRAConfig()
     """Adapters to train in place of all weights, `--lora.rank 16`. Those of the stage before are folded into the
     trunk, and a policy's reference is the policy with its adapter off."""
+    remat: Literal["model", "none", "dots", "block"] = "model"
+    """What the backward pass computes again: nothing, all but matrix products (`dots`), or whole blocks (`block`), each
+    slower than the one before and with less memory; `model` as the model's own config says."""
     max_skipped: int = 20
     """Updates in a row that may be skipped because they are not finite, before the run gives up."""
 
     def __post_init__(self) -> None:
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
+        if self.remat not in ("model", "none", "dots", "block"):
+            raise ValueError(f"remat is model, none, dots or block, found {self.remat!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,7 @@ def preference(
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
+    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     model, tokenizer = models.build(start.config), start.tokenizer
     warn_of_rates("preference", config, start.params)
     check_length(start.config, config.data.max_length, "data.max_length")

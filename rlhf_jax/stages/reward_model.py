@@ -111,7 +111,7 @@ def reward_model(
     keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
+    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat)
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
     warn_of_rates("reward", config, start.params)

@@ -48,7 +48,7 @@ class SFTConfig(PackedConfig):
     """From scratch: tokens of the byte-level BPE that is trained on the training rows; the model's vocabulary."""
     model: models.ModelConfig = models.ModelConfig()
     """From scratch: sizes of the transformer; its `vocab_size` is set from the tokenizer. A pretrained model takes only
-    `compute_dtype` and `remat` from here."""
+    `compute_dtype`, `attention` and `remat` from here."""
     epochs: int = 2
     """Passes over the training rows."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=0.1)
@@ -157,13 +157,15 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:
     """Make or load the model and the tokenizer that the stage begins with."""
+    asked = config.model
+    if config.remat != "model":
+        asked = dataclasses.replace(asked, remat=config.remat)
     if not config.init:
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
-        model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+        model_config = dataclasses.replace(asked, vocab_size=tokenizer.vocab_size)
         params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
         return Start(model_config, params, tokenizer, None)
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed)
-    asked = config.model
     tokenizer = start.tokenizer
     if config.chat is not None:
         try:
@@ -171,6 +173,8 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
         except ValueError as error:
             raise RunError(f"{config.init}: {error}") from error
     return start._replace(
-        config=dataclasses.replace(start.config, compute_dtype=asked.compute_dtype, remat=asked.remat),
+        config=dataclasses.replace(
+            start.config, compute_dtype=asked.compute_dtype, remat=asked.remat, attention=asked.attention
+        ),
         tokenizer=tokenizer,
     )

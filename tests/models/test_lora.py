@@ -33,7 +33,7 @@ VARIANTS = {
     "gpt2": ModelConfig(**{**SIZES, "n_kv_heads": 4}, **LAYER_NORM, positions="learned", max_length=16),
     "neox": ModelConfig(**{**SIZES, "n_kv_heads": 4}, **LAYER_NORM, parallel_residual=True, rope_fraction=0.5),
     "reward": ModelConfig(**SIZES, scalar_head=True),
-    "remat": ModelConfig(**SIZES, remat=True),
+    "remat": ModelConfig(**SIZES, remat="block"),
 }
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(3, 24, (2, 9)))
 MASK = jnp.ones((2, 9), bool)

@@ -180,9 +180,19 @@ def test_remat_changes_no_gradient_and_holds_fewer_activations():
         compiled = grad.lower(params).compile()
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
-    (plain, all_layers), (again, one_layer) = gradient(False), gradient(True)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.abs(x).max())), plain, again)
+    (plain, all_layers), (products, dots), (again, one_layer) = map(gradient, ("none", "dots", "block"))
+    for other in (products, again):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.abs(x).max())), plain, other)
+    assert one_layer < dots < all_layers
     assert one_layer < 0.6 * all_layers
+
+
+def test_older_configs_say_remat_by_true_and_false():
+    asked = dataclasses.asdict(CONFIG)
+    for old, new in ((True, "block"), (False, "none")):
+        assert models.ModelConfig.from_json({**asked, "remat": old}).remat == new
+    with pytest.raises(ValueError, match="remat is none, dots or block, found 'all'"):
+        dataclasses.replace(CONFIG, remat="all")
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_and_logits_in_float32():

@@ -15,7 +15,7 @@ from rlhf_jax.models.huggingface.families import FAMILIES
 from rlhf_jax.models.huggingface.family import Family
 
 # What a file of weights does not settle, or settles by being there: how to compute, and what is added on top.
-_NOT_OF_THE_TRUNK = ("compute_dtype", "remat", "lora", "int8", "scalar_head")
+_NOT_OF_THE_TRUNK = ("compute_dtype", "attention", "remat", "lora", "int8", "scalar_head")
 
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:

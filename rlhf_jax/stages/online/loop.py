@@ -57,7 +57,7 @@ def train_online(
     keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed)
+    start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
     if config.offload == "frozen":  # nobody else may hold them on the device

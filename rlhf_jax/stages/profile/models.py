@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.models.attention import chosen
 from rlhf_jax.runs.loading import start_from
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
@@ -31,7 +33,13 @@ class NoText:
 
 
 def starting_model(
-    init: str, lora: LoRAConfig, random: ModelConfig, *, mesh: Mesh, seed: int
+    init: str,
+    lora: LoRAConfig,
+    random: ModelConfig,
+    *,
+    mesh: Mesh,
+    seed: int,
+    remat: Literal["model", "none", "dots", "block"] = "model",
 ) -> tuple[LoadedModel, Tokenizer | NoText]:
     """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
 
@@ -41,11 +49,14 @@ def starting_model(
         random: sizes of the model with random weights.
         mesh: where weights go.
         seed: draws what is random.
+        remat: what the backward pass computes again; ``model`` as the model's config says.
     """
     if init and split_stage(init)[0].exists():
-        start = start_from(init, lora, mesh=mesh, seed=seed)
+        start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
         return LoadedModel(start.config, start.params), start.tokenizer
     config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
+    if remat != "model":
+        config = dataclasses.replace(config, remat=remat)
     params = jax.jit(models.build(config).init)(key)
     if lora.rank:
         config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
@@ -62,5 +73,12 @@ def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer |
 
 def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
     """Name the implementations that the model's work is done by, for rows of this length on this machine."""
-    del length
-    return {"attention": "xla, all scores at once", "compute_dtype": config.compute_dtype}
+    attention = chosen(
+        config.attention,
+        platform=jax.default_backend(),
+        dtype=config.compute_dtype,
+        length=length,
+        head_dim=config.head_dim,
+        cap=config.attention_softcap,
+    )
+    return {"attention": attention, "compute_dtype": config.compute_dtype}

@@ -53,7 +53,9 @@ def profile_online(
     """
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     config = dataclasses.replace(config, ptx=PTXConfig())
-    policy, tokenizer = starting_model(config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed)
+    policy, tokenizer = starting_model(
+        config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed, remat=config.remat
+    )
     reward = scoring_model(config.reward_model, policy, tokenizer, mesh)
     columns = config.max_prompt_length or _PROMPT
     trainer = OnlineTrainer(

@@ -107,13 +107,19 @@ def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
     """Build model, objective and full batches, as the config's stage does."""
     if isinstance(config, SFTConfig):
         asked = dataclasses.replace(config.model, vocab_size=config.vocab_size)
+        if config.remat != "model":
+            asked = dataclasses.replace(asked, remat=config.remat)
         start, tokenizer = starting_model(config.init, config.lora, asked, mesh=mesh, seed=config.seed)
-        sizes = dataclasses.replace(start.config, compute_dtype=asked.compute_dtype, remat=asked.remat)
+        sizes = dataclasses.replace(
+            start.config, compute_dtype=asked.compute_dtype, remat=asked.remat, attention=asked.attention
+        )
         bound = choose_objective(None, config.objective, config.hyperparameters)
         loss_fn = make_loss_fn(bound, {"policy": models.build(sizes)})
         return _compiled(config, loss_fn, {"policy": start.params}, sizes, tokenizer.pad_id, 1, mesh)
     if isinstance(config, RewardConfig):
-        start, tokenizer = starting_model(config.init, config.lora, random, mesh=mesh, seed=config.seed)
+        start, tokenizer = starting_model(
+            config.init, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat
+        )
         sizes = dataclasses.replace(start.config, scalar_head=True)
         bound = choose_objective(None, config.objective, config.hyperparameters, own_fields(config))
         loss_fn, params = make_loss_fn(bound, {"reward": models.build(sizes)}), None
@@ -122,7 +128,9 @@ def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
         trained = {"reward": models.with_scalar_head(start.params, sizes) if params is None else params}
         return _compiled(config, loss_fn, trained, sizes, tokenizer.pad_id, 2, mesh)
     if isinstance(config, PreferenceConfig):
-        start, tokenizer = starting_model(config.policy, config.lora, random, mesh=mesh, seed=config.seed)
+        start, tokenizer = starting_model(
+            config.policy, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat
+        )
         bound = choose_objective(None, config.objective, config.hyperparameters)
         loss_fn = with_reference(bound, models.build(start.config))
         return _compiled(config, loss_fn, {"policy": start.params}, start.config, tokenizer.pad_id, 2, mesh)

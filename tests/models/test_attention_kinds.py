@@ -1,0 +1,84 @@
+"""Kinds of attention: which is chosen, and that every one gives the plain form's numbers and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import attention as module
+from rlhf_jax.models.attention import attention, chosen
+
+LENGTH = 40
+ROWS = {
+    "packed": [1] * 13 + [2] * 20 + [3] * 7,
+    "padded on the right": [1] * 29 + [0] * 11,
+    "padded on the left": [0] * 11 + [1] * 29,
+}
+
+
+def drawn(length=LENGTH, dtype=jnp.float32, heads=4, kept=2):
+    shapes = [(2, length, heads, 8), (2, length, kept, 8), (2, length, kept, 8)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def outcome(monkeypatch, kind, q, k, v, segments, **structure):
+    """What attention gives at real tokens, and its gradients; the fused kernel's arguments go to jax's own form."""
+    if kind == "cudnn":
+        fused = jax.nn.dot_product_attention
+
+        def stand_in(*arrays, implementation, **options):
+            assert implementation == "cudnn"
+            return fused(*arrays, implementation="xla", **options)
+
+        monkeypatch.setattr(module.jax.nn, "dot_product_attention", stand_in)
+        monkeypatch.setattr(module, "chosen", lambda *_, **__: "cudnn")
+    real = (segments > 0)[..., None, None]
+
+    def value(q, k, v):
+        out = jnp.where(real, attention(q, k, v, segments, kind=kind, **structure), 0)
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).astype(jnp.float32), out
+
+    gradients, out = jax.jit(jax.grad(value, (0, 1, 2), has_aux=True))(q, k, v)
+    monkeypatch.undo()
+    return [np.asarray(x, np.float32) for x in (out, *gradients)]
+
+
+@pytest.mark.parametrize("kind", ["chunked", "cudnn", "cudnn in chunks"])
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_form_equals_the_plain_one_with_its_gradient(monkeypatch, rows, window, kind):
+    q, k, v = drawn()
+    segments = jnp.array([ROWS[rows], ROWS["packed"]])
+    structure = {"scale": 0.3, "window": window, "cap": 2.0 if kind == "chunked" else 0.0}
+    expected = outcome(monkeypatch, "xla", q, k, v, segments, **structure)
+    monkeypatch.setattr(module, "CHUNK", 16)
+    if kind == "cudnn in chunks":
+        monkeypatch.setattr(module, "WHOLE", 16)
+    for x, y in zip(outcome(monkeypatch, kind.split()[0], q, k, v, segments, **structure), expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["chunked", "cudnn"])
+def test_bfloat16_is_as_near_as_its_rounding(monkeypatch, kind):
+    q, k, v = drawn(dtype=jnp.bfloat16)
+    segments = jnp.array([ROWS["packed"]] * 2)
+    expected = outcome(monkeypatch, "xla", q, k, v, segments, scale=0.3)
+    monkeypatch.setattr(module, "CHUNK", 16)
+    for x, y in zip(outcome(monkeypatch, kind, q, k, v, segments, scale=0.3), expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-2, rtol=2e-2)
+
+
+def test_the_choice_follows_device_type_and_shape():
+    gpu = {"platform": "gpu", "dtype": "bfloat16", "length": 1024, "head_dim": 64}
+    assert chosen(**gpu) == chosen(**{**gpu, "length": 8192}) == "cudnn"
+    for change in ({"dtype": "float32"}, {"head_dim": 132}, {"head_dim": 20}, {"cap": 50.0}, {"platform": "tpu"}):
+        assert chosen(**{**gpu, **change}) == "xla"
+        assert chosen(**{**gpu, **change, "length": 2050}) == "chunked"
+    assert chosen("xla", **gpu) == "xla"
+    assert chosen("chunked", **gpu) == "chunked"
+
+
+def test_a_kernel_that_cannot_serve_says_why():
+    with pytest.raises(ValueError, match=r"needs a GPU, found cpu, and needs 16-bit types, found float32"):
+        chosen("cudnn", platform="cpu", dtype="float32", length=64, head_dim=64)
