@@ -39,11 +39,15 @@ class SamplingConfig:
     """Keep the smallest set of tokens with at least this probability; 1 keeps all, and is the only choice in `rlhf ppo`
     and `rlhf group`."""
     window: int = 16
-    """Decode steps between two looks of the host at who has finished."""
+    """Most decode steps between two looks of the host at who has finished."""
+    slots: int = 0
+    """Rows that are decoded at once; a row that has finished is given the next prompt. 0: a row for every response."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.window < 1:
             raise ValueError("max_new_tokens and window must be at least 1")
+        if self.slots < 0:
+            raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"temperature must be >= 0, top_k >= 0 and 0 < top_p <= 1; found temperature {self.temperature}, "
