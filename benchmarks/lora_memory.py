@@ -1,32 +1,35 @@
 """What a PPO iteration holds: four full models, or one frozen trunk with adapters. One JSON line a figure.
 
-    python benchmarks/lora_memory.py [--rank 16] [--rows 4] [--length 128]
+    python -m benchmarks.lora_memory [--rank 16] [--rows 4] [--length 128] [--pretrained] [--fast]
 
-The model is SmolLM2-135M-Instruct (``rlhf fetch smollm2-135m``). *Counted* figures are of shapes alone: parameters and
-Adam's moments of policy and critic, parameters of reference and reward model. *Live* ones are of the arrays that exist
-once ``OnlineTrainer`` has its state, each buffer counted once. *Temporary* ones are what XLA asks for beside its
-arguments to run all updates of an iteration, on minibatches of ``rows`` sequences of ``length`` tokens.
+The model is SmolLM2-135M's shape with random weights; with ``--pretrained`` it is SmolLM2-135M-Instruct
+(``rlhf fetch smollm2-135m``), and the error that 8 bits make is measured as well. *Counted* figures are of shapes
+alone: parameters and Adam's moments of policy and critic, parameters of reference and reward model. *Live* ones are of
+the arrays that exist once ``OnlineTrainer`` has its state, each buffer counted once. *Temporary* ones are what XLA asks
+for beside its arguments to run all updates of an iteration, on minibatches of ``rows`` sequences of ``length`` tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gc
-import json
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure import line, print_lines
+from benchmarks.options import Options, options, parser
+from benchmarks.ppo_iteration import NoText
+from benchmarks.shapes import SHAPES
 from rlhf_jax import models, parallel, stages
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages import LoadedModel, OnlineTrainer, PPOConfig
-from rlhf_jax.stages.scoring import Scores
-from rlhf_jax.types import Params, Rollout
+from rlhf_jax.types import Params, SequenceBatch
 
 TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the Seine.",
@@ -34,12 +37,7 @@ TEXTS = (
     "I did not enjoy this film: the plot was thin, the jokes were old and it went on for far too long.",
     "To make bread you need flour, water, salt and yeast. Mix them, let the dough rest, and bake it.",
 )
-
-
-def say(figure: str, value: float, unit: str, **beside: Any) -> None:
-    print(
-        json.dumps({"benchmark": "lora_memory", "figure": figure, "value": value, "unit": unit, **beside}), flush=True
-    )
+Load = Callable[[], tuple[ModelConfig, Params]]
 
 
 def nbytes(tree: Any) -> int:
@@ -72,7 +70,7 @@ def live() -> int:
 
 
 def make_trainer(
-    config: ModelConfig, params: Params, lora: LoRAConfig, tokenizer: Tokenizer, rows: int, mesh: jax.sharding.Mesh
+    config: ModelConfig, params: Params, lora: LoRAConfig, rows: int, mesh: jax.sharding.Mesh
 ) -> OnlineTrainer:
     """PPO from this model against a reward model of the same trunk."""
     settings = PPOConfig(out="unused", prompts=2 * rows, minibatches=2, epochs=1, lora=lora)
@@ -82,24 +80,24 @@ def make_trainer(
     reward_config = dataclasses.replace(reward[0], scalar_head=True)
     with_head = models.with_scalar_head(reward[1], reward_config)  # without adapters, a copy
     scored_by = LoadedModel(reward_config, with_head)
+    tokenizer: Any = NoText(config.vocab_size)
     return OnlineTrainer(settings, policy=LoadedModel(*policy), reward=scored_by, tokenizer=tokenizer, mesh=mesh)
 
 
 def temporary(trainer: OnlineTrainer, state: stages.OnlineState, rows: int, length: int) -> int:
     """Bytes that the compiled update asks for beside its arguments and results."""
-    shape = (2 * rows, 1, length)
-    shape_of: Any = jax.ShapeDtypeStruct
-    tokens, mask, logprobs = (shape_of(shape, kind) for kind in (jnp.int32, jnp.bool_, jnp.float32))
-    each, finished = shape_of(shape[:2], jnp.float32), shape_of(shape[:2], jnp.bool_)
-    rollout = Rollout(tokens, mask, tokens, tokens, logprobs, finished)
-    reference, frozen = trainer.sampler.reference, trainer._frozen
-    prepare, update = cast(Any, trainer._prepare), cast(Any, trainer._update)
-    batch, _ = jax.eval_shape(prepare, state, frozen, reference, rollout, Scores(each, each))
-    compiled = update.lower(state, frozen, batch, None, jax.random.key(0)).compile()
+    size = (2 * rows, 1, length)
+    each, scored = jnp.zeros(size), jnp.zeros(size[:2])
+    ones, mask = jnp.ones(size, jnp.int32), jnp.ones(size, bool)
+    known = {"old_logprobs": each, "ref_logprobs": each, "advantages": each, "returns": each, "old_values": each}
+    batch = SequenceBatch(ones, mask, ones, ones, score=scored, reward=scored, kl_coef=scored, **known)
+    plan, shape, _ = trainer._plan(batch, 0)
+    update = cast(Any, trainer._update)
+    compiled = update.lower(state, trainer._frozen, batch, plan, None, jax.random.key(0), shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def int8_error(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
+def int8_error(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> dict[str, tuple[float, str]]:
     """How far an 8-bit trunk's logits are off, on a few texts."""
     encoded = [tokenizer.encode_response(text) for text in TEXTS]
     width = max(len(ids) for ids in encoded)
@@ -109,47 +107,68 @@ def int8_error(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> Non
     exact = np.asarray(logits(config, params, tokens, mask))[mask]
     rounded = np.asarray(logits(*models.quantise(config, params), tokens, mask))[mask]
     log_p, log_q = (np.asarray(jax.nn.log_softmax(x)) for x in (exact, rounded))
-    say("int8 trunk: largest error of a logit", float(np.abs(rounded - exact).max() / np.ptp(exact)), "of the range")
-    say("int8 trunk: mean error of a logit", float(np.abs(rounded - exact).mean() / np.ptp(exact)), "of the range")
-    say("int8 trunk: KL to the exact model", float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()), "nats a token")
-    say("int8 trunk: same most likely token", float((log_p.argmax(-1) == log_q.argmax(-1)).mean()), "share of tokens")
+    error = np.abs(rounded - exact)
+    return {
+        "largest error of a logit": (float(error.max() / np.ptp(exact)), "of the range"),
+        "mean error of a logit": (float(error.mean() / np.ptp(exact)), "of the range"),
+        "KL to the exact model": (float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()), "nats a token"),
+        "same most likely token": (float((log_p.argmax(-1) == log_q.argmax(-1)).mean()), "share of tokens"),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=4, help="sequences of a minibatch")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
-    asked = parser.parse_args()
-    folder = fetch("smollm2-135m")
-    lora = LoRAConfig(rank=asked.rank)
-    config, params = models.load_pretrained(folder)
-    tokenizer = Tokenizer.load(folder)
-    say("parameters", sum(x.size for x in jax.tree.leaves(params)), "parameters")
+def lines(
+    asked: Options, rank: int = 16, rows: int = 4, length: int = 128, pretrained: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Count and measure what each way of training holds."""
+    shape = "fast" if asked.fast else "smol"
+    rank, rows, length = (4, 2, 16) if asked.fast else (rank, rows, length)
 
+    def say(figure: str, value: float, unit: str, **beside: Any) -> dict[str, Any]:
+        return line("lora_memory", figure, value, unit, shape=shape, beside=beside)
+
+    def random() -> tuple[ModelConfig, Params]:
+        return SHAPES[shape], jax.jit(models.build(SHAPES[shape]).init)(jax.random.key(0))
+
+    folder = fetch("smollm2-135m") if pretrained else ""
+    load: Load = (lambda: models.load_pretrained(folder)) if pretrained else random
+    lora = LoRAConfig(rank=rank)
+    config, params = load()
+    yield say("parameters", sum(x.size for x in jax.tree.leaves(params)), "parameters")
     full = counted(config, LoRAConfig(), "float32")
-    say("four full models, counted", sum(full.values()), "bytes", **full)
+    yield say("four full models, counted", sum(full.values()), "bytes", **full)
     for kind in ("float32", "bfloat16", "int8"):
         parts = counted(config, lora, kind)
         total = sum(parts.values())
-        say(f"{kind} trunk and adapters, counted", total, "bytes", **parts, times_less=sum(full.values()) / total)
-
-    int8_error(config, params, tokenizer)
-    mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
+        yield say(f"{kind} trunk and adapters, counted", total, "bytes", **parts, times_less=sum(full.values()) / total)
+    if pretrained:
+        for figure, (value, unit) in int8_error(config, params, Tokenizer.load(folder)).items():
+            yield say(f"int8 trunk: {figure}", value, unit)
     del params
-    cases = {
-        "int8 trunk and adapters": (lambda: models.quantise(*models.load_pretrained(folder)), lora),
-        "float32 trunk and adapters": (lambda: models.load_pretrained(folder), lora),
-        "four full models": (lambda: models.load_pretrained(folder), LoRAConfig()),
+    cases: dict[str, tuple[Load, LoRAConfig]] = {
+        "int8 trunk and adapters": (lambda: models.quantise(*load()), lora),
+        "float32 trunk and adapters": (load, lora),
+        "four full models": (load, LoRAConfig()),
     }
-    for name, (load, how) in cases.items():
+    mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
+    for name, (make, how) in list(cases.items())[: 1 if asked.fast else None]:
         before = live()
-        trainer = make_trainer(*load(), how, tokenizer, asked.rows, mesh)
+        trainer = make_trainer(*make(), how, rows, mesh)
         state = trainer.init()
-        say(f"{name}, live", live() - before, "bytes")
-        beside = {"rows": asked.rows, "length": asked.length}
-        say(f"{name}, temporary", temporary(trainer, state, asked.rows, asked.length), "bytes", **beside)
+        yield say(f"{name}, live", live() - before, "bytes")
+        yield say(f"{name}, temporary", temporary(trainer, state, rows, length), "bytes", rows=rows, length=length)
         del trainer, state
+
+
+def main() -> None:
+    asked = parser(__doc__)
+    asked.add_argument("--rank", type=int, default=16)
+    asked.add_argument("--rows", type=int, default=4, help="sequences of a minibatch")
+    asked.add_argument("--length", type=int, default=128, help="tokens of a sequence")
+    asked.add_argument(
+        "--pretrained", action="store_true", help="SmolLM2-135M-Instruct itself, and the error of 8 bits"
+    )
+    given = asked.parse_args()
+    print_lines(lines(options(given), given.rank, given.rows, given.length, given.pretrained))
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ class Outputs(NamedTuple):
     Fields that an objective does not read cost nothing: XLA removes them.
     """
 
-    logprobs: MaybeArray = None  # float32 [B, K, S]; 0 where a token has no predecessor
-    entropy: MaybeArray = None  # float32 [B, K, S]; nats
+    logprobs: MaybeArray = None  # float32 [B, K, S]; 0 behind the batch's mask and where a token has no predecessor
+    entropy: MaybeArray = None  # float32 [B, K, S]; nats, 0 where logprobs are
     values: MaybeArray = None  # float32 [B, K, S]; the critic's
     scores: MaybeArray = None  # float32 [B, K]; the scalar head at the last real token
 
@@ -150,11 +150,12 @@ class TokenStats(Protocol):
     """Log-probability of each target and entropy of its distribution, in chunks that never hold all logits.
 
     ``hidden`` [B, S, D] and ``targets`` int32 [B, S], a target beside the hidden state that predicts it -> two float32
-    [B, S], nats, both of ``softmax(logits / temperature)``.
+    [B, S], nats, both of ``softmax(logits / temperature)``. ``mask`` bool [B, S] says which targets are wanted: the
+    others cost next to nothing, and both numbers are 0 there.
     """
 
     def __call__(
-        self, params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0
+        self, params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0, mask: MaybeArray = None
     ) -> tuple[Array, Array]: ...
 
 

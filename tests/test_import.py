@@ -91,6 +91,17 @@ except ModuleNotFoundError as error:
     assert said.split("\n") == ["(1, 1, 11)", "tokenizers", ""]
 
 
+def test_only_stages_and_commands_keep_compiled_programs():
+    said = python("""
+import os
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+import jax
+import rlhf_jax.stages, rlhf_jax.runs.compilation_cache
+print(jax.config.jax_compilation_cache_dir)
+""")
+    assert said == "None\n"
+
+
 def test_an_unknown_name_is_an_attribute_error():
     said = python("""
 import rlhf_jax

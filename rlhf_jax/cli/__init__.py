@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import pipeline, policy, results, sources
+from rlhf_jax.cli import pipeline, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -32,6 +32,7 @@ TRAINING: dict[str, Command] = {
 }
 COMMANDS: dict[str, Command] = {
     **TRAINING,
+    "profile": profile.profile,
     "report": results.report,
     "chat": policy.chat,
     "sample": policy.sample,
@@ -66,6 +67,7 @@ def run(argv: list[str]) -> int:
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
     from rlhf_jax.report import ReportError
+    from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
@@ -81,6 +83,8 @@ def run(argv: list[str]) -> int:
     )
     try:
         with _short_warnings():
+            if not {"-h", "--help"} & set(rest):
+                keep_compiled()
             COMMANDS[name](rest)
     except Interrupted as stop:
         print(f"rlhf {name}: {stop}", file=sys.stderr)
@@ -124,7 +128,12 @@ def _overview() -> str:
         "commands:",
     ]
     lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
-    return "\n".join([*lines, "", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."])
+    lines += ["", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."]
+    lines += [
+        "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
+        "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
+    ]
+    return "\n".join(lines)
 
 
 def _fail(message: str) -> int:

@@ -17,6 +17,7 @@ SUMMARIES = {
     "ppo": "stage 3, KL-penalised PPO",
     "group": "RLOO, GRPO, expert iteration and others on K samples of a prompt",
     "preference": "DPO, IPO, KTO, ORPO, SimPO and others on comparisons",
+    "profile": "where the time of a stage goes: its phases beside what the machine can do, compilation, memory",
     "report": "write report.html of a run folder again",
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
@@ -43,7 +44,7 @@ def one_of(names: Sequence[str]) -> str:
 
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
     """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
-    return tyro.cli(options, prog=f"rlhf {name}", description=_describe(name), args=argv)
+    return tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -61,14 +62,14 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         UsageError: when the file cannot be used or a value is out of range. An unknown field ends the program with
             the nearest field's name.
     """
-    path, rest = _take_config(list(argv))
+    path, rest = take_config(list(argv))
     # The flag that error messages name, without the path of its field.
     rest = [
         word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
     ]
     config = load_config(path, type(default)) if path else default
     description = (
-        f"{_describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
+        f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
         "`config`; experiments/ has examples."
     )
     try:
@@ -77,7 +78,8 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         raise UsageError(str(error)) from error
 
 
-def _take_config(argv: list[str]) -> tuple[str, list[str]]:
+def take_config(argv: list[str]) -> tuple[str, list[str]]:
+    """Take ``--config FILE.py`` out of the words: its path, empty where it is not there, and the other words."""
     for i, word in enumerate(argv):
         if word == "--config":
             if i + 1 == len(argv):
@@ -107,6 +109,12 @@ def load_config(path: str, kind: type) -> Any:
     return config
 
 
-def _describe(name: str) -> str:
+def describe(name: str) -> str:
+    """Write what a command does as a sentence.
+
+    Example:
+        >>> describe("ppo")
+        'Stage 3, KL-penalised PPO.'
+    """
     summary = SUMMARIES[name]
     return f"{summary[0].upper()}{summary[1:]}."

@@ -11,6 +11,11 @@ import jax.numpy as jnp
 
 from rlhf_jax.types import Array
 
+# Rows up to this length have their products at once, [B, H, S, S]; longer ones a chunk of queries at a time.
+WHOLE = 2048
+# Queries of a chunk.
+CHUNK = 512
+
 
 def softcap(z: Array, cap: float) -> Array:
     """Cap z smoothly, ``cap tanh(z / cap)``; a cap of 0 leaves z as it is (Gemma 2, section 2)."""
@@ -41,12 +46,45 @@ def attention(
     # Heads before tokens: then the products are matrix products, and nothing is transposed inside them.
     grouped = q.reshape(batch, length, k.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    logits = jnp.einsum("bngtd,bncd->bngtc", grouped, keys, preferred_element_type=jnp.float32) * scale
-    seen = visible(segment_ids, segment_ids, window)[:, None, None]
-    logits = jnp.where(seen, softcap(logits, cap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bngtc,bncd->bngtd", weights, values)
+    if length <= WHOLE:
+        mixed = _mix(grouped, keys, values, visible(segment_ids, segment_ids, window), scale, cap)
+    else:
+        mixed = _in_chunks(grouped, keys, values, segment_ids, scale, window, cap)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def _mix(q: Array, k: Array, v: Array, seen: Array, scale: float, cap: float) -> Array:
+    """Mix the values of ``v [B, N, C, Dh]`` for queries ``[B, N, G, T, Dh]`` that see ``seen [B, T, C]``."""
+    logits = jnp.einsum("bngtd,bncd->bngtc", q, k, preferred_element_type=jnp.float32) * scale
+    logits = jnp.where(seen[:, None, None], softcap(logits, cap), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bngtc,bncd->bngtd", weights, v)
+
+
+def _in_chunks(q: Array, k: Array, v: Array, segment_ids: Array, scale: float, window: int, cap: float) -> Array:
+    """Do what ``_mix`` does, a chunk of queries at a time, forward and backward, over no more keys than they may see."""
+    length = q.shape[3]
+    pad = -length % CHUNK
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, pad), (0, 0)))
+    k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, pad), (0, 0))) for x in (k, v))
+    segment_ids = jnp.pad(segment_ids, ((0, 0), (0, pad)))
+    span = min(length + pad, window - 1 + CHUNK) if window else length + pad
+
+    def one(first: Array) -> Array:
+        start = jnp.clip(first - (window - 1), 0, length + pad - span) if window else jnp.int32(0)
+        queries = jax.lax.dynamic_slice_in_dim(q, first, CHUNK, axis=3)
+        keys, values = (jax.lax.dynamic_slice_in_dim(x, start, span, axis=2) for x in (k, v))
+        seen = visible(
+            jax.lax.dynamic_slice_in_dim(segment_ids, first, CHUNK, axis=1),
+            jax.lax.dynamic_slice_in_dim(segment_ids, start, span, axis=1),
+            window,
+            first - start,
+        )
+        return _mix(queries, keys, values, seen, scale, cap)
+
+    # A chunk is computed again in the backward pass: its products are all that would be kept.
+    mixed = jax.lax.map(jax.checkpoint(one), jnp.arange(0, length + pad, CHUNK, dtype=jnp.int32))
+    return jnp.moveaxis(mixed, 0, 3).reshape(*q.shape[:3], length + pad, q.shape[-1])[..., :length, :]
 
 
 def visible(queries: Array, keys: Array, window: int = 0, first: int | Array = 0) -> Array:

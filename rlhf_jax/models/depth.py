@@ -78,6 +78,9 @@ def run_blocks(
     if turns == 1:
         return turn(x, stacked, keys, windowed)
 
+    if length == 1:  # without an axis more, which would cost a copy of every leaf
+        return jax.lax.scan(lambda x, each: (block(x, *each, windowed[0]), None), x, (stacked, keys))[0]
+
     def of_turns(leaf: Array) -> Array:
         return leaf[:scanned].reshape(turns, length, *leaf.shape[1:])
 

@@ -41,3 +41,19 @@ def member_scores(model: Model, params: Params, batch: SequenceBatch) -> Array:
         return forward({"reward": model}, {"reward": params}, batch).scores[None]
     axes = member_axes(params)
     return jax.vmap(lambda p: forward({"reward": model}, {"reward": p}, batch).scores, (axes,))(params)
+
+
+def member_values(model: Model, params: Params, rows: SequenceBatch) -> Array:
+    """What every member's scalar head says at every token of packed rows [r, 1, L]: float32 [r, L, M].
+
+    Unlike a critic's values, which are stored beside the token after, these stand at the token that was read: at the
+    last one of a response it is its score.
+    """
+    tokens, positions, segment_ids = (x[:, 0] for x in (rows.tokens, rows.positions, rows.segment_ids))
+
+    def values(p: Params) -> Array:
+        return model.values(p, model.apply(p, tokens, positions, segment_ids))
+
+    if not members(params):
+        return values(params)[..., None]
+    return jax.vmap(values, (member_axes(params),), out_axes=-1)(params)

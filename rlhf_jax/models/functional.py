@@ -6,9 +6,6 @@ outside models/ ever holds a module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,11 +13,10 @@ from flax import nnx
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.decoding import decoding_config, lay_out_for_decoding
 from rlhf_jax.models.lora import join, split
+from rlhf_jax.models.output_head import output_head
+from rlhf_jax.models.token_stats import token_stats
 from rlhf_jax.models.transformer import Transformer
-from rlhf_jax.types import Array, Cache, Model, Params
-
-# Logits are made for at most this many (token, vocabulary) pairs at once: 64 MiB in float32.
-LOGIT_CHUNK = 2**24
+from rlhf_jax.types import Array, Cache, MaybeArray, Model, Params
 
 
 def build(config: ModelConfig) -> Model:
@@ -57,8 +53,10 @@ def build(config: ModelConfig) -> Model:
     def logits(params: Params, hidden: Array) -> Array:
         return bind(params).logits(hidden)
 
-    def token_stats(params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0) -> tuple[Array, Array]:
-        return _token_stats(bind(params).logits, config.vocab_size, hidden, targets, temperature)
+    def stats(
+        params: Params, hidden: Array, targets: Array, *, temperature: float = 1.0, mask: MaybeArray = None
+    ) -> tuple[Array, Array]:
+        return token_stats(hidden, output_head(config, params), targets, temperature=temperature, mask=mask)
 
     def values(params: Params, hidden: Array) -> Array:
         if not config.scalar_head:
@@ -86,7 +84,7 @@ def build(config: ModelConfig) -> Model:
         init,
         apply,
         logits,
-        token_stats,
+        stats,
         values,
         scores,
         lay_out,
@@ -121,36 +119,6 @@ def logits(config: ModelConfig, params: Params, tokens: Array, mask: Array) -> A
     mask = jnp.asarray(mask, bool)
     positions = jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
     return model.logits(params, model.apply(params, tokens, positions, mask.astype(jnp.int32)))
-
-
-def _token_stats(
-    logits: Callable[[Array], Array], vocab_size: int, hidden: Array, targets: Array, temperature: float
-) -> tuple[Array, Array]:
-    """Log-probability of each target and entropy of its distribution, float32 [B, S], from hidden [B, S, D].
-
-    Both are of ``softmax(logits / temperature)``; at temperature 1 the logits are taken as they are.
-
-    Chunks run along the sequence, so that the batch stays sharded. A single chunk keeps its logits for the backward
-    pass; several are recomputed there one by one (``jax.checkpoint``), so no more than one chunk ever exists.
-    """
-    batch, length, width = hidden.shape
-    chunk = max(1, min(length, LOGIT_CHUNK // max(1, batch * vocab_size)))
-
-    def stats(h: Array, t: Array) -> tuple[Array, Array]:
-        z = logits(h) if temperature == 1.0 else logits(h) / temperature
-        log_z = jax.nn.logsumexp(z, axis=-1)
-        logprob = jnp.take_along_axis(z, t[..., None], axis=-1)[..., 0] - log_z
-        probability = jnp.exp(z - log_z[..., None])
-        return logprob, log_z - jnp.sum(probability * z, axis=-1)
-
-    if chunk == length:
-        return stats(hidden, targets)
-    pad = -length % chunk
-    h = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(batch, -1, chunk, width).swapaxes(0, 1)
-    t = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, -1, chunk).swapaxes(0, 1)
-    one: Callable[..., Any] = jax.checkpoint(stats)
-    logprob, entropy = jax.lax.map(lambda pair: one(*pair), (h, t))
-    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in (logprob, entropy))
 
 
 def with_scalar_head(params: Params, config: ModelConfig, key: Array | None = None) -> Params:

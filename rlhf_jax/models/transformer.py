@@ -194,8 +194,9 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``."""
-        z = (hidden @ self.output_matrix().astype(hidden.dtype)).astype(jnp.float32)
-        return softcap(z, self.config.logit_softcap)
+        # Added up in float32: the sampler's log-probabilities are compared with those of models/token_stats.py.
+        matrix = self.output_matrix().astype(hidden.dtype)
+        return softcap(jnp.matmul(hidden, matrix, preferred_element_type=jnp.float32), self.config.logit_softcap)
 
     def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:
         """Make the view of a layer by whether it has the window; ``positions`` and ``segment_ids`` are [B, T]."""

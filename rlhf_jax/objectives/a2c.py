@@ -66,7 +66,9 @@ def a2c(
 
     policy_loss = losses.policy_gradient(logprobs, fixed(batch.advantages, "batch.advantages", mask))
     value_loss = 0.5 * jnp.square(values - returns)
-    per_token = policy_loss + value_coef * value_loss - entropy_coef * entropy
+    per_token = policy_loss + value_coef * value_loss
+    if entropy_coef != 0:  # times 0 it would still have a gradient to compute
+        per_token = per_token - entropy_coef * entropy
     logged = {
         "policy_loss": policy_loss,
         "value_loss": value_loss,

@@ -90,7 +90,9 @@ def ppo(
         logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
     value_loss = losses.clipped_value(values, old_values, returns, clip=value_clip)
-    per_token = policy_loss + value_coef * value_loss - entropy_coef * entropy
+    per_token = policy_loss + value_coef * value_loss
+    if entropy_coef != 0:  # times 0 it would still have a gradient to compute
+        per_token = per_token - entropy_coef * entropy
 
     ratio = jnp.exp(jnp.minimum(logprobs - old_logprobs, MAX_LOG_RATIO))
     logged = {

@@ -69,8 +69,9 @@ def reinforce(
     values = policy_loss
     if entropy_coef != 0 or outputs.entropy is not None:
         entropy = learned(outputs.entropy, "outputs.entropy", mask)
-        values = values - entropy_coef * entropy
         metrics["entropy"] = (entropy, mask)
+        if entropy_coef != 0:
+            values = values - entropy_coef * entropy
     if kl is not None:
         metrics["ref_kl"] = (kl, mask)
     return Loss(values, mask, losses.sequence_sum, metrics)

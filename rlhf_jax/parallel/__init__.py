@@ -1,6 +1,7 @@
 """Where arrays live: the device mesh, and rules from a parameter's path to its place on the mesh."""
 
-from rlhf_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from rlhf_jax.parallel.mesh import AXES, MeshConfig, make_mesh, traced_on
+from rlhf_jax.parallel.offload import bring, park, parked
 from rlhf_jax.parallel.partition import (
     PARAM_RULES,
     Rules,
@@ -17,9 +18,13 @@ __all__ = [
     "MeshConfig",
     "Rules",
     "batch_shardings",
+    "bring",
     "make_mesh",
     "param_shardings",
+    "park",
+    "parked",
     "path_name",
     "put",
     "replicated",
+    "traced_on",
 ]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
 
 import jax
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
+
+Args = TypeVarTuple("Args")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,3 +96,31 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     # Auto is written out because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a
     # vocabulary-sharded embedding raise.
     return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+
+
+def traced_on(mesh: Mesh, function: Callable[[*Args], R]) -> Callable[[*Args], R]:
+    """Let a function know the mesh while it is traced: ``jax.jit(traced_on(mesh, function))``.
+
+    Models size what they hold at once by a device's share of the batch, and read the mesh where they do. Nothing is
+    done when the compiled program runs.
+
+    Args:
+        mesh: the device mesh that the program is for.
+        function: what is to be compiled, called by position.
+
+    Returns:
+        The function, traced with ``jax.sharding.get_abstract_mesh()`` giving the mesh.
+
+    Example:
+        >>> import jax
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> traced_on(mesh, lambda: jax.sharding.get_abstract_mesh().shape["data"])()
+        1
+    """
+
+    @functools.wraps(function)
+    def on_mesh(*args: *Args) -> R:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return on_mesh

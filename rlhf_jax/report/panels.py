@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rlhf_jax.evaluation.alarms import LARGEST_GAP
 from rlhf_jax.report.plots import Line, Panel
 from rlhf_jax.report.run_folder import Row, series
 
@@ -60,7 +61,8 @@ _ONLINE = [
     _spec("loss on pretraining text, nats a token", "ptx_loss"),
     _spec("distinct-2 (different token pairs)", "distinct_2"),
     _spec("different tokens in a batch", "unique_tokens"),
-    _spec("sampler - trainer log-prob, nats", "logprob_gap", (-0.05, 0.05)),
+    _spec("sampler against trainer, log-prob, nats a token", "logprob_gap", (0.0, LARGEST_GAP)),
+    _spec("the same, of single tokens, nats", {"logprob_gap_p99": "99th percentile", "logprob_gap_max": "maximum"}),
 ]
 _PANELS: Mapping[str, Sequence[Spec]] = {
     "sft": [_spec("loss, nats a token", _over("loss", "heldout_loss")), _LEARNING_RATE],

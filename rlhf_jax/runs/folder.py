@@ -67,8 +67,21 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
     write_json(path, merged)
 
 
-# What may change between a run and its continuation: where things lie, how often they are saved, the devices.
-_PLACES = frozenset({"out", "init", "policy", "reward_model", "mesh", "checkpoint_every", "keep_checkpoints"})
+# What may change between a run and its continuation: where things lie, how often they are saved, the devices, and what
+# difference between sampler and trainer stops the run.
+_PLACES = frozenset(
+    {
+        "out",
+        "init",
+        "policy",
+        "reward_model",
+        "mesh",
+        "offload",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "max_logprob_gap",
+    }
+)
 
 
 def fingerprint(config: Any) -> dict[str, Any]:

@@ -170,12 +170,17 @@ def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params,
     return *models.merge(config, params["reward" if stage == "reward" else "policy"]), tokenizer
 
 
-def place(params: Params, mesh: Mesh) -> Params:
-    """Place a model's parameters on a mesh; an ensemble's stacked axis stays whole, and a shared trunk stays shared."""
+def place(params: Params, mesh: Mesh, *, parked: bool = False) -> Params:
+    """Place a model's parameters on a mesh; an ensemble's stacked axis stays whole, and a shared trunk stays shared.
+
+    With ``parked`` they wait in the host's memory until ``parallel.bring``; not so a trunk under adapters, on which the
+    policy may stand as well.
+    """
     leading = 1 if "head" in params and models.members(params) else 0
     trained, frozen = models.split(params)
+    own = parallel.param_shardings(trained, mesh, leading=leading)
     return models.join(
-        parallel.put(trained, parallel.param_shardings(trained, mesh, leading=leading)),
+        parallel.put(trained, parallel.parked(own) if parked else own),
         parallel.put(frozen, parallel.param_shardings(frozen, mesh)),
     )
 

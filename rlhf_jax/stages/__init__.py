@@ -19,7 +19,7 @@ from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
-from rlhf_jax.stages.online.loop import SamplerMismatch
+from rlhf_jax.stages.online.gap import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.opinions import Comparisons, comparisons
 from rlhf_jax.stages.ppo import ppo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
@@ -33,6 +34,21 @@ def is_one_of(objective: str, *names: str) -> bool:
         (True, False)
     """
     return objective.split("(")[0].rsplit(".")[-1] in names
+
+
+Offload = Literal["none", "frozen"]
+"""Which models wait in the host's memory while they are not used."""
+
+
+def parks_policy(offload: Offload, lora: LoRAConfig) -> bool:
+    """Whether the reference waits in the host's memory; under adapters it is the trunk that the policy stands on."""
+    if offload == "frozen" and lora.rank:
+        warnings.warn(
+            "offload frozen: with lora.rank the reference is the policy's own trunk with its adapter off, so it stays "
+            "on the device; of the frozen models only a reward model that was trained whole is parked",
+            stacklevel=2,
+        )
+    return offload == "frozen" and not lora.rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,13 @@ import jax
 from rlhf_jax import models
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Params
 
 LARGE, SMALL = 10**9, 10**8  # parameters: at least so many, and fewer than these
 ADAPTERS = 10.0  # how much higher the rates of adapters are
+HEAD_STEP = 0.3  # how far an update may move a head's values, in standard deviations of the shaped score
 BETWEEN = 10.0  # how much higher the highest rate of models that are neither large nor small
 LEAST_REWARD_SHARE = 0.25
 
@@ -79,14 +81,26 @@ def warn_of_rates(stage: str, config: StageConfig, params: Params) -> None:
     Args:
         stage: its name.
         config: the stage's config; the rate of each of its optimisers is checked.
-        params: the model that is trained, with its frozen trunk; a critic is taken to be as large.
+        params: the model that is trained, with its frozen trunk; a critic of its own is taken to be as large.
     """
     parameters = parameter_count(params)
     for name, optimizer in vars(config).items():
-        if isinstance(optimizer, OptimizerConfig):
+        if name == "critic_optimizer" and _has_value_head(config):
+            _warn_of_head_rate(optimizer.learning_rate, params["embedding"].shape[-1])
+        elif isinstance(optimizer, OptimizerConfig):
             trained = "critic" if name == "critic_optimizer" else stage
             low, high, source = usual_rates(trained, parameters, adapters=config.lora.rank > 0)
             warn_outside(f"{name}.learning_rate", optimizer.learning_rate, low, high, source)
+
+
+def _has_value_head(config: StageConfig) -> bool:
+    return isinstance(config, PPOConfig) and config.critic == "head"
+
+
+def _warn_of_head_rate(rate: float, width: int) -> None:
+    """Warn of a rate at which the values of a head would leap: Adam moves each of its weights by about the rate."""
+    source = f"the values of a head on {width} hidden dimensions move by up to the rate times {width} in an update"
+    warn_outside("critic_optimizer.learning_rate", rate, 0.0, HEAD_STEP / width, source)
 
 
 def warn_of_small_reward(reward: Params, policy: Params) -> None:

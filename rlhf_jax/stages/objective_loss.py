@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from rlhf_jax import losses
+from rlhf_jax.models import ValueHead
 from rlhf_jax.models.forward import forward
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
-def make_loss_fn(objective: Objective, models: Mapping[str, Model], *, temperature: float = 1.0) -> LossFn:
+def make_loss_fn(objective: Objective, models: Mapping[str, Model | ValueHead], *, temperature: float = 1.0) -> LossFn:
     """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
 
     The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;

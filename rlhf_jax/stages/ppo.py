@@ -36,7 +36,8 @@ def ppo(
 
     Returns:
         ``RunResult`` with ``params["policy"]`` and ``params["critic"]`` of the best held-out proxy reward whose KL is
-        below ``config.max_kl``; ``summary`` compares it with the SFT policy on test prompts.
+        below ``config.max_kl``; ``summary`` compares it with the SFT policy on test prompts. With ``critic="head"``
+        the critic is a ``head`` and nothing else.
 
     Raises:
         DataError: on a bad row.

@@ -21,13 +21,14 @@ from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import PackedConfig, check_positive
+from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -78,6 +79,10 @@ class PreferenceConfig(PackedConfig):
     """Held-out prompts that are sampled in an evaluation during training."""
     test_prompts: int = 512
     """Test prompts of the final comparison with the SFT policy."""
+    offload: Offload = "none"
+    """`frozen`: the reference and the reward model wait in the host's pinned memory. The reference is copied to the
+    device in every step of an objective that reads it; the reward model only to evaluate. The trunk under adapters
+    stays on the device."""
     judge: str = ""
     """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
     folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
@@ -134,6 +139,7 @@ def preference(
     check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
         return folder.load_result(directory, "preference", config)
+    keep_compiled()
     watch = Stopwatch()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
@@ -142,6 +148,8 @@ def preference(
     model, tokenizer = models.build(start.config), start.tokenizer
     warn_of_rates("preference", config, start.params)
     check_length(start.config, config.data.max_length, "data.max_length")
+    parked = parks_policy(config.offload, config.lora)
+    start = start._replace(params=place(start.params, mesh, parked=parked))
     reference = {"policy": models.adapter_off(start.params)}
     task = sources.find_task(config.data)
     pairs = opinions.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
@@ -163,10 +171,13 @@ def preference(
         mesh=mesh,
         seed=config.seed,
         prompt_columns=max(len(p.tokens) for p in (*heldout_prompts, *test_prompts)),
+        parked=parked,
     )
     proxy = None
     if config.reward_model:
-        proxy = RolloutReward(load_reward(config.reward_model, tokenizer), sampler, EnsembleConfig())
+        proxy = RolloutReward(
+            load_reward(config.reward_model, tokenizer), sampler, EnsembleConfig(), parked=config.offload == "frozen"
+        )
     judged = Judges(sampler, proxy, judges)
     heldout_prompts = evenly(heldout_prompts, config.eval_prompts)
     test_prompts = evenly(test_prompts, config.test_prompts)
@@ -179,7 +190,7 @@ def preference(
     folder.start(directory, "preference", config, tokenizer)
 
     loss_fn = with_reference(bound, model)
-    compiled = jax.jit(loss_fn)
+    compiled = jax.jit(parallel.traced_on(mesh, loss_fn))
     watcher = PolicyWatcher(directory, "preference", heldout_prompts)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
@@ -200,6 +211,7 @@ def preference(
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
         frozen=reference,
+        parked=parked,
         watcher=watcher,
     )
     policy = fitted.best_params["policy"]
@@ -207,7 +219,7 @@ def preference(
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
     test, quality = measured(pairs, config.pairs_per_response)
-    gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, reference["policy"])]
+    gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, sampler.reference)]
     summary |= {
         "objective": config.objective,
         "started_from": policy_path(config.policy).stage or "pretrained",
@@ -261,6 +273,7 @@ def with_reference(objective: Objective, model: Model) -> LossFn:
 
     def loss_fn(params: Params, inputs: Any, key: Array) -> tuple[Array, Aux]:
         (batch, other), reference = inputs
+        reference = parallel.bring(reference)
         known = forward(roles, reference, batch).logprobs
         point = reference_point(model, params, reference, other)
         filled = batch._replace(

@@ -19,6 +19,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
@@ -107,6 +108,7 @@ def reward_model(
     directory = Path(config.out)
     if folder.finished(directory, "reward", config):
         return folder.load_result(directory, "reward", config)
+    keep_compiled()
     watch = Stopwatch()
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers)
@@ -118,7 +120,7 @@ def reward_model(
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
     given = data.epoch(0)
     said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {**_own_fields(config), **rating_scale(given, config.objective)}
+    fields = {**own_fields(config), **rating_scale(given, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
     folder.start(directory, "reward", config, tokenizer)
@@ -128,7 +130,7 @@ def reward_model(
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:
-        loss_fn, params = ensemble_loss(loss_fn), _stacked(start.params, model_config, config)
+        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, model_config, config)
         batches = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
@@ -222,7 +224,7 @@ def rating_scale(examples: Sequence[Example], objective: str) -> dict[str, float
     return {"mean": float(each.mean()), "std": float(max(each.std(), 1e-6))}
 
 
-def _own_fields(config: RewardConfig) -> dict[str, float]:
+def own_fields(config: RewardConfig) -> dict[str, float]:
     """The config's fields that the objective is given: with their defaults only if they were made for it.
 
     Another objective with a hyperparameter of the same name keeps its own default, unless somebody set the field.
@@ -238,7 +240,7 @@ def _own_fields(config: RewardConfig) -> dict[str, float]:
     }
 
 
-def _stacked(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
+def stacked_members(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
     """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own."""
     keys = jax.random.split(jax.random.key(config.seed), config.members)
     parts = [models.split(models.with_scalar_head(policy, model_config, key)) for key in keys]

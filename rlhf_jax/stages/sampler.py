@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +13,10 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
 from rlhf_jax.renamed import renamed
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.rollout.responses import as_batch, response_tokens
+from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs.loading import place
-from rlhf_jax.types import Array, Model, Params, Rollout
+from rlhf_jax.stages.blocks import RowMaker, Rows, by_response, in_blocks
+from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
 
 class Sampler:
@@ -34,6 +34,7 @@ class Sampler:
         seed: the run's; with the step and the prompt it decides every sample.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every call.
+        parked: the reference waits in the host's memory while nobody asks for it.
     """
 
     def __init__(
@@ -46,22 +47,34 @@ class Sampler:
         mesh: jax.sharding.Mesh,
         seed: int = 0,
         prompt_columns: int = 8,
+        parked: bool = False,
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
-        self.reference = place(reference, mesh)
+        self._reference = place(reference, mesh, parked=parked)
         self.engine = rollout.Engine(model, sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 
-        def kl(policy: Params, reference: Params, sampled: Rollout) -> Array:
-            batch = as_batch(sampled)
-            temperature = sampling.logprob_temperature
-            new, old = (
-                forward({"policy": model}, {"policy": p}, batch, temperature=temperature) for p in (policy, reference)
-            )
-            return losses.masked_sum(losses.k1(new.logprobs, old.logprobs), batch.mask, axis=-1)
+        self.rows = RowMaker(mesh)
 
-        self._kl: Callable[..., Any] = jax.jit(kl)
+        def logprobs(params: Params, rows: Rows) -> Array:
+            def run(block: SequenceBatch) -> Array:
+                out = forward({"policy": model}, {"policy": params}, block, temperature=sampling.logprob_temperature)
+                return out.logprobs[:, 0]
+
+            return by_response(in_blocks(run, rows), rows)
+
+        def kl(new: Array, old: Array, mask: Array) -> Array:
+            return losses.masked_sum(losses.k1(new, old), mask, axis=-1)
+
+        self.logprobs: Callable[[Params, Rows], Array] = jax.jit(parallel.traced_on(mesh, logprobs))
+        """Log-probabilities of a policy, [B, K, S], for its parameters and packed rows; those of a block at a time."""
+        self._kl: Callable[..., Array] = jax.jit(kl)
+
+    @property
+    def reference(self) -> Params:
+        """The frozen policy's parameters on the mesh; a parked one is brought there, and goes when it is let go of."""
+        return parallel.bring(self._reference)
 
     def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same."""
@@ -82,7 +95,9 @@ class Sampler:
 
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
         """Compute k1 of every response, the policy against the reference at the sampling temperature: [B * K], nats."""
-        return np.asarray(self._kl(policy, self.reference, sampled)).reshape(-1)
+        rows = self.rows(sampled)
+        new, old = (self.logprobs(params, rows) for params in (policy, self.reference))
+        return np.asarray(self._kl(new, old, sampled.mask)).reshape(-1)
 
 
 __getattr__ = renamed(__name__, {"Prompt": "stages.EncodedPrompt"})

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rlhf_jax import models, rewards
+from rlhf_jax import models, parallel, rewards
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
-from rlhf_jax.models.ensemble import member_scores
+from rlhf_jax.models.ensemble import member_values
 from rlhf_jax.rewards import EnsembleConfig, TextReward
-from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import load_stage, place
 from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stages.blocks import Rows, at_last, in_blocks
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.types import Array, Params, Rollout
 
@@ -49,26 +49,36 @@ class RolloutReward:
             ``(prompts, responses) -> numbers``.
         sampler: turns rollouts into text and knows the mesh.
         ensemble: how the members of an ensemble are combined.
+        parked: the reward model waits in the host's memory while it does not score.
     """
 
-    def __init__(self, reward: LoadedModel | TextReward, sampler: Sampler, ensemble: EnsembleConfig | None = None):
+    def __init__(
+        self,
+        reward: LoadedModel | TextReward,
+        sampler: Sampler,
+        ensemble: EnsembleConfig | None = None,
+        *,
+        parked: bool = False,
+    ):
         self._sampler = sampler
         self._text = None if isinstance(reward, LoadedModel) else reward
         if isinstance(reward, LoadedModel):
             how = ensemble or EnsembleConfig()
             model = models.build(reward.config)
-            self._params = place(reward.params, sampler.mesh)
+            self._params = place(reward.params, sampler.mesh, parked=parked)
 
-            def score(params: Params, sampled: Rollout) -> Scores:
-                each = member_scores(model, params, as_batch(sampled))
+            def score(params: Params, rows: Rows) -> Scores:
+                each = at_last(in_blocks(lambda block: member_values(model, params, block), rows), rows)
+                each = jnp.moveaxis(each, -1, 0)  # [M, B, K]
                 return Scores(rewards.combine(each, how), rewards.disagreement(each))
 
-            self._model: Callable[..., Any] = jax.jit(score)
+            self._model: Callable[..., Any] = jax.jit(parallel.traced_on(sampler.mesh, score))
 
-    def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt]) -> Scores:
-        """Score every response."""
+    def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt], rows: Rows | None = None) -> Scores:
+        """Score every response; ``rows`` are the sampled ones, where they are packed already."""
         if self._text is None:
-            return self._model(self._params, sampled)
+            rows = self._sampler.rows(sampled) if rows is None else rows
+            return self._model(parallel.bring(self._params), rows)
         shape = sampled.tokens.shape[:2]
         repeated = [p.text for p in prompts for _ in range(shape[1])]
         scores = rewards.score_texts(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)

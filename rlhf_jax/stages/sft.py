@@ -15,6 +15,7 @@ from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_length, start_from
@@ -92,6 +93,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         check_start(config.init, directory, "sft")
     if folder.finished(directory, "sft", config):
         return folder.load_result(directory, "sft", config)
+    keep_compiled()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
@@ -114,7 +116,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     shape = config.packing(tokenizer.pad_id)
     loss_fn = make_loss_fn(bound, {"policy": model})
     heldout_batches = PackedEpochs(lambda _: held_rows, epochs=1, **shape)
-    loss = jax.jit(loss_fn)
+    loss = jax.jit(parallel.traced_on(mesh, loss_fn))
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)

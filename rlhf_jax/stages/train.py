@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -69,6 +69,67 @@ def heldout(loss_fn: Callable[..., Any], batches: Batches) -> dict[str, float]:
     return {**means, "heldout_loss": sum(float(numerator) for numerator, _ in parts) / weight}
 
 
+class Program(NamedTuple):
+    """The first state of a stage, and the function that updates it."""
+
+    state: TrainState
+    trunks: Params  # by role, the frozen part of models with adapters
+    step: training.TrainStep  # compiled at its first call; the state it is given is used up
+
+
+def compile_step(
+    config: PackedConfig,
+    *,
+    loss_fn: LossFn,
+    params: Params,
+    optimizer: OptimizerConfig,
+    batches: Batches,
+    mesh: Mesh,
+    frozen: Params | None = None,
+    parked: bool = False,
+    members: int = 0,
+) -> Program:
+    """Place models and optimiser on the mesh, and make the step that updates them.
+
+    Args:
+        config: the stage's.
+        loss_fn: as for ``train``, like all that follow.
+        params: by role; what is trained is copied.
+        optimizer: config of the optimiser.
+        batches: whole batches, for their number and their shapes.
+        mesh: devices.
+        frozen: the parameters of another model.
+        parked: the frozen model waits in the host's memory.
+        members: how many models are stacked in ``params``.
+    """
+    rule = training.make_optimizer(optimizer, len(batches))
+    if members:
+        rule = training.per_member(rule)
+    parts = {role: models.split(x) for role, x in params.items()}
+    state, places = training.init(
+        lambda p: p,
+        rule,
+        parallel.bring({role: own for role, (own, _) in parts.items()}),
+        shardings=lambda shapes: parallel.param_shardings(shapes, mesh, leading=1 if members else 0),
+    )
+    trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
+    reference = None if frozen is None else {role: place(x, mesh, parked=parked) for role, x in frozen.items()}
+    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=(config.micro_batches > 1) + (members > 0))
+
+    def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
+        batch, trunks, reference = inputs
+
+        def loss(own: Params, batch: Any, key: Array) -> tuple[Array, Aux]:
+            asked: Any = batch if reference is None else (batch, reference)
+            return loss_fn(models.join(own, trunks), asked, key)
+
+        return training.make_train_step(loss, rule, accumulate=config.micro_batches)(state, batch, key)
+
+    fixed = (trunks, reference)
+    step = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
+    return Program(state, trunks, lambda state, batch, key: step(state, (batch, *fixed), key))
+
+
 def train(
     *,
     stage: str,
@@ -84,6 +145,7 @@ def train(
     show: tuple[str, ...],
     evaluate_first: bool = False,
     frozen: Params | None = None,
+    parked: bool = False,
     members: int = 0,
     watcher: Watcher | None = None,
 ) -> FitResult:
@@ -103,6 +165,7 @@ def train(
         show: names of the metrics that are shown beside the progress bar.
         evaluate_first: evaluate before the first step too, because the first parameters may be the best.
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
+        parked: the frozen model waits in the host's memory, from where ``loss_fn`` brings it.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
         watcher: told of every evaluation.
 
@@ -112,44 +175,29 @@ def train(
     """
     directory = Path(config.out)
     batches = micro_batched(batches, config.micro_batches)
-    rule = training.make_optimizer(optimizer, len(batches))
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
-    if members:
-        rule = training.per_member(rule)
-    parts = {role: models.split(x) for role, x in params.items()}
-    trained = {role: own for role, (own, _) in parts.items()}
-    state, places = training.init(
-        lambda p: p,
-        rule,
-        trained,
-        shardings=lambda shapes: parallel.param_shardings(shapes, mesh, leading=1 if members else 0),
+    program = compile_step(
+        config,
+        loss_fn=loss_fn,
+        params=params,
+        optimizer=optimizer,
+        batches=batches,
+        mesh=mesh,
+        frozen=frozen,
+        parked=parked,
+        members=members,
     )
-    trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
-    reference = None if frozen is None else {role: place(x, mesh) for role, x in frozen.items()}
-    spread = parallel.batch_shardings(batches[0], mesh, batch_axis=(config.micro_batches > 1) + (members > 0))
-
-    def one(state: TrainState, inputs: Any, key: Array) -> tuple[TrainState, dict[str, Any]]:
-        batch, trunks, reference = inputs
-
-        def loss(own: Params, batch: Any, key: Array) -> tuple[Array, Aux]:
-            asked: Any = batch if reference is None else (batch, reference)
-            return loss_fn(models.join(own, trunks), asked, key)
-
-        return training.make_train_step(loss, rule, accumulate=config.micro_batches)(state, batch, key)
-
-    fixed = (trunks, reference)
-    step = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
     key = jax.random.key(config.seed)
 
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
-        state, metrics = step(state, (batches[i], *fixed), jax.random.fold_in(key, i))
+        state, metrics = program.step(state, batches[i], jax.random.fold_in(key, i))
         watch.lap()
         return state, {**metrics, "learning_rate": rates[i]}
 
     with MetricsWriter(directory, stage) as writer:
         fitted = training.fit(
             stage=stage,
-            state=state,
+            state=program.state,
             total=len(batches),
             update=update,
             writer=writer,
@@ -157,7 +205,7 @@ def train(
                 directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
             ),
             checkpoint_every=config.checkpoint_every,
-            evaluate=lambda s: evaluate(models.join(s.params, trunks)),
+            evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,
             evaluate_first=evaluate_first,
             best="heldout_loss",
@@ -172,4 +220,4 @@ def train(
         fitted = fitted._replace(
             best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=float(value)
         )
-    return fitted._replace(best_params=models.join(fitted.best_params, trunks))
+    return fitted._replace(best_params=models.join(fitted.best_params, program.trunks))

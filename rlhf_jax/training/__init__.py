@@ -8,7 +8,7 @@ from rlhf_jax.training.optimizer import OptimizerConfig, by_role, make_optimizer
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.signals import Interrupted, StopSignals
 from rlhf_jax.training.state import TrainState, init, init_state
-from rlhf_jax.training.step import AuxiliaryLoss, Metrics, TrainStep, fetch, jit_step, make_train_step
+from rlhf_jax.training.step import AuxiliaryLoss, Metrics, Parts, TrainStep, fetch, jit_step, make_train_step
 
 __all__ = [
     "AuxiliaryLoss",
@@ -20,6 +20,7 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "OptimizerConfig",
+    "Parts",
     "Progress",
     "SkippedUpdates",
     "StopSignals",

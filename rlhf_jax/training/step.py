@@ -35,6 +35,26 @@ class AuxiliaryLoss(NamedTuple):
     weight: float
 
 
+class Parts(NamedTuple):
+    """A batch in micro-batches, of which only the first ``used`` hold anything; the others are never run.
+
+    One compiled program then serves batches that need few parts and batches that need many.
+
+    Example:
+        >>> from rlhf_jax.training import init_state
+        >>> from rlhf_jax.types import Aux
+        >>> loss_fn = lambda params, batch, key: (params["x"] * batch, Aux(jnp.float32(1), {}))
+        >>> step = make_train_step(loss_fn, optax.sgd(1.0))
+        >>> batch = Parts(jnp.array([1.0, 3.0, jnp.nan]), used=jnp.int32(2))
+        >>> state, _ = step(init_state({"x": jnp.float32(0)}, optax.sgd(1.0)), batch, jax.random.key(0))
+        >>> float(state.params["x"])
+        -2.0
+    """
+
+    batches: Any  # every leaf [A, ...]
+    used: Array  # int32 []
+
+
 class _Sums(NamedTuple):
     """What adds up over micro-batches."""
 
@@ -59,24 +79,26 @@ def _sums(loss_fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
     return _Sums(_float32(gradients), _float32(numerator), _float32(aux.weight), metrics)
 
 
-def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: int) -> _Sums:
-    """Sum over micro-batches. The scan keeps one micro-batch's activations alive at a time."""
-    for leaf in jax.tree.leaves(batches):
-        if leaf.shape[:1] != (count,):
-            raise ValueError(
-                f"accumulate={count} needs batches with {count} micro-batches on the first axis, "
-                f"found shape {leaf.shape}"
-            )
+def _accumulated(loss_fn: LossFn, params: Params, batches: Any, key: Array, count: Array | int) -> _Sums:
+    """Sum over the first ``count`` micro-batches. The loop keeps one micro-batch's activations alive at a time."""
+    batches = jax.tree.map(jnp.asarray, batches)
     first = jax.tree.map(lambda x: x[0], batches)
+    most = jax.tree.leaves(batches)[0].shape[0]
+    if most == 1:
+        return _sums(loss_fn, params, first, key)
     # A stand-in for the key: asking for the shapes must not use it up.
     stand_in = jax.ShapeDtypeStruct(key.shape, key.dtype)
     shapes = jax.eval_shape(lambda k: _sums(loss_fn, params, first, k), stand_in)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # As numbers: JAX's check for keys that are used twice sees no indices inside a loop.
+    keys = jax.random.key_data(jax.random.split(key, most))
 
-    def body(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, *inputs)), None
+    def add(i: Array, total: _Sums) -> _Sums:
+        part = jax.tree.map(lambda x: x[i], batches)
+        own = jax.random.wrap_key_data(keys[i], impl=jax.random.key_impl(key))
+        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, part, own))
 
-    return jax.lax.scan(body, zeros, (batches, jax.random.split(key, count)))[0]
+    return jax.lax.fori_loop(0, count, add, zeros)
 
 
 def make_train_step(
@@ -99,7 +121,8 @@ def make_train_step(
     Args:
         loss_fn: ``(params, batch, key) -> (numerator [], Aux(weight [] or [M], metrics))``.
         optimizer: an optax transformation; clipping belongs there.
-        accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``.
+        accumulate: number of micro-batches. Above 1 every leaf of the batch is ``[accumulate, ...]``. A batch that is
+            ``Parts`` says itself how many it has.
         extra: by name, losses on batches of their own that are added to the main one; the step then takes
             ``(batch, {name: batch})``.
 
@@ -131,8 +154,16 @@ def make_train_step(
     terms = dict(extra or {})
 
     def sums(fn: LossFn, params: Params, batch: Any, key: Array) -> _Sums:
+        if isinstance(batch, Parts):
+            return _accumulated(fn, params, batch.batches, key, batch.used)
         if accumulate == 1:
             return _sums(fn, params, batch, key)
+        for leaf in jax.tree.leaves(batch):
+            if leaf.shape[:1] != (accumulate,):
+                raise ValueError(
+                    f"accumulate={accumulate} needs batches with {accumulate} micro-batches on the first axis, "
+                    f"found shape {leaf.shape}"
+                )
         return _accumulated(fn, params, batch, key, accumulate)
 
     def step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, dict[str, tuple[Array, Array]]]:
@@ -152,16 +183,21 @@ def make_train_step(
         norm = optax.global_norm(gradients)
         finite = jnp.isfinite(norm) & jnp.all(jnp.stack([jnp.isfinite(n / d) for n, d in totals]))
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def update(params: Params, opt_state: Any) -> tuple[Params, Any]:
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
 
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        def stay(params: Params, opt_state: Any) -> tuple[Params, Any]:
+            # The moments of 16-bit weights start in 16 bits, and are float32 from the first update on.
+            to = jax.eval_shape(update, params, opt_state)
+            return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), (params, opt_state), to)
 
+        # A branch: to choose between the new state and the old one, both would have to be there at once.
+        params, opt_state = jax.lax.cond(finite, update, stay, state.params, state.opt_state)
         bad = jnp.where(finite, 0, 1)
         new_state = TrainState(
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
+            params=params,
+            opt_state=opt_state,
             step=state.step + 1,
             skipped=state.skipped + bad,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
@@ -170,7 +206,7 @@ def make_train_step(
         # One non-finite step must not spoil a sum over many.
         names = ("loss", *(f"{name}_loss" for name in terms))
         measured = {**parts[0][1].metrics, **dict(zip(names, totals, strict=True)), "grad_norm": (norm, one)}
-        counted = keep(measured, {name: (jnp.float32(0), jnp.float32(0)) for name in measured})
+        counted = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), measured)
         return new_state, {**counted, "skipped": (bad.astype(jnp.float32), one)}
 
     return step
@@ -202,8 +238,14 @@ def jit_step(step: TrainStep, state_shardings: Any, batch_shardings: Any, mesh: 
         1.0
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def on_mesh(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Metrics]:
+        # What is sized by a device's share of the batch reads the mesh while the step is traced.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(state, batch, key)
+
     return jax.jit(
-        step,
+        on_mesh,
         in_shardings=(state_shardings, batch_shardings, everywhere),
         out_shardings=(state_shardings, everywhere),
         donate_argnums=0,

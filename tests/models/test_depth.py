@@ -37,9 +37,12 @@ def in_a_loop(windowed, stacked, keys):
 @pytest.mark.parametrize("drawn", [False, True], ids=["no keys", "keys"])
 def test_every_block_runs_once_in_order_with_its_own_weights_window_and_key(windowed, lean, drawn):
     stacked = weights(len(windowed) + 2)  # a trunk that is deeper than the model
-    keys = jax.random.split(jax.random.key(2), len(windowed)) if drawn else None
-    run = lambda w: jnp.sum(depth.run_blocks(block, windowed, X, w, keys, lean=lean) ** 3)  # noqa: E731
-    want = lambda w: jnp.sum(in_a_loop(windowed, w, keys) ** 3)  # noqa: E731
+
+    def keys():
+        return jax.random.split(jax.random.key(2), len(windowed)) if drawn else None
+
+    run = lambda w: jnp.sum(depth.run_blocks(block, windowed, X, w, keys(), lean=lean) ** 3)  # noqa: E731
+    want = lambda w: jnp.sum(in_a_loop(windowed, w, keys()) ** 3)  # noqa: E731
     (got, gradient), (loss, expected) = (jax.jit(jax.value_and_grad(f))(stacked) for f in (run, want))
     np.testing.assert_allclose(got, loss, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected)

@@ -83,6 +83,31 @@ def test_every_output_belongs_to_the_token_at_its_index(setting, naive, layout):
         assert (np.asarray(out.logprobs)[3] == 0).all()  # a group that nothing fills
 
 
+@pytest.mark.parametrize("layout", ["right", "left", "packed"])
+def test_log_probabilities_and_entropy_are_made_for_the_targets_alone(setting, layout):
+    """Whatever the mask leaves out is 0, wherever the token lies, and what it leaves in is as before."""
+    roles, params = setting
+    batch = jax.tree.map(jnp.asarray, layouts()[layout])
+    holes = batch.mask & jnp.asarray(RNG.random(batch.mask.shape) < 0.5)
+    assert 0 < int(holes.sum()) < int(batch.mask.sum())
+    every = forward({"policy": roles["policy"]}, params, batch)
+    some = forward({"policy": roles["policy"]}, params, batch._replace(mask=holes))
+    for name in ("logprobs", "entropy"):
+        want = np.where(holes, getattr(every, name), 0.0)
+        np.testing.assert_allclose(getattr(some, name), want, atol=1e-6)
+        assert (want[np.asarray(holes)] != 0).all()
+
+
+def test_a_mask_over_padding_or_a_first_token_wants_nothing(setting):
+    """Padding lies at place 0 of a packed batch, which is the first token of another response."""
+    roles, params = setting
+    for layout in layouts().values():
+        batch = jax.tree.map(jnp.asarray, layout)
+        careless = forward({"policy": roles["policy"]}, params, batch._replace(mask=jnp.ones_like(batch.mask)))
+        plain = forward({"policy": roles["policy"]}, params, batch)
+        np.testing.assert_allclose(careless.logprobs, plain.logprobs, atol=1e-6)
+
+
 def test_only_the_outputs_of_the_given_roles_are_made(setting):
     roles, params = setting
     batch = layouts()["right"]

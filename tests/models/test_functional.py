@@ -1,4 +1,4 @@
-"""The output side: log-probabilities and entropy in chunks, scalar heads, and what memory they hold."""
+"""The output side of a model: log-probabilities and entropy of its logits, and scalar heads."""
 
 import dataclasses
 import inspect
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses, models
-from rlhf_jax.models import functional
 from rlhf_jax.types import Model
 
 CONFIG = models.ModelConfig(vocab_size=24, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=16)
@@ -53,55 +52,6 @@ def test_temperature_1_is_the_computation_without_one(setting):
         return str(jax.make_jaxpr(lambda h: model.token_stats(params, h, targets, **given))(hidden))
 
     assert program() == program(temperature=1.0) != program(temperature=1.1)
-
-
-# Logits for one and three (does not divide ten) columns of the three rows at a time.
-@pytest.mark.parametrize("columns", [1, 3])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_chunks_change_neither_value_nor_gradient(setting, columns, temperature, monkeypatch):
-    model, params, hidden, targets = setting
-
-    def total(params, hidden):
-        logprobs, entropy = model.token_stats(params, hidden, targets, temperature=temperature)
-        weight = jnp.linspace(0.5, 1.5, 10)[None]
-        return jnp.sum(weight * logprobs) + jnp.sum(weight**2 * entropy), (logprobs, entropy)
-
-    def evaluate():  # a new function, so that nothing is taken from a program compiled before
-        return jax.jit(jax.value_and_grad(lambda p, h: total(p, h), argnums=(0, 1), has_aux=True))(params, hidden)
-
-    (a, stats), gradient = evaluate()
-    monkeypatch.setattr(functional, "LOGIT_CHUNK", columns * 3 * CONFIG.vocab_size)
-    assert "scan" in str(jax.make_jaxpr(lambda h: model.token_stats(params, h, targets))(hidden))  # it does chunk
-    (b, chunked), chunked_gradient = evaluate()
-    np.testing.assert_allclose(a, b, rtol=1e-6)
-    for x, y in zip(stats, chunked, strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5)
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * max(1.0, float(jnp.abs(x).max()))),
-        gradient,
-        chunked_gradient,
-    )
-
-
-def test_chunks_never_hold_all_the_logits_forward_or_backward(monkeypatch):
-    """[B, S, V] here is 32 MiB; a chunk is a sixteenth of it."""
-    config = dataclasses.replace(CONFIG, vocab_size=4096)
-    model = models.build(config)
-    params = model.init(jax.random.key(0))
-    hidden, targets = jnp.ones((4, 512, 16)), jnp.ones((4, 512), jnp.int32)
-    whole = 4 * 512 * 4096 * 4
-
-    def bytes_held():
-        def total(p, h):
-            logprobs, entropy = model.token_stats(p, h, targets)
-            return jnp.sum(logprobs + entropy)
-
-        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, hidden).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert bytes_held() >= whole  # one chunk by default at this size: the measure does see the logits
-    monkeypatch.setattr(functional, "LOGIT_CHUNK", 4 * 32 * 4096)
-    assert bytes_held() < 0.4 * whole
 
 
 def test_a_fresh_scalar_head_gives_zero_and_shares_no_buffer_with_the_policy(setting):

@@ -133,7 +133,9 @@ def _unused(*_: object) -> NoReturn:
     raise NotImplementedError("a table of logits neither samples nor scores")
 
 
-def _token_stats(_: object, hidden: Array, targets: Array, *, temperature: float = 1.0) -> tuple[Array, Array]:
+def _token_stats(
+    _: object, hidden: Array, targets: Array, *, temperature: float = 1.0, mask: Array | None = None
+) -> tuple[Array, Array]:
     logits = hidden / temperature
     return losses.token_logprobs(logits, targets), losses.entropy(logits)
 

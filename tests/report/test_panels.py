@@ -74,3 +74,11 @@ def test_a_line_keeps_its_place_where_another_was_not_logged():
         ("training prompts", 0),
         ("held-out prompts", 2),
     ]
+
+
+def test_the_gap_between_sampler_and_trainer_has_a_band_and_its_tail_a_diagram_of_its_own():
+    main, other = stage_panels("ppo", rows_of("ppo", logprob_gap=0.004, logprob_gap_p99=0.02, logprob_gap_max=0.1))
+    mean, tail = main
+    assert (mean.limits, tail.limits) == ((0.0, 0.06), None)
+    assert [line.label for line in tail.lines] == ["99th percentile", "maximum"]
+    assert other == []

@@ -313,6 +313,18 @@ def test_ppo_from_start_to_end(tables, place, adapted_reward, tmp_path, one_devi
     jax.tree.map(np.testing.assert_array_equal, policy.params, jax.device_get(result.params["policy"]))
 
 
+def test_a_head_on_the_policy_is_trained_beside_its_adapters(tables, place, adapted_reward, tmp_path, one_device):
+    result = run_ppo(tables, place, tmp_path, one_device, critic="head", iterations=2)
+    params = stored(tmp_path, "ppo")[0]
+    assert paths(params) == {f"policy/{path}" for path in ADAPTERS} | {"critic/head/kernel"}
+    assert next(row["ppo/kl"] for row in result.metrics if "ppo/kl" in row) == 0.0
+    # The best policy may be the one before any update; values moved all the same.
+    assert [row["ppo/value_loss"] > 0 for row in result.metrics if row["step"] > 0] == [True, True]
+    jax.tree.map(np.testing.assert_array_equal, params["critic"], jax.device_get(result.params["critic"]))
+    before = models.merge(*loading.start_from(str(place), LORA, mesh=one_device, seed=0)[:2])[1]
+    jax.tree.map(np.testing.assert_array_equal, trunk(result.params["policy"]), before)
+
+
 def test_a_group_method_without_a_critic(tables, place, adapted_reward, tmp_path, one_device):
     config = tiny_task.group_config(tables, tmp_path, policy=place, reward=place, lora=LORA, iterations=2)
     result = stages.group(config, mesh=one_device, judges={})

@@ -8,6 +8,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import parallel, stages, training
+from rlhf_jax.models import token_stats
 from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer
 
 MESHES = {
@@ -21,6 +22,19 @@ def mesh(request):
     mesh = parallel.make_mesh(MESHES[request.param])
     assert mesh.size == 8
     return mesh
+
+
+@pytest.fixture
+def shares(mesh, monkeypatch):
+    """Over how many devices each program that is traced spreads its log-probabilities; and how many there are."""
+    plan, seen = token_stats.plan_chunks, set()
+
+    def watched(*sizes):
+        seen.add(plan(*sizes).lines)
+        return plan(*sizes)
+
+    monkeypatch.setattr(token_stats, "plan_chunks", watched)
+    return seen, {mesh.shape["data"] * mesh.shape["fsdp"]}
 
 
 def same(one, eight, names):
@@ -39,8 +53,9 @@ def short_sft(tables, out, mesh):
     return stages.sft(tiny_task.sft_config(tables, out, epochs=1, checkpoint_every=99), mesh=mesh)
 
 
-def test_sft_gives_the_same_losses(tables, tmp_path, sft_alone, mesh):
+def test_sft_gives_the_same_losses(tables, tmp_path, sft_alone, mesh, shares):
     result = short_sft(tables, tmp_path, mesh)
+    assert shares[0] == shares[1]
     same(sft_alone.metrics, result.metrics, ("sft/loss", "sft/grad_norm"))
     assert result.summary["heldout_loss"] == pytest.approx(sft_alone.summary["heldout_loss"], rel=1e-5)
 
@@ -111,8 +126,9 @@ def ppo_alone(tables, sft_run, reward_run, one_device):
     return iterate(tables, sft_run, reward_run, one_device)
 
 
-def test_ppo_samples_the_same_tokens_and_gives_the_same_figures(tables, sft_run, reward_run, ppo_alone, mesh):
+def test_ppo_samples_the_same_tokens_and_gives_the_same_figures(tables, sft_run, reward_run, ppo_alone, mesh, shares):
     tokens, rows = iterate(tables, sft_run, reward_run, mesh)
+    assert shares[0] == shares[1]
     np.testing.assert_array_equal(tokens, ppo_alone[0])
     assert tokens[0].shape[:2] == (16, 2)
     assert not np.array_equal(tokens[0], tokens[1])

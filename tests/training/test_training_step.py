@@ -161,6 +161,22 @@ def test_eight_devices_give_the_losses_of_one(mesh_config, accumulate):
     assert one[-1][0] < one[0][0]
 
 
+def test_the_step_is_traced_under_its_mesh():
+    """What is sized by a device's share of the batch reads the mesh there."""
+    mesh, seen = make_mesh(MeshConfig(data=4, fsdp=2)), []
+
+    def looks(params, batch, key):
+        seen.append(dict(jax.sharding.get_abstract_mesh().shape))
+        return loss_fn(params, batch, key)
+
+    optimizer, batch = optax.sgd(0.1), make_batch(8)
+    state, places = init(lambda p: p, optimizer, make_params(), shardings=lambda s: param_shardings(s, mesh, RULES))
+    jit_step(make_train_step(looks, optimizer), places, batch_shardings(batch, mesh), mesh)(
+        state, batch, jax.random.key(0)
+    )
+    assert seen == [{"data": 4, "fsdp": 2, "tensor": 1}]
+
+
 def test_the_donated_state_is_gone_and_what_was_handed_in_is_not():
     mesh = make_mesh(MeshConfig())
     params, optimizer = make_params(), optax.adam(1e-2)
@@ -331,3 +347,41 @@ def test_micro_batches_of_a_term_are_counted_too():
     both = (micro(make_batch(4), 2), {"ptx": micro(text_batch(4), 4)})
     with pytest.raises(ValueError, match="accumulate=2 needs batches with 2 micro-batches"):
         step(init_state(make_params(), optax.sgd(0.1)), both, jax.random.key(0))
+
+
+def wide(params, batch, key):
+    """A chain of matrices, so that weights and moments are nearly all there is in memory."""
+    del key
+    x = batch
+    for name in sorted(params):
+        x = jnp.tanh(x @ params[name])
+    return jnp.sum(jnp.square(x)), Aux(jnp.float32(x.size), {})
+
+
+def peak_bytes(step, state, batch):
+    """What the compiled step holds at most: arguments, results and everything between, the donated state once."""
+    used = jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile().memory_analysis()
+    held = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
+    return held + used.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["a step", "a scan of steps"])
+def test_the_guard_against_non_finite_updates_holds_no_second_state(loop):
+    """The state of AdamW is three times the weights; a guard that chose between two states would hold one more."""
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+    params = {f"w{i}": jnp.ones((256, 256)) for i in range(6)}
+
+    def unguarded(state, batch, key):
+        gradients = jax.grad(lambda p: wide(p, batch, key)[0] / batch.size)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        new = state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        return new, optax.global_norm(gradients)
+
+    def peak(step):
+        def several(state, batches, key):
+            return jax.lax.scan(lambda state, batch: step(state, batch, key), state, batches)
+
+        batch = jnp.ones((4, 256))
+        return peak_bytes(several if loop else step, init_state(params, optimizer), batch[None] if loop else batch)
+
+    assert peak(make_train_step(wide, optimizer)) < 1.03 * peak(unguarded)

@@ -11,7 +11,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import StageConfig, check_multiple, check_positive, is_one_of
+from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_positive, is_one_of
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -114,13 +114,18 @@ class OnlineConfig(StageConfig):
     minibatches: int = 4
     """Updates of a pass."""
     micro_batches: int = 1
-    """Parts that a minibatch is cut into, whose gradients are added up: the same update in the memory of one part."""
+    """A minibatch is cut into parts whose gradients are added up, the same update in the memory of one part: into at
+    least so many where all responses are at their longest. Packed responses are cut into blocks in any case, so this
+    only makes them smaller."""
     sampling: SamplingConfig = SamplingConfig()
     shaping: ShapingConfig = ShapingConfig()
     kl: KLConfig = KLConfig()
     ptx: PTXConfig = PTXConfig()
     policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
     """1e-6 to 1e-5 for billions of parameters; a model of one million needs about a hundred times that."""
+    offload: Offload = "none"
+    """`frozen`: the reference and the reward model wait in the host's pinned memory, and are on the device only while
+    they score; every iteration then copies each of them once. The trunk under adapters stays on the device."""
     checkpoint_every: int = 10
     eval_every: int = 10
     """Iterations between two evaluations on held-out prompts."""
@@ -139,8 +144,10 @@ class OnlineConfig(StageConfig):
     judge: str = ""
     """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
     folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
-    max_logprob_gap: float = 0.05
-    """Largest difference between the sampler's and the trainer's log-probability of a token, nats; more is an error."""
+    max_logprob_gap: float = 0.0
+    """Largest mean difference between the sampler's and the trainer's log-probabilities of an iteration's tokens, nats;
+    more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16)
+    twice the rounding of the trainer's own pass, which is measured in the first iteration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,9 +157,10 @@ class OnlineConfig(StageConfig):
             raise ValueError(
                 f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"
             )
-        for name in ("max_kl", "max_logprob_gap"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
+        if not self.max_kl > 0:
+            raise ValueError(f"max_kl must be above 0, found {self.max_kl}")
+        if not self.max_logprob_gap >= 0:
+            raise ValueError(f"max_logprob_gap must be 0 (its default) or positive, found {self.max_logprob_gap}")
         if self.patience < 0:
             raise ValueError(f"patience must be 0 (never stop early) or positive, found {self.patience}")
         self._check_stop_kl()
@@ -225,7 +233,8 @@ class PPOLossConfig:
     value_clip: float = 0.2
     """How far a value may move from the old one in one iteration."""
     value_coef: float = 0.1
-    """Weight of the value loss; the critic has weights and a learning rate of its own."""
+    """Weight of the value loss. A critic of its own has its own learning rate, so the weight hardly matters to it; with
+    `critic` head it is how much the policy's weights are given over to values, beside `critic_gradient`."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; 0 to 0.01."""
     kl_coef: float = 0.0
@@ -248,10 +257,26 @@ class PPOConfig(OnlineConfig):
     loss: PPOLossConfig = PPOLossConfig()
     """Hyperparameters of `ppo` and `a2c`. An objective of your own with one of the same name gets it if it is set here,
     and otherwise keeps its own default."""
+    critic: Literal["own", "head"] = "own"
+    """What says the values: a model of its own, which starts from the reward model, or a linear head on the policy's
+    hidden states, which takes no second forward pass and no memory to speak of."""
+    critic_gradient: float = 1.0
+    """`critic` head: how much of the value loss's gradient goes on into the policy's weights, 0 (none) to 1 (all of
+    it). The policy sees the value loss with a weight of `loss.value_coef` times this, so a large `value_coef` wants
+    less here."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0)
+    """For the weights that are the critic's own. In an update the values of a head move by up to about the rate times
+    the model's width; 0.1 is much, so a width of 2048 wants 5e-5 or less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.critic_gradient <= 1:
+            raise ValueError(f"critic_gradient must lie between 0 and 1, found {self.critic_gradient}")
+        if self.critic == "own" and self.critic_gradient != PPOConfig.critic_gradient:
+            raise ValueError(
+                f"critic_gradient ({self.critic_gradient}) does nothing while critic is own, as such a critic has no "
+                "weights in common with the policy: pass --critic head with it, or leave it out"
+            )
         if self.loss.kl_coef and self.kl.kind != "objective":
             raise ValueError(
                 f"loss.kl_coef does nothing while kl.kind is {self.kl.kind}: pass --kl.kind objective, or use kl.coef "

@@ -5,26 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 
 from rlhf_jax import losses, rewards
-from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import Moments
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.gap import gap_metrics
 from rlhf_jax.stages.scoring import Scores
 from rlhf_jax.training import Metrics
-from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
+from rlhf_jax.types import Array, Outputs, Rollout, SequenceBatch
 
 
 def prepare_batch(
     config: OnlineConfig,
-    models: Mapping[str, Model],
-    params: Params,
-    reference: Params,
     sampled: Rollout,
+    out: Outputs,
+    ref_logprobs: Array,
     scores: Scores,
     *,
     coef: Array,
@@ -32,14 +29,12 @@ def prepare_batch(
 ) -> tuple[SequenceBatch, Metrics]:
     """Compute everything that an update reads and that is not to change while it goes on.
 
-    Log-probabilities, and so the KL, are taken at the temperature that the responses were sampled at.
-
     Args:
         config: the stage's; with a ``PPOConfig`` there is a critic.
-        models: by role, ``policy`` and maybe ``critic``.
-        params: the current parameters, by role.
-        reference: the frozen policy's parameters.
         sampled: the responses, [B, K, P + R].
+        out: the policy's log-probabilities of them, at the temperature that they were sampled at, and maybe the
+            critic's values, [B, K, P + R].
+        ref_logprobs: the reference's log-probabilities, likewise.
         scores: what the reward said of them, [B, K].
         coef: the controller's coefficient of the KL, [].
         moments: mean and spread of the scores before this iteration.
@@ -48,17 +43,14 @@ def prepare_batch(
         The batch, and the iteration's metrics as ``(sum, weight)`` pairs.
     """
     batch = as_batch(sampled)
-    temperature = config.sampling.logprob_temperature
-    out = forward(models, params, batch, temperature=temperature)
-    ref = forward({"policy": models["policy"]}, {"policy": reference}, batch, temperature=temperature)
     lengths = jnp.sum(sampled.mask, axis=-1)
     moments = rewards.add_to_moments(moments, scores.reward)
     shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)
-    batch = batch._replace(score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref.logprobs)
+    batch = batch._replace(score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref_logprobs)
     info = {
         **rollout_metrics(batch, sampled),
         "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-        "logprob_gap": once(jnp.max(jnp.where(sampled.mask, jnp.abs(out.logprobs - sampled.logprobs), 0.0))),
+        **gap_metrics(out.logprobs, sampled.logprobs, sampled.mask),
     }
     if config.kl.kind != "objective":
         info["kl_coef"] = once(coef)

@@ -6,8 +6,9 @@
     batch, info = trainer.prepare(state, rollout, prompts)
     state, metrics = trainer.update(state, batch, step)
 
-With a ``PPOConfig`` a critic gives every token an advantage; with a ``GroupConfig`` there is none, and the objective
-compares the K samples of a prompt. ``stages.ppo`` and ``stages.group`` run these steps in a loop.
+With a ``PPOConfig`` a critic, a model of its own or a head on the policy, gives every token an advantage; with a
+``GroupConfig`` there is none, and the objective compares the K samples of a prompt. ``stages.ppo`` and ``stages.group``
+run these steps in a loop.
 
 The policy that is trained is the one that samples: sampler, ratio, reference, KL and entropy all speak of
 ``softmax(logits / config.sampling.temperature)``.
@@ -28,19 +29,26 @@ import numpy as np
 from rlhf_jax import data, models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.batches import Batches, PackedEpochs, micro_batched
+from rlhf_jax.data.blocks import BlockPlan, BlockShape
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models import ValueHead
+from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import Moments, TextReward
+from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.blocks import Rows, by_response, in_blocks, lengths_of, pack_block, shape_of
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import is_one_of
+from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
+from rlhf_jax.stages.online.gap import rounding
+from rlhf_jax.stages.online.packing import make_order, padding, plan_updates
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
 from rlhf_jax.training import KLState, Metrics, TrainState
-from rlhf_jax.types import Array, LossFn, Model, Objective, Params, Rollout, SequenceBatch
+from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params, Rollout, SequenceBatch
 
 
 class OnlineState(NamedTuple):
@@ -48,7 +56,8 @@ class OnlineState(NamedTuple):
 
     Args:
         train: parameters by role, optimiser state and step. The roles are ``policy`` and, with a ``PPOConfig``,
-            ``critic``. A model with adapters is here without its frozen trunk; ``OnlineTrainer.with_trunk`` joins them.
+            ``critic``, which may be no more than a ``head``. A model with adapters is here without its frozen trunk;
+            ``OnlineTrainer.with_trunk`` joins them.
         controller: state of the controller of the KL coefficient.
         moments: mean and spread of the scores seen so far, which reward shaping may normalise by.
     """
@@ -87,43 +96,56 @@ class OnlineTrainer:
         self.config = config
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-        self.models: dict[str, Model] = {"policy": models.build(policy.config)}
+        parked = parks_policy(config.offload, config.lora)
+        policy = LoadedModel(policy.config, place(policy.params, self.mesh, parked=parked))
+        model = models.build(policy.config)
+        self.models: dict[str, Model | ValueHead] = {"policy": model}
         starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
-            self.models["critic"], starts["critic"] = _critic(policy, reward, config)
+            self.models["critic"], starts["critic"] = _critic(policy, reward, self.critic)
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
-        self._initial = {role: place(own, self.mesh) for role, (own, _) in parts.items()}
+        self._initial = {role: place(own, self.mesh, parked=parked) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
         self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
-            self.models["policy"],
+            model,
             tokenizer,
             config.sampling,
             reference=models.adapter_off(policy.params),
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,
+            parked=parked,
         )
-        self.reward = RolloutReward(reward, self.sampler, config.ensemble)
+        self.reward = RolloutReward(reward, self.sampler, config.ensemble, parked=config.offload == "frozen")
         self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
-        self._key = jax.random.key(config.seed)
+        self._key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        self._order = make_order(self._key, config.epochs, config.minibatches)
+        exact = models.build(dataclasses.replace(policy.config, compute_dtype="float32"))
+        at = config.sampling.logprob_temperature
+        self._rounding = jax.jit(
+            lambda params, some: rounding(model, exact, params, jax.tree.map(lambda x: x[:8], some), temperature=at)
+        )
+        self._passes: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._passed))
         self._prepare: Callable[..., Any] = jax.jit(self._prepared)
-        self._update: Callable[..., Any] = jax.jit(self._updated, donate_argnums=0)
+        self._update: Callable[..., Any] = jax.jit(
+            parallel.traced_on(self.mesh, self._updated), static_argnums=6, donate_argnums=0
+        )
 
     def init(self) -> OnlineState:
         """Make the state before the first iteration, placed on the mesh."""
         train, _ = training.init(
             lambda params: params,
             self.optimizer,
-            self._initial,
+            parallel.bring(self._initial),
             shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
         )
         rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
@@ -147,13 +169,41 @@ class OnlineTrainer:
         Returns:
             The batch and the iteration's metrics as ``(sum, weight)`` pairs.
         """
-        scores = self.reward(sampled, prompts) if scores is None else scores
-        return self._prepare(state, self._frozen, self.sampler.reference, sampled, scores)
+        rows = self.sampler.rows(sampled)
+        out = self._passes(state.train.params, self._frozen, rows)
+        ref_logprobs = self.sampler.logprobs(self.sampler.reference, rows)
+        # A reward on text is computed on the host while the devices are at the passes before.
+        scores = self.reward(sampled, prompts, rows) if scores is None else scores
+        batch, info = self._prepare(state.controller.coef, state.moments, sampled, out, ref_logprobs, scores)
+        # The very arrays that were sampled: to plan the updates, the host reads their lengths before the rest is there.
+        own = {name: x for name, x in as_batch(sampled)._asdict().items() if x is not None}
+        return batch._replace(**own), info
+
+    def rounding(self, state: OnlineState, sampled: Rollout) -> float:
+        """Measure how far rounding alone takes the trainer's log-probabilities from those in float32: nats a token.
+
+        The responses to the first eight prompts are looked at.
+        """
+        return float(self._rounding(self.with_trunk(state.train.params)["policy"], sampled))
 
     def update(self, state: OnlineState, batch: SequenceBatch, step: int) -> tuple[OnlineState, Metrics]:
-        """Run all epochs and minibatches of one iteration in one program; the given state is used up."""
-        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), step)
-        return self._update(state, self._frozen, batch, self._text_batches(step), key)
+        """Run all epochs and minibatches of one iteration in one program; the given state is used up.
+
+        Args:
+            state: the current one.
+            batch: from ``prepare``, or any other with the fields that the objective reads; how it is packed is decided
+                here.
+            step: the iteration, from which order and keys follow.
+
+        Returns:
+            The new state, and the iteration's metrics as ``(sum, weight)`` pairs.
+        """
+        plan, shape, figures = self._plan(batch, step)
+        text, key = self._text_batches(step), jax.random.fold_in(self._key, step)
+        if self.config.offload == "frozen":
+            jax.block_until_ready(batch)  # what was brought to prepare it is gone before the update takes its memory
+        state, metrics = self._update(state, self._frozen, batch._replace(packing=None), plan, text, key, shape)
+        return state, {**metrics, **figures}
 
     def pull_back(self, state: OnlineState) -> OnlineState:
         """Set the KL coefficient to ``kl.maximum``, from where the controller goes on."""
@@ -177,57 +227,67 @@ class OnlineTrainer:
         count = self.config.epochs * self.config.minibatches
         return jax.tree.map(lambda *x: np.stack(x), *(self._text[step * count + i] for i in range(count)))
 
-    def _train_step(self, frozen: Params) -> training.TrainStep:
-        """Make the function that updates what is trained, on these frozen trunks."""
+    def _plan(self, batch: SequenceBatch, step: int) -> tuple[BlockPlan, BlockShape, Metrics]:
+        """Plan the blocks of an iteration's updates; the figures say how much of them is padding."""
+        config, (groups, responses, length) = self.config, batch.tokens.shape
+        lengths, order = lengths_of(batch), self._order(step, groups)
+        shape = shape_of(self.mesh, order.shape[1], responses, length, parts=config.micro_batches)
+        plan = plan_updates(lengths, order, shape)
+        return plan, shape, padding(lengths, order, plan, shape)
+
+    def _train_step(self, frozen: Params, batch: SequenceBatch, shape: BlockShape) -> training.TrainStep:
+        """Make the function that updates what is trained, on these frozen trunks, by blocks of this batch."""
 
         def on_trunks(loss_fn: LossFn) -> LossFn:
             return lambda trained, batch, key: loss_fn(models.join(trained, frozen), batch, key)
 
+        def on_block(trained: Params, plan: Any, key: Array) -> tuple[Array, Aux]:
+            return on_trunks(self._loss)(trained, pack_block(batch, plan[0], plan[1], shape, self.mesh), key)
+
         # People wrote this text: it was drawn at no temperature.
         text_loss = make_loss_fn(objectives.sft, {"policy": self.models["policy"]})
         extra = {"ptx": training.AuxiliaryLoss(on_trunks(text_loss), self.config.ptx.coef)} if self._text else None
-        parts = self.config.micro_batches
-        return training.make_train_step(on_trunks(self._loss), self.optimizer, accumulate=parts, extra=extra)
+        return training.make_train_step(on_block, self.optimizer, accumulate=self.config.micro_batches, extra=extra)
+
+    def _passed(self, trained: Params, frozen: Params, rows: Rows) -> Outputs:
+        """Run policy and critic over the sampled responses, without gradients."""
+        params, temperature = models.join(trained, frozen), self.config.sampling.logprob_temperature
+
+        def run(block: SequenceBatch) -> Outputs:
+            out = forward(self.models, params, block, temperature=temperature)
+            return jax.tree.map(lambda x: x[:, 0], out._replace(entropy=None))
+
+        return jax.tree.map(lambda x: by_response(x, rows), in_blocks(run, rows))
 
     def _prepared(
-        self, state: OnlineState, frozen: Params, reference: Params, sampled: Rollout, scores: Scores
+        self, coef: Array, moments: Moments, sampled: Rollout, out: Outputs, ref_logprobs: Array, scores: Scores
     ) -> tuple[SequenceBatch, Metrics]:
-        return prepare_batch(
-            self.config,
-            self.models,
-            models.join(state.train.params, frozen),
-            reference,
-            sampled,
-            scores,
-            coef=state.controller.coef,
-            moments=state.moments,
-        )
+        return prepare_batch(self.config, sampled, out, ref_logprobs, scores, coef=coef, moments=moments)
 
     def _updated(
-        self, state: OnlineState, frozen: Params, batch: SequenceBatch, text: SequenceBatch | None, key: Array
+        self,
+        state: OnlineState,
+        frozen: Params,
+        batch: SequenceBatch,
+        plan: BlockPlan,
+        text: SequenceBatch | None,
+        key: Array,
+        shape: BlockShape,
     ) -> tuple[OnlineState, Metrics]:
-        config, mesh = self.config, self.mesh
-        groups = batch.tokens.shape[0]
-        step = self._train_step(frozen)
-        shuffle, step_key = jax.random.split(key)
-        order = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(shuffle, config.epochs))
-        parts = (config.micro_batches,) if config.micro_batches > 1 else ()
-        order = order.reshape(config.epochs * config.minibatches, *parts, -1)
-        small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*order.shape[1:], *x.shape[1:]), x.dtype), batch)
-        spread = parallel.batch_shardings(small, mesh, batch_axis=len(parts))
+        mesh, step = self.mesh, self._train_step(frozen, batch, shape)
 
-        def one(train: TrainState, scanned: tuple[Array, Any, Array]) -> tuple[TrainState, Metrics]:
-            rows, text_rows, k = scanned
-            part = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[rows], batch), spread)
+        def one(train: TrainState, scanned: tuple[Any, Any, Array]) -> tuple[TrainState, Metrics]:
+            (groups, starts, used), text_rows, k = scanned
+            parts = training.Parts((groups, starts), used)
             if text_rows is None:
-                return step(train, part, k)
-            text_spread = parallel.batch_shardings(text_rows, mesh, batch_axis=len(parts))
-            return step(train, (part, {"ptx": jax.lax.with_sharding_constraint(text_rows, text_spread)}), k)
+                return step(train, parts, k)
+            spread = parallel.batch_shardings(text_rows, mesh, batch_axis=int(self.config.micro_batches > 1))
+            return step(train, (parts, {"ptx": jax.lax.with_sharding_constraint(text_rows, spread)}), k)
 
-        keys = jax.random.split(step_key, order.shape[0])
-        train, metrics = jax.lax.scan(one, state.train, (order, text, keys))
+        _, step_key = jax.random.split(key)  # the other half is the order's
+        train, metrics = jax.lax.scan(one, state.train, (plan, text, jax.random.split(step_key, len(plan.used))))
         kl = jnp.mean(response_kl(batch))
-        samples = jnp.float32(groups * batch.tokens.shape[1])
+        samples = jnp.float32(batch.score.size)
         controller = self._control.update(state.controller, kl=kl, samples=samples)
         moments = rewards.add_to_moments(state.moments, batch.score)
         totals = jax.tree.map(jnp.sum, metrics)
@@ -235,14 +295,22 @@ class OnlineTrainer:
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
-def _critic(policy: LoadedModel, reward: LoadedModel | TextReward, config: OnlineConfig) -> tuple[Model, Params]:
+def _critic(
+    policy: LoadedModel, reward: LoadedModel | TextReward, config: PPOConfig
+) -> tuple[Model | ValueHead, Params]:
     """Make the critic and its first weights.
 
-    They are the reward model's, which already knows what is good (the first member's of an ensemble), or else the
-    policy's. The critic is trained whole, or as an adapter on a frozen trunk, as the policy is.
+    A head on the policy starts at zero: until it has learnt something no gradient of its loss reaches the policy, and
+    the first advantages are those of rewards alone. The reward model's head would not fit, as it reads the hidden
+    states of another trunk.
+
+    A critic of its own starts from the reward model, which already knows what is good (the first member of an
+    ensemble), or else from the policy. It is trained whole, or as an adapter on a frozen trunk, as the policy is.
     """
+    if config.critic == "head":
+        return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
     start = reward if isinstance(reward, LoadedModel) else policy
-    params = start.params
+    params = parallel.bring(start.params)
     if "head" in params and models.members(params):
         params = models.member(params, 0)
     params = {name: x for name, x in params.items() if name != "head"}

@@ -1,0 +1,61 @@
+"""What a model function may know of the mesh that it is traced under: how many devices share rows and vocabulary.
+
+Models take no mesh as an argument. ``training.jit_step`` and the stages trace their programs under one
+(``parallel.traced_on``), and what is sized by a device's share of the work reads it here. Without a mesh there is one
+device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from rlhf_jax.types import Array
+
+ROWS = ("data", "fsdp")  # the axes of the mesh that a batch's rows lie over
+VOCABULARY = "tensor"
+
+
+def platform() -> str:
+    """Name what the program will run on: cpu, gpu or tpu."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def row_shares(rows: int) -> int:
+    """Count the devices that share so many rows: 1 where the rows cannot be divided among them."""
+    mesh = _mesh()
+    shares = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
+    return shares if rows % shares == 0 else 1
+
+
+def vocabulary_shares(size: int) -> int:
+    """Count the devices that share a vocabulary: 1 where it cannot be divided among them."""
+    mesh = _mesh()
+    shares = 1 if mesh is None else mesh.shape[VOCABULARY]
+    return shares if size % shares == 0 else 1
+
+
+def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """Ask for an array's dimensions to lie along axes of the mesh, where there is one and it divides them."""
+    mesh = _mesh()
+    if mesh is None or mesh.size == 1:
+        return x
+
+    def divides(size: int, axis: str | tuple[str, ...] | None) -> bool:
+        names = (axis,) if isinstance(axis, str) else (axis or ())
+        return size % math.prod(mesh.shape[name] for name in names) == 0
+
+    fitting = (axis if divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def _mesh() -> AbstractMesh | None:
+    """Take the mesh whose axes are ours and left to the compiler; inside ``shard_map`` a device sees its own share."""
+    mesh = jax.sharding.get_abstract_mesh()
+    names = {*ROWS, VOCABULARY}
+    ours = names <= set(mesh.axis_names) and all(kind == AxisType.Auto for kind in mesh.axis_types)
+    return mesh if ours else None

@@ -1,0 +1,76 @@
+"""From hidden states to logits: the one matrix that a language model ends with, used as it is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.models.attention import softcap
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.types import Array, Params
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["matrix"], meta_fields=["tied", "cap"])
+@dataclasses.dataclass(frozen=True)
+class OutputHead:
+    """The last matrix of a language model, and how it is to be read.
+
+    Args:
+        matrix: the embedding table [V, D] where it is tied, else [D, V]; any float type.
+        tied: which of the two it is.
+        cap: logits are ``cap tanh(z / cap)``; 0 leaves them.
+    """
+
+    matrix: Array
+    tied: bool
+    cap: float = 0.0
+
+    @property
+    def vocab_size(self) -> int:
+        """How many logits there are."""
+        return self.matrix.shape[0 if self.tied else 1]
+
+    def logits(self, hidden: Array) -> Array:
+        """Turn ``hidden [..., D]`` into float32 ``[..., V]``, multiplied in hidden's type and added up in float32.
+
+        Rounded to bfloat16, logits between 8 and 16 would be off by up to 0.03 nats.
+        """
+        return softcap(self.times(hidden), self.cap)
+
+    def times(self, hidden: Array) -> Array:
+        """Multiply ``hidden [..., D]`` by the matrix alone: float32 ``[..., V]``."""
+        return _contracted(hidden, self.matrix.astype(hidden.dtype), 1 if self.tied else 0)
+
+    def back(self, gradient: Array) -> Array:
+        """Multiply the gradient of ``times``, [..., V], by the matrix the other way: float32 ``[..., D]``."""
+        return _contracted(gradient, self.matrix.astype(gradient.dtype), 0 if self.tied else 1)
+
+
+def output_head(config: ModelConfig, params: Params) -> OutputHead:
+    """Take the output head out of a language model's parameters; it holds the very same array.
+
+    Args:
+        config: the model's.
+        params: its weights.
+
+    Returns:
+        What ``token_stats`` and ``token_kl`` read.
+
+    Example:
+        >>> from rlhf_jax.models import build
+        >>> config = ModelConfig(vocab_size=32, d_model=8, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=4, d_ff=16)
+        >>> head = output_head(config, build(config).init(jax.random.key(0)))
+        >>> head.matrix.shape, head.tied, head.logits(jnp.ones((3, 8))).shape
+        ((32, 8), True, (3, 32))
+    """
+    name = "embedding" if config.tie_embeddings else "unembedding"
+    return OutputHead(params[name], config.tie_embeddings, config.logit_softcap)
+
+
+def _contracted(x: Array, matrix: Array, axis: int) -> Array:
+    """Contract the last axis of x with one of the matrix's, which is never transposed in memory for it."""
+    numbers = (((x.ndim - 1,), (axis,)), ((), ()))
+    return jax.lax.dot_general(x, matrix, numbers, preferred_element_type=jnp.float32)

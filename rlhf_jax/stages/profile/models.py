@@ -1,0 +1,66 @@
+"""The models of a profile: those of the run folders that the config names, or random weights where there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax import models
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.runs.loading import start_from
+from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stages.scoring import LoadedModel, load_reward
+
+
+class NoText:
+    """A tokenizer's ids without its text, for random weights: nothing ends a response, so all are of full length."""
+
+    pad_id = 0
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size, self.eos_id = vocab_size, vocab_size + 1
+
+    def decode_response(self, ids: np.ndarray) -> str:
+        """Write the ids as numbers."""
+        return " ".join(map(str, ids.tolist()))
+
+
+def starting_model(
+    init: str, lora: LoRAConfig, random: ModelConfig, *, mesh: Mesh, seed: int
+) -> tuple[LoadedModel, Tokenizer | NoText]:
+    """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
+
+    Args:
+        init: the config's ``init`` or ``policy``.
+        lora: adapters that the stage trains.
+        random: sizes of the model with random weights.
+        mesh: where weights go.
+        seed: draws what is random.
+    """
+    if init and split_stage(init)[0].exists():
+        start = start_from(init, lora, mesh=mesh, seed=seed)
+        return LoadedModel(start.config, start.params), start.tokenizer
+    config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
+    params = jax.jit(models.build(config).init)(key)
+    if lora.rank:
+        config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
+    return LoadedModel(config, params), NoText(config.vocab_size)
+
+
+def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer | NoText, mesh: Mesh) -> LoadedModel:
+    """Load the reward model of a run folder, or give the policy's weights a scalar head where there is none."""
+    if isinstance(tokenizer, Tokenizer) and reward_model and Path(reward_model).exists():
+        return load_reward(reward_model, tokenizer, mesh)
+    config = dataclasses.replace(policy.config, scalar_head=True)
+    return LoadedModel(config, models.with_scalar_head(policy.params, config))
+
+
+def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
+    """Name the implementations that the model's work is done by, for rows of this length on this machine."""
+    del length
+    return {"attention": "xla, all scores at once", "compute_dtype": config.compute_dtype}

@@ -1,0 +1,160 @@
+"""A profile of PPO and the group methods: the phases of an iteration, on the trainer that the stages run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax import evaluation, parallel
+from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.models import ModelConfig, costs, members
+from rlhf_jax.parallel.limits import Limits, limits
+from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PTXConfig
+from rlhf_jax.stages.online.trainer import OnlineTrainer
+from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
+from rlhf_jax.stages.profile.models import chosen_kernels, scoring_model, starting_model
+from rlhf_jax.stages.scoring import LoadedModel
+from rlhf_jax.types import Model, Rollout
+
+# Where the config leaves the length of prompts to the data.
+_PROMPT = 64
+
+
+def profile_online(
+    stage: str,
+    config: OnlineConfig,
+    *,
+    random: ModelConfig | None = None,
+    repeats: int = 3,
+    trace: Path | None = None,
+    mesh: Mesh | None = None,
+) -> Profile:
+    """Run a few iterations on prompts of random tokens, and measure their phases.
+
+    The models are those of the run folders that the config names; where there are none, weights are random, and every
+    response is as long as it may be. Pretraining text is left out.
+
+    Args:
+        stage: ``ppo`` or ``group``.
+        config: the stage's.
+        random: sizes of the models with random weights.
+        repeats: iterations that are measured, after two that compile.
+        trace: a folder for a trace that Perfetto reads.
+        mesh: devices; ``config.mesh`` over all of them by default.
+
+    Returns:
+        Phases ``rollout``, ``score``, ``reference`` (log-probabilities of the policy and the reference, values,
+        advantages), ``update`` and ``host`` (texts and descriptions of the responses).
+    """
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    config = dataclasses.replace(config, ptx=PTXConfig())
+    policy, tokenizer = starting_model(config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed)
+    reward = scoring_model(config.reward_model, policy, tokenizer, mesh)
+    columns = config.max_prompt_length or _PROMPT
+    trainer = OnlineTrainer(
+        config,
+        policy=policy,
+        tokenizer=tokenizer,
+        reward=reward,
+        prompt_columns=columns,
+        mesh=mesh,
+    )
+    drawn = np.random.default_rng(config.seed).integers(1, policy.config.vocab_size, (config.prompts, columns))
+    prompts = [EncodedPrompt("", tokens, i) for i, tokens in enumerate(drawn.astype(np.int32))]
+    laps, box, sampled_last = Laps(), [trainer.init()], list[Rollout]()
+
+    def iterate(number: int) -> None:
+        laps.start()
+        sampled = trainer.collect(box[0], prompts, number)
+        laps.lap("rollout", sampled)
+        scores = trainer.reward(sampled, prompts)
+        laps.lap("score", scores)
+        batch, info = trainer.prepare(box[0], sampled, prompts, scores)
+        laps.lap("reference", (batch, info))
+        box[0], metrics = trainer.update(box[0], batch, number)
+        laps.lap("update", (box[0], metrics))
+        trainer.sampler.texts(sampled)
+        evaluation.describe_responses(response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
+        laps.lap("host", ())
+        sampled_last[:] = [sampled]
+
+    compilations = repeated(iterate, laps, repeats, trace)
+    device = mesh.devices.flat[0]
+    most, count = limits(device), mesh.devices.size
+    lengths = np.asarray(sampled_last[0].mask).sum(-1).reshape(-1)
+    peak, of = peak_memory(device)
+    return Profile(
+        stage=stage,
+        device=device.device_kind,
+        devices=count,
+        limits=most,
+        work=f"{config.prompts} prompts of {columns} tokens, {config.samples} responses each with {lengths.mean():.1f} "
+        f"tokens on average; {config.epochs} epochs of {config.minibatches} minibatches",
+        phases=_phases(config, policy, reward, trainer, columns, lengths, laps.best, most, count),
+        compile_seconds=compilations.seconds,
+        programs=compilations.programs,
+        read_back=compilations.read_back,
+        peak_bytes=peak,
+        peak_of=of,
+        kernels=chosen_kernels(policy.config, columns + config.sampling.max_new_tokens),
+        trace="" if trace is None else str(trace),
+    )
+
+
+def _phases(
+    config: OnlineConfig,
+    policy: LoadedModel,
+    reward: LoadedModel,
+    trainer: OnlineTrainer,
+    prompt: int,
+    lengths: np.ndarray,
+    seconds: dict[str, float],
+    most: Limits,
+    devices: int,
+) -> tuple[Phase, ...]:
+    """Say of every phase what it had to do: ``lengths`` are those of the responses, [B * K]."""
+    new, whole = float(lengths.sum()), [float(prompt + n) for n in lengths]
+    total = sum(whole)
+    flops_per_second, bytes_per_second = devices * most.flops, devices * most.bandwidth
+
+    def over(count: Any, model: ModelConfig) -> float:
+        """Add up over the sequences, with the vocabulary's logits at the responses alone."""
+        logits = [0.0 if model.scalar_head else float(n) for n in lengths]
+        return sum(count(model, n, n, logits=read) for n, read in zip(whole, logits, strict=True))
+
+    def limited(name: str, tokens: float, flops: float) -> Phase:
+        return Phase(name, seconds[name], tokens, flops, flops / flops_per_second)
+
+    prefill = costs.forward_flops(policy.config, config.prompts * prompt, prompt, logits=config.prompts)
+    each = (len(lengths), prompt, new / max(len(lengths), 1))
+    decode, read = costs.decode_flops(policy.config, *each), costs.decode_bytes(policy.config, *each)
+    least = prefill / flops_per_second + max(decode / flops_per_second, read / bytes_per_second)
+    critic = _own_critic(config, policy, reward, trainer)
+    scored = (members(reward.params) or 1) * over(costs.forward_flops, reward.config)
+    known = 2 * over(costs.forward_flops, policy.config)
+    trained = over(costs.train_flops, policy.config)
+    if critic is not None:
+        known += over(costs.forward_flops, critic)
+        trained += over(costs.train_flops, critic)
+    return (
+        Phase("rollout", seconds["rollout"], new, prefill + decode, least),
+        limited("score", total, scored),
+        limited("reference", total, known),
+        limited("update", config.epochs * total, config.epochs * trained),
+        Phase("host", seconds["host"]),
+    )
+
+
+def _own_critic(
+    config: OnlineConfig, policy: LoadedModel, reward: LoadedModel, trainer: OnlineTrainer
+) -> ModelConfig | None:
+    """Find the sizes of a critic that is a model of its own; None where there is none."""
+    if not isinstance(config, PPOConfig) or not isinstance(trainer.models["critic"], Model):
+        return None
+    sizes = dataclasses.replace(reward.config, scalar_head=True)
+    return dataclasses.replace(sizes, lora=policy.config.lora)
