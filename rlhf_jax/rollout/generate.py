@@ -78,7 +78,7 @@ class Engine:
         self.config = config
         self.pad_id = pad_id
         self.max_length = max_length
-        self.cost = Cost(0, 0)  # of the last call
+        self.cost = Cost(0, 0)  # what the last call took
         self._lay_out = jax.jit(model.lay_out)
         self._programs = make_programs(
             model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature

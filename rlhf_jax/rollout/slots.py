@@ -21,7 +21,7 @@ HALVINGS = 3
 class Cost(NamedTuple):
     """What the last call of an engine cost."""
 
-    tokens: int  # of the responses
+    tokens: int  # in all responses
     slot_steps: int  # rows times decode steps; a response's first token, which its prefill gives, counts as one
 
 
