@@ -39,11 +39,15 @@ class SamplingConfig:
     """Keep the smallest set of tokens with at least this probability; 1 keeps all, and is the only choice in `rlhf ppo`
     and `rlhf group`."""
     window: int = 16
-    """Decode steps between two looks of the host at who has finished."""
+    """Most decode steps between two looks of the host at who has finished."""
+    slots: int = 0
+    """Rows that are decoded at once; a row that has finished is given the next prompt. 0: a row for every response."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.window < 1:
             raise ValueError("max_new_tokens and window must be at least 1")
+        if self.slots < 0:
+            raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"temperature must be >= 0, top_k >= 0 and 0 < top_p <= 1; found temperature {self.temperature}, "
@@ -114,6 +118,37 @@ def truncate(logits: Array, *, temperature: float, top_k: int, top_p: float) -> 
     return scaled
 
 
+def categorical(keys: Array, logits: Array) -> Array:
+    """Draw one entry a row from ``softmax(logits)``: first a block of about sqrt(V) entries, then an entry of it.
+
+    ``argmax(log_weight + Gumbel noise)``, twice; the log-weight of a block is the ``logsumexp`` of its entries. The
+    chance of a block times that of an entry in it is the entry's own, so the draw is exact, and a row takes about
+    2 sqrt(V) random numbers instead of V, which would cost more than the rest of a small model.
+
+    Args:
+        keys: [N], one a row.
+        logits: float32 [N, V]; -inf is never drawn.
+
+    Returns:
+        int32 [N].
+
+    Example:
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> categorical(keys, jnp.log(jnp.array([[0.0, 1.0, 0.0]] * 3))).tolist()
+        [1, 1, 1]
+    """
+    rows, vocabulary = logits.shape
+    size = math.isqrt(vocabulary - 1) + 1
+    count = -(-vocabulary // size)
+    padded = jnp.pad(logits, ((0, 0), (0, count * size - vocabulary)), constant_values=-jnp.inf)
+    blocks = padded.reshape(rows, count, size)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (count + size,)))(keys)
+    block = jnp.argmax(jax.nn.logsumexp(blocks, axis=-1) + noise[:, :count], axis=-1)
+    entries = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    inside = jnp.argmax(entries + noise[:, count:], axis=-1)
+    return (block * size + inside).astype(jnp.int32)
+
+
 def sample_token(
     keys: Array,
     logits: Array,
@@ -129,7 +164,7 @@ def sample_token(
     Args:
         keys: [N], one a response.
         logits: float32 [N, V].
-        position: int32 [], how many tokens of the response come before this one.
+        position: int32 [N], how many tokens of each response come before this one; or [], where all have as many.
         temperature: 0 takes the likeliest token.
         top_k: see ``truncate``.
         top_p: see ``truncate``.
@@ -150,8 +185,8 @@ def sample_token(
         token = jnp.argmax(logits, axis=-1)
     else:
         allowed = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        at_position = jax.vmap(lambda k: jax.random.fold_in(k, position))(keys)
-        token = jax.vmap(jax.random.categorical)(at_position, allowed)
+        positions = jnp.broadcast_to(position, keys.shape)
+        token = categorical(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
     token = token.astype(jnp.int32)
     divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     return token, token_logprobs(logits if divisor == 1.0 else logits / divisor, token)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.rollout import SamplingConfig, response_keys, sample_token, truncate
+from rlhf_jax.rollout.sampling import categorical
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32)
 LOGITS = jnp.log(jnp.asarray(PROBABILITIES))[None]
@@ -64,6 +65,30 @@ def test_tokens_come_as_often_as_their_probability_says(temperature):
     assert np.abs(seen - want).max() < 4 * np.sqrt(0.25 / MANY)
     # What is kept is the log-probability of the distribution that was drawn from.
     np.testing.assert_allclose(logprob, np.log(want)[token], atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 7, 16, 17, 50])
+def test_a_draw_in_two_stages_is_of_the_whole_distribution(vocabulary):
+    """Blocks of any size, the last one filled up or not; half of the entries are forbidden."""
+    logits = jax.random.normal(jax.random.key(3), (vocabulary,)) * 2
+    logits = jnp.where((jnp.arange(vocabulary) % 2 == 1) & (vocabulary > 2), -jnp.inf, logits)
+    keys = jax.random.split(jax.random.key(4), MANY)
+    drawn = np.asarray(categorical(keys, jnp.broadcast_to(logits, (MANY, vocabulary))))
+    want = np.asarray(jax.nn.softmax(logits))
+    got = np.bincount(drawn, minlength=vocabulary) / MANY
+    assert got.shape == want.shape
+    assert (got[want == 0] == 0).all()
+    assert (np.abs(got - want) < 4.5 * np.sqrt(want * (1 - want) / MANY) + 1e-6).all()
+
+
+def test_each_row_may_be_at_a_position_of_its_own():
+    keys = response_keys(jax.random.key(0), 0, jnp.arange(4), jnp.zeros(4, jnp.int32))
+    logits = jax.random.normal(jax.random.key(1), (4, 1000))
+    positions = jnp.array([5, 0, 2, 5])
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    together, _ = sample_token(keys, logits, positions, **settings)
+    alone = [int(sample_token(keys[i : i + 1], logits[i : i + 1], positions[i], **settings)[0][0]) for i in range(4)]
+    assert together.tolist() == alone
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
