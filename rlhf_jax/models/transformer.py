@@ -114,7 +114,11 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Map ``x [..., D]`` to ``[..., D]``."""
         up = self.up(x, key)
-        inner = self.activation(self.gate(x, key)) * up if hasattr(self, "gate") else self.activation(up)
+        # What stands between the products is cheap and as wide as the MLP: it is computed again, not kept.
+        if hasattr(self, "gate"):
+            inner = jax.checkpoint(lambda gate, up: self.activation(gate) * up)(self.gate(x, key), up)
+        else:
+            inner = jax.checkpoint(self.activation)(up)
         return self.down(inner, key)
 
 
