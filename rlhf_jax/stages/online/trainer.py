@@ -17,7 +17,6 @@ The policy that is trained is the one that samples: sampler, ratio, reference, K
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,9 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import data, models, objectives, parallel, rewards, training
+from rlhf_jax import models, objectives, parallel, rewards, training
 from rlhf_jax.data import Tokenizer
-from rlhf_jax.data.batches import Batches, PackedEpochs, micro_batched
 from rlhf_jax.data.blocks import BlockPlan, BlockShape
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models import ValueHead
@@ -36,15 +34,16 @@ from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.loading import place
-from rlhf_jax.stages import sources
 from rlhf_jax.stages.blocks import Rows, by_response, in_blocks, lengths_of, pack_block, shape_of
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
+from rlhf_jax.stages.online.critic import make_critic
 from rlhf_jax.stages.online.gap import rounding
 from rlhf_jax.stages.online.packing import make_order, padding, plan_updates
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
+from rlhf_jax.stages.online.pretraining_text import pretraining_batches
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
 from rlhf_jax.training import KLState, Metrics, TrainState
@@ -103,7 +102,7 @@ class OnlineTrainer:
         starts = {"policy": policy.params}
         optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
         if self.critic is not None:
-            self.models["critic"], starts["critic"] = _critic(policy, reward, self.critic)
+            self.models["critic"], starts["critic"] = make_critic(policy, reward, self.critic)
             optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
         self.optimizer = training.by_role(optimizers)
         parts = {role: models.split(x) for role, x in starts.items()}
@@ -121,7 +120,7 @@ class OnlineTrainer:
             parked=parked,
         )
         self.reward = RolloutReward(reward, self.sampler, config.ensemble, parked=config.offload == "frozen")
-        self._text = _pretraining_text(config, tokenizer) if config.ptx.coef else None
+        self._text = pretraining_batches(config, tokenizer) if config.ptx.coef else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
@@ -296,35 +295,6 @@ class OnlineTrainer:
         return OnlineState(train, controller, moments), {**totals, "skipped": once(totals["skipped"][0])}
 
 
-def _critic(
-    policy: LoadedModel, reward: LoadedModel | TextReward, config: PPOConfig
-) -> tuple[Model | ValueHead, Params]:
-    """Make the critic and its first weights.
-
-    A head on the policy starts at zero: until it has learnt something no gradient of its loss reaches the policy, and
-    the first advantages are those of rewards alone. The reward model's head would not fit, as it reads the hidden
-    states of another trunk.
-
-    A critic of its own starts from the reward model, which already knows what is good (the first member of an
-    ensemble), or else from the policy. It is trained whole, or as an adapter on a frozen trunk, as the policy is.
-    """
-    if config.critic == "head":
-        return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
-    start = reward if isinstance(reward, LoadedModel) else policy
-    params = parallel.bring(start.params)
-    if "head" in params and models.members(params):
-        params = models.member(params, 0)
-    params = {name: x for name, x in params.items() if name != "head"}
-    model_config = dataclasses.replace(start.config, scalar_head=True)
-    if config.lora.rank and not model_config.lora.rank:
-        key = jax.random.fold_in(jax.random.key(config.seed), 3)
-        model_config, params = models.add_adapters(model_config, params, config.lora, key)
-    if not config.lora.rank:
-        model_config, params = models.merge(model_config, params)
-    # The trainer copies what it trains, so there is no need to do it here.
-    return models.build(model_config), {**params, "head": {"kernel": jnp.zeros((model_config.d_model, 1))}}
-
-
 def _loss_fields(config: OnlineConfig, objective: Objective | None) -> dict[str, Any]:
     """The hyperparameters in ``PPOConfig.loss`` that the objective is given.
 
@@ -336,20 +306,3 @@ def _loss_fields(config: OnlineConfig, objective: Objective | None) -> dict[str,
     if is_one_of(config.objective if objective is None else describe_objective(objective), "ppo", "a2c"):
         return fields
     return {name: value for name, value in fields.items() if value != defaults[name]}
-
-
-def _pretraining_text(config: OnlineConfig, tokenizer: Tokenizer) -> Batches:
-    """Pack the pretraining text into batches, one for every update of the run."""
-    parts = config.micro_batches
-    examples = sources.encode_demonstrations(sources.pretraining_text(config.ptx.data), tokenizer, config.ptx.data)
-    shape = {"rows": config.ptx.rows // parts, "row_length": config.ptx.data.max_length, "pad_id": tokenizer.pad_id}
-
-    def epoch(number: int) -> list[Any]:
-        return [examples[i] for i in data.epoch_order(len(examples), config.seed, number)]
-
-    epochs, batches = 1, PackedEpochs(epoch, epochs=1, **shape)
-    while len(batches) < config.updates * parts:
-        # Epochs are cut differently, so how many it takes is only known when they are cut.
-        epochs = max(epochs + 1, math.ceil(epochs * config.updates * parts / len(batches)))
-        batches = PackedEpochs(epoch, epochs=epochs, **shape)
-    return micro_batched(batches, parts)
