@@ -245,6 +245,6 @@ def _fused_step(q: Array, k: Array, v: Array, lengths: Array, near: Array | None
         mask=None if near is None else near[:, None, None],
         scale=scale,
         query_seq_lengths=jnp.ones_like(lengths),
-        key_value_seq_lengths=jnp.minimum(lengths, k.shape[1]),  # of a full row that has ended, it is one more
+        key_value_seq_lengths=jnp.minimum(lengths, k.shape[1]),  # one more in a row that is full and has ended
         implementation="cudnn",
     )

@@ -37,8 +37,8 @@ def in_chunks(
     """Attend by ``masked(q, k, v, seen)`` with ``CHUNK`` queries at a time, over all keys or those a window reaches."""
     batch, length = segments.shape
     behind = -length % CHUNK
-    near = bool(window) and window + CHUNK < length
-    before = window if near else 0
+    before = -(-window // 8) * 8  # a kernel does not take an odd number of keys
+    near = 0 < before < length - CHUNK
 
     def padded(x: Array, front: int) -> Array:
         return jnp.pad(x, ((0, 0), (front, behind), *((0, 0),) * (x.ndim - 2)))
@@ -46,15 +46,15 @@ def in_chunks(
     def cut(x: Array) -> Array:
         return padded(x, 0).reshape(batch, -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
 
-    held = [padded(x, before) for x in (k, v, segments)]
+    held = [padded(x, before if near else 0) for x in (k, v, segments)]
 
     def one(inputs: tuple[Array, Array, Array]) -> Array:
         queries, own, first = inputs
         keys, values, theirs = held
         if near:
-            # With ``window`` columns of padding in front, what a chunk can see begins at its own number.
-            keys, values, theirs = (jax.lax.dynamic_slice_in_dim(x, first, window + CHUNK, 1) for x in held)
-        return masked(queries, keys, values, visible(own, theirs, window, window if near else first))
+            # With so many columns of padding in front, what a chunk can see begins at its own number.
+            keys, values, theirs = (jax.lax.dynamic_slice_in_dim(x, first, before + CHUNK, 1) for x in held)
+        return masked(queries, keys, values, visible(own, theirs, window, before if near else first))
 
     starts = jnp.arange(0, length, CHUNK)
     # Kept for the backward pass, the scores of all chunks would be the whole square again.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fused_attention import through_xla
 
 from rlhf_jax.models import attention as module
 from rlhf_jax.models import attention_forms as forms
@@ -82,19 +83,6 @@ def test_no_product_of_a_long_row_with_itself_exists(window):
 
     assert largest(2048) >= 2048**2
     assert largest(4096) < 4096**2 // 2
-
-
-def through_xla(monkeypatch):
-    """Hand what cuDNN is asked for to jax's own form, and keep what was asked."""
-    fused, asked = jax.nn.dot_product_attention, []
-
-    def stand_in(*arrays, implementation, **options):
-        assert implementation == "cudnn"
-        asked.append(options)
-        return fused(*arrays, implementation="xla", **options)
-
-    monkeypatch.setattr(module.jax.nn, "dot_product_attention", stand_in)
-    return asked
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fused_attention import through_xla
 
 from rlhf_jax.models import attention as module
 from rlhf_jax.models import attention_forms as forms
@@ -26,13 +27,7 @@ def drawn(length=LENGTH, dtype=jnp.float32, heads=4, kept=2):
 def outcome(monkeypatch, kind, q, k, v, segments, **structure):
     """What attention gives at real tokens, and its gradients; the fused kernel's arguments go to jax's own form."""
     if kind == "cudnn":
-        fused = jax.nn.dot_product_attention
-
-        def stand_in(*arrays, implementation, **options):
-            assert implementation == "cudnn"
-            return fused(*arrays, implementation="xla", **options)
-
-        monkeypatch.setattr(module.jax.nn, "dot_product_attention", stand_in)
+        through_xla(monkeypatch)
         monkeypatch.setattr(module, "chosen", lambda *_, **__: "cudnn")
     real = (segments > 0)[..., None, None]
 
