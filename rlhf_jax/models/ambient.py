@@ -55,6 +55,22 @@ def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
 
 
+def by_rows(x: Array, *axes: str | None) -> Array:
+    """Hold every row of ``x [B, ...]`` whole on the devices that have its share of the batch.
+
+    Told nothing, a compiler may prefer to split the width, as the weights are, and to give every device all rows: the
+    numbers are the same, and nothing scales.
+
+    Args:
+        x: [B, ...].
+        axes: axes of the mesh for the dimensions after the first; None for those that are not named.
+
+    Returns:
+        The same array, in the backward pass too.
+    """
+    return constrained(x, ROWS, *axes, *(None,) * (x.ndim - 1 - len(axes)))
+
+
 def shares_known() -> bool:
     """Say whether it is known, while a program is traced, how devices share the work: by a mesh, or as one device."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rlhf_jax.models.ambient import platform
+from rlhf_jax.models.ambient import HEADS, by_rows, platform
 from rlhf_jax.models.attention import attention, cached_attention, laid, stored
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.decoding import decoding_kind
 from rlhf_jax.models.depth import run_blocks
 from rlhf_jax.models.heads import ScalarHead
 from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, normal, rotary, rotate
+from rlhf_jax.models.lookup import look_up
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Cache
 
@@ -59,7 +60,7 @@ class Attention(nnx.Module):
         c = self.config
 
         def heads(y: jax.Array) -> jax.Array:
-            return y.reshape(*y.shape[:-1], -1, c.head_dim)
+            return by_rows(y.reshape(*y.shape[:-1], -1, c.head_dim), None, HEADS)
 
         q, k, v = self.query(x, key), self.key(x, key), heads(self.value(x, key))
         if c.qk_norm == "all":
@@ -146,6 +147,7 @@ class Block(nnx.Module):
         self, x: jax.Array, attend: Callable[[jax.Array], tuple[jax.Array, KeysAndValues]], key: jax.Array | None
     ) -> tuple[jax.Array, KeysAndValues]:
         """Compute the stream after this layer, given how attention is done, and pass the keys and values on."""
+        x = by_rows(x)
         mixed, kept = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
         if hasattr(self, "attention_post_norm"):
             mixed = self.attention_post_norm(mixed)
@@ -154,7 +156,7 @@ class Block(nnx.Module):
         changed = self.mlp(self.mlp_norm(read) if hasattr(self, "mlp_norm") else read, key)
         if hasattr(self, "mlp_post_norm"):
             changed = self.mlp_post_norm(changed)
-        return between + changed, kept
+        return by_rows(between + changed), kept
 
 
 class Transformer(nnx.Module):
@@ -185,11 +187,11 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Look up rows of the embedding table, in the compute type."""
-        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
+        x = look_up(self.embedding[...], tokens, self.config.compute_dtype)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         if self.config.positions == "learned":
-            x = x + jnp.take(self.position_embedding[...], positions, axis=0).astype(x.dtype)
+            x = x + look_up(self.position_embedding[...], positions, self.config.compute_dtype)
         return x
 
     def logits(self, hidden: jax.Array) -> jax.Array:
