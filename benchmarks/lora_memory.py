@@ -92,8 +92,8 @@ def temporary(trainer: OnlineTrainer, state: stages.OnlineState, rows: int, leng
     known = {"old_logprobs": each, "ref_logprobs": each, "advantages": each, "returns": each, "old_values": each}
     batch = SequenceBatch(ones, mask, ones, ones, score=scored, reward=scored, kl_coef=scored, **known)
     plan, shape, _ = trainer._plan(batch, 0)
-    update = cast(Any, trainer._update)
-    compiled = update.lower(state, trainer._frozen, batch, plan, None, jax.random.key(0), shape).compile()
+    update = cast(Any, trainer.update_program)
+    compiled = update.lower(state, trainer.frozen, batch, plan, None, jax.random.key(0), shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -71,6 +71,16 @@ def by_rows(x: Array, *axes: str | None) -> Array:
     return constrained(x, ROWS, *axes, *(None,) * (x.ndim - 1 - len(axes)))
 
 
+def by_width(x: Array) -> Array:
+    """Hold one token a row, ``x [N, 1, D]``, by the width as the weights lie, and by rows over ``data`` alone.
+
+    Decoding reads every weight for one token a row. To bring the tokens of all rows to the weights, a part of the width
+    each, costs a few numbers; to bring the weights to the rows, as whole sequences do, would cost all of them, every
+    token.
+    """
+    return constrained(x, "data", None, "fsdp")
+
+
 def shares_known() -> bool:
     """Say whether it is known, while a program is traced, how devices share the work: by a mesh, or as one device."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -199,9 +199,13 @@ def laid(new: Array, kind: Decoding) -> Array:
 
 def stored(cache: Array, new: Array, lengths: Array, kind: Decoding) -> Array:
     """Write a key or value a row, ``new [N, Hkv, Dh]``, behind the row's columns; a full row stays as it is."""
-    rows = jnp.arange(new.shape[0])
-    at = cache.at[rows, lengths] if kind == "cudnn" else cache.at[rows, :, lengths]
-    return at.set(new.astype(cache.dtype), mode="drop", unique_indices=True)
+
+    def written(row: Array, new: Array, length: Array) -> Array:
+        at = row.at[length] if kind == "cudnn" else row.at[:, length]
+        return at.set(new, mode="drop", unique_indices=True)
+
+    # Row by row, so that devices that share the rows exchange nothing: numbers of rows as indices could mean any row.
+    return jax.vmap(written)(cache, new.astype(cache.dtype), lengths)
 
 
 def cached_attention(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import platform, shares_known
+from rlhf_jax.models.ambient import HEADS, by_rows, platform, shares_known
 from rlhf_jax.models.attention import Decoding, chosen_for_decoding, laid
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.models.depth import unstack
@@ -65,7 +65,7 @@ def decoding_kind(config: ModelConfig) -> Decoding:
 
 def empty_cache(config: ModelConfig, rows: int, columns: int) -> Cache:
     """Make a cache of so many rows and columns in which no token is held yet."""
-    zeros = jnp.zeros((rows, columns, config.n_kv_heads, config.head_dim), config.compute_dtype)
+    zeros = by_rows(jnp.zeros((rows, columns, config.n_kv_heads, config.head_dim), config.compute_dtype), None, HEADS)
     kind = decoding_kind(config)
     k, v = (tuple(laid(zeros, kind) for _ in range(config.n_layers)) for _ in range(2))
     return Cache(k, v, jnp.zeros((rows,), jnp.int32))

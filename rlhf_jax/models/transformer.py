@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rlhf_jax.models.ambient import HEADS, by_rows, platform
+from rlhf_jax.models.ambient import HEADS, VOCABULARY, by_rows, by_width, platform
 from rlhf_jax.models.attention import attention, cached_attention, laid, stored
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.decoding import decoding_kind
@@ -135,19 +135,20 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, view: View, key: jax.Array | None = None) -> tuple[jax.Array, KeysAndValues]:
         """Run whole rows ``x [B, T, D]``, and return the stream and this layer's keys and values."""
-        return self._combine(x, lambda h: self.attention(h, view, key), key)
+        x, kept = self._combine(by_rows(x), lambda h: self.attention(h, view, key), key)
+        return by_rows(x), kept
 
     def step(
         self, x: jax.Array, view: View, held: KeysAndValues, lengths: jax.Array
     ) -> tuple[jax.Array, KeysAndValues]:
         """Run one token a row, ``x [N, 1, D]``, over what a cache holds of this layer, and return what it holds now."""
-        return self._combine(x, lambda h: self.attention.step(h, view, held, lengths), None)
+        x, kept = self._combine(by_width(x), lambda h: self.attention.step(h, view, held, lengths), None)
+        return by_width(x), kept
 
     def _combine(
         self, x: jax.Array, attend: Callable[[jax.Array], tuple[jax.Array, KeysAndValues]], key: jax.Array | None
     ) -> tuple[jax.Array, KeysAndValues]:
         """Compute the stream after this layer, given how attention is done, and pass the keys and values on."""
-        x = by_rows(x)
         mixed, kept = attend(self.attention_norm(x) if hasattr(self, "attention_norm") else x)
         if hasattr(self, "attention_post_norm"):
             mixed = self.attention_post_norm(mixed)
@@ -156,7 +157,7 @@ class Block(nnx.Module):
         changed = self.mlp(self.mlp_norm(read) if hasattr(self, "mlp_norm") else read, key)
         if hasattr(self, "mlp_post_norm"):
             changed = self.mlp_post_norm(changed)
-        return by_rows(between + changed), kept
+        return between + changed, kept
 
 
 class Transformer(nnx.Module):
@@ -198,7 +199,8 @@ class Transformer(nnx.Module):
         """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``, by the head that training reads as well."""
         c = self.config
         matrix = self.embedding if c.tie_embeddings else self.unembedding  # tied by reading it, never by sharing it
-        return OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap).logits(hidden)
+        logits = OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap).logits(hidden)
+        return by_rows(logits, *(None,) * (logits.ndim - 2), VOCABULARY)
 
     def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:
         """Make the view of a layer by whether it has the window; ``positions`` and ``segment_ids`` are [B, T]."""

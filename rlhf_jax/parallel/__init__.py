@@ -11,14 +11,18 @@ from rlhf_jax.parallel.partition import (
     put,
     replicated,
 )
+from rlhf_jax.parallel.shapes import are_shapes, device_bytes, made_of, shaped
 
 __all__ = [
     "AXES",
     "PARAM_RULES",
     "MeshConfig",
     "Rules",
+    "are_shapes",
     "batch_shardings",
     "bring",
+    "device_bytes",
+    "made_of",
     "make_mesh",
     "param_shardings",
     "park",
@@ -26,5 +30,6 @@ __all__ = [
     "path_name",
     "put",
     "replicated",
+    "shaped",
     "traced_on",
 ]

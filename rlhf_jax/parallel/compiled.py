@@ -77,7 +77,7 @@ class Collective(NamedTuple):
         elif self.kind == "collective-permute":
             one = whole
         else:
-            one = whole * others // max(self.group, 1) * (2 if self.kind == "all-reduce" else 1)
+            one = (2 if self.kind == "all-reduce" else 1) * whole * others // max(self.group, 1)
         return one * self.turns
 
 

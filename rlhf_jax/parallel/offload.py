@@ -67,6 +67,8 @@ def bring(tree: Any) -> Any:
     """
 
     def there(x: jax.Array) -> jax.Array:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return x
         device = jax.memory.Space.Device
         if jax.typeof(x).memory_space == device:
             return x

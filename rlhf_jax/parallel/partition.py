@@ -161,7 +161,7 @@ def put(tree: Any, shardings: Any) -> Any:
     In a job of several processes each holds the same host arrays and keeps its own part of them.
 
     Args:
-        tree: numpy or jax arrays.
+        tree: numpy or jax arrays; shapes are given their sharding and put nowhere.
         shardings: one sharding for all, or a tree of them.
 
     Returns:
@@ -178,7 +178,9 @@ def put(tree: Any, shardings: Any) -> Any:
         one = shardings
         shardings = jax.tree.map(lambda _: one, tree)
 
-    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def place(leaf: Any, sharding: NamedSharding) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         if sharding.is_fully_addressable or isinstance(leaf, jax.Array):
             return jax.device_put(leaf, sharding)
         host = np.asarray(leaf)

@@ -79,14 +79,13 @@ class Engine:
         self.pad_id = pad_id
         self.max_length = max_length
         self.cost = Cost(0, 0)  # what the last call took
-        self._lay_out = jax.jit(model.lay_out)
-        self._programs = make_programs(
+        self.programs = make_programs(
             model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature
         )
 
-    def lay_out(self, params: Params | Laid) -> Laid:
+    def lay_out(self, params: Params | Laid, sharding: jax.sharding.Sharding | None = None) -> Laid:
         """Lay weights out for decoding; several calls with the result in place of the weights pay for it once."""
-        return params if isinstance(params, Laid) else Laid(self._lay_out(params))
+        return params if isinstance(params, Laid) else Laid(self.programs.lay_out(params, sharding=sharding))
 
     def __call__(
         self,
@@ -128,10 +127,10 @@ class Engine:
             jnp.asarray(np.repeat(ids, samples), jnp.int32),
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
         )
-        laid = self.lay_out(params).weights
+        laid = self.lay_out(params, sharding).weights
         if self.config.slots:
             found, self.cost = slots.run(
-                self._programs,
+                self.programs,
                 laid,
                 prompts,
                 keys,
@@ -144,13 +143,13 @@ class Engine:
             )
             if sharding is not None:
                 tokens, lengths, found = jax.device_put((tokens, lengths, found), sharding)
-            return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
+            return as_rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
         if sharding is not None:
             tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
-        for state in self._states(laid, tokens, lengths, keys, samples):
+        for state in self._states(laid, tokens, lengths, keys, samples, sharding):
             last = state
         rows = len(prompts) * samples
-        sampled = _rollout(
+        sampled = as_rollout(
             jnp.asarray(tokens), jnp.asarray(lengths), last.tokens, last.logprobs, last.written, last.finished, samples
         )
         self.cost = Cost(int(jnp.sum(last.written)), rows * (1 + int(last.steps)))
@@ -181,13 +180,21 @@ class Engine:
             yield from drawn[given:]
             given = len(drawn)
 
-    def _states(self, laid: Params, prompts: Any, lengths: Any, keys: Array, samples: int) -> Iterator[State]:
+    def _states(
+        self,
+        laid: Params,
+        prompts: Any,
+        lengths: Any,
+        keys: Array,
+        samples: int,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> Iterator[State]:
         """The state after the first token and after each window; each is used up by the next."""
         columns = prompts.shape[1] + self.config.max_new_tokens
-        state = self._programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns)
+        state = self.programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns, sharding=sharding)
         yield state
         while not bool(jnp.all(state.done)):
-            state = self._programs.window(laid, state, 0)
+            state = self.programs.window(laid, state, 0, sharding=sharding)
             yield state
 
     def _check(self, prompts: Sequence[PromptIds]) -> None:
@@ -210,7 +217,7 @@ def _right_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[n
 
 
 @functools.partial(jax.jit, static_argnames=("samples",))
-def _rollout(
+def as_rollout(
     prompts: Array, lengths: Array, tokens: Array, logprobs: Array, written: Array, finished: Array, samples: int
 ) -> Rollout:
     """Join prompts [B, P], moved to the right, and responses [B*K, R] into groups [B, K, P + R]."""

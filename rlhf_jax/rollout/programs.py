@@ -5,6 +5,7 @@ Rows are independent: each has its own key, length and number of tokens, and one
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,13 +36,17 @@ class State(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The programs of an engine, each compiled once for every shape it meets."""
+    """The programs of an engine, each compiled once for every shape it meets.
 
-    start: Callable[..., State]  # (laid, prompts, lengths, keys, samples=, columns=): all rows at once
+    ``sharding`` is that of the rows; the model is traced under its mesh.
+    """
+
+    lay_out: Callable[..., Params]  # (params, sharding=): weights for decoding
+    start: Callable[..., State]  # (laid, prompts, lengths, keys, samples=, columns=, sharding=): all rows at once
     empty: Callable[..., State]  # (keys, columns=, sharding=): rows that have all ended
-    prefill: Callable[..., tuple[Array, Cache]]  # (laid, prompts, lengths)
+    prefill: Callable[..., tuple[Array, Cache]]  # (laid, prompts, lengths, sharding=)
     place: Callable[..., State]  # (state, (logits, cache), source, slot, keys, sharding=): prompts into slots
-    window: Callable[..., State]  # (laid, state, live): decode until no more than ``live`` rows live
+    window: Callable[..., State]  # (laid, state, live, sharding=): decode until no more than ``live`` rows live
     gather: Callable[..., State]  # (state, rows, sharding=): fewer rows
 
 
@@ -86,13 +91,17 @@ def make_programs(
 
     def write(state: State, token: Array, logprob: Array, alive: Array) -> State:
         """Put one drawn token a row into the state where the row is alive."""
-        at = (jnp.arange(alive.shape[0]), jnp.where(alive, state.written, room))
-        tokens = state.tokens.at[at].set(token, mode="drop")
+
+        def put(held: Array, new: Array) -> Array:  # row by row: devices that share the rows exchange nothing
+            at = jnp.where(alive, state.written, room)
+            return jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop"))(held, at, new)
+
+        tokens = put(state.tokens, token)
         written = state.written + alive
         ends = alive & ((token == eos_id) | stopped(tokens, written))
         return state._replace(
             tokens=tokens,
-            logprobs=state.logprobs.at[at].set(logprob, mode="drop"),
+            logprobs=put(state.logprobs, logprob),
             written=written,
             finished=state.finished | ends,
             done=state.done | ends | (written >= room),
@@ -114,7 +123,21 @@ def make_programs(
         )
         return _spread(state, sharding)
 
-    def start(laid: Params, prompts: Array, lengths: Array, keys: Array, samples: int, columns: int) -> State:
+    def lay_out(params: Params, sharding: Any = None) -> Params:
+        with _traced_for(sharding):
+            return model.lay_out(params)
+
+    def prefill(laid: Params, prompts: Array, lengths: Array, sharding: Any = None) -> tuple[Array, Cache]:
+        with _traced_for(sharding):
+            return model.prefill(laid, prompts, lengths)
+
+    def start(
+        laid: Params, prompts: Array, lengths: Array, keys: Array, samples: int, columns: int, sharding: Any = None
+    ) -> State:
+        with _traced_for(sharding):
+            return started(laid, prompts, lengths, keys, samples, columns)
+
+    def started(laid: Params, prompts: Array, lengths: Array, keys: Array, samples: int, columns: int) -> State:
         logits, filled = model.prefill(laid, prompts, lengths)
         repeat = functools.partial(jnp.repeat, repeats=samples, axis=0)
         logits, filled = repeat(logits), jax.tree.map(repeat, filled)
@@ -161,7 +184,7 @@ def make_programs(
         state = state._replace(cache=cache, steps=state.steps + 1)
         return write(state, *draw(state.keys, logits, state.written), ~state.done)
 
-    def window(laid: Params, state: State, live: Array) -> State:
+    def window(laid: Params, state: State, live: Array, sharding: Any = None) -> State:
         def goes_on(carry: tuple[Array, State]) -> Array:
             return (carry[0] < config.window) & (jnp.sum(~carry[1].done) > live)
 
@@ -169,20 +192,29 @@ def make_programs(
             state = jax.lax.fori_loop(0, stride, lambda _, s: step(laid, s), carry[1])
             return carry[0] + stride, state
 
-        return jax.lax.while_loop(goes_on, several, (jnp.int32(0), state))[1]
+        with _traced_for(sharding):
+            return jax.lax.while_loop(goes_on, several, (jnp.int32(0), state))[1]
 
     def gather(state: State, rows: Array, sharding: Any = None) -> State:
         fewer = jax.tree.map(lambda x: x[rows], state._replace(steps=rows))
         return _spread(fewer._replace(steps=jnp.int32(0)), sharding)
 
     return Programs(
-        jax.jit(start, static_argnames=("samples", "columns")),
+        jax.jit(lay_out, static_argnames=("sharding",)),
+        jax.jit(start, static_argnames=("samples", "columns", "sharding")),
         jax.jit(empty, static_argnames=("columns", "sharding")),
-        jax.jit(model.prefill),
+        jax.jit(prefill, static_argnames=("sharding",)),
         jax.jit(place, static_argnames=("sharding",), donate_argnames=("state",)),
-        jax.jit(window, donate_argnames=("state",)),
+        jax.jit(window, static_argnames=("sharding",), donate_argnames=("state",)),
         jax.jit(gather, static_argnames=("sharding",)),
     )
+
+
+def _traced_for(sharding: Any) -> contextlib.AbstractContextManager[Any]:
+    """Let the model know the mesh that rows are spread over, so that it holds activations and cache by rows as well."""
+    if not isinstance(sharding, NamedSharding):
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
 
 
 def _spread(state: State, sharding: Any) -> State:

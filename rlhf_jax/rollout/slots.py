@@ -93,7 +93,9 @@ def run(
         for i, row in enumerate(rows):
             padded[i, : len(row)], lengths[i] = row, len(row)
         return programs.prefill(
-            laid, *(x if sharding is None else jax.device_put(x, sharding) for x in (padded, lengths))
+            laid,
+            *(x if sharding is None else jax.device_put(x, sharding) for x in (padded, lengths)),
+            sharding=sharding,
         )
 
     def place(state: State, filled: Any, items: list[tuple[int, int]], free: np.ndarray) -> State:
@@ -113,7 +115,8 @@ def run(
         state = place(state, prefill([], columns), [], owner)
     halved = state
     while len(halved.done) % (2 * devices) == 0 and len(halved.done) * 2**HALVINGS > slots:
-        halved = programs.window(laid, programs.gather(halved, np.arange(len(halved.done) // 2), sharding=sharding), 0)
+        fewer = programs.gather(halved, np.arange(len(halved.done) // 2), sharding=sharding)
+        halved = programs.window(laid, fewer, 0, sharding=sharding)
 
     order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p]))
     held, begun, waiting, slot_steps, stepped = _Held(None, []), 0, count, count, 0
@@ -138,7 +141,7 @@ def run(
             state, owner, stepped = programs.gather(state, rows, sharding=sharding), owner[rows], 0
             continue
         live = len(owner) - min(batch, waiting) if waiting else (half if can_halve else 0)
-        state = programs.window(laid, state, live)
+        state = programs.window(laid, state, live, sharding=sharding)
         steps, done, *found = jax.device_get(
             (state.steps, state.done, state.tokens, state.logprobs, state.written, state.finished)
         )

@@ -128,7 +128,7 @@ class RowMaker:
             tokens, mask, segment_ids, positions = jax.lax.with_sharding_constraint(spread, places)
             return Rows(tokens, mask, segment_ids, positions, packing.places, real, used)
 
-        self._lay: Callable[..., Rows] = jax.jit(lay, static_argnames=("shape",))
+        self.program: Callable[..., Rows] = jax.jit(lay, static_argnames=("shape",))
 
     def __call__(self, sampled: Rollout) -> Rows:
         """Pack the responses of a rollout; the host waits for their lengths, and for nothing else."""
@@ -138,7 +138,7 @@ class RowMaker:
         block, slot = np.nonzero(plan.groups >= 0)
         starts = np.zeros(lengths.size, np.int32)
         starts[plan.groups[block, slot]] = plan.starts[block, slot, 0] + block * shape.size
-        return self._lay(sampled, starts.reshape(lengths.shape), plan.used, shape=shape)
+        return self.program(sampled, starts.reshape(lengths.shape), plan.used, shape=shape)
 
 
 def in_blocks(run: Callable[[SequenceBatch], Any], rows: Rows) -> Any:

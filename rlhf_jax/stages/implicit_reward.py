@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, losses
+from rlhf_jax import evaluation, losses, parallel
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.order import evenly
@@ -21,14 +22,15 @@ _MOST = 256  # responses of either sort that a figure compares: the pairs are th
 
 
 def sequence_logprobs(
-    model: Model, policy: Params, examples: Sequence[Example], *, rows: int, row_length: int, pad_id: int
+    model: Model, policy: Params, examples: Sequence[Example], *, mesh: Mesh, rows: int, row_length: int, pad_id: int
 ) -> np.ndarray:
     """Compute the log-probability of n responses given their prompts, [n], nats; an example holds one response."""
     roles = {"policy": model}
 
-    @jax.jit
-    def total(policy: Params, batch: SequenceBatch) -> Array:
+    def summed(policy: Params, batch: SequenceBatch) -> Array:
         return losses.masked_sum(forward(roles, {"policy": policy}, batch).logprobs, batch.mask, axis=-1)
+
+    total = jax.jit(parallel.traced_on(mesh, summed))
 
     batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
     sums = [np.asarray(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]

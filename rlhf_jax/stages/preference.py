@@ -219,7 +219,7 @@ def preference(
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
     test, quality = measured(pairs, config.pairs_per_response)
-    gained = [sequence_logprobs(model, p, test, **shape) for p in (policy, sampler.reference)]
+    gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
     summary |= {
         "objective": config.objective,
         "started_from": policy_path(config.policy).stage or "pretrained",

@@ -134,7 +134,7 @@ def reward_model(
         batches = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
-    score = scorer(model, **shape)
+    score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
@@ -201,10 +201,14 @@ def ensemble_loss(loss_fn: LossFn) -> LossFn:
 
 
 def scorer(
-    model: Model, *, rows: int, row_length: int, pad_id: int
+    model: Model, mesh: Mesh, *, rows: int, row_length: int, pad_id: int
 ) -> Callable[[Params, Sequence[np.ndarray]], np.ndarray]:
     """Make a function ``(params, sequences) -> float32 [M, n]`` that scores token sequences with every member."""
-    run_batch = jax.jit(lambda params, batch: member_scores(model, params["reward"], batch))
+
+    def scores(params: Params, batch: SequenceBatch) -> Array:
+        return member_scores(model, params["reward"], batch)
+
+    run_batch = jax.jit(parallel.traced_on(mesh, scores))
 
     def score(params: Params, sequences: Sequence[np.ndarray]) -> np.ndarray:
         examples = [Example((tokens,), (1,)) for tokens in sequences]

@@ -69,7 +69,16 @@ class Sampler:
 
         self.logprobs: Callable[[Params, Rows], Array] = jax.jit(parallel.traced_on(mesh, logprobs))
         """Log-probabilities of a policy, [B, K, S], for its parameters and packed rows; those of a block at a time."""
-        self._kl: Callable[..., Array] = jax.jit(kl)
+        self._kl: Callable[..., Array] = jax.jit(parallel.traced_on(mesh, kl))
+
+    def sharding(self, rows: int) -> jax.sharding.NamedSharding:
+        """Place so many rows on the mesh: over ``data`` and ``fsdp``, or whole on every device if these do not divide.
+
+        Args:
+            rows: how many prompts, or responses.
+        """
+        shares = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return self._rows if rows % shares == 0 else parallel.replicated(self.mesh)
 
     @property
     def reference(self) -> Params:
@@ -86,7 +95,7 @@ class Sampler:
             prompt_ids=np.asarray([p.id for p in prompts]),
             samples=samples,
             bucket=self.prompt_columns,
-            sharding=self._rows if len(prompts) % self._rows.num_devices == 0 else parallel.replicated(self.mesh),
+            sharding=self.sharding(len(prompts)),
         )
 
     def texts(self, sampled: Rollout) -> list[str]:

@@ -65,20 +65,20 @@ class RolloutReward:
         if isinstance(reward, LoadedModel):
             how = ensemble or EnsembleConfig()
             model = models.build(reward.config)
-            self._params = place(reward.params, sampler.mesh, parked=parked)
+            self.params = place(reward.params, sampler.mesh, parked=parked)
 
             def score(params: Params, rows: Rows) -> Scores:
                 each = at_last(in_blocks(lambda block: member_values(model, params, block), rows), rows)
                 each = jnp.moveaxis(each, -1, 0)  # [M, B, K]
                 return Scores(rewards.combine(each, how), rewards.disagreement(each))
 
-            self._model: Callable[..., Any] = jax.jit(parallel.traced_on(sampler.mesh, score))
+            self.program: Callable[..., Any] = jax.jit(parallel.traced_on(sampler.mesh, score))
 
     def __call__(self, sampled: Rollout, prompts: Sequence[EncodedPrompt], rows: Rows | None = None) -> Scores:
         """Score every response; ``rows`` are the sampled ones, where they are packed already."""
         if self._text is None:
             rows = self._sampler.rows(sampled) if rows is None else rows
-            return self._model(parallel.bring(self._params), rows)
+            return self.program(parallel.bring(self.params), rows)
         shape = sampled.tokens.shape[:2]
         repeated = [p.text for p in prompts for _ in range(shape[1])]
         scores = rewards.score_texts(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)

@@ -74,7 +74,10 @@ class Program(NamedTuple):
 
     state: TrainState
     trunks: Params  # by role, the frozen part of models with adapters
+    reference: Params | None  # by role, another model's
     step: training.TrainStep  # compiled at its first call; the state it is given is used up
+    jitted: Any  # what ``step`` calls, with ``arguments``: for a compiler
+    arguments: Callable[[Any, Any], Any]  # (batch, key)
 
 
 def compile_step(
@@ -126,8 +129,14 @@ def compile_step(
         return training.make_train_step(loss, rule, accumulate=config.micro_batches)(state, batch, key)
 
     fixed = (trunks, reference)
-    step = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
-    return Program(state, trunks, lambda state, batch, key: step(state, (batch, *fixed), key))
+    step: Any = training.jit_step(one, places, (spread, *jax.tree.map(lambda x: x.sharding, fixed)), mesh)
+
+    def arguments(batch: Any, key: Any) -> Any:
+        return state, (parallel.shaped(batch, spread), *fixed), key
+
+    return Program(
+        state, trunks, reference, lambda state, batch, key: step(state, (batch, *fixed), key), step, arguments
+    )
 
 
 def train(

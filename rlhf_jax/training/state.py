@@ -70,7 +70,8 @@ def init(
         make_params: ``(*args) -> params``, traced; for example ``model.init`` with a key, or a function that takes
             parameters and gives them back with a new head.
         optimizer: what will update the parameters.
-        *args: arrays (a key, parameters) for ``make_params``; they are not donated.
+        *args: arrays (a key, parameters) for ``make_params``; they are not donated. Of shapes, the state is one of
+            shapes.
         shardings: the function from the state's shapes to a state of shardings, for example
             ``lambda shapes: parallel.param_shardings(shapes, mesh)``.
 
@@ -91,5 +92,9 @@ def init(
         return init_state(make_params(*inner), optimizer)
 
     # Without out_shardings the optimiser's moments of sharded parameters come back replicated.
-    places = shardings(jax.eval_shape(build, *args))
+    shapes = jax.eval_shape(build, *args)
+    places = shardings(shapes)
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args)):
+        held = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+        return held, places
     return jax.jit(build, out_shardings=places)(*args), places

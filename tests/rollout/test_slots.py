@@ -100,9 +100,9 @@ def test_a_later_call_with_other_lengths_compiles_nothing(setting):
     model, params = setting
     engine = engine_of(model, max_new_tokens=NEW, window=4, slots=16)
     engine(params, [[5, 6]] * 9, key=KEY, samples=2, bucket=32)
-    sizes = [program._cache_size() for program in engine._programs]
+    sizes = [program._cache_size() for program in engine.programs]
     engine(params, PROMPTS, key=KEY, samples=2, bucket=32)
-    assert [program._cache_size() for program in engine._programs] == sizes
+    assert [program._cache_size() for program in engine.programs] == sizes
 
 
 @pytest.mark.parametrize("slots", [0, 2])

@@ -45,13 +45,13 @@ def iteration(mesh, offload):
     trainer = OnlineTrainer(config, policy=policy, reward=reward, tokenizer=NoText(64), mesh=mesh)
     del policy, reward
     prompts = [EncodedPrompt("", np.arange(1, 5, dtype=np.int32) + i, i) for i in range(4)]
-    state, beside, update = trainer.init(), [], trainer._update
+    state, beside, update = trainer.init(), [], trainer.update_program
 
     def watched(*given, **named):
         beside.append(on_device() - before - size(given))
         return update(*given, **named)
 
-    trainer._update = watched
+    trainer.update_program = watched
     batch, _ = trainer.prepare(state, trainer.collect(state, prompts, 0), prompts)
     state, _ = trainer.update(state, batch, 0)
     return jax.tree.map(np.asarray, state), trainer, beside[0]

@@ -30,15 +30,22 @@ def make_critic(
     if config.critic == "head":
         return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
     start = reward if isinstance(reward, LoadedModel) else policy
-    params = parallel.bring(start.params)
-    if "head" in params and models.members(params):
-        params = models.member(params, 0)
-    params = {name: x for name, x in params.items() if name != "head"}
-    model_config = dataclasses.replace(start.config, scalar_head=True)
-    if config.lora.rank and not model_config.lora.rank:
-        key = jax.random.fold_in(jax.random.key(config.seed), 3)
-        model_config, params = models.add_adapters(model_config, params, config.lora, key)
-    if not config.lora.rank:
-        model_config, params = models.merge(model_config, params)
-    # The trainer copies what it trains, so there is no need to do it here.
-    return models.build(model_config), {**params, "head": {"kernel": jnp.zeros((model_config.d_model, 1))}}
+    before = dataclasses.replace(start.config, scalar_head=True)
+    after = [before]
+
+    def weights(params: Params) -> Params:
+        model_config = before
+        if "head" in params and models.members(params):
+            params = models.member(params, 0)
+        params = {name: x for name, x in params.items() if name != "head"}
+        if config.lora.rank and not model_config.lora.rank:
+            key = jax.random.fold_in(jax.random.key(config.seed), 3)
+            model_config, params = models.add_adapters(model_config, params, config.lora, key)
+        if not config.lora.rank:
+            model_config, params = models.merge(model_config, params)
+        after[0] = model_config
+        # The trainer copies what it trains, so there is no need to do it here.
+        return {**params, "head": {"kernel": jnp.zeros((model_config.d_model, 1))}}
+
+    made = parallel.made_of(weights, parallel.bring(start.params))
+    return models.build(after[0]), made

@@ -108,12 +108,12 @@ class OnlineTrainer:
         parts = {role: models.split(x) for role, x in starts.items()}
         self._initial = {role: place(own, self.mesh, parked=parked) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
-        self._frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
+        self.frozen = {role: place(trunk, self.mesh) for role, (_, trunk) in parts.items()}
         self.sampler = Sampler(
             self._policy,
             tokenizer,
             config.sampling,
-            reference=models.adapter_off(policy.params),
+            reference=parallel.made_of(models.adapter_off, policy.params),
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,
@@ -128,10 +128,10 @@ class OnlineTrainer:
         self._control = config.kl.controller()
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2)
         self._order = make_order(self._key, config.epochs, config.minibatches)
-        self._rounding: Callable[..., Any] = jax.jit(self._rounded)
-        self._passes: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._passed))
-        self._prepare: Callable[..., Any] = jax.jit(self._prepared)
-        self._update: Callable[..., Any] = jax.jit(
+        self._rounding: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._rounded))
+        self.passes_program: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._passed))
+        self.prepare_program: Callable[..., Any] = jax.jit(parallel.traced_on(self.mesh, self._prepared))
+        self.update_program: Callable[..., Any] = jax.jit(
             parallel.traced_on(self.mesh, self._updated), static_argnums=6, donate_argnums=0
         )
 
@@ -143,8 +143,9 @@ class OnlineTrainer:
             parallel.bring(self._initial),
             shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
         )
-        rest = jax.device_put((self._control.init(), rewards.empty_moments()), parallel.replicated(self.mesh))
-        return OnlineState(train, *rest)
+        rest = (self._control.init(), rewards.empty_moments())
+        put = parallel.shaped if parallel.are_shapes(train) else jax.device_put
+        return OnlineState(train, *put(rest, parallel.replicated(self.mesh)))
 
     def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
         """Sample K responses to each prompt from the current policy."""
@@ -165,11 +166,11 @@ class OnlineTrainer:
             The batch and the iteration's metrics as ``(sum, weight)`` pairs.
         """
         rows = self.sampler.rows(sampled)
-        out = self._passes(state.train.params, self._frozen, rows)
+        out = self.passes_program(state.train.params, self.frozen, rows)
         ref_logprobs = self.sampler.logprobs(self.sampler.reference, rows)
         # A reward on text is computed on the host while the devices are at the passes before.
         scores = self.reward(sampled, prompts, rows) if scores is None else scores
-        batch, info = self._prepare(state.controller.coef, state.moments, sampled, out, ref_logprobs, scores)
+        batch, info = self.prepare_program(state.controller.coef, state.moments, sampled, out, ref_logprobs, scores)
         # The very arrays that were sampled: to plan the updates, the host reads their lengths before the rest is there.
         own = {name: x for name, x in as_batch(sampled)._asdict().items() if x is not None}
         return batch._replace(**own), info
@@ -197,7 +198,7 @@ class OnlineTrainer:
         text, key = self._text_batches(step), jax.random.fold_in(self._key, step)
         if self.config.offload == "frozen":
             jax.block_until_ready(batch)  # what was brought to prepare it is gone before the update takes its memory
-        state, metrics = self._update(state, self._frozen, batch._replace(packing=None), plan, text, key, shape)
+        state, metrics = self.update_program(state, self.frozen, batch._replace(packing=None), plan, text, key, shape)
         return state, {**metrics, **figures}
 
     def pull_back(self, state: OnlineState) -> OnlineState:
@@ -207,7 +208,7 @@ class OnlineTrainer:
 
     def with_trunk(self, trained: Params) -> Params:
         """Join what is trained, by role, with the frozen trunks that adapters stand on."""
-        return models.join(trained, self._frozen)
+        return models.join(trained, self.frozen)
 
     def whole(self, trained: Params) -> Params:
         """Call ``with_trunk``, which is the name now, with a warning."""

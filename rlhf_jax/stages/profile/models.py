@@ -10,13 +10,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import models
+from rlhf_jax import models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
 from rlhf_jax.runs.loading import start_from
 from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
+from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
+from rlhf_jax.types import Array, Model, Params
+
+# Where the config leaves the length of prompts to the data.
+PROMPT = 64
 
 
 class NoText:
@@ -40,6 +46,7 @@ def starting_model(
     mesh: Mesh,
     seed: int,
     remat: Literal["model", "none", "dots", "block"] = "model",
+    shapes: bool = False,
 ) -> tuple[LoadedModel, Tokenizer | NoText]:
     """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
 
@@ -50,17 +57,36 @@ def starting_model(
         mesh: where weights go.
         seed: draws what is random.
         remat: what the backward pass computes again; ``model`` as the model's config says.
+        shapes: make no weights, only the shapes of random ones.
     """
-    if init and split_stage(init)[0].exists():
+    if init and split_stage(init)[0].exists() and not shapes:
         start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
         return LoadedModel(start.config, start.params), start.tokenizer
     config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
     if remat != "model":
         config = dataclasses.replace(config, remat=remat)
+    if shapes:
+        return LoadedModel(*_shapes(config, lora)), NoText(config.vocab_size)
     params = jax.jit(models.build(config).init)(key)
     if lora.rank:
         config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
     return LoadedModel(config, params), NoText(config.vocab_size)
+
+
+def _shapes(config: ModelConfig, lora: LoRAConfig) -> tuple[ModelConfig, Params]:
+    """Make the shapes that a stage's weights have: a frozen trunk is in the type of its checkpoint, or in 8 bits."""
+    found = [config]
+
+    def make(key: Array) -> Params:
+        params = models.build(config).init(key)
+        if lora.rank:
+            params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
+            made = models.quantise(config, params) if lora.int8_trunk else (config, params)
+            found[0], params = models.add_adapters(*made, lora, key)
+        return params
+
+    params = jax.eval_shape(make, jax.random.key(0))
+    return found[0], params
 
 
 def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer | NoText, mesh: Mesh) -> LoadedModel:
@@ -68,7 +94,7 @@ def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer |
     if isinstance(tokenizer, Tokenizer) and reward_model and Path(reward_model).exists():
         return load_reward(reward_model, tokenizer, mesh)
     config = dataclasses.replace(policy.config, scalar_head=True)
-    return LoadedModel(config, models.with_scalar_head(policy.params, config))
+    return LoadedModel(config, parallel.made_of(lambda x: models.with_scalar_head(x, config), policy.params))
 
 
 def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
@@ -82,3 +108,13 @@ def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
         cap=config.attention_softcap,
     )
     return {"attention": attention, "compute_dtype": config.compute_dtype}
+
+
+def own_critic(
+    config: OnlineConfig, policy: LoadedModel, reward: LoadedModel, trainer: OnlineTrainer
+) -> ModelConfig | None:
+    """Find the sizes of a critic that is a model of its own; None where there is none."""
+    if not isinstance(config, PPOConfig) or not isinstance(trainer.models["critic"], Model):
+        return None
+    sizes = dataclasses.replace(reward.config, scalar_head=True)
+    return dataclasses.replace(sizes, lora=policy.config.lora)

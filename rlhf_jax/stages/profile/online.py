@@ -14,15 +14,12 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models import ModelConfig, costs, members
 from rlhf_jax.parallel.limits import Limits, limits
 from rlhf_jax.rollout.responses import response_tokens
-from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PTXConfig
+from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
-from rlhf_jax.stages.profile.models import chosen_kernels, scoring_model, starting_model
+from rlhf_jax.stages.profile.models import PROMPT, chosen_kernels, own_critic, scoring_model, starting_model
 from rlhf_jax.stages.scoring import LoadedModel
-from rlhf_jax.types import Model, Rollout
-
-# Where the config leaves the length of prompts to the data.
-_PROMPT = 64
+from rlhf_jax.types import Rollout
 
 
 def profile_online(
@@ -57,7 +54,7 @@ def profile_online(
         config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed, remat=config.remat
     )
     reward = scoring_model(config.reward_model, policy, tokenizer, mesh)
-    columns = config.max_prompt_length or _PROMPT
+    columns = config.max_prompt_length or PROMPT
     trainer = OnlineTrainer(
         config,
         policy=policy,
@@ -136,7 +133,7 @@ def _phases(
     each = (len(lengths), prompt, new / max(len(lengths), 1))
     decode, read = costs.decode_flops(policy.config, *each), costs.decode_bytes(policy.config, *each)
     least = prefill / flops_per_second + max(decode / flops_per_second, read / bytes_per_second)
-    critic = _own_critic(config, policy, reward, trainer)
+    critic = own_critic(config, policy, reward, trainer)
     scored = (members(reward.params) or 1) * over(costs.forward_flops, reward.config)
     known = 2 * over(costs.forward_flops, policy.config)
     trained = over(costs.train_flops, policy.config)
@@ -150,13 +147,3 @@ def _phases(
         limited("update", config.epochs * total, config.epochs * trained),
         Phase("host", seconds["host"]),
     )
-
-
-def _own_critic(
-    config: OnlineConfig, policy: LoadedModel, reward: LoadedModel, trainer: OnlineTrainer
-) -> ModelConfig | None:
-    """Find the sizes of a critic that is a model of its own; None where there is none."""
-    if not isinstance(config, PPOConfig) or not isinstance(trainer.models["critic"], Model):
-        return None
-    sizes = dataclasses.replace(reward.config, scalar_head=True)
-    return dataclasses.replace(sizes, lora=policy.config.lora)

@@ -26,7 +26,7 @@ from rlhf_jax.stages.sft import SFTConfig
 from rlhf_jax.stages.train import Program, compile_step
 
 
-class _Work(NamedTuple):
+class PackedWork(NamedTuple):
     """A stage that is ready to take steps."""
 
     program: Program
@@ -63,7 +63,7 @@ def profile_packed(
     """
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     laps, key = Laps(), jax.random.key(config.seed)
-    work = _work(config, random or ModelConfig(), mesh)
+    work = packed_work(config, random or ModelConfig(), mesh)
     box = [work.program.state]
 
     def iterate(number: int) -> None:
@@ -103,13 +103,21 @@ def profile_packed(
     )
 
 
-def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
-    """Build model, objective and full batches, as the config's stage does."""
+def packed_work(config: PackedConfig, random: ModelConfig, mesh: Mesh, *, shapes: bool = False) -> PackedWork:
+    """Build model, objective and full batches, as the config's stage does.
+
+    Args:
+        config: the stage's.
+        random: sizes of the model with random weights; SFT takes ``config.model``.
+        mesh: devices.
+        shapes: make no weights, only their shapes: the step can be compiled, for devices that are not there, and not
+            run.
+    """
     if isinstance(config, SFTConfig):
         asked = dataclasses.replace(config.model, vocab_size=config.vocab_size)
         if config.remat != "model":
             asked = dataclasses.replace(asked, remat=config.remat)
-        start, tokenizer = starting_model(config.init, config.lora, asked, mesh=mesh, seed=config.seed)
+        start, tokenizer = starting_model(config.init, config.lora, asked, mesh=mesh, seed=config.seed, shapes=shapes)
         sizes = dataclasses.replace(
             start.config, compute_dtype=asked.compute_dtype, remat=asked.remat, attention=asked.attention
         )
@@ -118,18 +126,21 @@ def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
         return _compiled(config, loss_fn, {"policy": start.params}, sizes, tokenizer.pad_id, 1, mesh)
     if isinstance(config, RewardConfig):
         start, tokenizer = starting_model(
-            config.init, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat
+            config.init, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat, shapes=shapes
         )
         sizes = dataclasses.replace(start.config, scalar_head=True)
         bound = choose_objective(None, config.objective, config.hyperparameters, own_fields(config))
-        loss_fn, params = make_loss_fn(bound, {"reward": models.build(sizes)}), None
+        loss_fn = make_loss_fn(bound, {"reward": models.build(sizes)})
         if config.members > 1:
-            loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, sizes, config)
-        trained = {"reward": models.with_scalar_head(start.params, sizes) if params is None else params}
+            loss_fn = ensemble_loss(loss_fn)
+            params = parallel.made_of(lambda x: stacked_members(x, sizes, config), start.params)
+        else:
+            params = parallel.made_of(lambda x: models.with_scalar_head(x, sizes), start.params)
+        trained = {"reward": params}
         return _compiled(config, loss_fn, trained, sizes, tokenizer.pad_id, 2, mesh)
     if isinstance(config, PreferenceConfig):
         start, tokenizer = starting_model(
-            config.policy, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat
+            config.policy, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat, shapes=shapes
         )
         bound = choose_objective(None, config.objective, config.hyperparameters)
         loss_fn = with_reference(bound, models.build(start.config))
@@ -139,7 +150,7 @@ def _work(config: PackedConfig, random: ModelConfig, mesh: Mesh) -> _Work:
 
 def _compiled(
     config: PackedConfig, loss_fn: Any, params: Any, sizes: ModelConfig, pad_id: int, responses: int, mesh: Mesh
-) -> _Work:
+) -> PackedWork:
     members = config.members if isinstance(config, RewardConfig) and config.members > 1 else 0
     shape = config.packing(pad_id)
     examples = _examples(config, sizes.vocab_size, responses)
@@ -149,7 +160,7 @@ def _compiled(
         batches = MemberBatches([lambda _: examples] * members, epochs=1, **shape)
     if isinstance(config, PreferenceConfig):
         batches = PreferenceBatches(batches, **shape)
-        frozen = {"policy": models.adapter_off(params["policy"])}
+        frozen = {"policy": parallel.made_of(models.adapter_off, params["policy"])}
         tokens = config.rows * (config.row_length // config.data.max_length) * config.data.max_length
         also = costs.forward_flops(sizes, tokens, config.data.max_length, logits=tokens / 2)
     batches = micro_batched(batches, config.micro_batches)
@@ -163,7 +174,7 @@ def _compiled(
         frozen=frozen,
         members=members,
     )
-    return _Work(program, batches, sizes, members or 1, also)
+    return PackedWork(program, batches, sizes, members or 1, also)
 
 
 def _examples(config: PackedConfig, vocabulary: int, responses: int) -> list[Example]:

@@ -176,11 +176,11 @@ def test_a_reward_on_text_is_computed_while_the_devices_are_at_the_passes(sft_ru
         return tiny_task.count_a(texts, responses)
 
     trainer = make(sft_run, tables, tiny_task.ppo_config, one_device, reward=reward)
-    for owner, name in ((trainer, "_passes"), (trainer.sampler, "logprobs"), (trainer, "_prepare")):
+    for owner, name in ((trainer, "passes_program"), (trainer.sampler, "logprobs"), (trainer, "prepare_program")):
         setattr(owner, name, functools.partial(noted, order, name, getattr(owner, name)))
     state = trainer.init()
     trainer.prepare(state, trainer.collect(state, prompts, 0), prompts)
-    assert order == ["_passes", "logprobs", "reward", "_prepare"]
+    assert order == ["passes_program", "logprobs", "reward", "prepare_program"]
 
 
 def noted(order, name, call, *given):

@@ -1,0 +1,120 @@
+"""What is known of a stage's programs before anything runs: memory by part, collectives, the least time of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from rlhf_jax.parallel.compiled import Memory, Program
+from rlhf_jax.parallel.limits import Limits
+
+
+class Work(NamedTuple):
+    """What a program has to do, by arithmetic (``models.costs``), over all devices together."""
+
+    flops: float = 0.0
+    read: float = 0.0  # bytes that one device reads from its memory, where that is more than its arguments once
+    tokens: float = 0.0  # that are trained on, scored or written
+    turns: int = 1  # of the outermost loop whose length the compiler does not know
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """One program as it was compiled; bytes and seconds are those of one device."""
+
+    name: str
+    memory: Memory
+    beside: int  # models and optimisers of the stage that wait on the device and are no argument of this program
+    program: Program
+    work: Work
+    compile_seconds: float
+    devices: int
+    limits: Limits
+    links: float  # bytes a second that a device sends; 0: not known
+
+    @property
+    def total(self) -> int:
+        """Bytes on the device while it runs."""
+        return self.memory.total + self.beside
+
+    @property
+    def sent(self) -> int:
+        """Bytes that a device sends to others."""
+        return sum(sent for _, sent in self.collectives.values())
+
+    @property
+    def collectives(self) -> dict[str, tuple[int, int]]:
+        """How often a kind of collective runs, and the bytes that a device sends by it."""
+        found: dict[str, tuple[int, int]] = {}
+        for one in self.program.collectives:
+            again = 1 if one.counted else self.work.turns
+            runs, sent = found.get(one.kind, (0, 0))
+            found[one.kind] = (runs + again * one.turns, sent + again * one.sent)
+        return dict(sorted(found.items()))
+
+    @property
+    def least(self) -> dict[str, float]:
+        """Seconds that it takes at least, by what limits it; the program takes as long as the longest, or longer."""
+        read = max(self.work.read, self.memory.arguments + self.memory.outputs)
+        return {
+            "compute": self.work.flops / (self.devices * self.limits.flops),
+            "memory": read / self.limits.bandwidth,
+            "interconnect": self.sent / self.links if self.links else 0.0,
+        }
+
+    @property
+    def bound(self) -> str:
+        """What limits it."""
+        return max(self.least, key=lambda name: self.least[name])
+
+    def to_json(self) -> dict[str, Any]:
+        """Make the program's object in ``rlhf aot --json``."""
+        return {
+            "name": self.name,
+            "memory": {**self.memory._asdict(), "beside": self.beside, "total": self.total},
+            "collectives": {
+                kind: {"runs": runs, "sent_bytes": sent} for kind, (runs, sent) in self.collectives.items()
+            },
+            "flops": self.work.flops,
+            "tokens": self.work.tokens,
+            "least_seconds": self.least,
+            "bound": self.bound,
+            "compile_seconds": self.compile_seconds,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """A stage on a topology."""
+
+    stage: str
+    topology: str  # empty: devices of this machine
+    device: str
+    mesh: dict[str, int]
+    device_memory: int  # bytes; 0: not known
+    limits: Limits
+    held: int  # bytes of models and optimisers on a device
+    parameters: int
+    programs: tuple[Compiled, ...]
+    versions: dict[str, str]
+
+    @property
+    def most(self) -> int:
+        """The most bytes that a device holds."""
+        return max(program.total for program in self.programs)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether that is less than the device has; None where nobody knows."""
+        return self.most <= self.device_memory if self.device_memory else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Make the object that ``rlhf aot --json`` writes."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            **fields,
+            "limits": self.limits._asdict(),
+            "programs": [program.to_json() for program in self.programs],
+            "most": self.most,
+            "fits": self.fits,
+        }

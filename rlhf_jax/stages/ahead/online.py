@@ -1,0 +1,144 @@
+"""An iteration of PPO or a group method, compiled from shapes: sampling, scoring, preparing, the update."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import parallel
+from rlhf_jax.data.blocks import BlockPlan, lay_out
+from rlhf_jax.models import ModelConfig, costs
+from rlhf_jax.rollout.generate import as_rollout
+from rlhf_jax.rollout.programs import STRIDE
+from rlhf_jax.stages.ahead.compiler import Compiler
+from rlhf_jax.stages.ahead.figures import Work
+from rlhf_jax.stages.ahead.packed import train_flops
+from rlhf_jax.stages.blocks import shape_of
+from rlhf_jax.stages.online.config import OnlineConfig
+from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
+from rlhf_jax.types import Rollout, SequenceBatch
+
+LIVE = np.int32(0)  # a window goes on while more rows than these live
+
+
+class Sizes(NamedTuple):
+    """The models of an iteration, for counting their work."""
+
+    policy: ModelConfig
+    reward: ModelConfig
+    critic: ModelConfig | None  # None: there is none, or it is a head on the policy
+
+
+def compile_online(
+    config: OnlineConfig,
+    trainer: OnlineTrainer,
+    state: OnlineState,
+    sizes: Sizes,
+    columns: int,
+    compiler: Compiler,
+) -> None:
+    """Compile the programs of one iteration, in the order in which they run; every response is of full length.
+
+    Args:
+        config: the stage's.
+        trainer: made of shapes.
+        state: the first, from ``trainer.init``.
+        sizes: of its models.
+        columns: tokens of a prompt.
+        compiler: for the trainer's mesh.
+    """
+    sampled = _sampling(config, trainer, state, sizes, columns, compiler)
+    length, count = columns + config.sampling.max_new_tokens, config.prompts * config.samples
+    tokens, new = float(count * length), float(count * config.sampling.max_new_tokens)
+
+    def scored(model: ModelConfig) -> float:
+        return costs.forward_flops(model, tokens, length, logits=0 if model.scalar_head else new)
+
+    rows, sampler = _rows(trainer, sampled), trainer.sampler
+    critic = 0.0 if sizes.critic is None else scored(sizes.critic)
+    arguments: Any = (state.train.params, trainer.frozen, rows)
+    blocks = rows.tokens.shape[0]
+    known = Work(scored(sizes.policy) + critic, tokens=tokens, turns=blocks)
+    out = compiler("log-probabilities", trainer.passes_program, arguments, known)
+    arguments = (sampler.reference, rows)
+    asked = Work(scored(sizes.policy), tokens=tokens, turns=blocks)
+    reference = compiler("reference", sampler.logprobs, arguments, asked)
+    arguments = (trainer.reward.params, rows)
+    asked = Work(scored(sizes.reward), tokens=tokens, turns=blocks)
+    scores = compiler("score", trainer.reward.program, arguments, asked)
+    arguments = (state.controller.coef, state.moments, sampled, out, reference, scores)
+    batch, _ = compiler("prepare", trainer.prepare_program, arguments, Work(tokens=tokens))
+    _update(config, trainer, state, sizes, batch, compiler)
+
+
+def _sampling(
+    config: OnlineConfig, trainer: OnlineTrainer, state: OnlineState, sizes: Sizes, columns: int, compiler: Compiler
+) -> Rollout:
+    mesh, samples, new = trainer.mesh, config.samples, config.sampling.max_new_tokens
+    programs, rows = trainer.sampler.engine.programs, trainer.sampler.sharding(config.prompts)
+    count = config.prompts * samples
+    prompts = jax.ShapeDtypeStruct((config.prompts, columns), jnp.int32, sharding=rows)
+    lengths = jax.ShapeDtypeStruct((config.prompts,), jnp.int32, sharding=rows)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    keys = parallel.shaped(keys, trainer.sampler.sharding(count))
+    policy = trainer.with_trunk(state.train.params)["policy"]
+    laid = compiler("lay out", programs.lay_out, (policy,), Work(), static={"sharding": rows})
+    flops = costs.forward_flops(sizes.policy, config.prompts * columns, columns, logits=config.prompts)
+    begun = compiler(
+        "prefill",
+        programs.start,
+        (laid, prompts, lengths, keys),
+        Work(flops, tokens=config.prompts * columns),
+        static={"samples": samples, "columns": columns + new, "sharding": rows},
+    )
+    window = min(config.sampling.window, new)
+    filled = (columns + new / 2) / (columns + new)  # of the cache, on average over a response
+    read = window * (parallel.device_bytes(laid) + filled * parallel.device_bytes(begun.cache))
+    flops = costs.decode_flops(sizes.policy, count, columns + new / 2, window)
+    work = Work(flops, read, count * window, turns=-(-window // STRIDE))
+    last = compiler(f"decode {window} tokens", programs.window, (laid, begun, LIVE), work, static={"sharding": rows})
+    gather = functools.partial(as_rollout, samples=samples)
+    found = jax.eval_shape(gather, prompts, lengths, last.tokens, last.logprobs, last.written, last.finished)
+    return parallel.shaped(found, parallel.batch_shardings(found, mesh))
+
+
+def _rows(trainer: OnlineTrainer, sampled: Rollout) -> Any:
+    """Shapes of the packed rows of a rollout; the program that lays them does nothing but copy."""
+    mesh, maker = trainer.mesh, trainer.sampler.rows
+    shape = shape_of(mesh, sampled.tokens.shape[0] * sampled.tokens.shape[1], 1, sampled.tokens.shape[-1])
+    starts = jax.ShapeDtypeStruct(sampled.tokens.shape[:2], jnp.int32)
+    found = jax.eval_shape(
+        functools.partial(maker.program, shape=shape), sampled, starts, jax.ShapeDtypeStruct((), jnp.int32)
+    )
+    by_response = parallel.batch_shardings((found.places, found.real), mesh)
+    placed = parallel.shaped(found, parallel.batch_shardings(found, mesh, batch_axis=1))
+    places, real = parallel.shaped((found.places, found.real), by_response)
+    return placed._replace(places=places, real=real, used=parallel.shaped(found.used, parallel.replicated(mesh)))
+
+
+def _update(
+    config: OnlineConfig,
+    trainer: OnlineTrainer,
+    state: OnlineState,
+    sizes: Sizes,
+    batch: SequenceBatch,
+    compiler: Compiler,
+) -> None:
+    groups, responses, length = batch.tokens.shape
+    share = groups // config.minibatches
+    shape = shape_of(trainer.mesh, share, responses, length, parts=config.micro_batches)
+    one = lay_out(np.full((share, responses), length), shape)
+    count = config.epochs * config.minibatches
+    plan = BlockPlan(*(np.stack([x] * count) for x in one))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    tokens = float(groups * responses * length)
+    flops = train_flops(sizes.policy, tokens, length)
+    if sizes.critic is not None:
+        flops += train_flops(sizes.critic, tokens, length)
+    work = Work(config.epochs * flops, tokens=config.epochs * tokens, turns=shape.blocks)
+    arguments = (state, trainer.frozen, batch._replace(packing=None), plan, None, key, shape)
+    compiler("update", trainer.update_program, arguments, work)
