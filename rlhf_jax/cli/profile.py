@@ -6,15 +6,12 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from rlhf_jax.cli.files import must_be_run
-from rlhf_jax.cli.parsing import UsageError, describe, load_config, take_config
+from rlhf_jax.cli.parsing import UsageError, describe
+from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
 
 if TYPE_CHECKING:
-    from rlhf_jax.models import ModelConfig
     from rlhf_jax.stages.profile import Profile
 
 STAGES = ("sft", "reward", "preference", "ppo", "group")
@@ -46,8 +43,8 @@ def profile(argv: list[str]) -> None:
             print(f"usage: {_USAGE}\n\n{describe('profile')}\n\nrlhf profile STAGE --help lists its options.")
             return
         raise UsageError(_USAGE)
-    stage, default = _stage_and_config(argv[0])
-    options, config = _parse(stage, default, argv[1:])
+    stage, default = stage_and_config(argv[0], _USAGE)
+    options, config = parse_both("profile", ProfileOptions(), stage, default, argv[1:])
     if options.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, found {options.repeats}")
     from rlhf_jax.stages.profile import profile_online, profile_packed
@@ -56,86 +53,6 @@ def profile(argv: list[str]) -> None:
     run: Any = profile_online if stage in ("ppo", "group") else profile_packed
     found = run(stage, config, **how)
     print(json.dumps(found.to_json(), default=str)) if options.json else show(found)
-
-
-def _stage_and_config(word: str) -> tuple[str, Any]:
-    """Turn the first word into a stage and its config: the default one, or that of a run folder."""
-    from rlhf_jax import stages
-    from rlhf_jax.runs.folder import read_record
-    from rlhf_jax.runs.stage_path import split_stage
-
-    defaults: dict[str, Any] = {
-        "sft": stages.SFTConfig(),
-        "reward": stages.RewardConfig(),
-        "preference": stages.PreferenceConfig(),
-        "ppo": stages.PPOConfig(),
-        "group": stages.GroupConfig(),
-    }
-    if word in defaults:
-        return word, defaults[word]
-    run, stage = split_stage(word)
-    if not run.exists():
-        raise UsageError(f"{word!r} is neither a stage nor a run folder; {_USAGE}")
-    must_be_run(run)
-    held = {name: fields for name, fields in read_record(run / "config.json").items() if name in defaults}
-    if stage is None and len(held) == 1:
-        stage = next(iter(held))
-    if stage not in held:
-        raise UsageError(f"{run} holds the configs of {', '.join(held) or 'no stage'}: name one, as in {run}:ppo")
-    return stage, from_record(defaults[stage], held[stage])
-
-
-def from_record(default: Any, fields: dict[str, Any]) -> Any:
-    """Make a config again of what a run folder's config.json holds; fields it lacks keep their defaults."""
-    made: dict[str, Any] = {}
-    for field in dataclasses.fields(default):
-        if field.name in fields:
-            before, value = getattr(default, field.name), fields[field.name]
-            nested = dataclasses.is_dataclass(before) and isinstance(value, dict)
-            made[field.name] = (
-                from_record(before, value) if nested else tuple(value) if isinstance(before, tuple) else value
-            )
-    return dataclasses.replace(default, **made)
-
-
-def _parse(stage: str, default: Any, argv: list[str]) -> tuple[ProfileOptions, Any]:
-    """Parse the profile's own options and those of the stage, which stand side by side."""
-    path, rest = take_config(argv)
-    config = load_config(path, type(default)) if path else default
-    # An empty name takes the prefix from the options of a nested config.
-    flat = tyro.conf.arg(name="")
-    both: Any = dataclasses.make_dataclass(
-        "Both", [("own", Annotated[ProfileOptions, flat]), ("config", Annotated[type(default), flat])]
-    )
-    try:
-        said = tyro.cli(
-            both,
-            default=both(ProfileOptions(), config),
-            prog=f"rlhf profile {stage}",
-            description=describe("profile"),
-            args=rest,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return said.own, said.config
-
-
-def sizes(path: Path | None) -> ModelConfig:
-    """Read the sizes of a model from a .json file, of our own fields or of a Hugging Face checkpoint's.
-
-    Raises:
-        UsageError: when the file holds something else.
-    """
-    from rlhf_jax.models import ModelConfig
-    from rlhf_jax.models.huggingface.config import model_config
-
-    if path is None:
-        return ModelConfig()
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return model_config(fields, str(path)) if "model_type" in fields else ModelConfig.from_json(fields)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"--random {path}: {error}") from error
 
 
 def show(found: Profile) -> None:

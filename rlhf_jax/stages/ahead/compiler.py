@@ -61,7 +61,7 @@ class Compiler:
         lowered = program.lower(*arguments, **(static or {}))
         made = lowered.compile()
         seconds = time.perf_counter() - start
-        text = self.texts[name] = made.as_text() or ""
+        text = self.texts[name] = _text(made)
         if self.hlo is not None:
             self.hlo.mkdir(parents=True, exist_ok=True)
             (self.hlo / f"{name.replace(' ', '_')}.hlo.txt").write_text(text, encoding="utf-8")
@@ -71,7 +71,7 @@ class Compiler:
                 name=name,
                 memory=compiled.memory(made),
                 beside=parallel.device_bytes([x for key, x in self.held.items() if key not in taken]),
-                program=compiled.read(text),
+                program=compiled.read(text) if text else None,
                 work=work,
                 compile_seconds=seconds,
                 devices=self.mesh.size,
@@ -80,3 +80,11 @@ class Compiler:
             )
         )
         return parallel.shaped(lowered.out_info, made.output_shardings)
+
+
+def _text(made: jax.stages.Compiled) -> str:
+    """Get a program's text; empty where this jax cannot read what libtpu wrote, as happens with fused collectives."""
+    try:
+        return made.as_text() or ""
+    except jax.errors.JaxRuntimeError:
+        return ""

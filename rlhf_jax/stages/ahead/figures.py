@@ -25,7 +25,7 @@ class Compiled:
     name: str
     memory: Memory
     beside: int  # models and optimisers of the stage that wait on the device and are no argument of this program
-    program: Program
+    program: Program | None  # None: this jax cannot read the program's text
     work: Work
     compile_seconds: float
     devices: int
@@ -46,7 +46,7 @@ class Compiled:
     def collectives(self) -> dict[str, tuple[int, int]]:
         """How often a kind of collective runs, and the bytes that a device sends by it."""
         found: dict[str, tuple[int, int]] = {}
-        for one in self.program.collectives:
+        for one in () if self.program is None else self.program.collectives:
             again = 1 if one.counted else self.work.turns
             runs, sent = found.get(one.kind, (0, 0))
             found[one.kind] = (runs + again * one.turns, sent + again * one.sent)
@@ -75,6 +75,7 @@ class Compiled:
             "collectives": {
                 kind: {"runs": runs, "sent_bytes": sent} for kind, (runs, sent) in self.collectives.items()
             },
+            "text_read": self.program is not None,
             "flops": self.work.flops,
             "tokens": self.work.tokens,
             "least_seconds": self.least,

@@ -25,6 +25,7 @@ from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
 from rlhf_jax.stages.profile.packed import packed_work
+from rlhf_jax.stages.sft import SFTConfig
 
 _UNKNOWN = Limits(1.0, 1.0, "not known")
 
@@ -45,13 +46,13 @@ def compile_ahead(
         stage: ``sft``, ``reward``, ``preference``, ``ppo`` or ``group``.
         config: the stage's; batches are full, and responses as long as they may be.
         mesh: devices, of this machine or of a topology.
-        sizes: of the models; SFT from scratch takes ``config.model``.
+        sizes: of the models; by default the quickstart's, and for SFT ``config.model``.
         topology: what the mesh's devices are a description of.
         hlo: a folder for the compiled programs' texts.
         tell: told of each program before it is compiled.
 
     Returns:
-        What every program takes. Its ``texts`` are in the folder only.
+        What every program takes.
     """
     device = mesh.devices.flat[0]
     how: dict[str, Any] = {
@@ -60,6 +61,8 @@ def compile_ahead(
         "hlo": hlo,
         "tell": tell,
     }
+    if isinstance(config, SFTConfig) and sizes is not None:
+        config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
     if isinstance(config, PackedConfig):
         work = packed_work(config, sizes or ModelConfig(), mesh, shapes=True)
         program = work.program

@@ -1,0 +1,112 @@
+"""``rlhf aot``: the programs of a stage, compiled for a TPU topology on any machine, and what they take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_jax.cli.parsing import UsageError, describe
+from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
+
+if TYPE_CHECKING:
+    from rlhf_jax.stages.ahead import Ahead
+
+_USAGE = (
+    "rlhf aot STAGE --topology v5e-256 [its options], or rlhf aot RUN:STAGE for the config that a run folder holds; "
+    "stages are sft, reward, preference, ppo, group"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AotOptions:
+    """Options of ahead-of-time compilation."""
+
+    topology: str = ""
+    """The pod: v5e-256, v6e-256 (chips), v5p-128, v4-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
+    random: Path | None = None
+    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
+    quickstart's model. Weights are never made."""
+    json: Path | None = None
+    """A file for the figures."""
+    hlo: Path | None = None
+    """A folder for the text of every compiled program."""
+
+
+def aot(argv: list[str]) -> None:
+    """Compile the programs of a stage for a topology, and print what they take."""
+    if not argv or argv[0].startswith("-"):
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"usage: {_USAGE}\n\n{describe('aot')}\n\nrlhf aot STAGE --help lists its options.")
+            return
+        raise UsageError(_USAGE)
+    stage, default = stage_and_config(argv[0], _USAGE)
+    options, config = parse_both("aot", AotOptions(), stage, default, argv[1:])
+    if not options.topology:
+        raise UsageError(f"--topology is missing; {_USAGE}")
+    from rlhf_jax import parallel
+    from rlhf_jax.parallel.topologies import topology, topology_devices
+    from rlhf_jax.stages.ahead import compile_ahead
+
+    try:
+        wanted = topology(options.topology)
+        mesh = parallel.make_mesh(config.mesh, topology_devices(wanted))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    found = compile_ahead(
+        stage,
+        config,
+        mesh=mesh,
+        sizes=None if options.random is None else sizes(options.random),
+        topology=wanted,
+        hlo=options.hlo,
+        tell=lambda name: print(f"compiling {name} ...", file=sys.stderr, flush=True),
+    )
+    show(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+
+
+def show(found: Ahead) -> None:
+    """Print what was compiled as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    gib = 2**30
+    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    table = Table(title=f"{found.stage}, {found.parameters:,} parameters, on {found.topology}: {mesh}")
+    table.add_column("program")
+    for name in ("arguments", "outputs", "temporary", "beside", "GiB in all", "least ms", "bound by", "compiled in s"):
+        table.add_column(name, justify="right")
+    for one in found.programs:
+        parts = (one.memory.arguments, one.memory.outputs, one.memory.temporaries + one.memory.code, one.beside)
+        table.add_row(
+            one.name,
+            *(f"{part / gib:.2f}" for part in (*parts, one.total)),
+            f"{1e3 * max(one.least.values()):,.1f}",
+            one.bound,
+            f"{one.compile_seconds:.0f}",
+        )
+    sent = Table(title="collectives: how often, and GiB that a chip sends")
+    kinds = sorted({kind for one in found.programs for kind in one.collectives})
+    sent.add_column("program")
+    for kind in kinds:
+        sent.add_column(kind, justify="right")
+    for one in found.programs:
+        each = (one.collectives.get(kind, (0, 0)) for kind in kinds)
+        sent.add_row(one.name, *(f"{runs:,}: {size / gib:.3g}" if runs else "" for runs, size in each))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    console.print(sent)
+    fits = "fits" if found.fits else "DOES NOT FIT"
+    lines = [
+        f"{fits}: {found.most / gib:.2f} GiB a chip of {found.device_memory / gib:.0f}; models and optimisers "
+        f"{found.held / gib:.2f}",
+        f"a chip: {found.limits.flops / 1e12:,.0f} TFLOP/s, {found.limits.bandwidth / 1e9:,.0f} GB/s of memory "
+        f"({found.limits.source})",
+        "least: the longest of FLOPs, bytes of memory and bytes sent at a chip's limits; nothing here was run",
+        ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False)

@@ -1,0 +1,107 @@
+"""Options of the commands that look at a stage without training: the stage's own beside theirs, and models' sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from rlhf_jax.cli.files import must_be_run
+from rlhf_jax.cli.parsing import UsageError, describe, load_config, take_config
+
+if TYPE_CHECKING:
+    from rlhf_jax.models import ModelConfig
+
+
+def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
+    """Turn the first word into a stage and its config: the default one, or that of a run folder."""
+    from rlhf_jax import stages
+    from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.stage_path import split_stage
+
+    defaults: dict[str, Any] = {
+        "sft": stages.SFTConfig(),
+        "reward": stages.RewardConfig(),
+        "preference": stages.PreferenceConfig(),
+        "ppo": stages.PPOConfig(),
+        "group": stages.GroupConfig(),
+    }
+    if word in defaults:
+        return word, defaults[word]
+    run, stage = split_stage(word)
+    if not run.exists():
+        raise UsageError(f"{word!r} is neither a stage nor a run folder; {usage}")
+    must_be_run(run)
+    held = {name: fields for name, fields in read_record(run / "config.json").items() if name in defaults}
+    if stage is None and len(held) == 1:
+        stage = next(iter(held))
+    if stage not in held:
+        raise UsageError(f"{run} holds the configs of {', '.join(held) or 'no stage'}: name one, as in {run}:ppo")
+    return stage, from_record(defaults[stage], held[stage])
+
+
+def from_record(default: Any, fields: dict[str, Any]) -> Any:
+    """Make a config again of what a run folder's config.json holds; fields it lacks keep their defaults."""
+    made: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        if field.name in fields:
+            before, value = getattr(default, field.name), fields[field.name]
+            nested = dataclasses.is_dataclass(before) and isinstance(value, dict)
+            made[field.name] = (
+                from_record(before, value) if nested else tuple(value) if isinstance(before, tuple) else value
+            )
+    return dataclasses.replace(default, **made)
+
+
+def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]) -> tuple[Any, Any]:
+    """Parse a command's own options and those of the stage, which stand side by side.
+
+    Args:
+        command: its name, for the help.
+        own: its options with their defaults, a dataclass.
+        stage: the stage's name, for the help.
+        default: the stage's config.
+        argv: the words behind the stage's name.
+
+    Returns:
+        Both, as the words say.
+    """
+    path, rest = take_config(argv)
+    config = load_config(path, type(default)) if path else default
+    # An empty name takes the prefix from the options of a nested config.
+    flat = tyro.conf.arg(name="")
+    both: Any = dataclasses.make_dataclass(
+        "Both", [("own", Annotated[type(own), flat]), ("config", Annotated[type(default), flat])]
+    )
+    try:
+        said = tyro.cli(
+            both,
+            default=both(own, config),
+            prog=f"rlhf {command} {stage}",
+            description=describe(command),
+            args=rest,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return said.own, said.config
+
+
+def sizes(path: Path | None) -> ModelConfig:
+    """Read the sizes of a model from a .json file, of our own fields or of a Hugging Face checkpoint's.
+
+    Raises:
+        UsageError: when the file holds something else.
+    """
+    from rlhf_jax.models import ModelConfig
+    from rlhf_jax.models.huggingface.config import model_config
+
+    if path is None:
+        return ModelConfig()
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return model_config(fields, str(path)) if "model_type" in fields else ModelConfig.from_json(fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--random {path}: {error}") from error
