@@ -18,6 +18,7 @@ from rlhf_jax.types import Array
 ROWS = ("data", "fsdp")  # the axes of the mesh that a batch's rows lie over
 VOCABULARY = "tensor"
 HEADS = "tensor"
+WIDTH = "fsdp"  # the stream's, in weights
 
 
 def platform() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rlhf_jax.models.ambient import constrained
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 
 ACTIVATIONS = {
@@ -40,6 +42,8 @@ class Linear(nnx.Module):
         self, config: ModelConfig, path: str, sizes: tuple[int, int], *, bias: bool, scale: float, rngs: nnx.Rngs
     ):
         self.path, self.lora = path, config.lora
+        # As parallel.PARAM_RULES lays the matrix: its inner side over heads or the MLP's width.
+        self.axes = ("tensor", "fsdp") if path.endswith(("/out", "/down")) else ("fsdp", "tensor")
         if config.int8:
             self.kernel = nnx.Param(jnp.zeros(sizes, jnp.int8))
             self.kernel_scale = nnx.Param(jnp.ones(sizes[1:], jnp.float32))
@@ -54,7 +58,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Map ``x [..., in]`` to ``[..., out]``; with a key the adapter's inputs are dropped out."""
-        y = product(x, self.kernel[...])
+        y = product(x, self.kernel[...], self.axes)
         if hasattr(self, "kernel_scale"):
             y = y * _last_axis(self.kernel_scale[...], x)
         if hasattr(self, "bias"):
@@ -93,23 +97,29 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
-@jax.custom_vjp
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, axes: tuple[str, str]) -> jax.Array:
     """Multiply ``x [..., in]`` by a ``kernel [in, out]`` of any type: ``x W``, in the type of ``x``.
 
     The gradient is written out. It keeps the kernel as it is stored: one in the type of ``x`` would lie there for all
     layers at once. And its product for the kernel, ``x^T g``, transposes the narrower of the two; what jax derives
-    transposes ``g`` always, which on a CPU took longer than the product where ``g`` is an MLP's inner width.
+    transposes ``g`` always, which on a CPU took longer than the product where ``g`` is an MLP's inner width. Over many
+    devices it is told that the sum goes to where the kernel lies, ``axes`` of the mesh, before it gets the kernel's
+    type; otherwise every device would receive the whole sum, and in more bytes.
     """
     return x @ kernel.astype(x.dtype)
 
 
-def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _product_forward(
+    x: jax.Array, kernel: jax.Array, axes: tuple[str, str]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     # Not by calling ``product``, inside which a remat policy would see no matrix product.
     return x @ kernel.astype(x.dtype), (x, kernel)
 
 
-def _product_backward(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+def _product_backward(
+    axes: tuple[str, str], kept: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
     x, kernel = kept
     back = g @ kernel.astype(g.dtype).T
     if not jnp.issubdtype(kernel.dtype, jnp.floating):  # 8 bits are never trained
@@ -120,7 +130,7 @@ def _product_backward(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[
         change = jax.lax.dot_general(rows, outputs, tokens)
     else:
         change = jax.lax.dot_general(outputs, rows, tokens).T
-    return back, change.astype(kernel.dtype)
+    return back, constrained(change, *axes).astype(kernel.dtype)
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import ROWS, VOCABULARY, constrained, platform
+from rlhf_jax.models.ambient import ROWS, VOCABULARY, WIDTH, constrained, platform
 from rlhf_jax.models.logit_chunks import Chunks, Order, hidden_chunk, in_place, put_chunk, run_chunks
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array
@@ -95,6 +95,8 @@ def output_gradient(
     total = jnp.sum(for_matrix, axis=0)
     if turned:
         total = jax.lax.optimization_barrier(total).T  # without the barrier XLA turns the product round again
+    # To where the matrix lies, so that no device receives the whole sum.
+    total = constrained(total, *((VOCABULARY, WIDTH) if head.tied else (WIDTH, VOCABULARY)))
     return for_hidden, dataclasses.replace(head, matrix=total.astype(head.matrix.dtype))
 
 

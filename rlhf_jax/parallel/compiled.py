@@ -151,13 +151,14 @@ def read(text: str) -> Program:
     collectives: list[Collective] = []
     arrays: Counter[Array] = Counter()
     deepest = 0
+    met: set[tuple[str, str, str]] = set()
 
-    def walk(name: str, turns: int, depth: int, counted: bool, inside: str) -> None:
+    def walk(name: str, turns: int, depth: int, counted: bool, inside: str, loop: str = "") -> None:
         nonlocal deepest
         deepest = max(deepest, depth)
         for instruction in computations[name]:
             kind = instruction.op.removesuffix("-start")
-            if kind in KINDS:
+            if kind in KINDS and not _again(met, loop, kind, instruction.rest):
                 scattered = inside.startswith("all-reduce-scatter")  # how a TPU's program holds a reduce-scatter
                 given, group = instruction.given, _group(instruction.rest, devices)
                 if scattered and kind == "all-reduce":
@@ -168,15 +169,15 @@ def read(text: str) -> Program:
             if instruction.op == "while":
                 length = _turns(instruction, computations)
                 for part in instruction.called("body", "condition"):
-                    walk(part, turns * (length or 1), depth + 1, counted and length is not None, inside)
+                    walk(part, turns * (length or 1), depth + 1, counted and length is not None, inside, name + part)
             elif instruction.op in ("call", "conditional"):
                 for part in instruction.called(
                     "to_apply", "calls", "branch_computations", "true_computation", "false_computation"
                 ):
-                    walk(part, turns, depth, counted, inside)
+                    walk(part, turns, depth, counted, inside, loop)
             elif instruction.op in ("fusion", "async-start"):
                 for part in instruction.called("calls"):
-                    walk(part, turns, depth, counted, part)
+                    walk(part, turns, depth, counted, part, loop)
 
     walk(entry, 1, 0, True, "")
     return Program(tuple(collectives), arrays, deepest)
@@ -210,6 +211,18 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
     if not entry:
         raise ValueError("expected the text of a compiled program (jax.stages.Compiled.as_text), found no ENTRY in it")
     return found, entry
+
+
+def _again(met: set[tuple[str, str, str]], loop: str, kind: str, rest: str) -> bool:
+    """Whether an exchange is a further part of one that was met: a TPU's program cuts one to hide it behind work."""
+    channel = re.search(r"channel_id=(\d+)", rest)
+    if channel is None:
+        return False
+    key = (loop, kind, channel.group(1))
+    if key in met:
+        return True
+    met.add(key)
+    return False
 
 
 def _given(op: str, result: str) -> tuple[Array, ...]:

@@ -74,6 +74,15 @@ def test_collectives_are_counted_with_their_bytes_groups_and_loops():
     assert (asked.group, asked.sent) == (8, 2 * 4 * 7 // 8)
 
 
+def test_an_exchange_in_several_parts_counts_once():
+    """As TPUs do it: the same channel, started in one fusion and finished in another."""
+    part = "all-gather(%x), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}"
+    text = TEXT.replace("all-gather(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}", part)
+    line = next(line for line in text.splitlines() if "channel_id" in line)
+    twice = compiled.read(text.replace(line, line + "\n" + line.replace("%g", "%h")))
+    assert twice.kinds() == compiled.read(text).kinds() == compiled.read(TEXT).kinds()
+
+
 def test_they_are_summed_up_by_kind():
     program = compiled.read(TEXT)
     assert program.deepest == 2

@@ -1,0 +1,156 @@
+"""What the compiled programs of the stages do on eight devices: who holds what, what is exchanged, and how often.
+
+Equal numbers cannot show this. A program in which every device holds the whole batch gives the same losses as one in
+which each holds its share.
+"""
+
+import functools
+import math
+
+import jax
+import pytest
+
+from rlhf_jax import models, parallel, rollout, stages
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.models import lookup, transformer
+from rlhf_jax.stages.ahead import compile_ahead
+
+ROWS, LENGTH, NEW = 32, 32, 16
+# Wide enough that a stream of the whole batch is larger than any matrix, and than one device's scores of attention.
+SIZES = models.ModelConfig(
+    vocab_size=64,
+    d_model=64,
+    n_layers=3,
+    n_heads=8,
+    n_kv_heads=8,
+    head_dim=8,
+    d_ff=128,
+    tie_embeddings=False,
+    remat="block",
+)
+STREAM = ROWS * LENGTH * SIZES.d_model
+MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}
+SHARED = ["8x1x1", "1x8x1", "2x2x2"]  # meshes on which devices share the rows
+DATA = DataConfig(max_length=LENGTH)
+CONFIGS = {
+    "sft": stages.SFTConfig(rows=ROWS, row_length=LENGTH, data=DATA),
+    "reward": stages.RewardConfig(rows=ROWS, row_length=LENGTH, data=DATA),
+    "members": stages.RewardConfig(rows=ROWS, row_length=LENGTH, data=DATA, members=2),
+    "preference": stages.PreferenceConfig(rows=ROWS, row_length=LENGTH, data=DATA),
+    "ppo": stages.PPOConfig(
+        prompts=ROWS,
+        max_prompt_length=LENGTH - NEW,
+        epochs=1,
+        minibatches=1,
+        sampling=rollout.SamplingConfig(max_new_tokens=NEW, window=16),
+    ),
+}
+
+
+@functools.cache
+def compiled(stage, mesh):
+    data, fsdp, tensor = MESHES[mesh]
+    devices = jax.devices()[: math.prod(MESHES[mesh])]
+    on = parallel.make_mesh(parallel.MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
+    found = compile_ahead(stage, CONFIGS[stage], mesh=on, sizes=SIZES)
+    return {program.name: program for program in found.programs}
+
+
+def update(stage, mesh):
+    return compiled(stage, mesh)["update"]
+
+
+def gradients(program):
+    """Numbers that are summed over devices, by the exchange that runs most numbers in all its turns."""
+    summed = [one for one in program.program.collectives if one.kind in ("all-reduce", "reduce-scatter")]
+    return sum(one.turns * sum(array.size for array in one.arrays) for one in summed)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "members", "preference"])
+@pytest.mark.parametrize("mesh", SHARED)
+def test_no_device_holds_the_stream_of_the_whole_batch(stage, mesh):
+    assert not update(stage, mesh).program.as_large_as(STREAM)
+
+
+@pytest.mark.parametrize("mesh", SHARED)
+def test_nor_while_ppo_scores_prepares_and_updates(mesh):
+    for name, program in compiled("ppo", mesh).items():
+        assert not program.program.as_large_as(STREAM), name
+
+
+def test_one_device_does():
+    """Or the two tests above would look for something that is not there."""
+    assert update("sft", "1x1x1").program.as_large_as(STREAM)
+
+
+def test_without_the_constraints_fsdp_gives_every_device_the_whole_batch(monkeypatch):
+    """The plant: this is what the tests above are there to find."""
+    for module in (transformer, lookup):
+        monkeypatch.setattr(module, "by_rows", lambda x, *axes: x)
+    monkeypatch.setattr(lookup, "constrained", lambda x, *axes: x)
+    on = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=8))
+    (program,) = compile_ahead("sft", CONFIGS["sft"], mesh=on, sizes=SIZES).programs
+    assert program.program.as_large_as(STREAM)
+
+
+def test_a_tensor_axis_divides_what_is_inside_a_block():
+    """Every device has all rows, but neither all heads nor the whole inner width of the MLP."""
+    found = update("sft", "1x1x8").program.as_large_as(STREAM)
+    inside = ROWS * LENGTH * SIZES.d_ff
+    assert found
+    assert max(array.size for array in found if array.shape[0] != SIZES.n_layers) < inside
+
+
+def test_weights_are_gathered_by_fsdp_and_by_nothing_else():
+    assert "all-gather" not in update("sft", "8x1x1").collectives
+    gathered = [one for one in update("sft", "1x8x1").program.collectives if one.kind == "all-gather"]
+    inside = sum(array.size for one in gathered if one.depth for array in one.arrays)
+    block = models.costs.matrix_parameters(SIZES) // SIZES.n_layers
+    assert inside >= 2 * block  # a layer at a time, in the forward pass and again in the backward pass
+    assert max(array.size for one in gathered for array in one.arrays) <= SIZES.d_model * SIZES.d_ff
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "preference"])
+def test_gradients_are_summed_over_devices_once_an_update(stage):
+    program = update(stage, "8x1x1")
+    assert all(one.counted for one in program.program.collectives)
+    parameters = models.costs.matrix_parameters(SIZES) + SIZES.vocab_size * SIZES.d_model
+    parameters += SIZES.vocab_size * SIZES.d_model if stage != "reward" else 0
+    assert parameters <= gradients(program) <= 1.05 * parameters
+
+
+def test_no_token_of_decoding_waits_for_another_device_where_they_share_the_batch_alone():
+    program = compiled("ppo", "8x1x1")["decode 16 tokens"].program
+    assert program.deepest >= 2  # tokens, inside the window
+    assert [(one.kind, one.depth, one.bytes) for one in program.collectives] == [("all-reduce", 1, 4)]
+    # That one asks, every few tokens, whether all rows have ended.
+
+
+def test_decoding_on_fsdp_moves_tokens_and_no_weights():
+    program = compiled("ppo", "1x8x1")["decode 16 tokens"].program
+    a_matrix = SIZES.d_model * SIZES.d_model // 8
+    of_tokens = ROWS * max(SIZES.d_ff, SIZES.vocab_size)
+    assert all(array.size <= of_tokens for one in program.collectives for array in one.arrays)
+    assert a_matrix * 8 > of_tokens // 2  # what would be gathered is not smaller than what is exchanged
+
+
+@pytest.mark.parametrize(("mesh", "share"), [("8x1x1", 1.01), ("1x8x1", 0.2), ("1x1x8", 0.2), ("2x2x2", 0.35)])
+def test_a_device_holds_less_of_the_models_where_more_share_them(mesh, share):
+    alone = update("sft", "1x1x1").memory
+    assert update("sft", mesh).memory.arguments <= share * alone.arguments
+
+
+@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "1x1x8", "2x2x2"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "preference"])
+def test_a_device_takes_less_memory_where_there_are_more(stage, mesh):
+    alone, among = update(stage, "1x1x1").memory, update(stage, mesh).memory
+    assert among.temporaries < 0.5 * alone.temporaries
+    assert among.total < 0.5 * alone.total
+
+
+def test_the_cache_is_divided_by_rows_and_heads():
+    alone = compiled("ppo", "1x1x1")["decode 16 tokens"].memory.arguments
+    for mesh in ("8x1x1", "1x8x1", "1x1x8", "2x2x2"):
+        among = compiled("ppo", mesh)["decode 16 tokens"].memory.arguments
+        weights = models.costs.matrix_parameters(SIZES) + 2 * SIZES.vocab_size * SIZES.d_model
+        assert among < alone / 8 + 4 * weights * (1 if mesh == "8x1x1" else 0.3), mesh
