@@ -22,7 +22,7 @@ class Chip(NamedTuple):
     memory: int  # bytes
     links: float  # bytes a second that a chip sends into the interconnect, over all of its links together
     cores: int  # in a topology's common name each counts as one
-    dimensions: int  # of the grid
+    dimensions: int  # the grid has so many
 
 
 _SOURCE = "Cloud TPU documentation, system architecture (links: half of the bidirectional figure)"

@@ -70,7 +70,7 @@ def init(
         make_params: ``(*args) -> params``, traced; for example ``model.init`` with a key, or a function that takes
             parameters and gives them back with a new head.
         optimizer: what will update the parameters.
-        *args: arrays (a key, parameters) for ``make_params``; they are not donated. Of shapes, the state is one of
+        *args: arrays (a key, parameters) for ``make_params``; they are not donated. Shapes give a state of
             shapes.
         shardings: the function from the state's shapes to a state of shardings, for example
             ``lambda shapes: parallel.param_shardings(shapes, mesh)``.

@@ -8,7 +8,7 @@ import tiny_task
 
 from rlhf_jax import cli, models
 from rlhf_jax.cli.parsing import UsageError
-from rlhf_jax.cli.profile import from_record, sizes
+from rlhf_jax.cli.stage_options import from_record, sizes
 from rlhf_jax.models import costs
 from rlhf_jax.parallel import MeshConfig
 from rlhf_jax.parallel.limits import Limits

@@ -15,7 +15,7 @@ class Work(NamedTuple):
     flops: float = 0.0
     read: float = 0.0  # bytes that one device reads from its memory, where that is more than its arguments once
     tokens: float = 0.0  # that are trained on, scored or written
-    turns: int = 1  # of the outermost loop whose length the compiler does not know
+    turns: int = 1  # the outermost loop whose length the compiler does not know makes so many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def compile_online(
         config: the stage's.
         trainer: made of shapes.
         state: the first, from ``trainer.init``.
-        sizes: of its models.
+        sizes: those of its models.
         columns: tokens of a prompt.
         compiler: for the trainer's mesh.
     """
@@ -96,7 +96,7 @@ def _sampling(
         static={"samples": samples, "columns": columns + new, "sharding": rows},
     )
     window = min(config.sampling.window, new)
-    filled = (columns + new / 2) / (columns + new)  # of the cache, on average over a response
+    filled = (columns + new / 2) / (columns + new)  # this part of the cache is, on average over a response
     read = window * (parallel.device_bytes(laid) + filled * parallel.device_bytes(begun.cache))
     flops = costs.decode_flops(sizes.policy, count, columns + new / 2, window)
     work = Work(flops, read, count * window, turns=-(-window // STRIDE))

@@ -46,7 +46,7 @@ def compile_ahead(
         stage: ``sft``, ``reward``, ``preference``, ``ppo`` or ``group``.
         config: the stage's; batches are full, and responses as long as they may be.
         mesh: devices, of this machine or of a topology.
-        sizes: of the models; by default the quickstart's, and for SFT ``config.model``.
+        sizes: those of the models; by default the quickstart's, and for SFT ``config.model``.
         topology: what the mesh's devices are a description of.
         hlo: a folder for the compiled programs' texts.
         tell: told of each program before it is compiled.
