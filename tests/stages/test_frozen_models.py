@@ -66,7 +66,7 @@ def test_an_iteration_of_ppo_computes_the_same_and_holds_no_frozen_model_while_i
     reference, reward = size(fresh(POLICY, 1).params), size(fresh(REWARD, 2).params)
     assert beside >= reference + reward
     assert rest < 0.05 * min(reference, reward)  # keys and a few numbers
-    waiting = jax.tree.leaves((trainer._initial, trainer.sampler._reference, trainer.reward._params))
+    waiting = jax.tree.leaves((trainer._initial, trainer.sampler._reference, trainer.reward.params))
     assert {x.sharding.memory_kind for x in waiting} == {"pinned_host"}
     assert {x.sharding.memory_kind for x in jax.tree.leaves(trainer.sampler.reference)} == {"device"}
 
