@@ -225,10 +225,10 @@ def test_policy_reference_critic_and_reward_model_hold_one_trunk(trainer):
     assert len(policy) == 11  # 7 matrices, 2 norms, the embedding and the last norm
     assert pointers(trunk(whole["critic"])) == policy
     assert pointers(trunk(trainer.sampler.reference)) == policy
-    assert pointers(trunk(trainer.reward._params)) == policy
+    assert pointers(trunk(trainer.reward.params)) == policy
     # What is trained is nobody else's, because it is donated.
     trained = list(pointers(trainer.init().train.params).values())
-    others = pointers(models.split(trainer.sampler.reference)[0]) | pointers(models.split(trainer.reward._params)[0])
+    others = pointers(models.split(trainer.sampler.reference)[0]) | pointers(models.split(trainer.reward.params)[0])
     assert not set(trained) & set(others.values())
     assert len(set(trained)) == len(trained)
 
