@@ -113,8 +113,8 @@ class Rollout(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token."""
 
-    k: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
-    v: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
+    k: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim], or columns before heads where a kernel reads it so
+    v: tuple[Array, ...]  # the same of values
     lengths: Array  # int32 [N]; a row's tokens lie in its first columns
 
 

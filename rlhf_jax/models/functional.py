@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decoding import decoding_config, lay_out_for_decoding
+from rlhf_jax.models.decoding import decoding_config, empty_cache, lay_out_for_decoding
 from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.models.token_stats import token_stats
@@ -76,9 +76,7 @@ def build(config: ModelConfig) -> Model:
         return lay_out_for_decoding(config, params)
 
     def cache(batch: int, length: int) -> Cache:
-        shape = (batch, config.n_kv_heads, length, config.head_dim)
-        k, v = (tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.n_layers)) for _ in range(2))
-        return Cache(k, v, jnp.zeros((batch,), jnp.int32))
+        return empty_cache(config, batch, length)
 
     def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
         return nnx.merge(laid_graph(), laid).prefill(tokens, lengths)
