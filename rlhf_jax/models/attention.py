@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.ambient import on_shares, platform, shares_known
-from rlhf_jax.models.attention_forms import in_chunks, plain, softcap, visible
+from rlhf_jax.models.attention_forms import in_chunks, in_parts, plain, softcap, visible
 from rlhf_jax.types import Array
 
 Kind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
@@ -170,9 +170,8 @@ def attention(
         return on_shares(splash, q, k, v, segment_ids)
     if used == "cudnn":
         return on_shares(functools.partial(_fused, scale=scale, window=window), q, k, v, segment_ids)
-    if used == "chunked":
-        return in_chunks(functools.partial(plain, scale=scale, cap=cap), q, k, v, segment_ids, window)
-    return plain(q, k, v, visible(segment_ids, segment_ids, window), scale=scale, cap=cap)
+    by_operations = in_chunks if used == "chunked" else in_parts
+    return by_operations(functools.partial(plain, scale=scale, cap=cap), q, k, v, segment_ids, window)
 
 
 def _fused(q: Array, k: Array, v: Array, segment_ids: Array, *, scale: float, window: int) -> Array:
