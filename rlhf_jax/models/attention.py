@@ -69,8 +69,8 @@ def chosen(
         "cudnn": [*_lacks_cudnn(platform, dtype, head_dim, cap), (length % 2, f"needs even rows, found {length}")],
         "splash": [
             (platform != "tpu", f"needs a TPU, found {platform}"),
-            (length % 128, f"needs rows of a multiple of 128 tokens, found {length}"),
             (head_dim > 256, f"needs a head_dim of at most 256, found {head_dim}"),
+            (asked == "auto" and length < 128, "would fill up most of a short row"),
         ],
     }
     used = _first_able(asked, kernels, shares_known)

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rlhf_jax import models, parallel
 from rlhf_jax.models.ambient import platform, shares_known
 from rlhf_jax.models.attention import attention
+from rlhf_jax.stages.profile.models import chosen_kernels
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'"
@@ -88,3 +89,8 @@ def test_the_platform_is_the_topologys(mesh):
     found = []
     parallel.traced_on(mesh, lambda: found.append((platform(), shares_known())))()
     assert found == [("tpu", True)]
+
+
+def test_a_profile_names_the_kernels_of_the_devices_that_it_is_for(mesh):
+    found = chosen_kernels(models.ModelConfig(head_dim=64), 1024, mesh, decodes=True)
+    assert found == {"attention": "splash", "compute_dtype": "float32", "decoding": "xla"}

@@ -50,6 +50,7 @@ def test_the_phases_of_ppo_and_what_each_has_to_do(one_device):
     read = costs.decode_bytes(MODEL, 4, 6, 4)
     assert phases["rollout"].least == prefill / LIMITS.flops + read / LIMITS.bandwidth  # reading takes longer
     assert phases["host"].least == 0
+    assert found.kernels == {"attention": "xla", "compute_dtype": "float32", "decoding": "xla"}
     assert found.programs > 0
     assert found.compile_seconds > 0
     assert found.peak_bytes > 0
