@@ -107,7 +107,7 @@ class Rollout(NamedTuple):
     segment_ids: Array  # int32 [B, K, P + R]; 1 on prompt and response, 0 on padding
     positions: Array  # int32 [B, K, P + R]
     logprobs: Array  # float32 [B, K, P + R]; the sampler's own, 0 outside the mask
-    finished: Array  # bool [B, K]; True where the response ended with the end-of-sequence token
+    finished: Array  # bool [B, K]; True where the response ended by itself: end-of-sequence token or stop sequence
 
 
 class Cache(NamedTuple):
@@ -220,3 +220,4 @@ class Model(NamedTuple):
     prefill: Prefill
     decode: Decode
     dropout: bool = False  # apply drops out with the key that it is given
+    max_length: int = 0  # tokens of the longest sequence that it reads; 0: unknown

@@ -98,6 +98,7 @@ def build(config: ModelConfig) -> Model:
         prefill,
         decode,
         dropout=config.lora.dropout > 0,
+        max_length=config.max_length,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import losses, models, parallel, testing
-from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token
+from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token, stop_at_tokens
 from rlhf_jax.types import Cache
 
 PAD, EOS = testing.PAD, testing.EOS
@@ -35,9 +35,8 @@ def chain(successor):
     return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
 
 
-def engine_of(model, **config):
-    extra = {name: config.pop(name) for name in ("stop", "max_length") if name in config}
-    return Engine(model, SamplingConfig(**config), pad_id=PAD, eos_id=EOS, **extra)
+def engine_of(model, *, stop=None, **config):
+    return Engine(model, SamplingConfig(**config), pad_id=PAD, eos_id=EOS, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_a_later_call_with_other_lengths_compiles_nothing(setting):
 def test_a_stop_sequence_ends_a_response_and_is_kept(window, slots):
     """7 -> 6 -> 5 -> 4 -> 2 (EOS), and 3 -> 3 for ever; a stop sequence may lie over the border of two windows."""
     model = chain([0, 1, 2, 3, 2, 4, 5, 6])
-    engine = engine_of(model, max_new_tokens=6, window=window, slots=slots, stop=[(6, 5), (3, 3, 3)])
+    engine = engine_of(model, max_new_tokens=6, window=window, slots=slots, stop=stop_at_tokens([(6, 5), (3, 3, 3)]))
     sampled = engine({}, [[7], [1, 3], [5], [6], [7, 6]], key=KEY, bucket=2)
     tokens, mask = np.asarray(sampled.tokens)[:, 0], np.asarray(sampled.mask)[:, 0]
     # A 6 in the prompt is no part of a stop sequence: the last two are not ended by (6, 5).
@@ -119,15 +118,21 @@ def test_a_stop_sequence_ends_a_response_and_is_kept(window, slots):
     assert sampled.finished.all()
 
 
-def test_an_empty_stop_sequence_and_a_prompt_without_room_are_refused():
-    model = chain([0, 1, 2, 3])
-    with pytest.raises(ValueError, match="at least one token"):
-        engine_of(model, stop=[()])
-    engine = engine_of(model, max_new_tokens=6, max_length=8)
-    with pytest.raises(ValueError, match=r"prompt 1 has 3 tokens, .*grow to 9, but the model reads 8"):
+def test_a_prompt_without_room_is_refused():
+    engine = engine_of(chain([0, 1, 2, 3])._replace(max_length=8), max_new_tokens=6)
+    said = "has 3 tokens, and the model reads 8, which leaves 2 beside a response of max_new_tokens 6"
+    with pytest.raises(ValueError, match=f"prompt 1 {said}"):
         engine({}, [[3, 3], [3, 3, 3]], key=KEY)
-    with pytest.raises(ValueError, match="prompt 0 has 3 tokens"):
+    with pytest.raises(ValueError, match=f"prompt 70 {said}"):
+        engine({}, [[3, 3], [3, 3, 3]], key=KEY, prompt_ids=np.array([40, 70]))
+    with pytest.raises(ValueError, match=f"prompt 0 {said}"):
         next(engine.stream({}, [3, 3, 3], key=KEY))
+    assert engine({}, [[3, 3]], key=KEY).mask.sum() == 6
+
+
+def test_the_room_is_the_models_own():
+    assert models.build(models.ModelConfig(**SIZES, d_ff=32, max_length=64)).max_length == 64
+    assert models.build(models.ModelConfig(**SIZES, d_ff=32)).max_length == 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
-from rlhf_jax.stages.profile.models import chosen_kernels, scoring_model, starting_model
+from rlhf_jax.stages.profile.models import NoText, chosen_kernels, scoring_model, starting_model
 from rlhf_jax.stages.scoring import LoadedModel
 from rlhf_jax.types import Model, Rollout
 
@@ -56,6 +56,8 @@ def profile_online(
     policy, tokenizer = starting_model(
         config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed, remat=config.remat
     )
+    if isinstance(tokenizer, NoText):  # no token writes anything
+        config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, stop=()))
     reward = scoring_model(config.reward_model, policy, tokenizer, mesh)
     columns = config.max_prompt_length or _PROMPT
     trainer = OnlineTrainer(
