@@ -113,8 +113,8 @@ class Rollout(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token."""
 
-    k: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
-    v: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim]
+    k: tuple[Any, ...]  # a layer each: [N, kv_heads, C, head_dim], or 8 bits and their scales
+    v: tuple[Any, ...]  # the same
     lengths: Array  # int32 [N]; a row's tokens lie in its first columns
 
 
@@ -206,6 +206,12 @@ class Decode(Protocol):
     def __call__(self, laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]: ...
 
 
+class InInt8(Protocol):
+    """The same model, which decodes with matrices in 8 bits and, if ``cache``, keys and values in 8 bits as well."""
+
+    def __call__(self, *, cache: bool) -> Model: ...
+
+
 class Model(NamedTuple):
     """A language model as pure functions over a plain dict of parameters; made by ``models.build(config)``."""
 
@@ -219,5 +225,6 @@ class Model(NamedTuple):
     cache: MakeCache
     prefill: Prefill
     decode: Decode
+    in_int8: InInt8
     dropout: bool = False  # apply drops out with the key that it is given
     max_length: int = 0  # tokens of the longest sequence that it reads; 0: unknown

@@ -77,6 +77,8 @@ class Engine:
         self.pad_id = pad_id
         self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
         self.cost = Cost(0, 0)  # what the last call took
+        if config.int8 != "none":
+            model = model.in_int8(cache=config.int8 == "weights_and_cache")
         self._lay_out = jax.jit(model.lay_out)
         self._programs = make_programs(
             model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature

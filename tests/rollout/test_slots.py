@@ -8,6 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import losses, models, parallel, testing
 from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token, stop_at_tokens
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages import forward
 from rlhf_jax.types import Cache
 
 PAD, EOS = testing.PAD, testing.EOS
@@ -135,33 +137,53 @@ def test_the_room_is_the_models_own():
     assert models.build(models.ModelConfig(**SIZES, d_ff=32)).max_length == 0
 
 
+LLAMA = {"rope_scaling": models.RopeScaling(kind="llama3", factor=4.0, original_length=8), "tie_embeddings": False}
+GEMMA = {
+    "sliding_window": 4,
+    "local_layers": (True, False),
+    "local_rope_theta": 100.0,
+    "attention_softcap": 5.0,
+    "logit_softcap": 9.0,
+    "norm_offset": 1.0,
+    "norm_after": True,
+    "qk_norm": "head",
+    "query_scale": 0.4,
+    "embedding_scale": 4.0,
+    "activation": "gelu_tanh",
+}
+GPT2 = {"positions": "learned", "max_length": 64, "norm": "layer", "gated_mlp": False, "qkv_bias": True}
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"sliding_window": 4},
-        {"attention_softcap": 5.0, "logit_softcap": 9.0},
-        {"positions": "learned", "max_length": 64},
-    ],
-    ids=str,
+    ("change", "adapters"),
+    [({}, False), (LLAMA, False), (LLAMA, True), (GEMMA, False), (GPT2, False), (GPT2, True)],
+    ids=["plain", "llama", "llama, adapters", "gemma", "gpt2", "gpt2, adapters"],
 )
-def test_tokens_are_those_of_a_plain_loop_over_the_whole_forward_pass(change):
+def test_tokens_are_those_of_a_plain_loop_over_the_whole_forward_pass(change, adapters):
     config = models.ModelConfig(**SIZES, d_ff=32, **change)
+    params = jax.tree.map(lambda x: x * 8.0 if x.ndim > 1 else x, models.build(config).init(jax.random.key(5)))
+    if adapters:
+        config, params = models.add_adapters(config, params, models.LoRAConfig(rank=3), jax.random.key(6))
+        params["blocks"] = models.lora.map_matrices(
+            params["blocks"], lambda _, x: {**x, "lora_b": x["lora_b"] + 0.03}, "blocks"
+        )
     model = models.build(config)
-    params = jax.tree.map(lambda x: x * 8.0 if x.ndim > 1 else x, model.init(jax.random.key(5)))
-    engine = engine_of(model, max_new_tokens=6, window=4, slots=2)
-    sampled = engine(params, PROMPTS[:4], key=KEY, step=1)
-    forward = jax.jit(models.logits, static_argnums=0)
-    for b, prompt in enumerate(PROMPTS[:4]):
-        keys = response_keys(KEY, 1, jnp.array([b]), jnp.array([0]))
-        tokens, at = np.full(16, PAD, np.int32), len(prompt)
-        tokens[:at] = prompt
-        for i in range(6):
-            z = forward(config, params, jnp.asarray(tokens)[None], jnp.arange(16)[None] < at + i)[:, at + i - 1]
-            token, logprob = sample_token(keys, z, jnp.int32(i), temperature=1.0, top_k=0, top_p=1.0)
-            assert int(sampled.tokens[b, 0, 8 + i]) == int(token[0])
-            np.testing.assert_allclose(sampled.logprobs[b, 0, 8 + i], logprob[0], atol=1e-4)
-            np.testing.assert_allclose(logprob, losses.token_logprobs(z, token), atol=1e-5)
-            tokens[at + i] = int(token[0])
-            if int(token[0]) == EOS:
-                break
+    whole = jax.jit(models.logits, static_argnums=0)
+    for temperature in (0.0, 1.0):
+        engine = engine_of(model, max_new_tokens=6, window=4, slots=2, temperature=temperature)
+        sampled = engine(params, PROMPTS[:4], key=KEY, step=1)
+        out = forward({"policy": model}, {"policy": params}, as_batch(sampled))
+        np.testing.assert_allclose(out.logprobs, sampled.logprobs, atol=1e-4)
+        for b, prompt in enumerate(PROMPTS[:4]):
+            keys = response_keys(KEY, 1, jnp.array([b]), jnp.array([0]))
+            tokens, at = np.full(16, PAD, np.int32), len(prompt)
+            tokens[:at] = prompt
+            for i in range(6):
+                z = whole(config, params, jnp.asarray(tokens)[None], jnp.arange(16)[None] < at + i)[:, at + i - 1]
+                token, logprob = sample_token(keys, z, jnp.int32(i), temperature=temperature, top_k=0, top_p=1.0)
+                assert int(sampled.tokens[b, 0, 8 + i]) == int(token[0])
+                np.testing.assert_allclose(sampled.logprobs[b, 0, 8 + i], logprob[0], atol=1e-4)
+                np.testing.assert_allclose(logprob, losses.token_logprobs(z, token), atol=1e-5)
+                tokens[at + i] = int(token[0])
+                if int(token[0]) == EOS:
+                    break

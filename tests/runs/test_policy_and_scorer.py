@@ -246,7 +246,7 @@ def test_what_the_model_cannot_read_is_refused(ppo_run, folder):
     policy, scorer = Policy.load(folder), Scorer.load(folder)
     narrow = dataclasses.replace(policy.config, max_length=32)
     with pytest.raises(RunError, match=r"prompt 1 has \d+ tokens, and the model reads 32, which leaves 28 beside"):
-        next(dataclasses.replace(policy, config=narrow).sample(["", "The cat and"], sampling=SHORT))
+        next(dataclasses.replace(policy, config=narrow).sample(["One", "The cat and " * 20], sampling=SHORT))
     with pytest.raises(RunError, match="the reward model reads 32; shorten it"):
         dataclasses.replace(scorer, config=narrow)(["The cat and"], ["far " * 40])
 

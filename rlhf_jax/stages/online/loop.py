@@ -95,6 +95,7 @@ def train_online(
         config.max_logprob_gap,
         compute_dtype=start.config.compute_dtype,
         platform=mesh.devices.flat[0].platform,
+        int8=config.sampling.int8 != "none",
     )
     guard = KLGuard(stage, config, watch.host)
     watcher = PolicyWatcher(directory, stage, heldout, guard.check)
