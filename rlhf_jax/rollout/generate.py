@@ -110,7 +110,8 @@ class Engine:
             prompt_ids: int32 [B], what names a prompt in its key; its index in the list by default.
             samples: K.
             bucket: prompts are padded to a multiple of this many columns.
-            sharding: where rows go; their number, and that of the slots, must be a multiple of its devices.
+            sharding: where rows go; their number, and that of the slots, must be a multiple of the parts that it cuts
+                rows into.
 
         Returns:
             ``Rollout`` of B prompts with K responses. ``Engine.cost`` says what it cost.

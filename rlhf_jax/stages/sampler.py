@@ -14,6 +14,7 @@ from rlhf_jax.models.forward import forward
 from rlhf_jax.renamed import renamed
 from rlhf_jax.rollout import Laid, SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.rollout.slots import row_shards
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import place
 from rlhf_jax.runs.sampling import make_engine
@@ -37,6 +38,9 @@ class Sampler:
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every call.
         parked: the reference waits in the host's memory while nobody asks for it.
+
+    Raises:
+        RunError: if the mesh cannot share ``sampling.slots`` evenly, or no tokens write a stop string.
     """
 
     def __init__(
@@ -56,6 +60,12 @@ class Sampler:
         self.engine = make_engine(model, tokenizer, sampling)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+        self._parts = row_shards(self._rows)
+        if sampling.slots % self._parts:
+            raise RunError(
+                f"sampling.slots is {sampling.slots}, and the mesh cuts rows into {self._parts} parts (data times "
+                "fsdp): take a multiple of that, or 0 for a row for every response"
+            )
 
         self.rows = RowMaker(mesh)
 
@@ -93,7 +103,7 @@ class Sampler:
             prompt_ids=np.asarray([p.id for p in prompts]),
             samples=samples,
             bucket=self.prompt_columns,
-            sharding=self._rows if len(prompts) % self._rows.num_devices == 0 else parallel.replicated(self.mesh),
+            sharding=self._rows if len(prompts) % self._parts == 0 else parallel.replicated(self.mesh),
         )
 
     def check(self, prompts: Sequence[EncodedPrompt]) -> None:

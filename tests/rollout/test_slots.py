@@ -75,7 +75,7 @@ def test_slots_on_a_mesh_change_no_token(setting, lock_step):
     engine = engine_of(model, max_new_tokens=NEW, window=5, slots=16)
     got = engine(params, PROMPTS[:8], key=KEY, step=3, samples=3, bucket=32, sharding=rows)
     np.testing.assert_array_equal(got.tokens, lock_step.tokens[:8])
-    with pytest.raises(ValueError, match="multiple of the 8 devices"):
+    with pytest.raises(ValueError, match="multiple of the 8 parts"):
         engine_of(model, max_new_tokens=NEW, slots=12)(params, PROMPTS[:8], key=KEY, sharding=rows)
 
 
