@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decoding import make_decoding
+from rlhf_jax.models.decoder import make_decoding
 from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.models.token_stats import token_stats
