@@ -111,10 +111,14 @@ class Rollout(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token."""
+    """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token.
 
-    k: tuple[Any, ...]  # a layer each: [N, kv_heads, C, head_dim], or 8 bits and their scales
-    v: tuple[Any, ...]  # the same
+    A layer's are arrays [N, kv_heads, C, head_dim], or columns before heads where a kernel reads them so, or 8 bits and
+    their scales (``models.int8_cache.Int8Columns``).
+    """
+
+    k: tuple[Any, ...]
+    v: tuple[Any, ...]
     lengths: Array  # int32 [N]; a row's tokens lie in its first columns
 
 

@@ -8,6 +8,7 @@ device.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
@@ -16,6 +17,7 @@ from rlhf_jax.types import Array
 
 ROWS = ("data", "fsdp")  # the axes of the mesh that a batch's rows lie over
 VOCABULARY = "tensor"
+HEADS = "tensor"
 
 
 def platform() -> str:
@@ -51,6 +53,42 @@ def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
     fitting = (axis if divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def shares_known() -> bool:
+    """Say whether it is known, while a program is traced, how devices share the work: by a mesh, or as one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    return mesh.size == 1 or _mesh() is not None or all(kind == AxisType.Manual for kind in mesh.axis_types)
+
+
+def on_shares(work: Callable[..., Array], q: Array, k: Array, v: Array, *by_row: Array) -> Array:
+    """Compute attention on every device for its own rows and heads: the compiler cannot divide a kernel.
+
+    Rows, or heads, that the devices cannot share evenly are computed whole on each. Inside ``shard_map``, and on one
+    device, the work is done as it is.
+
+    Args:
+        work: ``(q, k, v, *by_row) -> like q``.
+        q: [B, T, H, Dh].
+        k: [B, C, Hkv, Dh].
+        v: [B, C, Hkv, Dh].
+        by_row: [B, ...] each.
+
+    Returns:
+        What ``work`` gives, [B, T, H, Dh].
+    """
+    mesh = _mesh()
+    if mesh is None or mesh.size == 1:
+        return work(q, k, v, *by_row)
+    rows = ROWS if q.shape[0] % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
+    heads = HEADS if k.shape[2] % mesh.shape[HEADS] == 0 else None
+    whole, row = PartitionSpec(rows, None, heads), PartitionSpec(rows)
+    specs = (whole, whole, whole, *(row for _ in by_row))
+    # Pallas does not say over which axes its results vary.
+    mapped = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+    return mapped(q, k, v, *by_row)
 
 
 def _mesh() -> AbstractMesh | None:

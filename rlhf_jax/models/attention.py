@@ -1,40 +1,44 @@
 """Attention: which tokens see which is given as structure (segments, a window, lengths), never as a dense mask.
 
-Two calls: ``attention`` over whole rows, for training and prompts, and ``cached_attention`` of one new token a row over
-keys and values that were kept.
+``attention`` computes whole rows, for training and prompts, and ``cached_attention`` one new token a row over keys and
+values that were kept. Both are chosen when a program is traced, by device, type and shapes; how a cache lies is known
+here alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import platform
+from rlhf_jax.models.ambient import on_shares, platform, shares_known
+from rlhf_jax.models.attention_forms import in_chunks, plain, softcap, visible
 from rlhf_jax.types import Array
 
-Kind = Literal["auto", "xla", "chunked", "cudnn"]
+Kind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
+Decoding = Literal["xla", "cudnn"]
 
 # Above this many tokens a row, scores of all pairs are never held at once.
 WHOLE = 2048
-# Queries of a chunk.
-CHUNK = 512
-
-
-def softcap(z: Array, cap: float) -> Array:
-    """Cap z smoothly, ``cap tanh(z / cap)``; a cap of 0 leaves z as it is (Gemma 2, section 2)."""
-    return cap * jnp.tanh(z / cap) if cap else z
 
 
 def chosen(
-    asked: Kind = "auto", *, platform: str, dtype: Any, length: int, head_dim: int, cap: float = 0.0
-) -> Literal["xla", "chunked", "cudnn"]:
+    asked: Kind = "auto",
+    *,
+    platform: str,
+    dtype: Any,
+    length: int,
+    head_dim: int,
+    cap: float = 0.0,
+    shares_known: bool = True,
+) -> Literal["xla", "chunked", "cudnn", "splash"]:
     """Choose how attention over whole rows is computed.
 
     ``xla`` is the plain form. ``chunked`` computes it for ``CHUNK`` queries at a time, and again in the backward pass,
-    so that scores of all pairs never exist. ``cudnn`` is NVIDIA's fused kernel, in chunks too where rows are long.
+    so that scores of all pairs never exist. ``cudnn`` is NVIDIA's fused kernel, in chunks too where rows are long, and
+    ``splash`` jax's kernel for TPUs.
 
     Args:
         asked: ``ModelConfig.attention``; ``auto`` leaves the choice to this function.
@@ -43,6 +47,7 @@ def chosen(
         length: tokens of a row.
         head_dim: width of a head.
         cap: ``softcap``'s; 0: none.
+        shares_known: ``ambient.shares_known()``; a kernel is divided among devices by us, not by the compiler.
 
     Returns:
         What is used.
@@ -55,24 +60,66 @@ def chosen(
         'cudnn'
         >>> chosen(platform="gpu", dtype="bfloat16", length=4096, head_dim=64, cap=50.0)
         'chunked'
+        >>> chosen(platform="tpu", dtype="float32", length=1024, head_dim=64, cap=50.0)
+        'splash'
         >>> chosen(platform="cpu", dtype="float32", length=256, head_dim=64)
         'xla'
     """
-    lacks = [
+    kernels = {
+        "cudnn": [*_lacks_cudnn(platform, dtype, head_dim, cap), (length % 2, f"needs even rows, found {length}")],
+        "splash": [
+            (platform != "tpu", f"needs a TPU, found {platform}"),
+            (head_dim > 256, f"needs a head_dim of at most 256, found {head_dim}"),
+            (asked == "auto" and length < 128, "would fill up most of a short row"),
+        ],
+    }
+    used = _first_able(asked, kernels, shares_known)
+    if used != "auto":
+        return used
+    return "chunked" if length > WHOLE else "xla"
+
+
+def chosen_for_decoding(
+    asked: Kind = "auto", *, platform: str, dtype: Any, head_dim: int, cap: float = 0.0, shares_known: bool = True
+) -> Decoding:
+    """Choose how one token a row attends over a cache: cuDNN's kernel with lengths, or the plain form.
+
+    The arguments are those of ``chosen``. Where ``chunked`` or ``splash`` is asked for, which are for whole rows, it is
+    the plain form.
+
+    Raises:
+        ValueError: ``cudnn`` was asked for and cannot serve; the message says why.
+
+    Example:
+        >>> chosen_for_decoding(platform="gpu", dtype="bfloat16", head_dim=64)
+        'cudnn'
+        >>> chosen_for_decoding(platform="tpu", dtype="bfloat16", head_dim=64)
+        'xla'
+    """
+    asked = asked if asked in ("auto", "cudnn") else "xla"
+    used = _first_able(asked, {"cudnn": _lacks_cudnn(platform, dtype, head_dim, cap)}, shares_known)
+    return "cudnn" if used == "cudnn" else "xla"
+
+
+def _lacks_cudnn(platform: str, dtype: Any, head_dim: int, cap: float) -> list[tuple[Any, str]]:
+    return [
         (platform != "gpu", f"needs a GPU, found {platform}"),
         (jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16), f"needs 16-bit types, found {jnp.dtype(dtype)}"),
-        (head_dim % 8 != 0 or head_dim > 128, f"needs a head_dim of 8, 16, ... 128, found {head_dim}"),
-        (length % 2 != 0, f"needs rows of even length, found {length}"),
-        (cap != 0, f"has no softcap, found {cap}"),
+        (head_dim % 8 or head_dim > 128, f"needs a head_dim of 8, 16, ... 128, found {head_dim}"),
+        (cap, f"has no softcap, found {cap}"),
     ]
-    reasons = [reason for missing, reason in lacks if missing]
-    if asked == "cudnn" and reasons:
-        raise ValueError(f"attention='cudnn' {', and '.join(reasons)}: use 'auto'")
-    if asked != "auto":
-        return asked
-    if not reasons:
-        return "cudnn"
-    return "chunked" if length > WHOLE else "xla"
+
+
+def _first_able(asked: Kind, kernels: dict[Any, list[tuple[Any, str]]], shares_known: bool) -> Kind:
+    """Keep what was asked for if it can serve; for ``auto`` find a kernel that can, or leave it at that."""
+    for name, lacks in kernels.items():
+        unknown = (not shares_known, "needs to know its devices: trace it under a mesh (parallel.traced_on)")
+        reasons = [reason for missing, reason in (*lacks, unknown) if missing]
+        if asked == name and reasons:
+            raise ValueError(f"attention={name!r} {', and '.join(reasons)}: use 'auto'")
+        if asked == "auto" and not reasons:
+            return name
+    return asked
 
 
 def attention(
@@ -107,102 +154,97 @@ def attention(
     Raises:
         ValueError: ``kind`` cannot serve; the message says why.
     """
-    length = q.shape[1]
-    used = chosen(kind, platform=platform(), dtype=q.dtype, length=length, head_dim=q.shape[-1], cap=cap)
+    used = chosen(
+        kind,
+        platform=platform(),
+        dtype=q.dtype,
+        length=q.shape[1],
+        head_dim=q.shape[-1],
+        cap=cap,
+        shares_known=shares_known(),
+    )
+    if used == "splash":
+        from rlhf_jax.models.splash import splash_attention
 
-    def masked(q: Array, k: Array, v: Array, seen: Array) -> Array:
-        if used == "cudnn":
-            return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], scale=scale, implementation="cudnn")
-        return _plain(q, k, v, seen, scale, cap)
-
-    # In the fused kernel padding sees padding, so that no row of the mask is empty.
-    segments = segment_ids + 1 if used == "cudnn" else segment_ids
-    if used == "chunked" or (used == "cudnn" and length > WHOLE):
-        return _in_chunks(masked, q, k, v, segments, window)
-    return masked(q, k, v, visible(segments, segments, window))
-
-
-def _plain(q: Array, k: Array, v: Array, seen: Array, scale: float, cap: float) -> Array:
-    batch, length, heads, width = q.shape
-    # Heads before tokens: then the products are matrix products, and nothing is transposed inside them.
-    grouped = q.reshape(batch, length, k.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
-    keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    logits = jnp.einsum("bngtd,bncd->bngtc", grouped, keys, preferred_element_type=jnp.float32) * scale
-    logits = jnp.where(seen[:, None, None], softcap(logits, cap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bngtc,bncd->bngtd", weights, values)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+        splash = functools.partial(splash_attention, scale=scale, window=window, cap=cap)
+        return on_shares(splash, q, k, v, segment_ids)
+    if used == "cudnn":
+        return on_shares(functools.partial(_fused, scale=scale, window=window), q, k, v, segment_ids)
+    if used == "chunked":
+        return in_chunks(functools.partial(plain, scale=scale, cap=cap), q, k, v, segment_ids, window)
+    return plain(q, k, v, visible(segment_ids, segment_ids, window), scale=scale, cap=cap)
 
 
-def _in_chunks(
-    masked: Callable[[Array, Array, Array, Array], Array], q: Array, k: Array, v: Array, segments: Array, window: int
-) -> Array:
-    """Attend with ``CHUNK`` queries at a time, over all keys or those that a window reaches."""
-    batch, length = segments.shape
-    behind = -length % CHUNK
-    near = bool(window) and window + CHUNK < length
-    before = window if near else 0
+def _fused(q: Array, k: Array, v: Array, segment_ids: Array, *, scale: float, window: int) -> Array:
+    def masked(q: Array, k: Array, v: Array, seen: Array, causal: bool = False) -> Array:
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=seen[:, None], scale=scale, is_causal=causal, implementation="cudnn"
+        )
 
-    def padded(x: Array, front: int) -> Array:
-        return jnp.pad(x, ((0, 0), (front, behind), *((0, 0),) * (x.ndim - 2)))
-
-    def cut(x: Array) -> Array:
-        return padded(x, 0).reshape(batch, -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
-
-    held = [padded(x, before) for x in (k, v, segments)]
-
-    def one(inputs: tuple[Array, Array, Array]) -> Array:
-        queries, own, first = inputs
-        keys, values, theirs = held
-        if near:
-            # With ``window`` columns of padding in front, what a chunk can see begins at its own number.
-            keys, values, theirs = (jax.lax.dynamic_slice_in_dim(x, first, window + CHUNK, 1) for x in held)
-        return masked(queries, keys, values, visible(own, theirs, window, window if near else first))
-
-    starts = jnp.arange(0, length, CHUNK)
-    # Kept for the backward pass, the scores of all chunks would be the whole square again.
-    recomputed: Callable[[tuple[Array, Array, Array]], Array] = jax.checkpoint(one)
-    mixed = jax.lax.map(recomputed, (cut(q), cut(segments), starts))
-    return mixed.swapaxes(0, 1).reshape(batch, -1, *q.shape[2:])[:, :length]
+    # Here padding sees padding, so that no row of the mask is empty.
+    segments = segment_ids + 1
+    if q.shape[1] > WHOLE:
+        return in_chunks(masked, q, k, v, segments, window)
+    # The mask says it already, but told so the kernel leaves out what lies above the diagonal.
+    return masked(q, k, v, visible(segments, segments, window), causal=True)
 
 
-def visible(queries: Array, keys: Array, window: int = 0, first: int | Array = 0) -> Array:
-    """Say which keys a query sees: bool ``[B, T, C]``, those of its own segment, up to itself and within the window.
+def laid(new: Array, kind: Decoding) -> Array:
+    """Lay keys or values [N, T, Hkv, Dh] as a cache has them for this kind.
 
-    Args:
-        queries: int32 [B, T], the segments of the queries.
-        keys: int32 [B, C], the segments of the keys; 0 is padding, which none sees.
-        window: how many tokens a token sees, itself included; 0: all.
-        first: the column of the first query among the keys.
+    The plain form reads heads before columns, [N, Hkv, T, Dh], the kernel of cuDNN columns before heads.
     """
-    behind = (first + jnp.arange(queries.shape[1]))[:, None] - jnp.arange(keys.shape[1])[None]
-    near = (behind >= 0) & (behind < window) if window else behind >= 0
-    return near[None] & (queries[:, :, None] == keys[:, None, :]) & (keys[:, None, :] > 0)
+    return new if kind == "cudnn" else new.swapaxes(1, 2)
+
+
+def stored(cache: Array, new: Array, lengths: Array, kind: Decoding) -> Array:
+    """Write a key or value a row, ``new [N, Hkv, Dh]``, behind the row's columns; a full row stays as it is."""
+    rows = jnp.arange(new.shape[0])
+    at = cache.at[rows, lengths] if kind == "cudnn" else cache.at[rows, :, lengths]
+    return at.set(new.astype(cache.dtype), mode="drop", unique_indices=True)
 
 
 def cached_attention(
-    q: Array, k: Array, v: Array, lengths: Array, *, scale: float, window: int = 0, cap: float = 0.0
+    q: Array, k: Array, v: Array, lengths: Array, *, scale: float, window: int = 0, cap: float = 0.0, kind: Decoding
 ) -> Array:
     """Grouped-query attention of one token a row over the first columns of a cache.
 
     Args:
         q: [N, H, Dh], of the newest token of each row.
-        k: [N, Hkv, C, Dh], heads before columns: so the products read the cache as it lies.
-        v: [N, Hkv, C, Dh].
+        k: a cache of C columns as ``laid`` lays it.
+        v: the same of values.
         lengths: int32 [N], how many columns of a row hold a token, the newest included.
         scale: what the products are multiplied by.
         window: how many tokens a token sees, itself included; 0: all.
         cap: ``softcap``'s; 0: none.
+        kind: see ``chosen_for_decoding``.
 
     Returns:
         [N, H, Dh], in the type of ``v``.
     """
-    grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])
-    logits = jnp.einsum("bngd,bncd->bngc", grouped, k, preferred_element_type=jnp.float32) * scale
-    column = jnp.arange(k.shape[2])[None]
+    column = jnp.arange(k.shape[1] if kind == "cudnn" else k.shape[2])[None]
     seen = column < lengths[:, None]
     if window:
         seen &= column >= lengths[:, None] - window
+    if kind == "cudnn":
+        fused = functools.partial(_fused_step, scale=scale)
+        return on_shares(fused, q[:, None], k, v, lengths, *([seen] if window else []))[:, 0]
+    grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])
+    logits = jnp.einsum("bngd,bncd->bngc", grouped, k, preferred_element_type=jnp.float32) * scale
     logits = jnp.where(seen[:, None, None], softcap(logits, cap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bngc,bncd->bngd", weights, v).reshape(q.shape)
+
+
+def _fused_step(q: Array, k: Array, v: Array, lengths: Array, near: Array | None = None, *, scale: float) -> Array:
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        # A window of the kernel's own goes with a causal mask only, which would count columns from the first.
+        mask=None if near is None else near[:, None, None],
+        scale=scale,
+        query_seq_lengths=jnp.ones_like(lengths),
+        key_value_seq_lengths=jnp.minimum(lengths, k.shape[1]),  # one more in a row that is full and has ended
+        implementation="cudnn",
+    )

@@ -142,9 +142,9 @@ class ModelConfig:
     """The blocks' matrices are held in 8 bits, with a scale for each output."""
     compute_dtype: str = "float32"
     """Type of activations and matrix products: float32, or bfloat16 on an accelerator. Losses are float32 always."""
-    attention: Literal["auto", "xla", "chunked", "cudnn"] = "auto"
-    """How attention over whole rows is computed: `auto` chooses by device, type and shapes
-    (`models.attention.chosen`); the plain form, the plain form in chunks of queries, or NVIDIA's fused kernel."""
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    """How attention is computed: `auto` chooses by device, type and shapes (`models.attention.chosen`); the plain form,
+    the plain form in chunks of queries, NVIDIA's fused kernel (which decodes as well), or jax's kernel for TPUs."""
     remat: Literal["none", "dots", "block"] = "none"
     """What the backward pass computes again: nothing; a block but for its matrix products (`dots`), which spares
     attention's scores and what lies between; or the whole block, so that one block's activations are held instead of
@@ -170,8 +170,8 @@ class ModelConfig:
             raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
         if not (self.norm_before or self.norm_after):
             raise ValueError("a block needs norm_before, norm_after or both")
-        if self.attention not in ("auto", "xla", "chunked", "cudnn"):
-            raise ValueError(f"attention is auto, xla, chunked or cudnn, found {self.attention!r}")
+        if self.attention not in ("auto", "xla", "chunked", "cudnn", "splash"):
+            raise ValueError(f"attention is auto, xla, chunked, cudnn or splash, found {self.attention!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
 

@@ -10,18 +10,17 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decoding import decoding_config, lay_out_for_decoding
+from rlhf_jax.models.decoding import decoding_config, decoding_kind, empty_cache, lay_out_for_decoding
 from rlhf_jax.models.int8_cache import compress_cache
 from rlhf_jax.models.lora import quantise_blocks
 from rlhf_jax.models.transformer import Transformer
 from rlhf_jax.types import Array, Cache, Decode, LayOut, MakeCache, Params, Prefill
 
 
-class Decoding(NamedTuple):
+class Decoder(NamedTuple):
     """The functions of a ``Model`` that decoding takes."""
 
     lay_out: LayOut
@@ -30,7 +29,7 @@ class Decoding(NamedTuple):
     decode: Decode
 
 
-def make_decoding(config: ModelConfig, *, int8_weights: bool = False, int8_cache: bool = False) -> Decoding:
+def make_decoder(config: ModelConfig, *, int8_weights: bool = False, int8_cache: bool = False) -> Decoder:
     """Make the functions that decode with a model.
 
     Args:
@@ -46,7 +45,7 @@ def make_decoding(config: ModelConfig, *, int8_weights: bool = False, int8_cache
         return nnx.split(nnx.eval_shape(lambda: Transformer(laid_config, nnx.Rngs(0), apart=True)))[0]
 
     def kept(cache: Cache) -> Cache:
-        return compress_cache(cache) if int8_cache else cache
+        return compress_cache(cache, decoding_kind(config)) if int8_cache else cache
 
     def lay_out(params: Params) -> Params:
         if config.int8:
@@ -54,9 +53,7 @@ def make_decoding(config: ModelConfig, *, int8_weights: bool = False, int8_cache
         return lay_out_for_decoding(config, params)
 
     def cache(batch: int, length: int) -> Cache:
-        shape = (batch, config.n_kv_heads, length, config.head_dim)
-        k, v = (tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.n_layers)) for _ in range(2))
-        return kept(Cache(k, v, jnp.zeros((batch,), jnp.int32)))
+        return kept(empty_cache(config, batch, length))
 
     def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
         logits, filled = nnx.merge(graph(), laid).prefill(tokens, lengths)
@@ -65,4 +62,4 @@ def make_decoding(config: ModelConfig, *, int8_weights: bool = False, int8_cache
     def decode(laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         return nnx.merge(graph(), laid).decode(tokens, cache)
 
-    return Decoding(lay_out, cache, prefill, decode)
+    return Decoder(lay_out, cache, prefill, decode)

@@ -1,4 +1,4 @@
-"""Weights as decoding wants them: a layer's matrices each for itself, in the type that the model computes in.
+"""Weights and caches as decoding wants them: a layer each for itself, in the type that the model computes in.
 
 Every token reads all weights once. Off a stack, or from a wider type, they would be copied first, at every token.
 """
@@ -9,11 +9,14 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from rlhf_jax.models.ambient import platform, shares_known
+from rlhf_jax.models.attention import Decoding, chosen_for_decoding, laid
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.models.depth import unstack
 from rlhf_jax.models.lora_fold import merge
-from rlhf_jax.types import Array, Params
+from rlhf_jax.types import Array, Cache, Params
 
 _TABLES = ("embedding", "position_embedding", "unembedding", "kernel")
 
@@ -43,6 +46,26 @@ def lay_out_for_decoding(config: ModelConfig, params: Params) -> Params:
         held = leaf.dtype == "int8" or path[-1].key not in _TABLES
         return leaf if held else leaf.astype(config.compute_dtype)
 
-    laid = jax.tree_util.tree_map_with_path(cast, {name: x for name, x in params.items() if name != "head"})
-    blocks = jax.tree.map(lambda x: x[: config.n_layers], laid["blocks"])
-    return {**laid, "blocks": dict(enumerate(unstack(blocks, config.n_layers)))}
+    apart = jax.tree_util.tree_map_with_path(cast, {name: x for name, x in params.items() if name != "head"})
+    blocks = jax.tree.map(lambda x: x[: config.n_layers], apart["blocks"])
+    return {**apart, "blocks": dict(enumerate(unstack(blocks, config.n_layers)))}
+
+
+def decoding_kind(config: ModelConfig) -> Decoding:
+    """Choose how a model attends over its cache, and so how the cache lies, when a program is traced."""
+    return chosen_for_decoding(
+        config.attention,
+        platform=platform(),
+        dtype=config.compute_dtype,
+        head_dim=config.head_dim,
+        cap=config.attention_softcap,
+        shares_known=shares_known(),
+    )
+
+
+def empty_cache(config: ModelConfig, rows: int, columns: int) -> Cache:
+    """Make a cache of so many rows and columns in which no token is held yet."""
+    zeros = jnp.zeros((rows, columns, config.n_kv_heads, config.head_dim), config.compute_dtype)
+    kind = decoding_kind(config)
+    k, v = (tuple(laid(zeros, kind) for _ in range(config.n_layers)) for _ in range(2))
+    return Cache(k, v, jnp.zeros((rows,), jnp.int32))

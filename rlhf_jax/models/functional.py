@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decoder import make_decoding
+from rlhf_jax.models.decoder import make_decoder
 from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.models.token_stats import token_stats
@@ -65,7 +65,7 @@ def build(config: ModelConfig) -> Model:
         return values(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
 
     def in_int8(*, cache: bool) -> Model:
-        return model._replace(**make_decoding(config, int8_weights=True, int8_cache=cache)._asdict())
+        return model._replace(**make_decoder(config, int8_weights=True, int8_cache=cache)._asdict())
 
     model = Model(
         init,
@@ -74,7 +74,7 @@ def build(config: ModelConfig) -> Model:
         stats,
         values,
         scores,
-        *make_decoding(config),
+        *make_decoder(config),
         in_int8,
         dropout=config.lora.dropout > 0,
         max_length=config.max_length,

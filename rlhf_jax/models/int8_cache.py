@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.attention import softcap
+from rlhf_jax.models.attention import Decoding, softcap
 from rlhf_jax.types import Array, Cache
 
 
@@ -35,9 +35,21 @@ def compress(x: Array) -> Int8Columns:
     return Int8Columns(jnp.round(x / scale[..., None]).astype(jnp.int8), scale)
 
 
-def compress_cache(cache: Cache) -> Cache:
-    """Round a whole cache, as prompts have filled it, to 8 bits."""
-    return cache._replace(k=tuple(map(compress, cache.k)), v=tuple(map(compress, cache.v)))
+def compress_cache(cache: Cache, kind: Decoding = "xla") -> Cache:
+    """Round a whole cache, as prompts have filled it, to 8 bits.
+
+    Args:
+        cache: in the compute type.
+        kind: which layout it has, ``decoding_kind``'s.
+
+    Returns:
+        The same columns as ``Int8Columns``.
+    """
+
+    def layer(x: Array) -> Int8Columns:
+        return compress(x.swapaxes(1, 2) if kind == "cudnn" else x)
+
+    return cache._replace(k=tuple(map(layer, cache.k)), v=tuple(map(layer, cache.v)))
 
 
 def append(held: Int8Columns, new: Array, lengths: Array) -> Int8Columns:

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.attention import softcap
+from rlhf_jax.models.attention_forms import softcap
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.types import Array, Params
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.ambient import platform
-from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models.attention import attention, cached_attention, laid, stored
 from rlhf_jax.models.config import ModelConfig, RopeScaling
+from rlhf_jax.models.decoding import decoding_kind
 from rlhf_jax.models.depth import run_blocks
 from rlhf_jax.models.heads import ScalarHead
 from rlhf_jax.models.int8_cache import Int8Columns, append, int8_attention
@@ -86,13 +87,10 @@ class Attention(nnx.Module):
             seen, read = append(held[0], k[:, 0], lengths), append(held[1], v[:, 0], lengths)
             mixed = int8_attention(q[:, 0], seen, read, lengths + 1, window=view.window, **self._logits)
             return self.out(mixed.reshape(*x.shape[:-1], -1)), (seen, read)
-        rows = jnp.arange(x.shape[0])
+        kind = decoding_kind(self.config)
         # A row whose columns are full is one that has ended, and what it writes is dropped.
-        keys, values = (
-            cache.at[rows, :, lengths].set(new[:, 0].astype(cache.dtype), mode="drop", unique_indices=True)
-            for cache, new in zip(held, (k, v), strict=True)
-        )
-        mixed = cached_attention(q[:, 0], keys, values, lengths + 1, window=view.window, **self._logits)
+        keys, values = (stored(cache, new[:, 0], lengths, kind) for cache, new in zip(held, (k, v), strict=True))
+        mixed = cached_attention(q[:, 0], keys, values, lengths + 1, window=view.window, kind=kind, **self._logits)
         return self.out(mixed.reshape(*x.shape[:-1], -1)), (keys, values)
 
     @property
@@ -242,7 +240,7 @@ class Transformer(nnx.Module):
         x, kept = self.embed(tokens, positions), []
         for windowed, block in zip(self.config.windowed, self.blocks, strict=True):
             x, seen = block(x, view(windowed))
-            kept.append([held.transpose(0, 2, 1, 3) for held in seen])
+            kept.append([laid(held, decoding_kind(self.config)) for held in seen])
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
         keys, values = zip(*kept, strict=True)
         return self.logits(self.final_norm(last)), Cache(keys, values, lengths)

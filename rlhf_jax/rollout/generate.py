@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from rlhf_jax.rollout import slots
 from rlhf_jax.rollout.programs import State, make_programs
@@ -129,33 +131,40 @@ class Engine:
             jnp.asarray(np.repeat(ids, samples), jnp.int32),
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
         )
-        laid = self.lay_out(params).weights
-        if self.config.slots:
-            found, self.cost = slots.run(
-                self._programs,
-                laid,
-                prompts,
-                keys,
-                slots=self.config.slots,
-                samples=samples,
-                width=width,
-                room=self.config.max_new_tokens,
-                pad_id=self.pad_id,
-                sharding=sharding,
-            )
+        with _known_mesh(sharding):
+            laid = self.lay_out(params).weights
+            if self.config.slots:
+                found, self.cost = slots.run(
+                    self._programs,
+                    laid,
+                    prompts,
+                    keys,
+                    slots=self.config.slots,
+                    samples=samples,
+                    width=width,
+                    room=self.config.max_new_tokens,
+                    pad_id=self.pad_id,
+                    sharding=sharding,
+                )
+                if sharding is not None:
+                    tokens, lengths, found = jax.device_put((tokens, lengths, found), sharding)
+                return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
             if sharding is not None:
-                tokens, lengths, found = jax.device_put((tokens, lengths, found), sharding)
-            return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
-        if sharding is not None:
-            tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
-        for state in self._states(laid, tokens, lengths, keys, samples):
-            last = state
-        rows = len(prompts) * samples
-        sampled = _rollout(
-            jnp.asarray(tokens), jnp.asarray(lengths), last.tokens, last.logprobs, last.written, last.finished, samples
-        )
-        self.cost = Cost(int(jnp.sum(last.written)), rows * (1 + int(last.steps)))
-        return sampled
+                tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
+            for state in self._states(laid, tokens, lengths, keys, samples):
+                last = state
+            rows = len(prompts) * samples
+            sampled = _rollout(
+                jnp.asarray(tokens),
+                jnp.asarray(lengths),
+                last.tokens,
+                last.logprobs,
+                last.written,
+                last.finished,
+                samples,
+            )
+            self.cost = Cost(int(jnp.sum(last.written)), rows * (1 + int(last.steps)))
+            return sampled
 
     def stream(self, params: Params | Laid, prompt: PromptIds, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
@@ -208,6 +217,12 @@ class Engine:
                     f"reads {self.room}, which leaves {max(self.room - new, 0)} beside a response of max_new_tokens "
                     f"{new}: shorten it, or lower max_new_tokens"
                 )
+
+
+def _known_mesh(sharding: jax.sharding.Sharding | None) -> AbstractContextManager[Any]:
+    """Let programs know the mesh while they are traced: a model divides kernels among its devices."""
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 def _right_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

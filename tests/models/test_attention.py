@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fused_attention import through_xla
 
 from rlhf_jax.models import attention as module
-from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models import attention_forms as forms
+from rlhf_jax.models.attention import attention, cached_attention, laid, stored
 
 SCALE = 0.25
 STRUCTURES = {"all": {}, "window": {"window": 5}, "softcap": {"cap": 2.0}, "both": {"window": 7, "cap": 3.0}}
@@ -44,7 +46,7 @@ def by_hand(q, k, v, segments, window=0, cap=0.0):
 def test_a_query_sees_its_segment_up_to_itself_and_its_window(how, heads, chunk, monkeypatch):
     if chunk is not None:
         monkeypatch.setattr(module, "WHOLE", 8)
-        monkeypatch.setattr(module, "CHUNK", chunk)
+        monkeypatch.setattr(forms, "CHUNK", chunk)
     q, k, v, segments = inputs(*heads)
     got = attention(q, k, v, segments, scale=SCALE, **STRUCTURES[how])
     real = np.asarray(segments > 0)
@@ -62,7 +64,7 @@ def test_the_gradient_in_chunks_is_that_of_the_whole(how, monkeypatch):
 
     want = jax.grad(loss, (0, 1, 2))(q, k, v)
     monkeypatch.setattr(module, "WHOLE", 8)
-    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(forms, "CHUNK", 5)
     got = jax.grad(loss, (0, 1, 2))(q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
 
@@ -83,11 +85,32 @@ def test_no_product_of_a_long_row_with_itself_exists(window):
     assert largest(4096) < 4096**2 // 2
 
 
-@pytest.mark.parametrize("how", STRUCTURES)
-def test_one_token_over_a_cache_is_the_last_of_its_row(how):
+@pytest.mark.parametrize(
+    ("kind", "how"), [*(("xla", how) for how in STRUCTURES), ("cudnn", "all"), ("cudnn", "window")]
+)
+def test_one_token_over_a_cache_is_the_last_of_its_row(kind, how, monkeypatch):
+    asked = through_xla(monkeypatch)
     q, k, v, _ = inputs()
     lengths = jnp.asarray([24, 11, 1])
-    held = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    got = cached_attention(q[jnp.arange(3), lengths - 1], *held, lengths, scale=SCALE, **STRUCTURES[how])
+    held = (laid(x, kind) for x in (k, v))
+    got = cached_attention(q[jnp.arange(3), lengths - 1], *held, lengths, scale=SCALE, kind=kind, **STRUCTURES[how])
     want = by_hand(q, k, v, np.ones((3, 24), int), **STRUCTURES[how])
     np.testing.assert_allclose(got, want[np.arange(3), np.asarray(lengths) - 1], atol=1e-5)
+    assert len(asked) == (kind == "cudnn")
+
+
+@pytest.mark.parametrize("kind", ["xla", "cudnn"])
+def test_a_cache_holds_what_is_written_behind_its_columns_in_either_layout(kind):
+    """The second row has two of three columns, the first is full: its token is dropped."""
+    _, k, _, _ = inputs(length=24)
+    cache, new = laid(k[:2, :3], kind), k[:2, 10]
+    assert cache.shape == ((2, 3, 2, 8) if kind == "cudnn" else (2, 2, 3, 8))
+    want = k[:2, :3].at[1, 2].set(new[1])
+    np.testing.assert_array_equal(stored(cache, new, jnp.asarray([3, 2]), kind), laid(want, kind))
+
+
+def test_the_kernel_is_never_told_of_columns_that_a_full_row_has_not(monkeypatch):
+    asked = through_xla(monkeypatch)
+    q, k, v, _ = inputs()
+    cached_attention(q[:, -1], k, v, jnp.asarray([25, 24, 7]), scale=SCALE, kind="cudnn")
+    np.testing.assert_array_equal(asked[0]["key_value_seq_lengths"], [24, 24, 7])

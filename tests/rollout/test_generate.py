@@ -149,6 +149,29 @@ def test_a_prompt_gets_the_same_samples_on_any_mesh(setting, sampled):
     np.testing.assert_allclose(spread.logprobs, sampled.logprobs, atol=2e-5)
 
 
+@pytest.mark.parametrize("slots", [0, 8])
+def test_a_model_knows_the_mesh_that_rows_lie_on_when_it_is_traced(slots):
+    """Kernels are divided among devices by the model, so it has to know them; without a sharding there is no mesh."""
+    model, met = chain([0, 2, 3, 1, 0, 0, 0, 0]), []
+
+    def spied(function):
+        def call(*arguments):
+            met.append(jax.sharding.get_abstract_mesh().shape.get("data", 0))
+            return function(*arguments)
+
+        return call
+
+    model = model._replace(prefill=spied(model.prefill), decode=spied(model.decode))
+    engine = Engine(model, SamplingConfig(max_new_tokens=4, window=4, slots=slots), pad_id=PAD, eos_id=EOS)
+    mesh = parallel.make_mesh(parallel.MeshConfig())
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    engine({}, [[1]] * 8, key=KEY, sharding=rows)
+    assert set(met) == {mesh.shape["data"]}
+    met.clear()
+    engine({}, [[1]] * 8, key=KEY)
+    assert set(met) == {0}
+
+
 def test_another_step_key_or_name_is_another_sample(setting, sampled):
     call = {"key": KEY, "step": 3, "samples": 2}
     first = responses(sampled)

@@ -54,8 +54,16 @@ def test_attention_over_8_bits_is_that_over_the_numbers_they_stand_for(how):
     lengths, (k, v) = jnp.array([1, 3, 7, 4]), (compress(k), compress(v))
     got = int8_attention(q, k, v, lengths, scale=0.3, **how)
     np.testing.assert_allclose(
-        got, cached_attention(q, whole(k), whole(v), lengths, scale=0.3, **how), atol=1e-5, rtol=1e-5
+        got, cached_attention(q, whole(k), whole(v), lengths, scale=0.3, kind="xla", **how), atol=1e-5, rtol=1e-5
     )
+
+
+def test_a_cache_that_a_kernel_reads_columns_first_is_compressed_to_the_same():
+    filled = models.Cache(
+        (jnp.asarray(RNG.normal(size=(3, 2, 5, 8))),), (jnp.ones((3, 2, 5, 8)),), jnp.array([1, 2, 5])
+    )
+    turned = filled._replace(k=(filled.k[0].swapaxes(1, 2),), v=(filled.v[0].swapaxes(1, 2),))
+    jax.tree.map(np.testing.assert_array_equal, compress_cache(turned, "cudnn"), compress_cache(filled))
 
 
 def test_a_column_is_written_behind_the_last_one_and_a_full_row_stays():

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import models
+from rlhf_jax import models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
+from rlhf_jax.models.decoding import decoding_kind
 from rlhf_jax.runs.loading import start_from
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
@@ -72,14 +73,26 @@ def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer |
     return LoadedModel(config, models.with_scalar_head(policy.params, config))
 
 
-def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
-    """Name the implementations that the model's work is done by, for rows of this length on this machine."""
+def chosen_kernels(config: ModelConfig, length: int, mesh: Mesh, *, decodes: bool = False) -> dict[str, str]:
+    """Name the implementations that a model's work is done by.
+
+    Args:
+        config: the model's.
+        length: tokens of a row.
+        mesh: where the work is done.
+        decodes: whether the work has a rollout as well.
+
+    Returns:
+        How attention over whole rows is computed, the compute type and, where there is a rollout, how a token attends
+        over the cache.
+    """
     attention = chosen(
         config.attention,
-        platform=jax.default_backend(),
+        platform=mesh.devices.flat[0].platform,
         dtype=config.compute_dtype,
         length=length,
         head_dim=config.head_dim,
         cap=config.attention_softcap,
     )
-    return {"attention": attention, "compute_dtype": config.compute_dtype}
+    found = {"attention": attention, "compute_dtype": config.compute_dtype}
+    return found | ({"decoding": parallel.traced_on(mesh, lambda: decoding_kind(config))()} if decodes else {})

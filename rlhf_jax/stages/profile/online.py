@@ -105,7 +105,7 @@ def profile_online(
         read_back=compilations.read_back,
         peak_bytes=peak,
         peak_of=of,
-        kernels=chosen_kernels(policy.config, columns + config.sampling.max_new_tokens),
+        kernels=chosen_kernels(policy.config, columns + config.sampling.max_new_tokens, mesh, decodes=True),
         trace="" if trace is None else str(trace),
     )
 

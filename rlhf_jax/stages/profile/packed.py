@@ -98,7 +98,7 @@ def profile_packed(
         read_back=compilations.read_back,
         peak_bytes=peak,
         peak_of=of,
-        kernels=chosen_kernels(work.trained, config.row_length),
+        kernels=chosen_kernels(work.trained, config.row_length, mesh),
         trace="" if trace is None else str(trace),
     )
 
