@@ -6,7 +6,7 @@ Rows are independent: each has its own key, length and number of tokens, and one
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax.rollout.sampling import SamplingConfig, sample_token
+from rlhf_jax.rollout.stopping import StopTable
 from rlhf_jax.types import Array, Cache, Model, Params
 
 # Tokens between two questions whether the loop may end: on a mesh the answer is a sum over all devices.
@@ -29,6 +30,7 @@ class State(NamedTuple):
     done: Array  # bool [N]
     finished: Array  # bool [N]
     last: Array  # int32 [N], the newest token
+    matched: Array  # int32 [N], the state of the stop table
     keys: Array  # [N]
     cache: Cache
     steps: Array  # int32 [], decode steps since the rows were last gathered
@@ -51,7 +53,7 @@ def make_programs(
     *,
     pad_id: int,
     eos_id: int,
-    stop: Sequence[Sequence[int]],
+    stop: StopTable | None,
     logprob_temperature: float | None,
 ) -> Programs:
     """Make the programs of an engine.
@@ -61,7 +63,7 @@ def make_programs(
         config: how to draw.
         pad_id: stands where no token was written.
         eos_id: ends a response.
-        stop: token sequences that end a response as well.
+        stop: what ends a response as well, if anything.
         logprob_temperature: the temperature of the log-probabilities.
     """
     draw = functools.partial(
@@ -74,22 +76,15 @@ def make_programs(
     room = config.max_new_tokens
     stride = next(n for n in range(STRIDE, 0, -1) if config.window % n == 0)
 
-    def stopped(tokens: Array, written: Array) -> Array:
-        """Say which responses end with a stop sequence."""
-        found = jnp.zeros(written.shape, bool)
-        for sequence in stop:
-            size = len(sequence)
-            columns = written[:, None] - size + jnp.arange(size)[None]
-            newest = jnp.take_along_axis(tokens, jnp.clip(columns, 0, room - 1), axis=1)
-            found |= jnp.all(newest == jnp.asarray(sequence, jnp.int32)[None], axis=1) & (written >= size)
-        return found
-
     def write(state: State, token: Array, logprob: Array, alive: Array) -> State:
         """Put one drawn token a row into the state where the row is alive."""
         at = (jnp.arange(alive.shape[0]), jnp.where(alive, state.written, room))
         tokens = state.tokens.at[at].set(token, mode="drop")
-        written = state.written + alive
-        ends = alive & ((token == eos_id) | stopped(tokens, written))
+        written, matched, ends = state.written + alive, state.matched, token == eos_id
+        if stop is not None:
+            matched = jnp.where(alive, stop.step(matched, token), matched)
+            ends |= stop.stopped(matched)
+        ends &= alive
         return state._replace(
             tokens=tokens,
             logprobs=state.logprobs.at[at].set(logprob, mode="drop"),
@@ -97,6 +92,7 @@ def make_programs(
             finished=state.finished | ends,
             done=state.done | ends | (written >= room),
             last=jnp.where(alive, token, state.last),
+            matched=matched,
         )
 
     def empty(keys: Array, columns: int, sharding: Any = None) -> State:
@@ -108,6 +104,7 @@ def make_programs(
             done=jnp.ones((n,), bool),
             finished=jnp.zeros((n,), bool),
             last=jnp.zeros((n,), jnp.int32),
+            matched=jnp.zeros((n,), jnp.int32),
             keys=keys,
             cache=model.cache(n, columns),
             steps=jnp.int32(0),
@@ -146,6 +143,7 @@ def make_programs(
             written=fill(state.written, 0),
             done=fill(state.done, False),
             finished=fill(state.finished, False),
+            matched=fill(state.matched, 0),
             keys=jax.random.wrap_key_data(
                 fill(jax.random.key_data(state.keys), jax.random.key_data(keys)), impl=jax.random.key_impl(keys)
             ),

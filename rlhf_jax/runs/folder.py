@@ -179,7 +179,8 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     begun = read_record(directory / "config.json").get(stage)
     differ = []
     if begun is not None:
-        differ = checkpoint.differences(_deciding(_with_new_fields(begun, config)), fingerprint(config))
+        known = json.loads(json.dumps(_with_new_fields(begun, config)))  # tuples as lists, as they are written
+        differ = checkpoint.differences(_deciding(known), fingerprint(config))
     if differ:
         raise RunError(
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "

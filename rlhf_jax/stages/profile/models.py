@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ class NoText:
     def __init__(self, vocab_size: int):
         self.vocab_size, self.eos_id = vocab_size, vocab_size + 1
 
-    def decode_response(self, ids: np.ndarray) -> str:
+    def decode_response(self, ids: np.ndarray, stop: Sequence[str] = ()) -> str:
         """Write the ids as numbers."""
         return " ".join(map(str, ids.tolist()))
 
