@@ -28,12 +28,12 @@ SETTINGS = {
 
 
 @pytest.fixture(params=TOPOLOGIES)
-def mesh(request):
+def mesh(request, monkeypatch):
     """Four chips that are not there: two shares of rows, two of heads."""
     from jax.experimental import topologies
 
     for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+        monkeypatch.setenv(name, os.environ.get(name, value))
     chips = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[request.param]).devices
     return parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=2, tensor=2), chips)
 

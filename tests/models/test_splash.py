@@ -118,6 +118,20 @@ def test_who_shares_the_work_is_known_under_a_mesh_and_inside_shard_map():
     assert found == [False, True, True]
 
 
+def test_inside_shard_map_a_device_does_the_share_that_it_is_given():
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=1, tensor=1), jax.devices()[:2])
+    q, k, v, segments = inputs(rows=2)
+    met, spec = [], jax.sharding.PartitionSpec("data")
+
+    def work(q, *others):
+        met.append(q.shape[0])
+        return q
+
+    given = jax.shard_map(lambda *x: on_shares(work, *x), mesh=mesh, in_specs=(spec,) * 4, out_specs=spec)
+    np.testing.assert_array_equal(given(q, k, v, segments), q)
+    assert met == [1]
+
+
 def test_a_model_on_a_tpu_takes_the_kernel_where_rows_fit_it(monkeypatch):
     """The platform is a pretence; the kernel is interpreted. Rows of 100 tokens stay with the plain form."""
     sizes = {"vocab_size": 32, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "d_ff": 16}
