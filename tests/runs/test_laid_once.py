@@ -1,6 +1,7 @@
 """Weights are laid out once for several calls, and prompts without room are refused before anything runs."""
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
@@ -90,18 +91,20 @@ def test_every_stage_looks_at_its_prompts_before_it_begins(stage, tables, ppo_ru
     if stage == "best_of_n":
         loaded = Policy.load(ppo_run.directory, "sft")
         loaded = dataclasses.replace(loaded, config=narrow(loaded.config))
-        monkeypatch.setattr("rlhf_jax.stages.best_of_n.Policy.load", lambda *_: loaded)
+        monkeypatch.setattr(Policy, "load", lambda *_: loaded)
         arguments = {"data": tiny_task.data(tables, "prompts"), "sampling": sampling, "reward": tiny_task.count_a}
         run = lambda: stages.best_of_n(str(ppo_run.directory), "", mesh=one_device, **arguments)  # noqa: E731
     else:
-        module = {"ppo": "online.loop", "preference": "preference"}[stage]
-        start_from = stages.sft.__globals__["start_from"]
+        module = importlib.import_module(
+            {"ppo": "rlhf_jax.stages.online.loop"}.get(stage, "rlhf_jax.stages.preference")
+        )
+        start_from = module.start_from
 
         def started(*arguments, **more):
             start = start_from(*arguments, **more)
             return start._replace(config=narrow(start.config))
 
-        monkeypatch.setattr(f"rlhf_jax.stages.{module}.start_from", started)
+        monkeypatch.setattr(module, "start_from", started)
         config = getattr(tiny_task, f"{stage}_config")
         config = config(tables, tmp_path, policy=ppo_run.directory, sampling=sampling)
         more = {"reward": tiny_task.count_a} if stage == "ppo" else {}
