@@ -43,8 +43,7 @@ class SamplingConfig:
     """Most decode steps between two looks of the host at who has finished."""
     slots: int = 0
     """Rows that are decoded at once; a row that has finished is given the next prompt. 0: a row for every response.
-    Fewer rows do less work, in less memory, where lengths are ragged, but in more steps one after another: on a CPU
-    about a quarter of the responses is a good number, while a GPU may take no longer for a step with all of them."""
+    Where lengths are ragged, fewer rows do less work, in less memory, but in more steps one after another."""
     stop: tuple[str, ...] = ()
     """Texts that end a response beside its end token, whichever tokens write them. The tokens up to the one that
     completes a text are kept, count and are trained on; what is shown, judged or scored as text comes before it. In
