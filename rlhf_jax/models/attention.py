@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.models.ambient import on_shares, platform, shares_known
 from rlhf_jax.models.attention_forms import in_chunks, in_parts, plain, softcap, visible
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.types import Array
 
 Kind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
@@ -99,6 +100,28 @@ def chosen_for_decoding(
     asked = asked if asked in ("auto", "cudnn") else "xla"
     used = _first_able(asked, {"cudnn": _lacks_cudnn(platform, dtype, head_dim, cap)}, shares_known)
     return "cudnn" if used == "cudnn" else "xla"
+
+
+def check_kernel(config: ModelConfig, platform: str) -> None:
+    """Raise the ValueError of ``chosen`` if a model's config forces a kernel that this kind of device has not.
+
+    What only a row's length decides is left to ``chosen`` itself.
+
+    Example:
+        >>> check_kernel(ModelConfig(attention="splash"), "tpu")
+        >>> check_kernel(ModelConfig(attention="splash"), "cpu")
+        Traceback (most recent call last):
+        ...
+        ValueError: attention='splash' needs a TPU, found cpu: use 'auto'
+    """
+    chosen(
+        config.attention,
+        platform=platform,
+        dtype=config.compute_dtype,
+        length=WHOLE,
+        head_dim=config.head_dim,
+        cap=config.attention_softcap,
+    )
 
 
 def _lacks_cudnn(platform: str, dtype: Any, head_dim: int, cap: float) -> list[tuple[Any, str]]:

@@ -75,7 +75,7 @@ class ModelConfig:
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 3
-    """Blocks, stacked and scanned."""
+    """Blocks; their weights are stacked, and they are run unrolled or in turns (`models/depth.py`)."""
     n_heads: int = 2
     """Query heads."""
     n_kv_heads: int = 2

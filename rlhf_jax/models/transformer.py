@@ -239,8 +239,10 @@ class Transformer(nnx.Module):
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, Cache]:
         """Run prompts [B, P], padded on the right, with the blocks apart: the last tokens' logits, and P columns."""
         columns = jnp.arange(tokens.shape[1])[None]
-        positions = jnp.broadcast_to(columns, tokens.shape)
-        view = self._views(positions, (columns < lengths[:, None]).astype(jnp.int32))
+        real = columns < lengths[:, None]
+        # Padding may be no token, and reach beyond the positions that were learned: it is given what there is.
+        tokens, positions = jnp.where(real, tokens, 0), jnp.minimum(columns, lengths[:, None] - 1)
+        view = self._views(positions, real.astype(jnp.int32))
         x, kept = self.embed(tokens, positions), []
         for windowed, block in zip(self.config.windowed, self.blocks, strict=True):
             x, seen = block(x, view(windowed))

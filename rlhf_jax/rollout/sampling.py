@@ -56,10 +56,14 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.int8 not in ("none", "weights", "weights_and_cache"):
             raise ValueError(f"int8 is none, weights or weights_and_cache, found {self.int8!r}")
-        if self.max_new_tokens < 1 or self.window < 1:
-            raise ValueError("max_new_tokens and window must be at least 1")
+        for name in ("max_new_tokens", "window"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, found {vars(self)[name]}")
         if isinstance(self.stop, str) or not all(self.stop):
-            raise ValueError(f"stop must be a tuple of texts, none of them empty, found {self.stop!r}")
+            raise ValueError(
+                f"stop must be a tuple of texts, none of them empty, found {self.stop!r}: an empty text would end "
+                "every response at once; leave stop out to end at the end token alone"
+            )
         object.__setattr__(self, "stop", tuple(self.stop))
         if self.slots < 0:
             raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.models.attention import check_kernel
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
@@ -118,6 +119,23 @@ def check_length(config: ModelConfig, tokens: int, what: str) -> None:
         raise RunError(f"{what} allows sequences of {tokens} tokens, and the model reads {config.max_length}: lower it")
 
 
+def check_attention(config: ModelConfig, mesh: Mesh) -> None:
+    """Raise a RunError when attention is to be computed by a kernel that these devices have not."""
+    try:
+        check_kernel(config, mesh.devices.flat[0].platform)
+    except ValueError as error:
+        raise RunError(f"model.{error}") from error
+
+
+def _for_this_device(config: ModelConfig) -> ModelConfig:
+    """Leave the choice of a kernel open where the one that a run asked for is not there."""
+    try:
+        check_kernel(config, jax.default_backend())
+    except ValueError:
+        return dataclasses.replace(config, attention="auto")
+    return config
+
+
 def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[Params, ModelConfig, Tokenizer]:
     """Load parameters by role, model config and tokenizer of a finished stage.
 
@@ -146,7 +164,7 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
             )
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
-    return params, ModelConfig.from_json(metadata["model"]), tokenizer
+    return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:

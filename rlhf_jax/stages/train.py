@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from rlhf_jax import models, parallel, training
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.data.batches import Batches, micro_batched
+from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
@@ -202,7 +204,10 @@ def train(
             update=update,
             writer=writer,
             checkpoints=Checkpoints(
-                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
+                directory / "checkpoints" / stage,
+                fingerprint=fingerprint,
+                keep=config.keep_checkpoints,
+                brought_up=functools.partial(folder.brought_up, config=config),
             ),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),

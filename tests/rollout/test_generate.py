@@ -242,3 +242,30 @@ def test_nothing_is_decoded_once_every_row_has_ended():
 def test_an_empty_prompt_is_refused(setting, prompts):
     with pytest.raises(ValueError, match="at least one token"):
         setting.engine(setting.params, prompts, key=KEY)
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+@pytest.mark.parametrize("pad", [testing.VOCAB, -100])
+def test_padding_need_be_no_token(setting, pad, slots):
+    """A pad token that was added behind the vocabulary has no row in the table."""
+    config = SamplingConfig(max_new_tokens=4, temperature=0.0, slots=slots)
+    want, got = (
+        responses(Engine(setting.model, config, pad_id=own, eos_id=-1)(setting.params, PROMPTS[:3], key=KEY))
+        for own in (PAD, pad)
+    )
+    assert got == want
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_padding_may_reach_beyond_the_positions_that_were_learned(slots):
+    """Prompts with just enough room, in columns that the table of positions does not have."""
+    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8, "d_ff": 16}
+    model = models.build(models.ModelConfig(vocab_size=37, positions="learned", max_length=20, **sizes))
+    prompts = [list(range(1, 18)), [3], list(range(2, 14))]
+    engine = Engine(model, SamplingConfig(max_new_tokens=3, slots=slots), pad_id=0, eos_id=-1)
+    params = model.init(jax.random.key(0))
+    want = engine(params, prompts, key=KEY, bucket=1)
+    for bucket in (8, 32):
+        got = engine(params, prompts, key=KEY, bucket=bucket)
+        assert responses(got) == responses(want)
+        assert np.isfinite(np.asarray(got.logprobs)).all()

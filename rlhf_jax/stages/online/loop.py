@@ -130,7 +130,10 @@ def train_online(
             update=update,
             writer=writer,
             checkpoints=Checkpoints(
-                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
+                directory / "checkpoints" / stage,
+                fingerprint=fingerprint,
+                keep=config.keep_checkpoints,
+                brought_up=functools.partial(folder.brought_up, config=config),
             ),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,

@@ -16,7 +16,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
 from rlhf_jax.models.decoding import decoding_kind
-from rlhf_jax.runs.loading import start_from
+from rlhf_jax.runs.loading import check_attention, start_from
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 
@@ -56,6 +56,7 @@ def starting_model(
     if init and split_stage(init)[0].exists():
         start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
         return LoadedModel(start.config, start.params), start.tokenizer
+    check_attention(random, mesh)
     config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
     if remat != "model":
         config = dataclasses.replace(config, remat=remat)
