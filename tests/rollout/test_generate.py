@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_model import chain
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import models, parallel, testing
 from rlhf_jax.rollout import Engine, SamplingConfig
 from rlhf_jax.stages import forward
-from rlhf_jax.types import Cache, Model, SequenceBatch
+from rlhf_jax.types import Model, SequenceBatch
 
 PAD, EOS = testing.PAD, testing.EOS
 RNG = np.random.default_rng(0)
@@ -42,24 +43,6 @@ def responses(rollout):
     """Token ids of each response, [B][K] lists."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     return [[t[m].tolist() for t, m in zip(ts, ms, strict=True)] for ts, ms in zip(tokens, mask, strict=True)]
-
-
-def chain(successor):
-    """A model that knows one thing: which token follows which. Its cache holds nothing but lengths."""
-    follow = jax.nn.one_hot(jnp.asarray(successor), len(successor)) * 50.0
-
-    def prefill(laid, tokens, lengths):
-        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-        return follow[last], Cache((), (), lengths)
-
-    def decode(laid, tokens, cache):
-        return follow[tokens], cache._replace(lengths=cache.lengths + 1)
-
-    def cache(batch, length):
-        return Cache((), (), jnp.zeros((batch,), jnp.int32))
-
-    empty = models.build(models.ModelConfig(vocab_size=8, d_model=4, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=4))
-    return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
 
 
 def test_a_rollout_is_a_prompt_on_the_left_and_a_response_on_the_right(sampled):

@@ -4,37 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_model import chain
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import losses, models, parallel, testing
 from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token, stop_at_tokens
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.stages import forward
-from rlhf_jax.types import Cache
 
 PAD, EOS = testing.PAD, testing.EOS
 RNG = np.random.default_rng(1)
 PROMPTS = [RNG.integers(3, testing.VOCAB, size=n) for n in (3, 1, 8, 5, 2, 7, 4, 6, 30)]
 NEW, KEY = 12, jax.random.key(11)
 SIZES = {"vocab_size": testing.VOCAB, "d_model": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8}
-
-
-def chain(successor):
-    """A model that knows one thing: which token follows which. Its cache holds nothing but lengths."""
-    follow = jax.nn.one_hot(jnp.asarray(successor), len(successor)) * 50.0
-
-    def prefill(laid, tokens, lengths):
-        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-        return follow[last], Cache((), (), lengths)
-
-    def decode(laid, tokens, cache):
-        return follow[tokens], cache._replace(lengths=cache.lengths + 1)
-
-    def cache(batch, length):
-        return Cache((), (), jnp.zeros((batch,), jnp.int32))
-
-    empty = models.build(models.ModelConfig(vocab_size=8, d_model=4, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=4))
-    return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
 
 
 def engine_of(model, *, stop=None, **config):
