@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.ambient import on_shares, platform, shares_known
-from rlhf_jax.models.attention_forms import in_chunks, in_parts, plain, softcap, visible
-from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.attention_forms import held_columns, in_chunks, in_parts, plain, softcap, visible
+from rlhf_jax.models.config import AttentionKind, ModelConfig
 from rlhf_jax.types import Array
 
-Kind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
 Decoding = Literal["xla", "cudnn"]
 
 # Above this many tokens a row, scores of all pairs are never held at once.
@@ -26,7 +25,7 @@ WHOLE = 2048
 
 
 def chosen(
-    asked: Kind = "auto",
+    asked: AttentionKind = "auto",
     *,
     platform: str,
     dtype: Any,
@@ -81,7 +80,13 @@ def chosen(
 
 
 def chosen_for_decoding(
-    asked: Kind = "auto", *, platform: str, dtype: Any, head_dim: int, cap: float = 0.0, shares_known: bool = True
+    asked: AttentionKind = "auto",
+    *,
+    platform: str,
+    dtype: Any,
+    head_dim: int,
+    cap: float = 0.0,
+    shares_known: bool = True,
 ) -> Decoding:
     """Choose how one token a row attends over a cache: cuDNN's kernel with lengths, or the plain form.
 
@@ -133,7 +138,7 @@ def _lacks_cudnn(platform: str, dtype: Any, head_dim: int, cap: float) -> list[t
     ]
 
 
-def _first_able(asked: Kind, kernels: dict[Any, list[tuple[Any, str]]], shares_known: bool) -> Kind:
+def _first_able(asked: AttentionKind, kernels: dict[Any, list[tuple[Any, str]]], shares_known: bool) -> AttentionKind:
     """Keep what was asked for if it can serve; for ``auto`` find a kernel that can, or leave it at that."""
     for name, lacks in kernels.items():
         unknown = (not shares_known, "needs to know its devices: trace it under a mesh (parallel.traced_on)")
@@ -154,7 +159,7 @@ def attention(
     scale: float,
     window: int = 0,
     cap: float = 0.0,
-    kind: Kind = "auto",
+    kind: AttentionKind = "auto",
 ) -> Array:
     """Grouped-query attention of whole rows: a token sees those of its own segment, up to itself.
 
@@ -220,7 +225,7 @@ def laid(new: Array, kind: Decoding) -> Array:
 
 
 def stored(cache: Array, new: Array, lengths: Array, kind: Decoding) -> Array:
-    """Write a key or value a row, ``new [N, Hkv, Dh]``, behind the row's columns; a full row stays as it is."""
+    """Write a key or value a row, ``new [N, Hkv, ...]``, behind the row's columns; a full row stays as it is."""
     rows = jnp.arange(new.shape[0])
     at = cache.at[rows, lengths] if kind == "cudnn" else cache.at[rows, :, lengths]
     return at.set(new.astype(cache.dtype), mode="drop", unique_indices=True)
@@ -244,10 +249,7 @@ def cached_attention(
     Returns:
         [N, H, Dh], in the type of ``v``.
     """
-    column = jnp.arange(k.shape[1] if kind == "cudnn" else k.shape[2])[None]
-    seen = column < lengths[:, None]
-    if window:
-        seen &= column >= lengths[:, None] - window
+    seen = held_columns(k.shape[1] if kind == "cudnn" else k.shape[2], lengths, window)
     if kind == "cudnn":
         fused = functools.partial(_fused_step, scale=scale)
         return on_shares(fused, q[:, None], k, v, lengths, *([seen] if window else []))[:, 0]

@@ -107,3 +107,16 @@ def visible(queries: Array, keys: Array, window: int = 0, first: int | Array = 0
     behind = (first + jnp.arange(queries.shape[1]))[:, None] - jnp.arange(keys.shape[1])[None]
     near = (behind >= 0) & (behind < window) if window else behind >= 0
     return near[None] & (queries[:, :, None] == keys[:, None, :]) & (keys[:, None, :] > 0)
+
+
+def held_columns(columns: int, lengths: Array, window: int = 0) -> Array:
+    """Say which columns of a cache the newest token of a row sees: bool [N, columns].
+
+    Args:
+        columns: how many there are.
+        lengths: int32 [N], how many of a row's hold a token, the newest included.
+        window: how many tokens a token sees, itself included; 0: all.
+    """
+    column = jnp.arange(columns)[None]
+    seen = column < lengths[:, None]
+    return seen & (column >= lengths[:, None] - window) if window else seen

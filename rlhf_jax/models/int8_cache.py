@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.attention import Decoding, softcap
+from rlhf_jax.models.attention import Decoding, stored
+from rlhf_jax.models.attention_forms import held_columns, softcap
+from rlhf_jax.models.int8 import round_to_int8
 from rlhf_jax.types import Array, Cache
 
 
@@ -30,9 +32,7 @@ def compress(x: Array) -> Int8Columns:
         >>> held.whole.tolist(), round(float(held.scale[0, 0, 0]), 4)
         ([[[[64, -127, 32]]]], 0.0157)
     """
-    x = x.astype(jnp.float32)
-    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1) / 127, 1e-12)
-    return Int8Columns(jnp.round(x / scale[..., None]).astype(jnp.int8), scale)
+    return Int8Columns(*round_to_int8(x, axis=-1))
 
 
 def compress_cache(cache: Cache, kind: Decoding = "xla") -> Cache:
@@ -54,12 +54,7 @@ def compress_cache(cache: Cache, kind: Decoding = "xla") -> Cache:
 
 def append(held: Int8Columns, new: Array, lengths: Array) -> Int8Columns:
     """Write ``new [N, Hkv, Dh]`` behind each row's last column; a row that is full stays as it is."""
-    rows, more = jnp.arange(new.shape[0]), compress(new)
-
-    def put(leaf: Array, value: Array) -> Array:
-        return leaf.at[rows, :, lengths].set(value, mode="drop", unique_indices=True)
-
-    return Int8Columns(put(held.whole, more.whole), put(held.scale, more.scale))
+    return Int8Columns(*(stored(leaf, more, lengths, "xla") for leaf, more in zip(held, compress(new), strict=True)))
 
 
 def int8_attention(
@@ -82,10 +77,7 @@ def int8_attention(
     grouped = q.reshape(q.shape[0], k.whole.shape[1], -1, q.shape[-1])
     scores = jnp.einsum("bngd,bncd->bngc", grouped, k.whole.astype(q.dtype), preferred_element_type=jnp.float32)
     scores = scores * k.scale[:, :, None] * scale
-    column = jnp.arange(scores.shape[-1])[None]
-    seen = column < lengths[:, None]
-    if window:
-        seen &= column >= lengths[:, None] - window
+    seen = held_columns(scores.shape[-1], lengths, window)
     scores = jnp.where(seen[:, None, None], softcap(scores, cap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1) * v.scale[:, :, None]
     return jnp.einsum("bngc,bncd->bngd", weights.astype(q.dtype), v.whole.astype(q.dtype)).reshape(q.shape)

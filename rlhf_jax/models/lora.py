@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
+from rlhf_jax.models.int8 import round_to_int8
 from rlhf_jax.types import Array, Params
 
 ADAPTER_LEAVES = ("lora_a", "lora_b")
@@ -138,9 +139,7 @@ def quantise_blocks(blocks: Params) -> Params:
 
 @jax.jit
 def _round_to_int8(leaves: Params) -> Params:
-    kernel = leaves["kernel"].astype(jnp.float32)
-    scale = jnp.maximum(jnp.max(jnp.abs(kernel), axis=-2) / 127, 1e-12)
-    whole = jnp.round(kernel / scale[..., None, :]).astype(jnp.int8)
+    whole, scale = round_to_int8(leaves["kernel"], axis=-2)
     return {**leaves, "kernel": whole, "kernel_scale": scale}
 
 

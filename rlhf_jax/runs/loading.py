@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import check_kernel
+from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
@@ -74,7 +75,7 @@ def start_from(
     mesh: Mesh,
     seed: int,
     layers: int = 0,
-    remat: Literal["model", "none", "dots", "block"] = "model",
+    remat: AskedRemat = "model",
 ) -> Start:
     """Load the model that a stage trains, from a run folder or a pretrained checkpoint.
 
@@ -98,8 +99,7 @@ def start_from(
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
-    if remat != "model":
-        config = dataclasses.replace(config, remat=remat)
+    config = with_remat(config, remat)
     try:
         config = models.first_layers(config, layers or config.n_layers)
         if lora.rank:
@@ -111,6 +111,16 @@ def start_from(
     if layers:
         params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
     return Start(config, params, tokenizer, None)
+
+
+def with_remat(config: ModelConfig, asked: AskedRemat) -> ModelConfig:
+    """Let a stage say what the backward pass computes again; ``model`` leaves it to the model's own config.
+
+    Example:
+        >>> with_remat(ModelConfig(remat="dots"), "block").remat, with_remat(ModelConfig(remat="dots"), "model").remat
+        ('block', 'dots')
+    """
+    return config if asked == "model" else dataclasses.replace(config, remat=asked)
 
 
 def check_length(config: ModelConfig, tokens: int, what: str) -> None:

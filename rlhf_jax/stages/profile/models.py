@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
@@ -15,8 +14,9 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
+from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.models.decoding import decoding_kind
-from rlhf_jax.runs.loading import check_attention, start_from
+from rlhf_jax.runs.loading import check_attention, start_from, with_remat
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 
@@ -41,7 +41,7 @@ def starting_model(
     *,
     mesh: Mesh,
     seed: int,
-    remat: Literal["model", "none", "dots", "block"] = "model",
+    remat: AskedRemat = "model",
 ) -> tuple[LoadedModel, Tokenizer | NoText]:
     """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
 
@@ -57,9 +57,7 @@ def starting_model(
         start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
         return LoadedModel(start.config, start.params), start.tokenizer
     check_attention(random, mesh)
-    config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
-    if remat != "model":
-        config = dataclasses.replace(config, remat=remat)
+    config, key = with_remat(dataclasses.replace(random, scalar_head=False), remat), jax.random.key(seed)
     params = jax.jit(models.build(config).init)(key)
     if lora.rank:
         config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
