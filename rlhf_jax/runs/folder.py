@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,16 @@ def brought_up(saved: dict[str, Any], config: Any) -> dict[str, Any]:
     """
     # Tuples as lists, as they are written.
     return _deciding(json.loads(json.dumps(_with_new_fields(saved, config))))
+
+
+def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> checkpoint.Checkpoints:
+    """Open the checkpoints of a stage; ``fingerprint`` is the config's, and what else the result depends on."""
+    return checkpoint.Checkpoints(
+        directory / "checkpoints" / stage,
+        fingerprint=fingerprint,
+        keep=config.keep_checkpoints,
+        brought_up=functools.partial(brought_up, config=config),
+    )
 
 
 def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:

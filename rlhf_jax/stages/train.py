@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, training
-from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
@@ -203,12 +201,7 @@ def train(
             total=len(batches),
             update=update,
             writer=writer,
-            checkpoints=Checkpoints(
-                directory / "checkpoints" / stage,
-                fingerprint=fingerprint,
-                keep=config.keep_checkpoints,
-                brought_up=functools.partial(folder.brought_up, config=config),
-            ),
+            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import data, evaluation, models, parallel, training
-from rlhf_jax.checkpoint import Checkpoints, tree_sha256
+from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
@@ -129,12 +129,7 @@ def train_online(
             total=config.iterations,
             update=update,
             writer=writer,
-            checkpoints=Checkpoints(
-                directory / "checkpoints" / stage,
-                fingerprint=fingerprint,
-                keep=config.keep_checkpoints,
-                brought_up=functools.partial(folder.brought_up, config=config),
-            ),
+            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,
             eval_every=config.eval_every,
