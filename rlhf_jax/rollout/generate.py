@@ -133,6 +133,9 @@ class Engine:
         )
         with _known_mesh(sharding):
             laid = self.lay_out(params).weights
+            if sharding is not None:
+                tokens, lengths = (jax.device_put(x, sharding) for x in (tokens, lengths))
+            found: tuple[Any, ...]
             if self.config.slots:
                 found, self.cost = slots.run(
                     self._programs,
@@ -146,25 +149,14 @@ class Engine:
                     pad_id=self.pad_id,
                     sharding=sharding,
                 )
-                if sharding is not None:
-                    tokens, lengths, found = jax.device_put((tokens, lengths, found), sharding)
-                return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
-            if sharding is not None:
-                tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
-            for state in self._states(laid, tokens, lengths, keys, samples):
-                last = state
-            rows = len(prompts) * samples
-            sampled = _rollout(
-                jnp.asarray(tokens),
-                jnp.asarray(lengths),
-                last.tokens,
-                last.logprobs,
-                last.written,
-                last.finished,
-                samples,
-            )
-            self.cost = Cost(int(jnp.sum(last.written)), rows * (1 + int(last.steps)))
-            return sampled
+                found = found if sharding is None else jax.device_put(found, sharding)
+            else:
+                keys = keys if sharding is None else jax.device_put(keys, sharding)
+                for state in self._states(laid, tokens, lengths, keys, samples):
+                    last = state
+                found = (last.tokens, last.logprobs, last.written, last.finished)
+                self.cost = Cost(int(jnp.sum(last.written)), len(prompts) * samples * (1 + int(last.steps)))
+            return _rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
 
     def stream(self, params: Params | Laid, prompt: PromptIds, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
