@@ -12,7 +12,9 @@ import jax
 from benchmarks.machine import Limits, Machine
 from benchmarks.measure import Work, line, take_turns
 from benchmarks.options import Options
+from benchmarks.ours import Step
 from benchmarks.peers import has, version
+from rlhf_jax.models import ModelConfig
 
 PEERS = {  # by file in benchmarks/peers: the packages whose versions are named, and the module that must be there
     "torch_steps": (("torch",), "torch"),
@@ -101,3 +103,48 @@ def compare(
         yield line(
             benchmark, unit, units / took.best, f"{unit}/s", system=name, shape=shape, limit=units / least, beside=also
         )
+
+
+def compare_updates(
+    benchmark: str,
+    shape: str,
+    ours: Step,
+    others: Mapping[str, Work],
+    *,
+    config: ModelConfig,
+    flops: float,
+    units: float,
+    unit: str,
+    options: Options,
+    beside: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Compare updates of a model, which are bound by the FLOPs of their matrix products; see ``compare``.
+
+    Args:
+        benchmark: the script.
+        shape: the model's name.
+        ours: the library's compiled step.
+        others: those of peers, by name.
+        config: the model's.
+        flops: of one update.
+        units: how many units (tokens, pairs) one update is.
+        unit: their name.
+        options: how often.
+        beside: what describes the work, for every line.
+
+    Yields:
+        The lines of ``compare``; ours says what bytes the compiled program needs.
+    """
+    yield from compare(
+        benchmark,
+        shape,
+        ours,
+        others,
+        dtype=config.compute_dtype,
+        limit=lambda machine: machine.seconds(flops),
+        units=units,
+        unit=unit,
+        options=options,
+        beside={**beside, "flops": flops},
+        only_ours={"program_bytes": ours.bytes},
+    )

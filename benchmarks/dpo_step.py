@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import ours
-from benchmarks.compare import compare, peers
+from benchmarks.compare import compare_updates, peers
 from benchmarks.measure import print_lines
 from benchmarks.options import Options, options, parser
 from benchmarks.shapes import SHAPES
@@ -31,18 +31,17 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
         tokens, targets = 2 * pairs * length, 2 * pairs * (length - 1)
         flops = costs.train_flops(config, tokens, length, logits=targets)
         flops += costs.forward_flops(config, tokens, length, logits=targets)
-        yield from compare(
+        yield from compare_updates(
             "dpo_step",
             shape,
             step,
             others,
-            dtype=config.compute_dtype,
-            limit=lambda machine, f=flops: machine.seconds(f),
+            config=config,
+            flops=flops,
             units=pairs,
             unit="pairs",
             options=asked,
-            beside={"pairs": pairs, "length": length, "flops": flops},
-            only_ours={"program_bytes": step.bytes},
+            beside={"pairs": pairs, "length": length},
         )
 
 

@@ -62,7 +62,7 @@ class NoText:
         self.vocab_size = vocab_size
         self.eos_id = vocab_size + 1  # nothing ends a response early
 
-    def decode_response(self, ids: list[int]) -> str:
+    def decode_response(self, ids: list[int], stop: tuple[str, ...] = ()) -> str:
         """Give an empty text."""
         return ""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import ours
-from benchmarks.compare import compare, peers
+from benchmarks.compare import compare_updates, peers
 from benchmarks.measure import print_lines
 from benchmarks.options import Options, options, parser
 from benchmarks.shapes import SHAPES
@@ -36,18 +36,17 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
             },
         )
         flops = costs.train_flops(config, 2 * pairs * length, length)
-        yield from compare(
+        yield from compare_updates(
             "reward_step",
             shape,
             step,
             others,
-            dtype=config.compute_dtype,
-            limit=lambda machine, f=flops: machine.seconds(f),
+            config=config,
+            flops=flops,
             units=pairs,
             unit="pairs",
             options=asked,
-            beside={"pairs": pairs, "length": length, "flops": flops},
-            only_ours={"program_bytes": step.bytes},
+            beside={"pairs": pairs, "length": length},
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import ours
-from benchmarks.compare import compare, peers
+from benchmarks.compare import compare_updates, peers
 from benchmarks.measure import print_lines
 from benchmarks.options import Options, options, parser
 from benchmarks.shapes import SHAPES
@@ -43,18 +43,17 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
                 },
             )
             flops = costs.train_flops(config, tokens, length, logits=rows * (length - 1))
-            yield from compare(
+            yield from compare_updates(
                 "sft_step",
                 shape,
                 step,
                 others,
-                dtype=config.compute_dtype,
-                limit=lambda machine, f=flops: machine.seconds(f),
+                config=config,
+                flops=flops,
                 units=tokens,
                 unit="tokens",
                 options=asked,
-                beside={"rows": rows, "length": length, "recomputed": remat, "flops": flops},
-                only_ours={"program_bytes": step.bytes},
+                beside={"rows": rows, "length": length, "recomputed": remat},
             )
 
 

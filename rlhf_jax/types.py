@@ -107,14 +107,18 @@ class Rollout(NamedTuple):
     segment_ids: Array  # int32 [B, K, P + R]; 1 on prompt and response, 0 on padding
     positions: Array  # int32 [B, K, P + R]
     logprobs: Array  # float32 [B, K, P + R]; the sampler's own, 0 outside the mask
-    finished: Array  # bool [B, K]; True where the response ended with the end-of-sequence token
+    finished: Array  # bool [B, K]; True where the response ended by itself: end-of-sequence token or stop sequence
 
 
 class Cache(NamedTuple):
-    """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token."""
+    """Keys and values of N rows of C columns, a layer each, and how many columns of a row hold a token.
 
-    k: tuple[Array, ...]  # a layer each: [N, kv_heads, C, head_dim], or columns before heads where a kernel reads it so
-    v: tuple[Array, ...]  # the same of values
+    A layer's are arrays [N, kv_heads, C, head_dim], or columns before heads where a kernel reads them so, or 8 bits and
+    their scales (``models.int8_cache.Int8Columns``).
+    """
+
+    k: tuple[Any, ...]
+    v: tuple[Any, ...]
     lengths: Array  # int32 [N]; a row's tokens lie in its first columns
 
 
@@ -206,6 +210,12 @@ class Decode(Protocol):
     def __call__(self, laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]: ...
 
 
+class InInt8(Protocol):
+    """The same model, which decodes with matrices in 8 bits and, if ``cache``, keys and values in 8 bits as well."""
+
+    def __call__(self, *, cache: bool) -> Model: ...
+
+
 class Model(NamedTuple):
     """A language model as pure functions over a plain dict of parameters; made by ``models.build(config)``."""
 
@@ -219,4 +229,6 @@ class Model(NamedTuple):
     cache: MakeCache
     prefill: Prefill
     decode: Decode
+    in_int8: InInt8
     dropout: bool = False  # apply drops out with the key that it is given
+    max_length: int = 0  # tokens of the longest sequence that it reads; 0: unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ class Checkpoints:
         fingerprint: the config, as JSON values: a checkpoint of another config is refused. Leave out what may change
             between a run and its continuation (output paths, how often to save).
         keep: how many steps stay on disk; with 2, there is an earlier one to fall back to.
+        brought_up: turns a fingerprint that an earlier version saved into one with the fields of this version.
 
     Raises:
         ValueError: keep is below 1.
@@ -54,12 +55,20 @@ class Checkpoints:
         (10, [0.0, 1.0, 2.0], {'best': 0.5})
     """
 
-    def __init__(self, directory: str | Path, *, fingerprint: Mapping[str, Any], keep: int = 2):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        fingerprint: Mapping[str, Any],
+        keep: int = 2,
+        brought_up: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, found {keep}")
         self.directory = Path(directory).resolve()
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._keep = keep
+        self._brought_up = brought_up
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -126,7 +135,7 @@ class Checkpoints:
                 reasons.append(str(error))
                 warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
                 continue
-            differ = differences(body["fingerprint"], self._fingerprint)
+            differ = differences(self._brought_up(body["fingerprint"]), self._fingerprint)
             if differ:
                 raise CheckpointError(
                     f"{self.directory / str(step)} was made with another config: {'; '.join(differ)}. "

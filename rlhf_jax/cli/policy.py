@@ -52,6 +52,9 @@ class SampleOptions:
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
     """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response beside its end token, whichever tokens write them; they are not shown. In bash a line
+    break is $'\\n'."""
     seed: int = 0
     """The same seed gives the same responses."""
     on_bad_row: OnBadRow = "error"
@@ -97,7 +100,9 @@ def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:
     from rlhf_jax.rollout import SamplingConfig
 
     try:
-        return SamplingConfig(max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=top_k, top_p=o.top_p)
+        return SamplingConfig(
+            max_new_tokens=o.max_new_tokens, temperature=o.temperature, top_k=top_k, top_p=o.top_p, stop=o.stop
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -121,6 +126,9 @@ class ChatOptions:
     """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 0.95
     """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response beside its end token, whichever tokens write them; they are not shown. In bash a line
+    break is $'\\n'."""
     seed: int = 0
     """The same seed and questions give the same answers."""
 

@@ -6,7 +6,16 @@ from rlhf_jax.models.ensemble import member, member_axes, members
 from rlhf_jax.models.functional import build, logits, with_scalar_head
 from rlhf_jax.models.heads import ValueHead
 from rlhf_jax.models.huggingface import load_pretrained, save_pretrained
-from rlhf_jax.models.lora import adapter_off, add_adapters, first_layers, has_adapters, join, quantise, split
+from rlhf_jax.models.lora import (
+    adapter_off,
+    add_adapters,
+    first_layers,
+    has_adapters,
+    join,
+    quantise,
+    quantise_blocks,
+    split,
+)
 from rlhf_jax.models.lora_fold import concatenate_adapters, merge, unmerge
 from rlhf_jax.models.output_head import OutputHead, output_head
 from rlhf_jax.models.peft import load_peft, save_peft
@@ -40,6 +49,7 @@ __all__ = [
     "merge",
     "output_head",
     "quantise",
+    "quantise_blocks",
     "save_peft",
     "save_pretrained",
     "split",

@@ -20,6 +20,8 @@ VOCABULARY = "tensor"
 HEADS = "tensor"
 WIDTH = "fsdp"  # the stream's, in weights
 
+Axis = str | tuple[str, ...] | None  # where on the mesh a dimension lies
+
 
 def platform() -> str:
     """Name what the program will run on: cpu, gpu or tpu."""
@@ -42,17 +44,13 @@ def vocabulary_shares(size: int) -> int:
     return shares if size % shares == 0 else 1
 
 
-def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+def constrained(x: Array, *axes: Axis) -> Array:
     """Ask for an array's dimensions to lie along axes of the mesh, where there is one and it divides them."""
     mesh = _mesh()
     if mesh is None or mesh.size == 1:
         return x
 
-    def divides(size: int, axis: str | tuple[str, ...] | None) -> bool:
-        names = (axis,) if isinstance(axis, str) else (axis or ())
-        return size % math.prod(mesh.shape[name] for name in names) == 0
-
-    fitting = (axis if divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True))
+    fitting = (_if_divided(mesh, size, axis) for size, axis in zip(x.shape, axes, strict=True))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
 
 
@@ -109,13 +107,18 @@ def on_shares(work: Callable[..., Array], q: Array, k: Array, v: Array, *by_row:
     mesh = _mesh()
     if mesh is None or mesh.size == 1:
         return work(q, k, v, *by_row)
-    rows = ROWS if q.shape[0] % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
-    heads = HEADS if k.shape[2] % mesh.shape[HEADS] == 0 else None
+    rows, heads = _if_divided(mesh, q.shape[0], ROWS), _if_divided(mesh, k.shape[2], HEADS)
     whole, row = PartitionSpec(rows, None, heads), PartitionSpec(rows)
     specs = (whole, whole, whole, *(row for _ in by_row))
     # Pallas does not say over which axes its results vary.
     mapped = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
     return mapped(q, k, v, *by_row)
+
+
+def _if_divided(mesh: AbstractMesh, size: int, axis: Axis) -> Axis:
+    """Keep an axis, or several, if the devices along it share a dimension of this size evenly; else none."""
+    names = (axis,) if isinstance(axis, str) else (axis or ())
+    return axis if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
 
 def _mesh() -> AbstractMesh | None:

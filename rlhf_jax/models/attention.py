@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.ambient import on_shares, platform, shares_known
-from rlhf_jax.models.attention_forms import in_chunks, plain, softcap, visible
+from rlhf_jax.models.attention_forms import held_columns, in_chunks, in_parts, plain, softcap, visible
+from rlhf_jax.models.config import AttentionKind, ModelConfig
 from rlhf_jax.types import Array
 
-Kind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
 Decoding = Literal["xla", "cudnn"]
 
 # Above this many tokens a row, scores of all pairs are never held at once.
@@ -25,7 +25,7 @@ WHOLE = 2048
 
 
 def chosen(
-    asked: Kind = "auto",
+    asked: AttentionKind = "auto",
     *,
     platform: str,
     dtype: Any,
@@ -69,8 +69,8 @@ def chosen(
         "cudnn": [*_lacks_cudnn(platform, dtype, head_dim, cap), (length % 2, f"needs even rows, found {length}")],
         "splash": [
             (platform != "tpu", f"needs a TPU, found {platform}"),
-            (length % 128, f"needs rows of a multiple of 128 tokens, found {length}"),
             (head_dim > 256, f"needs a head_dim of at most 256, found {head_dim}"),
+            (asked == "auto" and length < 128, "would fill up most of a short row"),
         ],
     }
     used = _first_able(asked, kernels, shares_known)
@@ -80,7 +80,13 @@ def chosen(
 
 
 def chosen_for_decoding(
-    asked: Kind = "auto", *, platform: str, dtype: Any, head_dim: int, cap: float = 0.0, shares_known: bool = True
+    asked: AttentionKind = "auto",
+    *,
+    platform: str,
+    dtype: Any,
+    head_dim: int,
+    cap: float = 0.0,
+    shares_known: bool = True,
 ) -> Decoding:
     """Choose how one token a row attends over a cache: cuDNN's kernel with lengths, or the plain form.
 
@@ -101,6 +107,28 @@ def chosen_for_decoding(
     return "cudnn" if used == "cudnn" else "xla"
 
 
+def check_kernel(config: ModelConfig, platform: str) -> None:
+    """Raise the ValueError of ``chosen`` if a model's config forces a kernel that this kind of device has not.
+
+    What only a row's length decides is left to ``chosen`` itself.
+
+    Example:
+        >>> check_kernel(ModelConfig(attention="splash"), "tpu")
+        >>> check_kernel(ModelConfig(attention="splash"), "cpu")
+        Traceback (most recent call last):
+        ...
+        ValueError: attention='splash' needs a TPU, found cpu: use 'auto'
+    """
+    chosen(
+        config.attention,
+        platform=platform,
+        dtype=config.compute_dtype,
+        length=WHOLE,
+        head_dim=config.head_dim,
+        cap=config.attention_softcap,
+    )
+
+
 def _lacks_cudnn(platform: str, dtype: Any, head_dim: int, cap: float) -> list[tuple[Any, str]]:
     return [
         (platform != "gpu", f"needs a GPU, found {platform}"),
@@ -110,7 +138,7 @@ def _lacks_cudnn(platform: str, dtype: Any, head_dim: int, cap: float) -> list[t
     ]
 
 
-def _first_able(asked: Kind, kernels: dict[Any, list[tuple[Any, str]]], shares_known: bool) -> Kind:
+def _first_able(asked: AttentionKind, kernels: dict[Any, list[tuple[Any, str]]], shares_known: bool) -> AttentionKind:
     """Keep what was asked for if it can serve; for ``auto`` find a kernel that can, or leave it at that."""
     for name, lacks in kernels.items():
         unknown = (not shares_known, "needs to know its devices: trace it under a mesh (parallel.traced_on)")
@@ -131,7 +159,7 @@ def attention(
     scale: float,
     window: int = 0,
     cap: float = 0.0,
-    kind: Kind = "auto",
+    kind: AttentionKind = "auto",
 ) -> Array:
     """Grouped-query attention of whole rows: a token sees those of its own segment, up to itself.
 
@@ -170,9 +198,8 @@ def attention(
         return on_shares(splash, q, k, v, segment_ids)
     if used == "cudnn":
         return on_shares(functools.partial(_fused, scale=scale, window=window), q, k, v, segment_ids)
-    if used == "chunked":
-        return in_chunks(functools.partial(plain, scale=scale, cap=cap), q, k, v, segment_ids, window)
-    return plain(q, k, v, visible(segment_ids, segment_ids, window), scale=scale, cap=cap)
+    by_operations = in_chunks if used == "chunked" else in_parts
+    return by_operations(functools.partial(plain, scale=scale, cap=cap), q, k, v, segment_ids, window)
 
 
 def _fused(q: Array, k: Array, v: Array, segment_ids: Array, *, scale: float, window: int) -> Array:
@@ -198,7 +225,7 @@ def laid(new: Array, kind: Decoding) -> Array:
 
 
 def stored(cache: Array, new: Array, lengths: Array, kind: Decoding) -> Array:
-    """Write a key or value a row, ``new [N, Hkv, Dh]``, behind the row's columns; a full row stays as it is."""
+    """Write a key or value a row, ``new [N, Hkv, ...]``, behind the row's columns; a full row stays as it is."""
 
     def written(row: Array, new: Array, length: Array) -> Array:
         at = row.at[length] if kind == "cudnn" else row.at[:, length]
@@ -226,10 +253,7 @@ def cached_attention(
     Returns:
         [N, H, Dh], in the type of ``v``.
     """
-    column = jnp.arange(k.shape[1] if kind == "cudnn" else k.shape[2])[None]
-    seen = column < lengths[:, None]
-    if window:
-        seen &= column >= lengths[:, None] - window
+    seen = held_columns(k.shape[1] if kind == "cudnn" else k.shape[2], lengths, window)
     if kind == "cudnn":
         fused = functools.partial(_fused_step, scale=scale)
         return on_shares(fused, q[:, None], k, v, lengths, *([seen] if window else []))[:, 0]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+AttentionKind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
+Remat = Literal["none", "dots", "block"]
+AskedRemat = Literal["model", "none", "dots", "block"]  # what a stage may ask for: ``model`` asks for nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ class ModelConfig:
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 3
-    """Blocks, stacked and scanned."""
+    """Blocks; their weights are stacked, and they are run unrolled or in turns (`models/depth.py`)."""
     n_heads: int = 2
     """Query heads."""
     n_kv_heads: int = 2
@@ -142,10 +146,10 @@ class ModelConfig:
     """The blocks' matrices are held in 8 bits, with a scale for each output."""
     compute_dtype: str = "float32"
     """Type of activations and matrix products: float32, or bfloat16 on an accelerator. Losses are float32 always."""
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    attention: AttentionKind = "auto"
     """How attention is computed: `auto` chooses by device, type and shapes (`models.attention.chosen`); the plain form,
     the plain form in chunks of queries, NVIDIA's fused kernel (which decodes as well), or jax's kernel for TPUs."""
-    remat: Literal["none", "dots", "block"] = "none"
+    remat: Remat = "none"
     """What the backward pass computes again: nothing; a block but for its matrix products (`dots`), which spares
     attention's scores and what lies between; or the whole block, so that one block's activations are held instead of
     all. True and False, as older run folders have them, are read as `block` and `none`."""
@@ -153,7 +157,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.remat, bool):
             object.__setattr__(self, "remat", "block" if self.remat else "none")
-        if self.remat not in ("none", "dots", "block"):
+        if self.remat not in get_args(Remat):
             raise ValueError(f"remat is none, dots or block, found {self.remat!r}")
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
@@ -170,7 +174,7 @@ class ModelConfig:
             raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
         if not (self.norm_before or self.norm_after):
             raise ValueError("a block needs norm_before, norm_after or both")
-        if self.attention not in ("auto", "xla", "chunked", "cudnn", "splash"):
+        if self.attention not in get_args(AttentionKind):
             raise ValueError(f"attention is auto, xla, chunked, cudnn or splash, found {self.attention!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")

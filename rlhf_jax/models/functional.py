@@ -6,20 +6,17 @@ outside models/ ever holds a module.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decoding import decoding_config, empty_cache, lay_out_for_decoding
+from rlhf_jax.models.decoder import make_decoder
 from rlhf_jax.models.lora import join, split
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.models.token_stats import token_stats
 from rlhf_jax.models.transformer import Transformer
-from rlhf_jax.types import Array, Cache, MaybeArray, Model, Params
+from rlhf_jax.types import Array, MaybeArray, Model, Params
 
 
 def build(config: ModelConfig) -> Model:
@@ -41,11 +38,6 @@ def build(config: ModelConfig) -> Model:
         ((1, 5, 8), (1, 5, 32))
     """
     graph = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))[0]
-
-    @functools.cache
-    def laid_graph() -> Any:  # only who decodes pays for it: it has every block
-        laid = decoding_config(config)
-        return nnx.split(nnx.eval_shape(lambda: Transformer(laid, nnx.Rngs(0), apart=True)))[0]
 
     def bind(params: Params) -> Transformer:
         return nnx.merge(graph, params)
@@ -72,31 +64,22 @@ def build(config: ModelConfig) -> Model:
     def scores(params: Params, hidden: Array, last: Array) -> Array:
         return values(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
 
-    def lay_out(params: Params) -> Params:
-        return lay_out_for_decoding(config, params)
+    def in_int8(*, cache: bool) -> Model:
+        return model._replace(**make_decoder(config, int8_weights=True, int8_cache=cache)._asdict())
 
-    def cache(batch: int, length: int) -> Cache:
-        return empty_cache(config, batch, length)
-
-    def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
-        return nnx.merge(laid_graph(), laid).prefill(tokens, lengths)
-
-    def decode(laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        return nnx.merge(laid_graph(), laid).decode(tokens, cache)
-
-    return Model(
+    model = Model(
         init,
         apply,
         logits,
         stats,
         values,
         scores,
-        lay_out,
-        cache,
-        prefill,
-        decode,
+        *make_decoder(config),
+        in_int8,
         dropout=config.lora.dropout > 0,
+        max_length=config.max_length,
     )
+    return model
 
 
 def logits(config: ModelConfig, params: Params, tokens: Array, mask: Array) -> Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
+from rlhf_jax.models.int8 import round_to_int8
 from rlhf_jax.types import Array, Params
 
 ADAPTER_LEAVES = ("lora_a", "lora_b")
@@ -123,14 +124,23 @@ def quantise(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     if config.lora.rank:
         raise ValueError("quantise the trunk before it gets adapters")
 
-    def round_to_int8(_: str, leaves: Params) -> Params:
-        kernel = leaves["kernel"].astype(jnp.float32)
-        scale = jnp.maximum(jnp.max(jnp.abs(kernel), axis=-2) / 127, 1e-12)
-        whole = jnp.round(kernel / scale[..., None, :]).astype(jnp.int8)
-        return {**leaves, "kernel": whole, "kernel_scale": scale}
+    return dataclasses.replace(config, int8=True), {**params, "blocks": quantise_blocks(params["blocks"])}
 
-    blocks = map_matrices(params["blocks"], jax.jit(round_to_int8, static_argnums=0), "blocks")
-    return dataclasses.replace(config, int8=True), {**params, "blocks": blocks}
+
+def quantise_blocks(blocks: Params) -> Params:
+    """Round the matrices of stacked blocks to 8 bits, each with its ``kernel_scale``.
+
+    Adapters stay as they are, and so do matrices that are in 8 bits already.
+    """
+    return map_matrices(
+        blocks, lambda _, leaves: leaves if "kernel_scale" in leaves else _round_to_int8(leaves), "blocks"
+    )
+
+
+@jax.jit
+def _round_to_int8(leaves: Params) -> Params:
+    whole, scale = round_to_int8(leaves["kernel"], axis=-2)
+    return {**leaves, "kernel": whole, "kernel_scale": scale}
 
 
 def first_layers(config: ModelConfig, layers: int) -> ModelConfig:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
     CausalMask,
@@ -27,7 +28,7 @@ def splash_attention(
     """Grouped-query attention of whole rows on one device; every group of heads reads its keys as they are.
 
     Args:
-        q: [B, S, H, Dh]; S is a multiple of 128.
+        q: [B, S, H, Dh]; rows are filled up to a multiple of 128 tokens.
         k: [B, S, Hkv, Dh]; H is a multiple of Hkv.
         v: [B, S, Hkv, Dh].
         segment_ids: int32 [B, S]; a token sees its own segment, up to itself. In padding, 0, it does as well, so that
@@ -40,7 +41,8 @@ def splash_attention(
     Returns:
         [B, S, H, Dh], in the type of ``q``.
     """
-    length, heads = q.shape[1:3]
+    real, heads = q.shape[1:3]
+    length = real + -real % BLOCKS[-1]
     mask = LocalMask((length, length), (window - 1, 0), 0) if window else CausalMask((length, length))
     kernel = make_splash_mha(
         MultiHeadMask([mask] * heads),
@@ -54,9 +56,12 @@ def splash_attention(
     def row(q: Array, k: Array, v: Array, own: Array) -> Array:
         return kernel(q, k, v, SegmentIds(own, own))
 
-    queries, keys, values = (x.swapaxes(1, 2) for x in (q * scale, k, v))
-    mixed = jax.vmap(row)(queries, keys, values, segment_ids)
-    return mixed.swapaxes(1, 2)
+    def filled(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, length - real), *((0, 0),) * (x.ndim - 2)))
+
+    queries, keys, values = (filled(x).swapaxes(1, 2) for x in (q * scale, k, v))
+    mixed = jax.vmap(row)(queries, keys, values, filled(segment_ids))
+    return mixed.swapaxes(1, 2)[:, :real]
 
 
 def _blocks(length: int) -> BlockSizes:

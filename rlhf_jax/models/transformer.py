@@ -19,12 +19,13 @@ from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.decoding import decoding_kind
 from rlhf_jax.models.depth import run_blocks
 from rlhf_jax.models.heads import ScalarHead
+from rlhf_jax.models.int8_cache import Int8Columns, append, int8_attention
 from rlhf_jax.models.layers import ACTIVATIONS, Linear, Norm, normal, rotary, rotate
 from rlhf_jax.models.lookup import look_up
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Cache
 
-KeysAndValues = tuple[jax.Array, jax.Array]  # a layer's
+KeysAndValues = tuple[Any, Any]  # a layer's, arrays or ``Int8Columns``
 
 
 class View(NamedTuple):
@@ -83,6 +84,10 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, KeysAndValues]:
         """Attend with one token a row, ``x [N, 1, D]``, after writing its key and value behind a row's last column."""
         q, k, v = self.project(x, view, None)
+        if isinstance(held[0], Int8Columns):
+            seen, read = append(held[0], k[:, 0], lengths), append(held[1], v[:, 0], lengths)
+            mixed = int8_attention(q[:, 0], seen, read, lengths + 1, window=view.window, **self._logits)
+            return self.out(mixed.reshape(*x.shape[:-1], -1)), (seen, read)
         kind = decoding_kind(self.config)
         # A row whose columns are full is one that has ended, and what it writes is dropped.
         keys, values = (stored(cache, new[:, 0], lengths, kind) for cache, new in zip(held, (k, v), strict=True))
@@ -238,8 +243,10 @@ class Transformer(nnx.Module):
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, Cache]:
         """Run prompts [B, P], padded on the right, with the blocks apart: the last tokens' logits, and P columns."""
         columns = jnp.arange(tokens.shape[1])[None]
-        positions = jnp.broadcast_to(columns, tokens.shape)
-        view = self._views(positions, (columns < lengths[:, None]).astype(jnp.int32))
+        real = columns < lengths[:, None]
+        # Padding may be no token, and reach beyond the positions that were learned: it is given what there is.
+        tokens, positions = jnp.where(real, tokens, 0), jnp.minimum(columns, lengths[:, None] - 1)
+        view = self._views(positions, real.astype(jnp.int32))
         x, kept = self.embed(tokens, positions), []
         for windowed, block in zip(self.config.windowed, self.blocks, strict=True):
             x, seen = block(x, view(windowed))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from rlhf_jax.rollout import slots
 from rlhf_jax.rollout.programs import State, make_programs
 from rlhf_jax.rollout.sampling import SamplingConfig, response_keys
 from rlhf_jax.rollout.slots import Cost
+from rlhf_jax.rollout.stopping import StopTable
 from rlhf_jax.types import Array, Model, Params, Rollout
 
 PromptIds = np.ndarray | list[int]  # token ids
@@ -40,12 +43,12 @@ class Engine:
         logprob_temperature: the temperature of the log-probabilities in a ``Rollout``, above 0. By default they are
             those of the distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation
             (at temperature 0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
-        stop: token sequences that end a response as ``eos_id`` does: all of their tokens are kept and count, and
-            ``finished`` is True. The whole sequence must be sampled; a prompt's end is no part of it.
-        max_length: how many tokens the model can read, prompt and response together; 0: any number.
+        stop: what ends a response as ``eos_id`` does, made by ``stop_at_text`` or ``stop_at_tokens``: the tokens up to
+            the one that completes it are kept and count, and ``finished`` is True. All of it must be sampled; a
+            prompt's end is no part of it. It is not made of ``config.stop``, as an engine knows tokens but no text.
 
     Raises:
-        ValueError: if ``logprob_temperature`` is not above 0, or a stop sequence is empty.
+        ValueError: if ``logprob_temperature`` is not above 0.
 
     Example:
         >>> from rlhf_jax import models
@@ -65,20 +68,19 @@ class Engine:
         pad_id: int,
         eos_id: int,
         logprob_temperature: float | None = None,
-        stop: Sequence[Sequence[int]] = (),
-        max_length: int = 0,
+        stop: StopTable | None = None,
     ):
         if logprob_temperature is not None and not logprob_temperature > 0:
             raise ValueError(
                 f"logprob_temperature must be above 0, or None for the sampling temperature, found "
                 f"{logprob_temperature}"
             )
-        if any(len(sequence) == 0 for sequence in stop):
-            raise ValueError("a stop sequence needs at least one token")
         self.config = config
         self.pad_id = pad_id
-        self.max_length = max_length
+        self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
         self.cost = Cost(0, 0)  # what the last call took
+        if config.int8 != "none":
+            model = model.in_int8(cache=config.int8 == "weights_and_cache")
         self.programs = make_programs(
             model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature
         )
@@ -109,7 +111,8 @@ class Engine:
             prompt_ids: int32 [B], what names a prompt in its key; its index in the list by default.
             samples: K.
             bucket: prompts are padded to a multiple of this many columns.
-            sharding: where rows go; their number, and that of the slots, must be a multiple of its devices.
+            sharding: where rows go; their number, and that of the slots, must be a multiple of the parts that it cuts
+                rows into.
 
         Returns:
             ``Rollout`` of B prompts with K responses. ``Engine.cost`` says what it cost.
@@ -117,7 +120,7 @@ class Engine:
         Raises:
             ValueError: on an empty list, an empty prompt, or one that is too long for the model.
         """
-        self._check(prompts)
+        self.check(prompts, prompt_ids)
         ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
         tokens, lengths = _right_pad(prompts, width, self.pad_id)
@@ -128,6 +131,9 @@ class Engine:
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
         )
         laid = self.lay_out(params, sharding).weights
+        if sharding is not None:
+            tokens, lengths = (jax.device_put(x, sharding) for x in (tokens, lengths))
+        found: tuple[Any, ...]
         if self.config.slots:
             found, self.cost = slots.run(
                 self.programs,
@@ -141,19 +147,14 @@ class Engine:
                 pad_id=self.pad_id,
                 sharding=sharding,
             )
-            if sharding is not None:
-                tokens, lengths, found = jax.device_put((tokens, lengths, found), sharding)
-            return as_rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
-        if sharding is not None:
-            tokens, lengths, keys = (jax.device_put(x, sharding) for x in (tokens, lengths, keys))
-        for state in self._states(laid, tokens, lengths, keys, samples, sharding):
-            last = state
-        rows = len(prompts) * samples
-        sampled = as_rollout(
-            jnp.asarray(tokens), jnp.asarray(lengths), last.tokens, last.logprobs, last.written, last.finished, samples
-        )
-        self.cost = Cost(int(jnp.sum(last.written)), rows * (1 + int(last.steps)))
-        return sampled
+            found = found if sharding is None else jax.device_put(found, sharding)
+        else:
+            keys = keys if sharding is None else jax.device_put(keys, sharding)
+            for state in self._states(laid, tokens, lengths, keys, samples, sharding):
+                last = state
+            found = (last.tokens, last.logprobs, last.written, last.finished)
+            self.cost = Cost(int(jnp.sum(last.written)), len(prompts) * samples * (1 + int(last.steps)))
+        return as_rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
 
     def stream(self, params: Params | Laid, prompt: PromptIds, *, key: Array, bucket: int = 32) -> Iterator[int]:
         """Sample one response, token by token as the windows give them (``SamplingConfig.window`` at a time).
@@ -170,7 +171,7 @@ class Engine:
         Raises:
             ValueError: when the prompt is empty or too long for the model.
         """
-        self._check([prompt])
+        self.check([prompt])
         tokens, lengths = _right_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
         keys = response_keys(key, 0, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
         given = 0
@@ -197,16 +198,29 @@ class Engine:
             state = self.programs.window(laid, state, 0, sharding=sharding)
             yield state
 
-    def _check(self, prompts: Sequence[PromptIds]) -> None:
+    def check(self, prompts: Sequence[PromptIds], prompt_ids: Sequence[int] | np.ndarray | None = None) -> None:
+        """Raise a ValueError on an empty list, an empty prompt, or one that leaves no room for the longest response.
+
+        Args:
+            prompts: lists of token ids.
+            prompt_ids: what names a prompt in the message; its index in the list by default.
+        """
         if not prompts or any(len(p) == 0 for p in prompts):
             raise ValueError("every prompt needs at least one token (the begin-of-sequence token, say)")
         new = self.config.max_new_tokens
         for i, prompt in enumerate(prompts):
-            if 0 < self.max_length < len(prompt) + new:
+            if 0 < self.room < len(prompt) + new:
                 raise ValueError(
-                    f"prompt {i} has {len(prompt)} tokens, and with max_new_tokens {new} it may grow to "
-                    f"{len(prompt) + new}, but the model reads {self.max_length}: shorten it, or lower max_new_tokens"
+                    f"prompt {i if prompt_ids is None else prompt_ids[i]} has {len(prompt)} tokens, and the model "
+                    f"reads {self.room}, which leaves {max(self.room - new, 0)} beside a response of max_new_tokens "
+                    f"{new}: shorten it, or lower max_new_tokens"
                 )
+
+
+def _known_mesh(sharding: jax.sharding.Sharding | None) -> AbstractContextManager[Any]:
+    """Let programs know the mesh while they are traced: a model divides kernels among its devices."""
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 def _right_pad(prompts: Sequence[PromptIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax.rollout.sampling import SamplingConfig, sample_token
+from rlhf_jax.rollout.stopping import StopTable
 from rlhf_jax.types import Array, Cache, Model, Params
 
 # Tokens between two questions whether the loop may end: on a mesh the answer is a sum over all devices.
@@ -30,6 +31,7 @@ class State(NamedTuple):
     done: Array  # bool [N]
     finished: Array  # bool [N]
     last: Array  # int32 [N], the newest token
+    matched: Array  # int32 [N], the state of the stop table
     keys: Array  # [N]
     cache: Cache
     steps: Array  # int32 [], decode steps since the rows were last gathered
@@ -56,7 +58,7 @@ def make_programs(
     *,
     pad_id: int,
     eos_id: int,
-    stop: Sequence[Sequence[int]],
+    stop: StopTable | None,
     logprob_temperature: float | None,
 ) -> Programs:
     """Make the programs of an engine.
@@ -66,7 +68,7 @@ def make_programs(
         config: how to draw.
         pad_id: stands where no token was written.
         eos_id: ends a response.
-        stop: token sequences that end a response as well.
+        stop: what ends a response as well, if anything.
         logprob_temperature: the temperature of the log-probabilities.
     """
     draw = functools.partial(
@@ -79,16 +81,6 @@ def make_programs(
     room = config.max_new_tokens
     stride = next(n for n in range(STRIDE, 0, -1) if config.window % n == 0)
 
-    def stopped(tokens: Array, written: Array) -> Array:
-        """Say which responses end with a stop sequence."""
-        found = jnp.zeros(written.shape, bool)
-        for sequence in stop:
-            size = len(sequence)
-            columns = written[:, None] - size + jnp.arange(size)[None]
-            newest = jnp.take_along_axis(tokens, jnp.clip(columns, 0, room - 1), axis=1)
-            found |= jnp.all(newest == jnp.asarray(sequence, jnp.int32)[None], axis=1) & (written >= size)
-        return found
-
     def write(state: State, token: Array, logprob: Array, alive: Array) -> State:
         """Put one drawn token a row into the state where the row is alive."""
 
@@ -97,8 +89,11 @@ def make_programs(
             return jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop"))(held, at, new)
 
         tokens = put(state.tokens, token)
-        written = state.written + alive
-        ends = alive & ((token == eos_id) | stopped(tokens, written))
+        written, matched, ends = state.written + alive, state.matched, token == eos_id
+        if stop is not None:
+            matched = jnp.where(alive, stop.step(matched, token), matched)
+            ends |= stop.stopped(matched)
+        ends &= alive
         return state._replace(
             tokens=tokens,
             logprobs=put(state.logprobs, logprob),
@@ -106,6 +101,7 @@ def make_programs(
             finished=state.finished | ends,
             done=state.done | ends | (written >= room),
             last=jnp.where(alive, token, state.last),
+            matched=matched,
         )
 
     def empty(keys: Array, columns: int, sharding: Any = None) -> State:
@@ -117,6 +113,7 @@ def make_programs(
             done=jnp.ones((n,), bool),
             finished=jnp.zeros((n,), bool),
             last=jnp.zeros((n,), jnp.int32),
+            matched=jnp.zeros((n,), jnp.int32),
             keys=keys,
             cache=model.cache(n, columns),
             steps=jnp.int32(0),
@@ -169,6 +166,7 @@ def make_programs(
             written=fill(state.written, 0),
             done=fill(state.done, False),
             finished=fill(state.finished, False),
+            matched=fill(state.matched, 0),
             keys=jax.random.wrap_key_data(
                 fill(jax.random.key_data(state.keys), jax.random.key_data(keys)), impl=jax.random.key_impl(keys)
             ),

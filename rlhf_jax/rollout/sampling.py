@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +42,29 @@ class SamplingConfig:
     window: int = 16
     """Most decode steps between two looks of the host at who has finished."""
     slots: int = 0
-    """Rows that are decoded at once; a row that has finished is given the next prompt. 0: a row for every response."""
+    """Rows that are decoded at once; a row that has finished is given the next prompt. 0: a row for every response.
+    Where lengths are ragged, fewer rows do less work, in less memory, but in more steps one after another."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response beside its end token, whichever tokens write them. The tokens up to the one that
+    completes a text are kept, count and are trained on; what is shown, judged or scored as text comes before it. In
+    bash a line break is $'\\n'."""
+    int8: Literal["none", "weights", "weights_and_cache"] = "none"
+    """What the sampler holds in 8 bits: the blocks' matrices, and also keys and values, where memory is what counts.
+    The samples are then those of a slightly other policy. Training computes the log-probabilities of what was sampled
+    by itself, and logs how far the sampler's are from them (`logprob_gap`)."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.window < 1:
-            raise ValueError("max_new_tokens and window must be at least 1")
+        if self.int8 not in ("none", "weights", "weights_and_cache"):
+            raise ValueError(f"int8 is none, weights or weights_and_cache, found {self.int8!r}")
+        for name in ("max_new_tokens", "window"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, found {vars(self)[name]}")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError(
+                f"stop must be a tuple of texts, none of them empty, found {self.stop!r}: an empty text would end "
+                "every response at once; leave stop out to end at the end token alone"
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))
         if self.slots < 0:
             raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:

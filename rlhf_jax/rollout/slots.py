@@ -39,6 +39,19 @@ class _Held(NamedTuple):
     items: list[tuple[int, int]]  # those not yet placed: which prompt of the group, which response
 
 
+def row_shards(sharding: jax.sharding.Sharding | None) -> int:
+    """Count the parts that a sharding cuts rows into.
+
+    Example:
+        >>> mesh = jax.make_mesh((1,), ("data",))
+        >>> row_shards(jax.NamedSharding(mesh, jax.P("data"))), row_shards(None)
+        (1, 1)
+    """
+    if sharding is None:
+        return 1
+    return sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+
+
 def run(
     programs: Programs,
     laid: Params,
@@ -59,7 +72,7 @@ def run(
         laid: the weights, laid out for decoding.
         prompts: B lists of token ids; the longest go first.
         keys: [B * samples], one a response.
-        slots: rows; a multiple of the sharding's devices.
+        slots: rows; a multiple of ``row_shards(sharding)``.
         samples: responses to each prompt.
         width: columns of the longest prompt.
         room: tokens of the longest response.
@@ -74,11 +87,11 @@ def run(
     """
     if jax.process_count() > 1:
         raise ValueError("slots are refilled by one process, and this run has several: set slots to 0")
-    devices = 1 if sharding is None or sharding.is_fully_replicated else sharding.num_devices
+    devices = row_shards(sharding)
     batch = max(1, slots // REFILL)
     group = math.ceil(math.ceil(batch / samples) / devices) * devices
     if slots % devices:
-        raise ValueError(f"slots must be a multiple of the {devices} devices that share the rows, found {slots}")
+        raise ValueError(f"slots must be a multiple of the {devices} parts that a mesh cuts rows into, found {slots}")
     widths = [w for w in (width // 4, width // 2) if w >= REFILL] + [width]
     count = len(prompts) * samples
     results = Results(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
-from rlhf_jax import models, rollout
+from rlhf_jax import models
 from rlhf_jax.data.rows import Message
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.policy import Policy
+from rlhf_jax.runs.sampling import make_engine
 
 # Prompts are padded to multiples of this, so that few programs serve a whole conversation.
 _BUCKET = 64
@@ -34,10 +35,8 @@ class Conversation:
     def __init__(self, policy: Policy, sampling: SamplingConfig | None = None, *, system: str = "", seed: int = 0):
         self._policy = policy
         self._sampling = sampling or SamplingConfig(max_new_tokens=256, window=8)
-        tokenizer = policy.tokenizer
-        self._engine = rollout.Engine(
-            models.build(policy.config), self._sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id
-        )
+        self._engine = make_engine(models.build(policy.config), policy.tokenizer, self._sampling)
+        self._laid = self._engine.lay_out(policy.params)
         self._system = (Message("system", system),) if system else ()
         self._key = jax.random.key(seed)
         self._asked = 0
@@ -51,7 +50,7 @@ class Conversation:
         """Answer a question, in pieces of text as they are sampled.
 
         The oldest turns are forgotten when the conversation no longer fits into the model's context. If an answer is
-        cut short, the part that was said is remembered.
+        cut short, the part that was said is remembered. A stop string is neither shown nor remembered.
 
         Raises:
             RunError: when the question alone does not fit.
@@ -71,14 +70,30 @@ class Conversation:
             )
         self._asked += 1
         key = jax.random.fold_in(self._key, self._asked)
-        said, ids = "", list[int]()
+        said, ids, stop = "", list[int](), self._sampling.stop
         try:
-            for token in self._engine.stream(self._policy.params, prompt, key=key, bucket=_BUCKET):
+            for token in self._engine.stream(self._laid, prompt, key=key, bucket=_BUCKET):
                 ids.append(token)
-                now = self._policy.tokenizer.decode_response(ids)
+                now = self._policy.tokenizer.decode_response(ids, stop)
                 # A character may take several tokens; until the last one it decodes to a replacement character.
-                if len(now) > len(said) and not now.endswith("\ufffd"):
-                    new, said = now[len(said) :], now
+                if len(sure := without_beginning(now, stop)) > len(said) and not now.endswith("\ufffd"):
+                    new, said = sure[len(said) :], sure
                     yield new
+            # What looked like the beginning of a stop string was none.
+            rest = self._policy.tokenizer.decode_response(ids, stop).rstrip("\ufffd") if stop else said
+            if len(rest) > len(said):
+                new, said = rest[len(said) :], rest
+                yield new
         finally:
             self.turns = (*turns, Message("assistant", said))
+
+
+def without_beginning(text: str, stop: Sequence[str]) -> str:
+    """Take off the end of a text what may go on to be one of some others.
+
+    Example:
+        >>> without_beginning("Yes.\\n#", ["\\n##"]), without_beginning("Yes #1", ["\\n##"])
+        ('Yes.', 'Yes #1')
+    """
+    begun = [size for end in stop for size in range(1, len(end)) if text.endswith(end[:size])]
+    return text[: len(text) - max(begun, default=0)]

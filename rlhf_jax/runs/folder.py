@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,8 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
     write_json(path, merged)
 
 
-# What may change between a run and its continuation: where things lie, how often they are saved, the devices, and what
-# difference between sampler and trainer stops the run.
+# What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
+# computed again to save memory, and what difference between sampler and trainer stops the run.
 _PLACES = frozenset(
     {
         "out",
@@ -77,11 +79,16 @@ _PLACES = frozenset(
         "reward_model",
         "mesh",
         "offload",
+        "remat",
         "checkpoint_every",
         "keep_checkpoints",
         "max_logprob_gap",
     }
 )
+
+
+# The same of a model: how its numbers are computed, not which.
+_HOW = frozenset({"remat", "attention"})
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
@@ -91,9 +98,35 @@ def fingerprint(config: Any) -> dict[str, Any]:
 
 def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
     deciding = {k: v for k, v in fields.items() if k not in _PLACES}
+    if isinstance(deciding.get("model"), dict):
+        deciding["model"] = {k: v for k, v in deciding["model"].items() if k not in _HOW}
     # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
     stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
     return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding
+
+
+def brought_up(saved: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Bring a fingerprint that an earlier version saved up to the fields of this one, to compare it with ``config``'s.
+
+    Example:
+        >>> from rlhf_jax.rollout import SamplingConfig
+        >>> saved = fingerprint(SamplingConfig(window=4))
+        >>> del saved["int8"]
+        >>> brought_up(saved, SamplingConfig()) == fingerprint(SamplingConfig(window=4))
+        True
+    """
+    # Tuples as lists, as they are written.
+    return _deciding(json.loads(json.dumps(_with_new_fields(saved, config))))
+
+
+def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> checkpoint.Checkpoints:
+    """Open the checkpoints of a stage; ``fingerprint`` is the config's, and what else the result depends on."""
+    return checkpoint.Checkpoints(
+        directory / "checkpoints" / stage,
+        fingerprint=fingerprint,
+        keep=config.keep_checkpoints,
+        brought_up=functools.partial(brought_up, config=config),
+    )
 
 
 def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
@@ -179,7 +212,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     begun = read_record(directory / "config.json").get(stage)
     differ = []
     if begun is not None:
-        differ = checkpoint.differences(_deciding(_with_new_fields(begun, config)), fingerprint(config))
+        differ = checkpoint.differences(brought_up(begun, config), fingerprint(config))
     if differ:
         raise RunError(
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "

@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jax.sharding import Mesh
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
+from rlhf_jax.models.attention import check_kernel
+from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
@@ -73,7 +75,7 @@ def start_from(
     mesh: Mesh,
     seed: int,
     layers: int = 0,
-    remat: Literal["model", "none", "dots", "block"] = "model",
+    remat: AskedRemat = "model",
 ) -> Start:
     """Load the model that a stage trains, from a run folder or a pretrained checkpoint.
 
@@ -97,8 +99,7 @@ def start_from(
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
-    if remat != "model":
-        config = dataclasses.replace(config, remat=remat)
+    config = with_remat(config, remat)
     try:
         config = models.first_layers(config, layers or config.n_layers)
         if lora.rank:
@@ -112,10 +113,37 @@ def start_from(
     return Start(config, params, tokenizer, None)
 
 
+def with_remat(config: ModelConfig, asked: AskedRemat) -> ModelConfig:
+    """Let a stage say what the backward pass computes again; ``model`` leaves it to the model's own config.
+
+    Example:
+        >>> with_remat(ModelConfig(remat="dots"), "block").remat, with_remat(ModelConfig(remat="dots"), "model").remat
+        ('block', 'dots')
+    """
+    return config if asked == "model" else dataclasses.replace(config, remat=asked)
+
+
 def check_length(config: ModelConfig, tokens: int, what: str) -> None:
     """Raise a RunError when sequences may become longer than the model can read."""
     if 0 < config.max_length < tokens:
         raise RunError(f"{what} allows sequences of {tokens} tokens, and the model reads {config.max_length}: lower it")
+
+
+def check_attention(config: ModelConfig, mesh: Mesh) -> None:
+    """Raise a RunError when attention is to be computed by a kernel that these devices have not."""
+    try:
+        check_kernel(config, mesh.devices.flat[0].platform)
+    except ValueError as error:
+        raise RunError(f"model.{error}") from error
+
+
+def _for_this_device(config: ModelConfig) -> ModelConfig:
+    """Leave the choice of a kernel open where the one that a run asked for is not there."""
+    try:
+        check_kernel(config, jax.default_backend())
+    except ValueError:
+        return dataclasses.replace(config, attention="auto")
+    return config
 
 
 def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[Params, ModelConfig, Tokenizer]:
@@ -146,7 +174,7 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
             )
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
-    return params, ModelConfig.from_json(metadata["model"]), tokenizer
+    return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import check_length, first_finished, load_stage
+from rlhf_jax.runs.loading import first_finished, load_stage
 from rlhf_jax.runs.pretrained import load_checkpoint
+from rlhf_jax.runs.sampling import make_engine
 from rlhf_jax.runs.stage_path import policy_path
 from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.types import Params
@@ -72,31 +74,32 @@ class Policy:
             seed: the same seed and prompt list give the same responses.
 
         Yields:
-            One row a response, in the order of the prompts: ``prompt``, ``response``, ``tokens`` (ids of the response,
-            the end-of-sequence token included) and ``logprob`` (nats; the whole response under the policy itself, that
-            is at temperature 1 and without truncation, however it was sampled).
+            One row a response, in the order of the prompts: ``prompt``, ``response`` (its text, without the stop string
+            that ended it), ``tokens`` (ids, those of the end-of-sequence token or of a stop string included) and
+            ``logprob`` (nats; the whole response under the policy itself, that is at temperature 1 and without
+            truncation, however it was sampled).
 
         Raises:
-            RunError: when a prompt and its response may be longer than what the model reads.
+            RunError: when a prompt and its response may be longer than what the model reads, or no tokens write a stop
+                string.
             DataError: when a chat template refuses a prompt.
         """
-        engine = rollout.Engine(
-            models.build(self.config),
-            sampling or SamplingConfig(),
-            pad_id=self.tokenizer.pad_id,
-            eos_id=self.tokenizer.eos_id,
-            logprob_temperature=1.0,
-        )
+        if not prompts:
+            return
+        engine = self._engine(sampling or SamplingConfig())
         size = max(1, SAMPLED // n)
         encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
-        longest, asked = max(map(len, encoded), default=0), engine.config.max_new_tokens
-        check_length(self.config, longest + asked, f"max_new_tokens {asked}, after a prompt of {longest} tokens,")
+        try:
+            engine.check(encoded)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        laid = engine.lay_out(self.params)
         for start in range(0, len(prompts), size):
             texts, ids = prompts[start : start + size], encoded[start : start + size]
             # The last batch is filled up, so that one compiled program serves all.
             filled = ids + [ids[-1]] * (size - len(ids)) if len(prompts) > size else ids
             sampled = engine(
-                self.params,
+                laid,
                 filled,
                 key=jax.random.key(seed),
                 prompt_ids=np.arange(start, start + len(filled)),
@@ -110,7 +113,18 @@ class Policy:
                     break
                 yield {
                     "prompt": texts[i // n],
-                    "response": self.tokenizer.decode_response(tokens),
+                    "response": self.tokenizer.decode_response(tokens, engine.config.stop),
                     "tokens": tokens.tolist(),
                     "logprob": float(logprob),
                 }
+
+    def _engine(self, sampling: SamplingConfig) -> rollout.Engine:
+        """The engine of a config, kept so that another call compiles nothing."""
+        if sampling not in self._engines:
+            model = models.build(self.config)
+            self._engines[sampling] = make_engine(model, self.tokenizer, sampling, logprob_temperature=1.0)
+        return self._engines[sampling]
+
+    @functools.cached_property
+    def _engines(self) -> dict[SamplingConfig, rollout.Engine]:
+        return {}

@@ -89,6 +89,7 @@ def best_of_n(
         seed=seed,
         prompt_columns=max(len(p.tokens) for p in prompts),
     )
+    sampler.check(prompts)
     scored_by = load_reward(reward_model, tokenizer) if reward is None else reward
     judged = Judges(sampler, RolloutReward(scored_by, sampler, ensemble), judges)
     before, after = (judged.best_of(sampler.reference, prompts, TEST, count) for count in (1, n))

@@ -73,12 +73,12 @@ class Judges:
         if self.reward is None:
             raise ValueError("best-of-n needs a reward to choose by")
         size = max(1, _AT_ONCE // n)
-        kept = []
+        kept, laid = [], self.sampler.engine.lay_out(policy)
         for start in range(0, len(prompts), size):
             part = list(prompts[start : start + size])
             # The last part is filled up, so that one compiled program serves all.
             filled = part + [part[-1]] * (size - len(part)) if len(prompts) > size else part
-            sampled = self.sampler(policy, filled, step, samples=n)
+            sampled = self.sampler(laid, filled, step, samples=n)
             best = keep_best(sampled, self.reward(sampled, filled).reward)
             kept.append(jax.device_get(Rollout(*(x[: len(part)] for x in best))))
         return self.measure(policy, jax.tree.map(lambda *x: jnp.concatenate(x), *kept), prompts)

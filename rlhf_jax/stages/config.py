@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.models import LoRAConfig
+from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
 
 
@@ -73,7 +74,7 @@ class StageConfig:
     lora: LoRAConfig = LoRAConfig()
     """Adapters to train in place of all weights, `--lora.rank 16`. Those of the stage before are folded into the
     trunk, and a policy's reference is the policy with its adapter off."""
-    remat: Literal["model", "none", "dots", "block"] = "model"
+    remat: AskedRemat = "model"
     """What the backward pass computes again: nothing, all but matrix products (`dots`), or whole blocks (`block`), each
     slower than the one before and with less memory; `model` as the model's own config says."""
     max_skipped: int = 20
@@ -81,7 +82,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
-        if self.remat not in ("model", "none", "dots", "block"):
+        if self.remat not in get_args(AskedRemat):
             raise ValueError(f"remat is model, none, dots or block, found {self.remat!r}")
 
 

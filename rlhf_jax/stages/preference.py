@@ -173,6 +173,7 @@ def preference(
         prompt_columns=max(len(p.tokens) for p in (*heldout_prompts, *test_prompts)),
         parked=parked,
     )
+    sampler.check((*heldout_prompts, *test_prompts))
     proxy = None
     if config.reward_model:
         proxy = RolloutReward(

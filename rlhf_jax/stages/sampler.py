@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from rlhf_jax import losses, parallel, rollout
+from rlhf_jax import losses, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
 from rlhf_jax.renamed import renamed
-from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.rollout import Laid, SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.rollout.slots import row_shards
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import place
+from rlhf_jax.runs.sampling import make_engine
 from rlhf_jax.stages.blocks import RowMaker, Rows, by_response, in_blocks
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
@@ -35,6 +38,9 @@ class Sampler:
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every call.
         parked: the reference waits in the host's memory while nobody asks for it.
+
+    Raises:
+        RunError: if the mesh cannot share ``sampling.slots`` evenly, or no tokens write a stop string.
     """
 
     def __init__(
@@ -51,9 +57,15 @@ class Sampler:
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
         self._reference = place(reference, mesh, parked=parked)
-        self.engine = rollout.Engine(model, sampling, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+        self.engine = make_engine(model, tokenizer, sampling)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+        self._parts = row_shards(self._rows)
+        if sampling.slots % self._parts:
+            raise RunError(
+                f"sampling.slots is {sampling.slots}, and the mesh cuts rows into {self._parts} parts (data times "
+                "fsdp): take a multiple of that, or 0 for a row for every response"
+            )
 
         self.rows = RowMaker(mesh)
 
@@ -85,8 +97,13 @@ class Sampler:
         """The frozen policy's parameters on the mesh; a parked one is brought there, and goes when it is let go of."""
         return parallel.bring(self._reference)
 
-    def __call__(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1) -> Rollout:
-        """Sample K responses to each prompt; the same step, prompt and seed draw the same."""
+    def __call__(
+        self, policy: Params | Laid, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1
+    ) -> Rollout:
+        """Sample K responses to each prompt; the same step, prompt and seed draw the same.
+
+        Several calls with one policy pay once for ``engine.lay_out(policy)`` if they are given that.
+        """
         return self.engine(
             policy,
             [p.tokens for p in prompts],
@@ -98,9 +115,19 @@ class Sampler:
             sharding=self.sharding(len(prompts)),
         )
 
+    def check(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """Raise a RunError, which names the prompt, when one leaves no room for the longest response.
+
+        Every call looks at its own prompts, but a stage wants to know of all before it begins.
+        """
+        try:
+            self.engine.check([p.tokens for p in prompts], [p.id for p in prompts])
+        except ValueError as error:
+            raise RunError(str(error)) from error
+
     def texts(self, sampled: Rollout) -> list[str]:
-        """Decode the responses, in the order of ``[B, K]`` flattened."""
-        return [self.tokenizer.decode_response(ids) for ids in response_tokens(sampled)]
+        """Decode the responses, in the order of ``[B, K]`` flattened, without the stop strings that ended them."""
+        return [self.tokenizer.decode_response(ids, self.engine.config.stop) for ids in response_tokens(sampled)]
 
     def kl(self, policy: Params, sampled: Rollout) -> np.ndarray:
         """Compute k1 of every response, the policy against the reference at the sampling temperature: [B * K], nats."""

@@ -18,7 +18,7 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import Start, check_length, start_from
+from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
@@ -93,13 +93,14 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         check_start(config.init, directory, "sft")
     if folder.finished(directory, "sft", config):
         return folder.load_result(directory, "sft", config)
+    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    check_attention(config.model, mesh)
     keep_compiled()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
     watch = Stopwatch()
     task = sources.find_task(config.data)
     rows = sources.demonstrations(config.data, task)
-    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
     warn_of_rates("sft", config, start.params)
@@ -157,9 +158,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:
     """Make or load the model and the tokenizer that the stage begins with."""
-    asked = config.model
-    if config.remat != "model":
-        asked = dataclasses.replace(asked, remat=config.remat)
+    asked = with_remat(config.model, config.remat)
     if not config.init:
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
         model_config = dataclasses.replace(asked, vocab_size=tokenizer.vocab_size)
@@ -173,8 +172,11 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
         except ValueError as error:
             raise RunError(f"{config.init}: {error}") from error
     return start._replace(
-        config=dataclasses.replace(
-            start.config, compute_dtype=asked.compute_dtype, remat=asked.remat, attention=asked.attention
-        ),
+        config=computed_as(asked, start.config),
         tokenizer=tokenizer,
     )
+
+
+def computed_as(asked: models.ModelConfig, found: models.ModelConfig) -> models.ModelConfig:
+    """Take a model that is there, and compute as was asked for: type, attention and what is computed again."""
+    return dataclasses.replace(found, compute_dtype=asked.compute_dtype, attention=asked.attention, remat=asked.remat)

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, training
-from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.data.batches import Batches, micro_batched
+from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
@@ -210,9 +210,7 @@ def train(
             total=len(batches),
             update=update,
             writer=writer,
-            checkpoints=Checkpoints(
-                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
-            ),
+            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,

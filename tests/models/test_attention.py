@@ -41,6 +41,16 @@ def by_hand(q, k, v, segments, window=0, cap=0.0):
 
 
 @pytest.mark.parametrize("how", STRUCTURES)
+def test_a_row_in_parts_is_the_row(how, monkeypatch):
+    """Three parts of eight queries, the last of which a window of five does not take back to the first key."""
+    monkeypatch.setattr(forms, "LEAST", 8)
+    q, k, v, segments = inputs()
+    assert len(forms._parts(q.shape[1], q.shape[1] // 8)) == 3
+    got, real = attention(q, k, v, segments, scale=SCALE, **STRUCTURES[how]), np.asarray(segments > 0)
+    np.testing.assert_allclose(got[real], by_hand(q, k, v, segments, **STRUCTURES[how])[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("how", STRUCTURES)
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3), (4, 1)], ids=["grouped", "multi-head", "multi-query"])
 @pytest.mark.parametrize("chunk", [None, 5, 8], ids=["whole", "chunks with a rest", "chunks"])
 def test_a_query_sees_its_segment_up_to_itself_and_its_window(how, heads, chunk, monkeypatch):
@@ -70,8 +80,9 @@ def test_the_gradient_in_chunks_is_that_of_the_whole(how, monkeypatch):
 
 
 @pytest.mark.parametrize("window", [0, 100])
-def test_no_product_of_a_long_row_with_itself_exists(window):
+def test_no_product_of_a_long_row_with_itself_exists(window, monkeypatch):
     """Forward and backward of 4,096 tokens; the same look at a row that is done whole finds one."""
+    monkeypatch.setattr(forms, "LEAST", 2048)
 
     def largest(length):
         shape = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)

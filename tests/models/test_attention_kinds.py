@@ -67,11 +67,12 @@ def test_bfloat16_is_as_near_as_its_rounding(monkeypatch, kind):
 
 def test_the_choice_follows_device_type_and_shape():
     tpu = {"platform": "tpu", "dtype": "float32", "length": 1024, "head_dim": 64}
-    for change in ({}, {"length": 4096}, {"cap": 50.0}, {"dtype": "bfloat16"}, {"head_dim": 256}):
+    for change in ({}, {"length": 4096}, {"length": 130}, {"cap": 50.0}, {"dtype": "bfloat16"}, {"head_dim": 256}):
         assert chosen(**{**tpu, **change}) == "splash"
-    for change in ({"length": 1000}, {"head_dim": 264}, {"platform": "cpu"}, {"shares_known": False}):
+    for change in ({"length": 100}, {"head_dim": 264}, {"platform": "cpu"}, {"shares_known": False}):
         assert chosen(**{**tpu, **change}) == "xla"
-    assert chosen(**{**tpu, "length": 4000}) == "chunked"
+    assert chosen(**{**tpu, "length": 4000, "head_dim": 264}) == "chunked"
+    assert chosen("splash", **{**tpu, "length": 100}) == "splash"
     gpu = {"platform": "gpu", "dtype": "bfloat16", "length": 1024, "head_dim": 64}
     assert chosen(**gpu) == chosen(**{**gpu, "length": 8192}) == "cudnn"
     lacking = ({"dtype": "float32"}, {"head_dim": 132}, {"head_dim": 20}, {"cap": 50.0}, {"shares_known": False})
@@ -88,8 +89,8 @@ def test_a_kernel_that_cannot_serve_says_why():
         chosen("cudnn", length=64, **cpu)
     with pytest.raises(ValueError, match=r"'cudnn' needs a GPU, found cpu"):
         chosen_for_decoding("cudnn", **cpu)
-    with pytest.raises(ValueError, match=r"'splash' needs a TPU, found cpu, and needs rows of a multiple of 128"):
-        chosen("splash", length=64, **cpu)
+    with pytest.raises(ValueError, match=r"'splash' needs a TPU, found cpu, and needs a head_dim of at most 256"):
+        chosen("splash", length=64, **{**cpu, "head_dim": 512})
     with pytest.raises(ValueError, match=r"'splash' needs to know its devices: .*parallel.traced_on"):
         chosen("splash", length=128, shares_known=False, **{**cpu, "platform": "tpu"})
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rlhf_jax import models, parallel
 from rlhf_jax.models.ambient import platform, shares_known
 from rlhf_jax.models.attention import attention
+from rlhf_jax.stages.profile.models import chosen_kernels
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'"
@@ -27,12 +28,12 @@ SETTINGS = {
 
 
 @pytest.fixture(params=TOPOLOGIES)
-def mesh(request):
+def mesh(request, monkeypatch):
     """Four chips that are not there: two shares of rows, two of heads."""
     from jax.experimental import topologies
 
     for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+        monkeypatch.setenv(name, os.environ.get(name, value))
     chips = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[request.param]).devices
     return parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=2, tensor=2), chips)
 
@@ -88,3 +89,8 @@ def test_the_platform_is_the_topologys(mesh):
     found = []
     parallel.traced_on(mesh, lambda: found.append((platform(), shares_known())))()
     assert found == [("tpu", True)]
+
+
+def test_a_profile_names_the_kernels_of_the_devices_that_it_is_for(mesh):
+    found = chosen_kernels(models.ModelConfig(head_dim=64), 1024, mesh, decodes=True)
+    assert found == {"attention": "splash", "compute_dtype": "float32", "decoding": "xla"}

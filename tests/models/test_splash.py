@@ -15,10 +15,10 @@ from rlhf_jax.models.ambient import on_shares, shares_known
 from rlhf_jax.models.attention import attention
 from rlhf_jax.models.splash import splash_attention
 
-LENGTH = 256
+LENGTH = 200  # filled up to 256
 STRUCTURES = {
     "all": {"window": 0, "cap": 0.0},
-    "window": {"window": 100, "cap": 0.0},
+    "window": {"window": 70, "cap": 0.0},
     "softcap": {"window": 0, "cap": 2.0},
 }
 interpreted = functools.partial(splash_attention, interpret=True)
@@ -31,8 +31,8 @@ def inputs(dtype=jnp.float32, heads=4, kept=2, rows=3):
         jax.random.normal(key, (rows, LENGTH, n, 8), dtype) for key, n in zip(keys, (heads, kept, kept), strict=True)
     )
     column = np.arange(LENGTH)
-    packed = np.repeat([1, 2, 3, 0], [130, 60, 50, 16])
-    segments = np.stack([packed, column < 200, column >= 130])[np.arange(rows) % 3]
+    packed = np.repeat([1, 2, 3, 0], [100, 50, 40, 10])
+    segments = np.stack([packed, column < 160, column >= 130])[np.arange(rows) % 3]
     return q, k, v, jnp.asarray(segments, jnp.int32)
 
 
@@ -56,6 +56,14 @@ def test_the_kernel_equals_the_plain_form_with_its_gradient(how, heads):
     q, k, v, segments = inputs(jnp.float32, *heads)
     want = outcome(attention, q, k, v, segments, **STRUCTURES[how])
     for x, y in zip(outcome(interpreted, q, k, v, segments, **STRUCTURES[how]), want, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_rows_of_whole_blocks_are_not_filled_up():
+    """Two blocks of 128 tokens, of which the window leaves a part of each to see."""
+    q, k, v, segments = (jnp.concatenate([x, x[:, :56]], axis=1) for x in inputs(rows=1))
+    want = outcome(attention, q, k, v, jnp.ones_like(segments), window=140)
+    for x, y in zip(outcome(interpreted, q, k, v, jnp.ones_like(segments), window=140, cap=0.0), want, strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
@@ -110,6 +118,20 @@ def test_who_shares_the_work_is_known_under_a_mesh_and_inside_shard_map():
     assert found == [False, True, True]
 
 
+def test_inside_shard_map_a_device_does_the_share_that_it_is_given():
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=1, tensor=1), jax.devices()[:2])
+    q, k, v, segments = inputs(rows=2)
+    met, spec = [], jax.sharding.PartitionSpec("data")
+
+    def work(q, *others):
+        met.append(q.shape[0])
+        return q
+
+    given = jax.shard_map(lambda *x: on_shares(work, *x), mesh=mesh, in_specs=(spec,) * 4, out_specs=spec)
+    np.testing.assert_array_equal(given(q, k, v, segments), q)
+    assert met == [1]
+
+
 def test_a_model_on_a_tpu_takes_the_kernel_where_rows_fit_it(monkeypatch):
     """The platform is a pretence; the kernel is interpreted. Rows of 100 tokens stay with the plain form."""
     sizes = {"vocab_size": 32, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "d_ff": 16}
@@ -137,5 +159,5 @@ def test_a_model_on_a_tpu_takes_the_kernel_where_rows_fit_it(monkeypatch):
     assert called == [70, 0]
     run(model, 100)
     assert called == [70, 0]
-    with pytest.raises(ValueError, match="'splash' needs rows of a multiple of 128 tokens, found 100"):
-        run(models.build(dataclasses.replace(config, attention="splash")), 100)
+    run(models.build(dataclasses.replace(config, attention="splash")), 100)
+    assert called == [70, 0, 70, 0]

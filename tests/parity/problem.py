@@ -152,4 +152,5 @@ MODEL = Model(
     cache=_unused,
     prefill=_unused,
     decode=_unused,
+    in_int8=_unused,
 )

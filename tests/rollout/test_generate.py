@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_model import chain
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import models, parallel, testing
 from rlhf_jax.rollout import Engine, SamplingConfig
 from rlhf_jax.stages import forward
-from rlhf_jax.types import Cache, Model, SequenceBatch
+from rlhf_jax.types import Model, SequenceBatch
 
 PAD, EOS = testing.PAD, testing.EOS
 RNG = np.random.default_rng(0)
@@ -42,24 +43,6 @@ def responses(rollout):
     """Token ids of each response, [B][K] lists."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     return [[t[m].tolist() for t, m in zip(ts, ms, strict=True)] for ts, ms in zip(tokens, mask, strict=True)]
-
-
-def chain(successor):
-    """A model that knows one thing: which token follows which. Its cache holds nothing but lengths."""
-    follow = jax.nn.one_hot(jnp.asarray(successor), len(successor)) * 50.0
-
-    def prefill(laid, tokens, lengths):
-        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-        return follow[last], Cache((), (), lengths)
-
-    def decode(laid, tokens, cache):
-        return follow[tokens], cache._replace(lengths=cache.lengths + 1)
-
-    def cache(batch, length):
-        return Cache((), (), jnp.zeros((batch,), jnp.int32))
-
-    empty = models.build(models.ModelConfig(vocab_size=8, d_model=4, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=4))
-    return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
 
 
 def test_a_rollout_is_a_prompt_on_the_left_and_a_response_on_the_right(sampled):
@@ -149,6 +132,29 @@ def test_a_prompt_gets_the_same_samples_on_any_mesh(setting, sampled):
     np.testing.assert_allclose(spread.logprobs, sampled.logprobs, atol=2e-5)
 
 
+@pytest.mark.parametrize("slots", [0, 8])
+def test_a_model_knows_the_mesh_that_rows_lie_on_when_it_is_traced(slots):
+    """Kernels are divided among devices by the model, so it has to know them; without a sharding there is no mesh."""
+    model, met = chain([0, 2, 3, 1, 0, 0, 0, 0]), []
+
+    def spied(function):
+        def call(*arguments):
+            met.append(jax.sharding.get_abstract_mesh().shape.get("data", 0))
+            return function(*arguments)
+
+        return call
+
+    model = model._replace(prefill=spied(model.prefill), decode=spied(model.decode))
+    engine = Engine(model, SamplingConfig(max_new_tokens=4, window=4, slots=slots), pad_id=PAD, eos_id=EOS)
+    mesh = parallel.make_mesh(parallel.MeshConfig())
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    engine({}, [[1]] * 8, key=KEY, sharding=rows)
+    assert set(met) == {mesh.shape["data"]}
+    met.clear()
+    engine({}, [[1]] * 8, key=KEY)
+    assert set(met) == {0}
+
+
 def test_another_step_key_or_name_is_another_sample(setting, sampled):
     call = {"key": KEY, "step": 3, "samples": 2}
     first = responses(sampled)
@@ -219,3 +225,30 @@ def test_nothing_is_decoded_once_every_row_has_ended():
 def test_an_empty_prompt_is_refused(setting, prompts):
     with pytest.raises(ValueError, match="at least one token"):
         setting.engine(setting.params, prompts, key=KEY)
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+@pytest.mark.parametrize("pad", [testing.VOCAB, -100])
+def test_padding_need_be_no_token(setting, pad, slots):
+    """A pad token that was added behind the vocabulary has no row in the table."""
+    config = SamplingConfig(max_new_tokens=4, temperature=0.0, slots=slots)
+    want, got = (
+        responses(Engine(setting.model, config, pad_id=own, eos_id=-1)(setting.params, PROMPTS[:3], key=KEY))
+        for own in (PAD, pad)
+    )
+    assert got == want
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_padding_may_reach_beyond_the_positions_that_were_learned(slots):
+    """Prompts with just enough room, in columns that the table of positions does not have."""
+    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8, "d_ff": 16}
+    model = models.build(models.ModelConfig(vocab_size=37, positions="learned", max_length=20, **sizes))
+    prompts = [list(range(1, 18)), [3], list(range(2, 14))]
+    engine = Engine(model, SamplingConfig(max_new_tokens=3, slots=slots), pad_id=0, eos_id=-1)
+    params = model.init(jax.random.key(0))
+    want = engine(params, prompts, key=KEY, bucket=1)
+    for bucket in (8, 32):
+        got = engine(params, prompts, key=KEY, bucket=bucket)
+        assert responses(got) == responses(want)
+        assert np.isfinite(np.asarray(got.logprobs)).all()

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_model import chain
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import losses, models, parallel, testing
-from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token
-from rlhf_jax.types import Cache
+from rlhf_jax.rollout import Engine, SamplingConfig, response_keys, sample_token, stop_at_tokens
+from rlhf_jax.rollout.responses import as_batch
+from rlhf_jax.stages import forward
 
 PAD, EOS = testing.PAD, testing.EOS
 RNG = np.random.default_rng(1)
@@ -17,27 +19,8 @@ NEW, KEY = 12, jax.random.key(11)
 SIZES = {"vocab_size": testing.VOCAB, "d_model": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8}
 
 
-def chain(successor):
-    """A model that knows one thing: which token follows which. Its cache holds nothing but lengths."""
-    follow = jax.nn.one_hot(jnp.asarray(successor), len(successor)) * 50.0
-
-    def prefill(laid, tokens, lengths):
-        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-        return follow[last], Cache((), (), lengths)
-
-    def decode(laid, tokens, cache):
-        return follow[tokens], cache._replace(lengths=cache.lengths + 1)
-
-    def cache(batch, length):
-        return Cache((), (), jnp.zeros((batch,), jnp.int32))
-
-    empty = models.build(models.ModelConfig(vocab_size=8, d_model=4, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=4))
-    return empty._replace(lay_out=lambda params: params, prefill=prefill, decode=decode, cache=cache)
-
-
-def engine_of(model, **config):
-    extra = {name: config.pop(name) for name in ("stop", "max_length") if name in config}
-    return Engine(model, SamplingConfig(**config), pad_id=PAD, eos_id=EOS, **extra)
+def engine_of(model, *, stop=None, **config):
+    return Engine(model, SamplingConfig(**config), pad_id=PAD, eos_id=EOS, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +57,7 @@ def test_slots_on_a_mesh_change_no_token(setting, lock_step):
     engine = engine_of(model, max_new_tokens=NEW, window=5, slots=16)
     got = engine(params, PROMPTS[:8], key=KEY, step=3, samples=3, bucket=32, sharding=rows)
     np.testing.assert_array_equal(got.tokens, lock_step.tokens[:8])
-    with pytest.raises(ValueError, match="multiple of the 8 devices"):
+    with pytest.raises(ValueError, match="multiple of the 8 parts"):
         engine_of(model, max_new_tokens=NEW, slots=12)(params, PROMPTS[:8], key=KEY, sharding=rows)
 
 
@@ -110,7 +93,7 @@ def test_a_later_call_with_other_lengths_compiles_nothing(setting):
 def test_a_stop_sequence_ends_a_response_and_is_kept(window, slots):
     """7 -> 6 -> 5 -> 4 -> 2 (EOS), and 3 -> 3 for ever; a stop sequence may lie over the border of two windows."""
     model = chain([0, 1, 2, 3, 2, 4, 5, 6])
-    engine = engine_of(model, max_new_tokens=6, window=window, slots=slots, stop=[(6, 5), (3, 3, 3)])
+    engine = engine_of(model, max_new_tokens=6, window=window, slots=slots, stop=stop_at_tokens([(6, 5), (3, 3, 3)]))
     sampled = engine({}, [[7], [1, 3], [5], [6], [7, 6]], key=KEY, bucket=2)
     tokens, mask = np.asarray(sampled.tokens)[:, 0], np.asarray(sampled.mask)[:, 0]
     # A 6 in the prompt is no part of a stop sequence: the last two are not ended by (6, 5).
@@ -119,44 +102,70 @@ def test_a_stop_sequence_ends_a_response_and_is_kept(window, slots):
     assert sampled.finished.all()
 
 
-def test_an_empty_stop_sequence_and_a_prompt_without_room_are_refused():
-    model = chain([0, 1, 2, 3])
-    with pytest.raises(ValueError, match="at least one token"):
-        engine_of(model, stop=[()])
-    engine = engine_of(model, max_new_tokens=6, max_length=8)
-    with pytest.raises(ValueError, match=r"prompt 1 has 3 tokens, .*grow to 9, but the model reads 8"):
+def test_a_prompt_without_room_is_refused():
+    engine = engine_of(chain([0, 1, 2, 3])._replace(max_length=8), max_new_tokens=6)
+    said = "has 3 tokens, and the model reads 8, which leaves 2 beside a response of max_new_tokens 6"
+    with pytest.raises(ValueError, match=f"prompt 1 {said}"):
         engine({}, [[3, 3], [3, 3, 3]], key=KEY)
-    with pytest.raises(ValueError, match="prompt 0 has 3 tokens"):
+    with pytest.raises(ValueError, match=f"prompt 70 {said}"):
+        engine({}, [[3, 3], [3, 3, 3]], key=KEY, prompt_ids=np.array([40, 70]))
+    with pytest.raises(ValueError, match=f"prompt 0 {said}"):
         next(engine.stream({}, [3, 3, 3], key=KEY))
+    assert engine({}, [[3, 3]], key=KEY).mask.sum() == 6
+
+
+def test_the_room_is_the_models_own():
+    assert models.build(models.ModelConfig(**SIZES, d_ff=32, max_length=64)).max_length == 64
+    assert models.build(models.ModelConfig(**SIZES, d_ff=32)).max_length == 0
+
+
+LLAMA = {"rope_scaling": models.RopeScaling(kind="llama3", factor=4.0, original_length=8), "tie_embeddings": False}
+GEMMA = {
+    "sliding_window": 4,
+    "local_layers": (True, False),
+    "local_rope_theta": 100.0,
+    "attention_softcap": 5.0,
+    "logit_softcap": 9.0,
+    "norm_offset": 1.0,
+    "norm_after": True,
+    "qk_norm": "head",
+    "query_scale": 0.4,
+    "embedding_scale": 4.0,
+    "activation": "gelu_tanh",
+}
+GPT2 = {"positions": "learned", "max_length": 64, "norm": "layer", "gated_mlp": False, "qkv_bias": True}
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"sliding_window": 4},
-        {"attention_softcap": 5.0, "logit_softcap": 9.0},
-        {"positions": "learned", "max_length": 64},
-    ],
-    ids=str,
+    ("change", "adapters"),
+    [({}, False), (LLAMA, False), (LLAMA, True), (GEMMA, False), (GPT2, False), (GPT2, True)],
+    ids=["plain", "llama", "llama, adapters", "gemma", "gpt2", "gpt2, adapters"],
 )
-def test_tokens_are_those_of_a_plain_loop_over_the_whole_forward_pass(change):
+def test_tokens_are_those_of_a_plain_loop_over_the_whole_forward_pass(change, adapters):
     config = models.ModelConfig(**SIZES, d_ff=32, **change)
+    params = jax.tree.map(lambda x: x * 8.0 if x.ndim > 1 else x, models.build(config).init(jax.random.key(5)))
+    if adapters:
+        config, params = models.add_adapters(config, params, models.LoRAConfig(rank=3), jax.random.key(6))
+        params["blocks"] = models.lora.map_matrices(
+            params["blocks"], lambda _, x: {**x, "lora_b": x["lora_b"] + 0.03}, "blocks"
+        )
     model = models.build(config)
-    params = jax.tree.map(lambda x: x * 8.0 if x.ndim > 1 else x, model.init(jax.random.key(5)))
-    engine = engine_of(model, max_new_tokens=6, window=4, slots=2)
-    sampled = engine(params, PROMPTS[:4], key=KEY, step=1)
-    forward = jax.jit(models.logits, static_argnums=0)
-    for b, prompt in enumerate(PROMPTS[:4]):
-        keys = response_keys(KEY, 1, jnp.array([b]), jnp.array([0]))
-        tokens, at = np.full(16, PAD, np.int32), len(prompt)
-        tokens[:at] = prompt
-        for i in range(6):
-            z = forward(config, params, jnp.asarray(tokens)[None], jnp.arange(16)[None] < at + i)[:, at + i - 1]
-            token, logprob = sample_token(keys, z, jnp.int32(i), temperature=1.0, top_k=0, top_p=1.0)
-            assert int(sampled.tokens[b, 0, 8 + i]) == int(token[0])
-            np.testing.assert_allclose(sampled.logprobs[b, 0, 8 + i], logprob[0], atol=1e-4)
-            np.testing.assert_allclose(logprob, losses.token_logprobs(z, token), atol=1e-5)
-            tokens[at + i] = int(token[0])
-            if int(token[0]) == EOS:
-                break
+    whole = jax.jit(models.logits, static_argnums=0)
+    for temperature in (0.0, 1.0):
+        engine = engine_of(model, max_new_tokens=6, window=4, slots=2, temperature=temperature)
+        sampled = engine(params, PROMPTS[:4], key=KEY, step=1)
+        out = forward({"policy": model}, {"policy": params}, as_batch(sampled))
+        np.testing.assert_allclose(out.logprobs, sampled.logprobs, atol=1e-4)
+        for b, prompt in enumerate(PROMPTS[:4]):
+            keys = response_keys(KEY, 1, jnp.array([b]), jnp.array([0]))
+            tokens, at = np.full(16, PAD, np.int32), len(prompt)
+            tokens[:at] = prompt
+            for i in range(6):
+                z = whole(config, params, jnp.asarray(tokens)[None], jnp.arange(16)[None] < at + i)[:, at + i - 1]
+                token, logprob = sample_token(keys, z, jnp.int32(i), temperature=temperature, top_k=0, top_p=1.0)
+                assert int(sampled.tokens[b, 0, 8 + i]) == int(token[0])
+                np.testing.assert_allclose(sampled.logprobs[b, 0, 8 + i], logprob[0], atol=1e-4)
+                np.testing.assert_allclose(logprob, losses.token_logprobs(z, token), atol=1e-5)
+                tokens[at + i] = int(token[0])
+                if int(token[0]) == EOS:
+                    break

@@ -17,6 +17,7 @@ from rlhf_jax.runs.policy import SAMPLED
 from rlhf_jax.stages import Policy, RunError, Scorer
 
 PROMPTS = ["The cat and", "The fox or", "The owl with"]
+SHORT = SamplingConfig(max_new_tokens=4)
 
 
 def read(path):
@@ -244,8 +245,8 @@ def test_the_stages_own_commands_continue_from_their_folder(ppo_run, folder, tab
 def test_what_the_model_cannot_read_is_refused(ppo_run, folder):
     policy, scorer = Policy.load(folder), Scorer.load(folder)
     narrow = dataclasses.replace(policy.config, max_length=32)
-    with pytest.raises(RunError, match=r"max_new_tokens 32, after a prompt of .* and the model reads 32: lower it"):
-        next(dataclasses.replace(policy, config=narrow).sample(["The cat and"]))
+    with pytest.raises(RunError, match=r"prompt 1 has \d+ tokens, and the model reads 32, which leaves 28 beside"):
+        next(dataclasses.replace(policy, config=narrow).sample(["One", "The cat and " * 20], sampling=SHORT))
     with pytest.raises(RunError, match="the reward model reads 32; shorten it"):
         dataclasses.replace(scorer, config=narrow)(["The cat and"], ["far " * 40])
 

@@ -50,10 +50,24 @@ def test_the_phases_of_ppo_and_what_each_has_to_do(one_device):
     read = costs.decode_bytes(MODEL, 4, 6, 4)
     assert phases["rollout"].least == prefill / LIMITS.flops + read / LIMITS.bandwidth  # reading takes longer
     assert phases["host"].least == 0
+    assert found.kernels == {"attention": "xla", "compute_dtype": "float32", "decoding": "xla"}
     assert found.programs > 0
     assert found.compile_seconds > 0
     assert found.peak_bytes > 0
     assert found.to_json()["phases"][3]["tokens_per_second"] == 80 / phases["update"].seconds
+
+
+def test_a_rollout_in_8_bits_reads_less_and_random_weights_have_no_stop_strings(one_device):
+    """A byte a number of the blocks, four of the head; a byte a number of the cache, and four bytes a column of 4."""
+    config = online(GroupConfig, policy="nowhere", reward_model="nowhere", samples=2)
+    sampling = dataclasses.replace(config.sampling, int8="weights_and_cache", stop=("\n",))
+    config = dataclasses.replace(config, sampling=sampling)
+    found = profile_online("group", config, random=MODEL, repeats=1, mesh=one_device)
+    # Blocks: 4 x 12 x 8 and 3 x 12 x 16 numbers; keys and values of 2 heads in 7 to 10 columns, 8 responses.
+    read = 4 * (960 + 4 * 480) + costs.decode_bytes(MODEL, 8, 6, 4, weight_size=0.0, cache_size=2.0)
+    prefill = costs.forward_flops(MODEL, 24, 6, logits=4)
+    assert found.phases[0].least == pytest.approx(prefill / LIMITS.flops + read / LIMITS.bandwidth)
+    assert found.phases[0].tokens == 32
 
 
 def test_group_methods_have_no_critic(one_device):
@@ -137,7 +151,7 @@ def test_a_run_folder_gives_its_config_and_its_weights(tables, folder, sft_run, 
         RewardConfig(members=3),
         PreferenceConfig(hyperparameters={"beta": 0.2}, offload="frozen"),
         PPOConfig(kl=KLConfig(kind="fixed"), mesh=MeshConfig(fsdp=2)),
-        GroupConfig(lora=models.LoRAConfig(rank=4)),
+        GroupConfig(lora=models.LoRAConfig(rank=4), sampling=SamplingConfig(stop=("a", "b"))),
     ],
     ids=lambda config: type(config).__name__,
 )

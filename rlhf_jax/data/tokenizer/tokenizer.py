@@ -30,6 +30,7 @@ from rlhf_jax.data.tokenizer.special_tokens import (
     mark_special,
     token_id,
 )
+from rlhf_jax.data.tokenizer.token_bytes import token_bytes
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
@@ -206,19 +207,27 @@ class Tokenizer:
         """
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
-    def decode_response(self, ids: Sequence[int] | np.ndarray) -> str:
+    def decode_response(self, ids: Sequence[int] | np.ndarray, stop: Sequence[str] = ()) -> str:
         """Decode a response: like ``decode``, without the space, if any, that joins it to its prompt or to its end.
 
         Args:
             ids: integers [n_tokens].
+            stop: texts that end a response: what comes before the first of them is decoded.
 
         Returns:
             The text.
         """
         # After another token, since some tokenizers take a space off the beginning of any text.
         before = self._ids("a")
-        text = self.decode([*before, *np.asarray(ids).tolist()])
-        return text.removeprefix(self.decode(before)).removeprefix(self._writer.joint).removesuffix(self._writer.space)
+        known = self.decode(before)
+        text = self.decode([*before, *np.asarray(ids).tolist()]).removeprefix(known)
+        text = text[: min((text.index(end) for end in stop if end in text), default=len(text))]
+        return text.removeprefix(self._writer.joint).removesuffix(self._writer.space)
+
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """What each token writes after other text, by id; a special token writes its own name."""
+        return token_bytes(self._backend, self._ids("a"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer as one JSON file, which appears only when it is complete.

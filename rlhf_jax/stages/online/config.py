@@ -146,8 +146,9 @@ class OnlineConfig(StageConfig):
     folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
     max_logprob_gap: float = 0.0
     """Largest mean difference between the sampler's and the trainer's log-probabilities of an iteration's tokens, nats;
-    more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16)
-    twice the rounding of the trainer's own pass, which is measured in the first iteration."""
+    more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16,
+    `sampling.int8`) twice the rounding of the trainer's own pass, with matrices in 8 bits where the sampler has them
+    so, which is measured in the first iteration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,7 +58,15 @@ def gap_metrics(trained: Array, sampled: Array, mask: Array) -> Metrics:
     return {name: (value, jnp.float32(1)) for name, value in figures.items()}
 
 
-def rounding(model: Model, exact: Model, params: Params, sampled: Rollout, *, temperature: float) -> Array:
+def rounding(
+    model: Model,
+    exact: Model,
+    params: Params,
+    sampled: Rollout,
+    *,
+    temperature: float,
+    held: Params | None = None,
+) -> Array:
     """Measure how far rounding takes the trainer's log-probabilities: the mean gap to those in exact float32.
 
     Two passes that round so, each in its own way, are ``sqrt(2)`` times as far apart, or less where they round alike.
@@ -69,12 +77,13 @@ def rounding(model: Model, exact: Model, params: Params, sampled: Rollout, *, te
         params: the policy's, which sampled.
         sampled: responses, [B, K, P + R].
         temperature: the one that they were sampled at.
+        held: the parameters as the sampler holds them, in 8 bits say, with which ``model`` runs; ``params`` by default.
 
     Returns:
         Nats a token, [].
     """
     batch = as_batch(sampled)
-    own = forward({"policy": model}, {"policy": params}, batch, temperature=temperature)
+    own = forward({"policy": model}, {"policy": params if held is None else held}, batch, temperature=temperature)
     with jax.default_matmul_precision("highest"):
         best = forward({"policy": exact}, {"policy": params}, batch, temperature=temperature)
     return gap_metrics(own.logprobs, best.logprobs, sampled.mask)["logprob_gap"][0]
@@ -104,15 +113,18 @@ class Gate:
     Args:
         stage: its name, for the message.
         limit: largest mean gap, nats a token (the config's ``max_logprob_gap``). 0 takes a default: 0.001 where
-            products are exact, and twice the rounding of the trainer's own pass where they are not.
+            products are exact, and where they are not, twice the rounding of the trainer's own pass, with matrices in 8
+            bits where the sampler has them so.
         compute_dtype: what the policy computes in.
         platform: the devices'.
+        int8: whether the sampler holds anything in 8 bits, which rounds as well.
     """
 
-    def __init__(self, stage: str, limit: float, *, compute_dtype: str, platform: str):
+    def __init__(self, stage: str, limit: float, *, compute_dtype: str, platform: str, int8: bool = False):
         self._stage = stage
         self._allowed = limit or EXACT
-        self._measures = not limit and not is_exact(compute_dtype, platform)
+        self._measures = not limit and (int8 or not is_exact(compute_dtype, platform))
+        self._rounds = "a sampler in 8 bits" if int8 else "the trainer alone"
         self._default = "" if limit or self._measures else ", the default for exact float32"
 
     def check(self, iteration: int, info: Metrics, measure: Callable[[], float]) -> None:
@@ -128,7 +140,7 @@ class Gate:
         if mean > self._allowed and self._measures:
             rounds = measure()
             self._allowed = max(EXACT, ROUNDINGS * rounds)
-            self._default = f", {ROUNDINGS:g} times the {rounds:.3g} that the trainer alone is from float32"
+            self._default = f", {ROUNDINGS:g} times the {rounds:.3g} that {self._rounds} is from float32"
         if mean <= self._allowed:
             return
         raise SamplerMismatch(

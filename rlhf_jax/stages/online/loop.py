@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax import data, evaluation, models, parallel, training
-from rlhf_jax.checkpoint import Checkpoints, tree_sha256
+from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import TextReward
@@ -20,7 +20,7 @@ from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import check_length, place, start_from
+from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import describe_objective
@@ -76,19 +76,17 @@ def train_online(
     proxy = config.reward_model if reward is None else ""
     texts = [p.text for p in heldout]
     judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
-    columns = max(len(p.tokens) for p in (*train_prompts, *heldout, *test))
-    check_length(
-        start.config, columns + config.sampling.max_new_tokens, "the longest prompt with sampling.max_new_tokens"
-    )
+    every = (*train_prompts, *heldout, *test)
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
         objective=objective,
-        prompt_columns=columns,
+        prompt_columns=max(len(p.tokens) for p in every),
         mesh=mesh,
     )
+    trainer.sampler.check(every)
     folder.start(directory, stage, config, tokenizer)
     heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
@@ -97,6 +95,7 @@ def train_online(
         config.max_logprob_gap,
         compute_dtype=start.config.compute_dtype,
         platform=mesh.devices.flat[0].platform,
+        int8=config.sampling.int8 != "none",
     )
     guard = KLGuard(stage, config, watch.host)
     watcher = PolicyWatcher(directory, stage, heldout, guard.check)
@@ -130,9 +129,7 @@ def train_online(
             total=config.iterations,
             update=update,
             writer=writer,
-            checkpoints=Checkpoints(
-                directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints
-            ),
+            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,
             eval_every=config.eval_every,

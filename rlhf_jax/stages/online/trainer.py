@@ -178,7 +178,8 @@ class OnlineTrainer:
     def rounding(self, state: OnlineState, sampled: Rollout) -> float:
         """Measure how far rounding alone takes the trainer's log-probabilities from those in float32: nats a token.
 
-        The responses to the first eight prompts are looked at.
+        Where the sampler holds its matrices in 8 bits, so does the pass that is measured. The responses to the first
+        eight prompts are looked at.
         """
         return float(self._rounding(self.with_trunk(state.train.params)["policy"], sampled))
 
@@ -258,7 +259,12 @@ class OnlineTrainer:
     def _rounded(self, policy: Params, sampled: Rollout) -> Array:
         exact = models.build(dataclasses.replace(self._policy_config, compute_dtype="float32"))
         some, at = jax.tree.map(lambda x: x[:8], sampled), self.config.sampling.logprob_temperature
-        return rounding(self._policy, exact, policy, some, temperature=at)
+        if self.config.sampling.int8 == "none":
+            return rounding(self._policy, exact, policy, some, temperature=at)
+        # Keys and values in 8 bits add little to what the matrices that make them have added.
+        model = models.build(dataclasses.replace(self._policy_config, int8=True))
+        held = {**policy, "blocks": models.quantise_blocks(policy["blocks"])}
+        return rounding(model, exact, policy, some, temperature=at, held=held)
 
     def _prepared(
         self, coef: Array, moments: Moments, sampled: Rollout, out: Outputs, ref_logprobs: Array, scores: Scores

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
@@ -14,7 +14,9 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
-from rlhf_jax.runs.loading import start_from
+from rlhf_jax.models.config import AskedRemat
+from rlhf_jax.models.decoding import decoding_kind
+from rlhf_jax.runs.loading import check_attention, start_from, with_remat
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
@@ -33,7 +35,7 @@ class NoText:
     def __init__(self, vocab_size: int):
         self.vocab_size, self.eos_id = vocab_size, vocab_size + 1
 
-    def decode_response(self, ids: np.ndarray) -> str:
+    def decode_response(self, ids: np.ndarray, stop: Sequence[str] = ()) -> str:
         """Write the ids as numbers."""
         return " ".join(map(str, ids.tolist()))
 
@@ -45,7 +47,7 @@ def starting_model(
     *,
     mesh: Mesh,
     seed: int,
-    remat: Literal["model", "none", "dots", "block"] = "model",
+    remat: AskedRemat = "model",
     shapes: bool = False,
 ) -> tuple[LoadedModel, Tokenizer | NoText]:
     """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
@@ -62,11 +64,10 @@ def starting_model(
     if init and split_stage(init)[0].exists() and not shapes:
         start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
         return LoadedModel(start.config, start.params), start.tokenizer
-    config, key = dataclasses.replace(random, scalar_head=False), jax.random.key(seed)
-    if remat != "model":
-        config = dataclasses.replace(config, remat=remat)
+    config, key = with_remat(dataclasses.replace(random, scalar_head=False), remat), jax.random.key(seed)
     if shapes:
         return LoadedModel(*_shapes(config, lora)), NoText(config.vocab_size)
+    check_attention(random, mesh)
     params = jax.jit(models.build(config).init)(key)
     if lora.rank:
         config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
@@ -97,17 +98,29 @@ def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer |
     return LoadedModel(config, parallel.made_of(lambda x: models.with_scalar_head(x, config), policy.params))
 
 
-def chosen_kernels(config: ModelConfig, length: int) -> dict[str, str]:
-    """Name the implementations that the model's work is done by, for rows of this length on this machine."""
+def chosen_kernels(config: ModelConfig, length: int, mesh: Mesh, *, decodes: bool = False) -> dict[str, str]:
+    """Name the implementations that a model's work is done by.
+
+    Args:
+        config: the model's.
+        length: tokens of a row.
+        mesh: where the work is done.
+        decodes: whether the work has a rollout as well.
+
+    Returns:
+        How attention over whole rows is computed, the compute type and, where there is a rollout, how a token attends
+        over the cache.
+    """
     attention = chosen(
         config.attention,
-        platform=jax.default_backend(),
+        platform=mesh.devices.flat[0].platform,
         dtype=config.compute_dtype,
         length=length,
         head_dim=config.head_dim,
         cap=config.attention_softcap,
     )
-    return {"attention": attention, "compute_dtype": config.compute_dtype}
+    found = {"attention": attention, "compute_dtype": config.compute_dtype}
+    return found | ({"decoding": parallel.traced_on(mesh, lambda: decoding_kind(config))()} if decodes else {})
 
 
 def own_critic(

@@ -13,11 +13,19 @@ from rlhf_jax import evaluation, parallel
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models import ModelConfig, costs, members
 from rlhf_jax.parallel.limits import Limits, limits
+from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
-from rlhf_jax.stages.profile.models import PROMPT, chosen_kernels, own_critic, scoring_model, starting_model
+from rlhf_jax.stages.profile.models import (
+    PROMPT,
+    NoText,
+    chosen_kernels,
+    own_critic,
+    scoring_model,
+    starting_model,
+)
 from rlhf_jax.stages.scoring import LoadedModel
 from rlhf_jax.types import Rollout
 
@@ -53,6 +61,8 @@ def profile_online(
     policy, tokenizer = starting_model(
         config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed, remat=config.remat
     )
+    if isinstance(tokenizer, NoText):  # no token writes anything
+        config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, stop=()))
     reward = scoring_model(config.reward_model, policy, tokenizer, mesh)
     columns = config.max_prompt_length or PROMPT
     trainer = OnlineTrainer(
@@ -100,7 +110,7 @@ def profile_online(
         read_back=compilations.read_back,
         peak_bytes=peak,
         peak_of=of,
-        kernels=chosen_kernels(policy.config, columns + config.sampling.max_new_tokens),
+        kernels=chosen_kernels(policy.config, columns + config.sampling.max_new_tokens, mesh, decodes=True),
         trace="" if trace is None else str(trace),
     )
 
@@ -130,8 +140,8 @@ def _phases(
         return Phase(name, seconds[name], tokens, flops, flops / flops_per_second)
 
     prefill = costs.forward_flops(policy.config, config.prompts * prompt, prompt, logits=config.prompts)
-    each = (len(lengths), prompt, new / max(len(lengths), 1))
-    decode, read = costs.decode_flops(policy.config, *each), costs.decode_bytes(policy.config, *each)
+    each, sizes = (len(lengths), prompt, new / max(len(lengths), 1)), _sizes(policy.config, config.sampling)
+    decode, read = costs.decode_flops(policy.config, *each), costs.decode_bytes(policy.config, *each, **sizes)
     least = prefill / flops_per_second + max(decode / flops_per_second, read / bytes_per_second)
     critic = own_critic(config, policy, reward, trainer)
     scored = (members(reward.params) or 1) * over(costs.forward_flops, reward.config)
@@ -147,3 +157,13 @@ def _phases(
         limited("update", config.epochs * total, config.epochs * trained),
         Phase("host", seconds["host"]),
     )
+
+
+def _sizes(config: ModelConfig, sampling: SamplingConfig) -> dict[str, float]:
+    """Bytes that the sampler holds a weight and a number of the cache in, where it holds any in 8 bits."""
+    if sampling.int8 == "none":
+        return {}
+    matrices, head = costs.matrix_parameters(config), costs.head_parameters(config)
+    wide = 2.0 if config.compute_dtype == "bfloat16" else 4.0
+    cache = 1 + 4 / config.head_dim if sampling.int8 == "weights_and_cache" else wide  # float32 scales, one a column
+    return {"weight_size": (matrices + wide * head) / (matrices + head), "cache_size": cache}

@@ -15,6 +15,7 @@ from rlhf_jax.data import Example
 from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs, micro_batched
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.parallel.limits import limits
+from rlhf_jax.runs.loading import with_remat
 from rlhf_jax.stages.choose import choose_objective
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -22,7 +23,7 @@ from rlhf_jax.stages.preference import PreferenceBatches, PreferenceConfig, with
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
 from rlhf_jax.stages.profile.models import chosen_kernels, starting_model
 from rlhf_jax.stages.reward_model import RewardConfig, ensemble_loss, own_fields, stacked_members
-from rlhf_jax.stages.sft import SFTConfig
+from rlhf_jax.stages.sft import SFTConfig, computed_as
 from rlhf_jax.stages.train import Program, compile_step
 
 
@@ -98,7 +99,7 @@ def profile_packed(
         read_back=compilations.read_back,
         peak_bytes=peak,
         peak_of=of,
-        kernels=chosen_kernels(work.trained, config.row_length),
+        kernels=chosen_kernels(work.trained, config.row_length, mesh),
         trace="" if trace is None else str(trace),
     )
 
@@ -114,13 +115,9 @@ def packed_work(config: PackedConfig, random: ModelConfig, mesh: Mesh, *, shapes
             run.
     """
     if isinstance(config, SFTConfig):
-        asked = dataclasses.replace(config.model, vocab_size=config.vocab_size)
-        if config.remat != "model":
-            asked = dataclasses.replace(asked, remat=config.remat)
+        asked = with_remat(dataclasses.replace(config.model, vocab_size=config.vocab_size), config.remat)
         start, tokenizer = starting_model(config.init, config.lora, asked, mesh=mesh, seed=config.seed, shapes=shapes)
-        sizes = dataclasses.replace(
-            start.config, compute_dtype=asked.compute_dtype, remat=asked.remat, attention=asked.attention
-        )
+        sizes = computed_as(asked, start.config)
         bound = choose_objective(None, config.objective, config.hyperparameters)
         loss_fn = make_loss_fn(bound, {"policy": models.build(sizes)})
         return _compiled(config, loss_fn, {"policy": start.params}, sizes, tokenizer.pad_id, 1, mesh)

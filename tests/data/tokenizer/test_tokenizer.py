@@ -272,3 +272,30 @@ def test_padding_apart_ends_nothing_and_changes_no_ids(tmp_path, tokenizer, name
     np.testing.assert_array_equal(apart.encode_prompt("good film"), loaded.encode_prompt("good film"))
     apart.save_pretrained(tmp_path / "again")
     assert Tokenizer.load(tmp_path / "again").pad_id == apart.pad_id
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "gemma", "llama3", "qwen"])
+def test_the_bytes_of_tokens_are_those_of_the_text(tmp_path, kind):
+    """However a text is cut into tokens, and whatever stands before them."""
+    tokenizer = pretrained(tmp_path, FAMILIES["mistral"]._replace(kind=kind)).with_format("plain")
+    assert len(tokenizer.token_bytes) == tokenizer.vocab_size
+    for text in ("It is four.", "  two  spaces", "caf\u00e9 \u6f22 \U0001f3ac", "line\n\nline", "\n", "a\tb"):
+        written = [tokenizer.token_bytes[i] for i in tokenizer.encode_response(text)[:-1]]
+        assert b"".join(written).decode() == " " + text
+    whole = [i for i, text in enumerate(tokenizer.token_bytes) if text.isascii()]
+    drawn = np.random.default_rng(0).choice(whole, 200)
+    shown = tokenizer.decode([*tokenizer.encode("a"), *drawn])
+    special = {tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id, tokenizer._backend.token_to_id("<unk>")}
+    assert shown == "a" + b"".join(tokenizer.token_bytes[i] for i in drawn if i not in special).decode()
+    assert tokenizer.token_bytes[tokenizer.eos_id] == b"</s>"
+    assert {bytes([n]) for n in range(256)} & set(tokenizer.token_bytes) >= {b"\n", b"\xc3", b"\xff", b"a"}
+
+
+def test_a_response_is_shown_up_to_its_stop_string(tokenizer):
+    ids = tokenizer.encode_response("one.\nTwo### three.")
+    assert tokenizer.decode_response(ids, ["###", "\n"]) == "one."
+    assert tokenizer.decode_response(ids, ["###"]) == "one.\nTwo"
+    assert tokenizer.decode_response(ids, ["?"]) == "one.\nTwo### three."
+    assert (
+        tokenizer.decode_response(ids, [" one"]) == ""
+    )  # the space that joins it to its prompt is part of what it wrote
