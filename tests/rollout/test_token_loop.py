@@ -34,10 +34,10 @@ def window_program(model, params):
     def begun(laid):
         keys = jax.random.split(jax.random.key(0), ROWS)
         tokens, lengths = jnp.zeros((ROWS, 4), jnp.int32), jnp.ones(ROWS, jnp.int32)
-        return engine._programs.start(laid, tokens, lengths, keys, samples=1, columns=COLUMNS)
+        return engine.programs.start(laid, tokens, lengths, keys, samples=1, columns=COLUMNS)
 
     laid = engine.lay_out(params).weights
-    program = engine._programs.window.lower(laid, jax.eval_shape(begun, laid), 0).compile().as_text()
+    program = engine.programs.window.lower(laid, jax.eval_shape(begun, laid), 0).compile().as_text()
     return program, laid
 
 
