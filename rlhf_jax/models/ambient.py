@@ -44,6 +44,13 @@ def vocabulary_shares(size: int) -> int:
     return shares if size % shares == 0 else 1
 
 
+def width_shares(width: int) -> int:
+    """Count the devices that share the width of weights: 1 where it cannot be divided among them."""
+    mesh = _mesh()
+    shares = 1 if mesh is None else mesh.shape[WIDTH]
+    return shares if width % shares == 0 else 1
+
+
 def constrained(x: Array, *axes: Axis) -> Array:
     """Ask for an array's dimensions to lie along axes of the mesh, where there is one and it divides them."""
     mesh = _mesh()

@@ -10,10 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import ROWS, VOCABULARY, WIDTH, constrained, platform
+from rlhf_jax.models.ambient import (
+    ROWS,
+    VOCABULARY,
+    WIDTH,
+    constrained,
+    platform,
+    vocabulary_shares,
+    width_shares,
+)
 from rlhf_jax.models.logit_chunks import Chunks, Order, hidden_chunk, in_place, put_chunk, run_chunks
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array
+
+# Devices that share the matrix sum its gradient in parts of at most so many bytes.
+PART_BYTES = 2**28
 
 Slope = Callable[[Array, "Array | int"], Array]
 
@@ -35,7 +46,11 @@ def primals(tree: Any) -> Any:
 def gathered(head: OutputHead, hidden: Array) -> OutputHead:
     """Bring the matrix into the compute type and gather its width, once and not in every chunk."""
     axes = (VOCABULARY, None) if head.tied else (None, VOCABULARY)
-    return dataclasses.replace(head, matrix=constrained(head.matrix.astype(hidden.dtype), *axes))
+    matrix = head.matrix.astype(hidden.dtype)
+    if width_shares(hidden.shape[-1]) > 1:
+        # Each device's part alone changes its type: without the barrier compilers may gather first, in twice the bytes.
+        matrix = jax.lax.optimization_barrier(matrix)
+    return dataclasses.replace(head, matrix=constrained(matrix, *axes))
 
 
 def by_product(slope: Array, capped: Array, cap: float, temperature: float) -> Array:
@@ -66,15 +81,18 @@ def output_gradient(
         The gradients, None where nobody asks for one.
     """
     whole, width, size = gathered(head, hidden), hidden.shape[-1], head.vocab_size
+    parts = _parts(chunks, hidden, size) if needed.matrix else 1
     # On a CPU the product that gives [V, D] would first copy all the logits the other way round.
     turned = head.tied and platform() == "cpu"
     wide = turned or not head.tied  # summed as [D, V]
-    axes = (None, VOCABULARY) if wide else (VOCABULARY, None)
-    sums = jnp.zeros((chunks.lines, width, size) if wide else (chunks.lines, size, width), jnp.float32)
-    start = (
-        jnp.zeros((*order.source.shape, width), hidden.dtype) if needed.hidden else None,
-        constrained(sums, ROWS, *axes) if needed.matrix else None,
-    )
+    for_hidden = jnp.zeros((*order.source.shape, width), hidden.dtype) if needed.hidden else None
+    for_matrix = None
+    if needed.matrix and parts == 1:
+        axes = (None, VOCABULARY) if wide else (VOCABULARY, None)
+        shape = (chunks.lines, width, size) if wide else (chunks.lines, size, width)
+        for_matrix = constrained(jnp.zeros(shape, jnp.float32), ROWS, *axes)
+    elif needed.matrix:
+        for_matrix = jnp.zeros((parts, chunks.count, chunks.lines * chunks.size, size // parts), hidden.dtype)
 
     def body(turn: Array | int, carried: Any) -> Any:
         for_hidden, for_matrix = carried
@@ -82,22 +100,65 @@ def output_gradient(
         slope = slope_of(states, turn).astype(hidden.dtype)
         if needed.hidden:
             for_hidden = put_chunk(chunks, for_hidden, whole.back(slope).astype(hidden.dtype), turn)
-        if needed.matrix:
+        if needed.matrix and parts == 1:
             pair = (states, slope) if wide else (slope, states)
             for_matrix = for_matrix + _outer(chunks, *pair)
+        elif needed.matrix:
+            for_matrix = jax.lax.dynamic_update_index_in_dim(for_matrix, _cut(slope, parts), turn, 1)
         return for_hidden, for_matrix
 
-    for_hidden, for_matrix = run_chunks(chunks, order, body, start)
+    for_hidden, for_matrix = run_chunks(chunks, order, body, (for_hidden, for_matrix))
     if needed.hidden:
         for_hidden = in_place(order, for_hidden)
     if not needed.matrix:
         return for_hidden, None
-    total = jnp.sum(for_matrix, axis=0)
-    if turned:
-        total = jax.lax.optimization_barrier(total).T  # without the barrier XLA turns the product round again
+    if parts > 1:
+        total = _in_parts(chunks, order, hidden, for_matrix)
+        total = total.T if head.tied else total
+    else:
+        total = jnp.sum(for_matrix, axis=0)
+        if turned:
+            total = jax.lax.optimization_barrier(total).T  # without the barrier XLA turns the product round again
     # To where the matrix lies, so that no device receives the whole sum.
     total = constrained(total, *((VOCABULARY, WIDTH) if head.tied else (WIDTH, VOCABULARY)))
     return for_hidden, dataclasses.replace(head, matrix=total.astype(head.matrix.dtype))
+
+
+def _parts(chunks: Chunks, hidden: Array, size: int) -> int:
+    """Decide in how many parts of the vocabulary the matrix's gradient is summed: 1 for the whole at once.
+
+    Devices that share the matrix keep a small part of its gradient, but the sum over a device's own tokens is as large
+    as the whole matrix in float32. Where the slopes of its tokens are much smaller, these are kept in its place, and
+    the sum is made and handed over a part at a time.
+    """
+    width, columns = hidden.shape[-1], size // vocabulary_shares(size)
+    slopes, sums = hidden.dtype.itemsize * chunks.count * chunks.size, 4 * width  # bytes, for a word of the vocabulary
+    if width_shares(width) == 1 or 2 * slopes > sums:
+        return 1
+    fitting = (n for n in range(1, columns + 1) if columns % n == 0 and 4 * width * columns // n <= PART_BYTES)
+    return next(fitting, 1)
+
+
+def _cut(slope: Array, parts: int) -> Array:
+    """Cut the vocabulary of slopes [N, V] into parts, [P, N, V / P], of which every device has its share."""
+    shares = vocabulary_shares(slope.shape[-1])
+    cut = slope.reshape(slope.shape[0], shares, parts, -1).transpose(2, 0, 1, 3)
+    return cut.reshape(parts, slope.shape[0], -1)
+
+
+def _in_parts(chunks: Chunks, order: Order, hidden: Array, slopes: Array) -> Array:
+    """Sum the matrix's gradient, float32 [D, V], from slopes [P, chunks, G * C, V / P], a part after another."""
+    parts, columns, width = slopes.shape[0], slopes.shape[-1], hidden.shape[-1]
+
+    def one(slopes: Array) -> Array:
+        def body(turn: Array | int, summed: Array) -> Array:
+            return summed + _outer(chunks, hidden_chunk(chunks, order, hidden, turn), slopes[turn])
+
+        empty = constrained(jnp.zeros((chunks.lines, width, columns), jnp.float32), ROWS, None, VOCABULARY)
+        return constrained(jnp.sum(run_chunks(chunks, order, body, empty), axis=0), WIDTH, VOCABULARY)
+
+    found = jax.lax.map(one, slopes).reshape(parts, width, vocabulary_shares(parts * columns), -1)
+    return found.transpose(1, 2, 0, 3).reshape(width, -1)
 
 
 def _outer(chunks: Chunks, a: Array, b: Array) -> Array:

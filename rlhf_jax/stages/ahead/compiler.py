@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,9 +60,9 @@ class Compiler:
         self.tell(name)
         start = time.perf_counter()
         lowered = program.lower(*arguments, **(static or {}))
-        made = lowered.compile()
+        made, text = _compiled(lowered, self.mesh.devices.flat[0].platform)
         seconds = time.perf_counter() - start
-        text = self.texts[name] = _text(made)
+        self.texts[name] = text
         if self.hlo is not None:
             self.hlo.mkdir(parents=True, exist_ok=True)
             (self.hlo / f"{name.replace(' ', '_')}.hlo.txt").write_text(text, encoding="utf-8")
@@ -82,9 +83,17 @@ class Compiler:
         return parallel.shaped(lowered.out_info, made.output_shardings)
 
 
-def _text(made: jax.stages.Compiled) -> str:
-    """Get a program's text; empty where this jax cannot read what libtpu wrote, as happens with fused collectives."""
-    try:
-        return made.as_text() or ""
-    except jax.errors.JaxRuntimeError:
-        return ""
+def _compiled(lowered: jax.stages.Lowered, platform: str) -> tuple[jax.stages.Compiled, str]:
+    """Compile a program, and get its text.
+
+    That of a TPU's program is what libtpu writes down itself: jax cannot read some of what it makes, such as exchanges
+    in several parts that run beside the work (``as_text`` raises).
+    """
+    if platform != "tpu":
+        made = lowered.compile()
+        return made, made.as_text() or ""
+    with tempfile.TemporaryDirectory(prefix="rlhf-aot-") as folder:
+        made = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        # The program is there once; a constant that was folded while compiling may have left a smaller one.
+        written = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.after_optimizations.txt")]
+    return made, max(written, key=len, default="")
