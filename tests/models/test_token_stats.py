@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses, models, parallel
-from rlhf_jax.models import logit_chunks
+from rlhf_jax.models import logit_chunks, output_gradient
 from rlhf_jax.models.token_stats import token_stats
+from rlhf_jax.parallel import compiled
 
 B, S, V, D = 3, 10, 24, 16
 
@@ -275,6 +276,59 @@ def test_eight_devices_give_the_numbers_of_one_and_talk_once(config, chunked):
     assert not [line for line in in_loops if " all-gather(" in line or " all-to-all(" in line]
     if mesh.shape["tensor"] == 1:
         assert not [line for line in in_loops if " all-reduce(" in line]
+
+
+def shared_gradient(mesh, tied, dtype):
+    """The compiled gradient of few tokens by a wide matrix, on a mesh, and its arguments."""
+    h, m, t, w = jax.random.split(jax.random.key(6), 4)
+    hidden, matrix = jax.random.normal(h, (16, 6, 64), dtype), 0.3 * jax.random.normal(m, (256, 64))
+    targets, mask = jax.random.randint(t, (16, 6), 0, 256), jax.random.bernoulli(w, 0.6, (16, 6))
+    params = {"embedding": matrix} if tied else {"unembedding": matrix.T}
+
+    def loss(hidden, params, targets, mask):
+        (matrix,) = params.values()
+        logprobs, entropy = token_stats(hidden, models.OutputHead(matrix, tied), targets, mask=mask)
+        return jnp.sum(logprobs) - 0.1 * jnp.sum(entropy)
+
+    inputs = (hidden, params, targets, mask)
+    rows = parallel.batch_shardings((hidden, targets, mask), mesh)
+    places = (rows[0], parallel.param_shardings(params, mesh), *rows[1:])
+    run = jax.jit(
+        parallel.traced_on(mesh, jax.grad(loss, argnums=(0, 1))), in_shardings=places, out_shardings=places[:2]
+    )
+    inputs = parallel.put(inputs, places)
+    return run.lower(*inputs).compile(), inputs
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("tokens", [2, 12])
+def test_devices_that_share_the_matrix_sum_its_gradient_in_parts(monkeypatch, chunked, sizes, tied, tokens):
+    data, fsdp, tensor = sizes
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    chunked(tokens, keep=False)
+    alone, inputs = shared_gradient(parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1]), tied, jnp.float32)
+    want = alone(*inputs)
+    whole = 4 * 64 * 256 // tensor
+    cut, found = output_gradient._cut, set()
+    monkeypatch.setattr(output_gradient, "_cut", lambda slope, parts: found.add(parts) or cut(slope, parts))
+    monkeypatch.setattr(output_gradient, "PART_BYTES", whole // 4)
+    program, inputs = shared_gradient(mesh, tied, jnp.float32)
+    assert found == {4}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), want, program(*inputs))
+
+
+def test_the_sum_of_a_gradient_in_parts_is_nowhere_as_large_as_the_matrix(monkeypatch, chunked):
+    mesh = parallel.make_mesh(parallel.MeshConfig(fsdp=8))
+    chunked(2, keep=False)
+
+    def sums():
+        made = compiled.read(shared_gradient(mesh, False, jnp.float32)[0].as_text()).as_large_as(64 * 256)
+        return [x for x in made if x.shape == (1, 64, 256)]  # of a device's one line; the matrix itself has two axes
+
+    assert sums()
+    monkeypatch.setattr(output_gradient, "PART_BYTES", 4 * 64 * 256 // 4)
+    assert not sums()
 
 
 STUDENT, TEACHER = (models.OutputHead(jax.random.normal(jax.random.key(s), (V, d)), True) for s, d in ((7, D), (8, 12)))
