@@ -94,7 +94,11 @@ def show(found: Ahead) -> None:
     sent.add_column("program")
     for kind in kinds:
         sent.add_column(kind, justify="right")
+    unread = [one.name for one in found.programs if one.program is None]
     for one in found.programs:
+        if one.program is None:
+            sent.add_row(one.name, *("not known",) * len(kinds))
+            continue
         each = (one.collectives.get(kind, (0, 0)) for kind in kinds)
         sent.add_row(one.name, *(f"{runs:,}: {size / gib:.3g}" if runs else "" for runs, size in each))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
@@ -107,6 +111,7 @@ def show(found: Ahead) -> None:
         f"a chip: {found.limits.flops / 1e12:,.0f} TFLOP/s, {found.limits.bandwidth / 1e9:,.0f} GB/s of memory "
         f"({found.limits.source})",
         "least: the longest of FLOPs, bytes of memory and bytes sent at a chip's limits; nothing here was run",
+        *([f"the compiler gave no text of {', '.join(unread)}: what these exchange is not known"] if unread else []),
         ", ".join(f"{name} {version}" for name, version in found.versions.items()),
     ]
     console.print("\n".join(lines), highlight=False, markup=False)

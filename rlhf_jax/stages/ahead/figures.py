@@ -25,7 +25,7 @@ class Compiled:
     name: str
     memory: Memory
     beside: int  # models and optimisers of the stage that wait on the device and are no argument of this program
-    program: Program | None  # None: this jax cannot read the program's text
+    program: Program | None  # None: the compiler gave no text, and what is exchanged is not known
     work: Work
     compile_seconds: float
     devices: int
@@ -56,11 +56,12 @@ class Compiled:
     def least(self) -> dict[str, float]:
         """Seconds that it takes at least, by what limits it; the program takes as long as the longest, or longer."""
         read = max(self.work.read, self.memory.arguments + self.memory.outputs)
-        return {
+        found = {
             "compute": self.work.flops / (self.devices * self.limits.flops),
             "memory": read / self.limits.bandwidth,
-            "interconnect": self.sent / self.links if self.links else 0.0,
         }
+        known = self.links and self.program is not None
+        return {**found, "interconnect": self.sent / self.links} if known else found
 
     @property
     def bound(self) -> str:
@@ -72,10 +73,9 @@ class Compiled:
         return {
             "name": self.name,
             "memory": {**self.memory._asdict(), "beside": self.beside, "total": self.total},
-            "collectives": {
-                kind: {"runs": runs, "sent_bytes": sent} for kind, (runs, sent) in self.collectives.items()
-            },
-            "text_read": self.program is not None,
+            "collectives": None
+            if self.program is None
+            else {kind: {"runs": runs, "sent_bytes": sent} for kind, (runs, sent) in self.collectives.items()},
             "flops": self.work.flops,
             "tokens": self.work.tokens,
             "least_seconds": self.least,
