@@ -25,7 +25,7 @@ class AotOptions:
     """Options of ahead-of-time compilation."""
 
     topology: str = ""
-    """The pod: v5e-256, v6e-256 (chips), v5p-128, v4-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
+    """The pod: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
     random: Path | None = None
     """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
     quickstart's model. Weights are never made."""
@@ -102,11 +102,14 @@ def show(found: Ahead) -> None:
         each = (one.collectives.get(kind, (0, 0)) for kind in kinds)
         sent.add_row(one.name, *(f"{runs:,}: {size / gib:.3g}" if runs else "" for runs, size in each))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    console.print(sent)
+    if found.programs:
+        console.print(table)
+        console.print(sent)
     fits = "fits" if found.fits else "DOES NOT FIT"
+    refused = () if found.refused is None else (f"{found.refused.name} was refused: {found.refused.said}",)
     lines = [
-        f"{fits}: {found.most / gib:.2f} GiB a chip of {found.device_memory / gib:.0f}; models and optimisers "
+        *refused,
+        f"{fits}: {found.most / gib:.2f} GiB a chip of its {found.device_memory / gib:.2f}; models and optimisers "
         f"{found.held / gib:.2f}",
         f"a chip: {found.limits.flops / 1e12:,.0f} TFLOP/s, {found.limits.bandwidth / 1e9:,.0f} GB/s of memory "
         f"({found.limits.source})",

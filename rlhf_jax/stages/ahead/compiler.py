@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,11 @@ from jax.sharding import Mesh
 from rlhf_jax import parallel
 from rlhf_jax.parallel import compiled
 from rlhf_jax.parallel.limits import Limits
-from rlhf_jax.stages.ahead.figures import Compiled, Work
+from rlhf_jax.stages.ahead.figures import Compiled, Refused, Work
+
+
+class DoesNotFit(Exception):
+    """The compiler refuses a program because a device has not the memory for it."""
 
 
 class Compiler:
@@ -43,6 +48,7 @@ class Compiler:
         self.mesh, self.limits, self.links, self.hlo, self.tell = mesh, limits, links, hlo, tell
         self.held = {id(leaf): leaf for leaf in jax.tree.leaves(held)}
         self.programs: list[Compiled] = []
+        self.refused: Refused | None = None
         self.texts: dict[str, str] = {}
 
     def __call__(
@@ -56,11 +62,20 @@ class Compiler:
             arguments: by position, shapes with their shardings.
             work: what it has to do.
             static: arguments by name, which are compiled in.
+
+        Raises:
+            DoesNotFit: the compiler refuses the program, since a device has not the memory for it.
         """
         self.tell(name)
         start = time.perf_counter()
         lowered = program.lower(*arguments, **(static or {}))
-        made, text = _compiled(lowered, self.mesh.devices.flat[0].platform)
+        try:
+            made, text = _compiled(lowered, self.mesh.devices.flat[0].platform)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            self.refused = _refused(name, str(error))
+            raise DoesNotFit(f"{name}: {self.refused.said}") from error
         seconds = time.perf_counter() - start
         self.texts[name] = text
         if self.hlo is not None:
@@ -81,6 +96,13 @@ class Compiler:
             )
         )
         return parallel.shaped(lowered.out_info, made.output_shardings)
+
+
+def _refused(name: str, said: str) -> Refused:
+    """Read how much a program would need, as in "HLO temporaries (40.00G) exceeds available HBM (15.75G)"."""
+    found = re.search(r"\((\d+(?:\.\d+)?)([KMGT])\) exceeds", said)
+    needed = 0 if found is None else int(float(found.group(1)) * 2 ** (10 * " KMGT".index(found.group(2))))
+    return Refused(name, needed, said.splitlines()[0])
 
 
 def _compiled(lowered: jax.stages.Lowered, platform: str) -> tuple[jax.stages.Compiled, str]:

@@ -84,6 +84,14 @@ class Compiled:
         }
 
 
+class Refused(NamedTuple):
+    """A program that the compiler refused: it does not fit on a device. What comes after it is not known."""
+
+    name: str
+    needed: int  # bytes, mostly of temporaries alone; 0: the compiler does not say
+    said: str  # the compiler's words
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ahead:
     """A stage on a topology."""
@@ -97,16 +105,20 @@ class Ahead:
     held: int  # bytes of models and optimisers on a device
     parameters: int
     programs: tuple[Compiled, ...]
+    refused: Refused | None  # None: all were compiled
     versions: dict[str, str]
 
     @property
     def most(self) -> int:
-        """The most bytes that a device holds."""
-        return max(program.total for program in self.programs)
+        """The most bytes that a device holds, or would have to hold."""
+        needed = 0 if self.refused is None else self.held + self.refused.needed
+        return max(needed, *(program.total for program in self.programs), 0)
 
     @property
     def fits(self) -> bool | None:
         """Whether that is less than the device has; None where nobody knows."""
+        if self.refused is not None:
+            return False
         return self.most <= self.device_memory if self.device_memory else None
 
     def to_json(self) -> dict[str, Any]:
@@ -116,6 +128,7 @@ class Ahead:
             **fields,
             "limits": self.limits._asdict(),
             "programs": [program.to_json() for program in self.programs],
+            "refused": None if self.refused is None else self.refused._asdict(),
             "most": self.most,
             "fits": self.fits,
         }

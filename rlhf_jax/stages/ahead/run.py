@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -16,7 +17,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.parallel.limits import Limits, known
 from rlhf_jax.parallel.topologies import Topology
-from rlhf_jax.stages.ahead.compiler import Compiler
+from rlhf_jax.stages.ahead.compiler import Compiler, DoesNotFit
 from rlhf_jax.stages.ahead.figures import Ahead
 from rlhf_jax.stages.ahead.online import Sizes, compile_online
 from rlhf_jax.stages.ahead.packed import compile_packed
@@ -52,7 +53,7 @@ def compile_ahead(
         tell: told of each program before it is compiled.
 
     Returns:
-        What every program takes.
+        What every program takes. Where the compiler refuses one, ``refused`` names it, and those after it are missing.
     """
     device = mesh.devices.flat[0]
     how: dict[str, Any] = {
@@ -68,7 +69,8 @@ def compile_ahead(
         program = work.program
         held: Any = (program.state, program.trunks, program.reference)
         compiler = Compiler(mesh, held=held, **how)
-        compile_packed(config, work, compiler)
+        with contextlib.suppress(DoesNotFit):  # which the compiler notes
+            compile_packed(config, work, compiler)
         trained = models_of(program.state.params, program.trunks)
     else:
         compiler, held, trained = _online(config, sizes or ModelConfig(), mesh, how)
@@ -82,6 +84,7 @@ def compile_ahead(
         held=parallel.device_bytes(held),
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         programs=tuple(compiler.programs),
+        refused=compiler.refused,
         versions=_versions(),
     )
 
@@ -106,7 +109,9 @@ def _online(config: OnlineConfig, sizes: ModelConfig, mesh: Mesh, how: dict[str,
     held = (state.train, trainer.frozen, trainer.sampler.reference, trainer.reward.params)
     compiler = Compiler(mesh, held=held, **how)
     critic = own_critic(config, policy, reward, trainer)
-    compile_online(config, trainer, state, Sizes(policy.config, reward.config, critic), columns, compiler)
+    sizes_of = Sizes(policy.config, reward.config, critic)
+    with contextlib.suppress(DoesNotFit):
+        compile_online(config, trainer, state, sizes_of, columns, compiler)
     return compiler, held, trainer.with_trunk(state.train.params)["policy"]
 
 
