@@ -25,12 +25,12 @@ class Chip(NamedTuple):
     dimensions: int  # the grid has so many
 
 
-# Cloud TPU documentation, system architecture; of the links it gives both directions together. Memory as libtpu 0.0.52
+# Cloud TPU documentation, system architecture; of the links it gives both directions together. Memory as libtpu 0.0.42
 # says it where a program does not fit.
 CHIPS = {
     "v5e": Chip("v5e", int(15.75 * 2**30), 200e9, 1, 2),
-    "v5p": Chip("v5p", int(95.73 * 2**30), 600e9, 2, 3),
-    "v6e": Chip("v6e", int(31.24 * 2**30), 400e9, 1, 2),
+    "v5p": Chip("v5p", int(95.74 * 2**30), 600e9, 2, 3),
+    "v6e": Chip("v6e", int(31.25 * 2**30), 400e9, 1, 2),
 }
 # What libtpu would ask a TPU's host for, and what keeps it from waiting for another process.
 _SETTINGS = {
