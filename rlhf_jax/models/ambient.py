@@ -51,6 +51,12 @@ def width_shares(width: int) -> int:
     return shares if width % shares == 0 else 1
 
 
+def weights_are_shared() -> bool:
+    """Say whether several devices share the width of weights."""
+    mesh = _mesh()
+    return mesh is not None and mesh.shape[WIDTH] > 1
+
+
 def constrained(x: Array, *axes: Axis) -> Array:
     """Ask for an array's dimensions to lie along axes of the mesh, where there is one and it divides them."""
     mesh = _mesh()

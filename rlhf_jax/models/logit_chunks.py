@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import ROWS, constrained, platform, row_shares, vocabulary_shares
+from rlhf_jax.models.ambient import ROWS, constrained, platform, row_shares, vocabulary_shares, weights_are_shared
 from rlhf_jax.types import Array, MaybeArray
 
 # A chunk's logits take at most so many bytes on each device, in float32. More of them at once need fewer passes over
 # the gradient of the output matrix, which is as large as the matrix; on a CPU memory is scarce before that counts.
 LOGIT_BYTES = {"cpu": 2**27, "gpu": 2**29, "tpu": 2**29}
+# Devices that share the matrix take a quarter of it: they share for want of memory, and the matrix's gradient is then
+# summed outside of the loop (``output_gradient``).
+SHARED = 4
 # So many bytes of logits are kept for the backward pass; where there are more they are made again.
 KEPT_BYTES = {"cpu": 2**28, "gpu": 2**29, "tpu": 2**29}
 # A chunk is not smaller than this many tokens, unless its bytes ask for it.
@@ -67,7 +70,8 @@ def plan_chunks(rows: int, length: int, vocab_size: int) -> Chunks:
     lines = row_shares(rows)
     tokens = rows // lines * length
     token_bytes = 4 * (vocab_size // vocabulary_shares(vocab_size))
-    size = min(max(LEAST_TOKENS[where], -(-tokens // MOST_CHUNKS)), max(1, LOGIT_BYTES[where] // token_bytes))
+    room = LOGIT_BYTES[where] // (SHARED if weights_are_shared() else 1)
+    size = min(max(LEAST_TOKENS[where], -(-tokens // MOST_CHUNKS)), max(1, room // token_bytes))
     if size >= tokens:
         size = tokens
     else:  # chunks of equal size; matrix products like multiples of 8

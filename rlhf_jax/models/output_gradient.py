@@ -24,7 +24,7 @@ from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array
 
 # Devices that share the matrix sum its gradient in parts of at most so many bytes.
-PART_BYTES = 2**28
+PART_BYTES = 2**26
 
 Slope = Callable[[Array, "Array | int"], Array]
 
