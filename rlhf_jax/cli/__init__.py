@@ -67,6 +67,7 @@ def run(argv: list[str]) -> int:
     from rlhf_jax import models
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
+    from rlhf_jax.parallel import MeshError
     from rlhf_jax.report import ReportError
     from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.stages import RunError, SamplerMismatch
@@ -75,6 +76,7 @@ def run(argv: list[str]) -> int:
     known = (
         UsageError,
         DataError,
+        MeshError,
         RunError,
         ReportError,
         CheckpointError,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlhf_jax.cli.files import must_be_run
-from rlhf_jax.cli.parsing import UsageError, describe, load_config, take_config
+from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
@@ -69,8 +69,7 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
     Returns:
         Both, as the words say.
     """
-    path, rest = take_config(argv)
-    config = load_config(path, type(default)) if path else default
+    config, rest = file_and_mesh(default, argv)
     # An empty name takes the prefix from the options of a nested config.
     flat = tyro.conf.arg(name="")
     both: Any = dataclasses.make_dataclass(

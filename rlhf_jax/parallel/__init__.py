@@ -1,6 +1,6 @@
 """Where arrays live: the device mesh, and rules from a parameter's path to its place on the mesh."""
 
-from rlhf_jax.parallel.mesh import AXES, MeshConfig, make_mesh, traced_on
+from rlhf_jax.parallel.mesh import AXES, MeshConfig, MeshError, make_mesh, traced_on
 from rlhf_jax.parallel.offload import bring, park, parked
 from rlhf_jax.parallel.partition import (
     PARAM_RULES,
@@ -17,6 +17,7 @@ __all__ = [
     "AXES",
     "PARAM_RULES",
     "MeshConfig",
+    "MeshError",
     "Rules",
     "are_shapes",
     "batch_shardings",
