@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -137,6 +137,39 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     # Auto is written out because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a
     # vocabulary-sharded embedding raise.
     return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+
+
+def described_mesh(config: MeshConfig, devices: int, like: jax.Device | None = None) -> AbstractMesh:
+    """Describe the mesh over so many devices, which need not be there: arrays can be laid out on it by their shapes.
+
+    Args:
+        config: sizes of the axes.
+        devices: how many there are.
+        like: a device of the same kind; this machine's first by default.
+
+    Raises:
+        MeshError: the sizes do not multiply to the number of devices.
+
+    Example:
+        >>> described_mesh(MeshConfig(fsdp=16), 256).shape["data"]
+        16
+    """
+    one = make_mesh(MeshConfig(), (jax.devices() if like is None else [like])[:1])
+    kinds = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(
+        config.sizes(devices), AXES, axis_types=kinds, abstract_device=one.abstract_mesh.abstract_device
+    )
+
+
+def platform(mesh: Mesh | AbstractMesh) -> str:
+    """Name what a mesh's devices are: cpu, gpu or tpu.
+
+    Example:
+        >>> platform(described_mesh(MeshConfig(), 256)) == jax.default_backend()
+        True
+    """
+    device = mesh.abstract_mesh.abstract_device
+    return jax.default_backend() if device is None else str(device.platform)
 
 
 def traced_on(mesh: Mesh, function: Callable[[*Args], R]) -> Callable[[*Args], R]:
