@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Rules = Sequence[tuple[str, PartitionSpec]]
-Axis = str | tuple[str, ...] | None  # of the mesh; or several, or none
+Axis = str | tuple[str, ...] | None  # one of the mesh, several, or none
 BATCH = ("data", "fsdp")  # the axes that a batch lies over
 
 # The embedding dimension goes to fsdp; heads, MLP and vocabulary go to tensor. The first axis of a block's weights is

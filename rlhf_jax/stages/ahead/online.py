@@ -49,7 +49,7 @@ class OnlineWork(NamedTuple):
     def held(self) -> tuple[Any, ...]:
         """Models and optimisers, which lie on the devices all the time."""
         reward: Any = self.trainer.reward.params
-        return self.state.train, self.trainer.frozen, self.trainer.sampler.reference, reward
+        return self.state.train, self.trainer.frozen, self.trainer.sampler.held_reference, reward
 
 
 def online_work(config: OnlineConfig, sizes: ModelConfig, mesh: Mesh) -> OnlineWork:
@@ -98,7 +98,7 @@ def compile_online(work: OnlineWork, compiler: Compiler) -> None:
     arguments = (sampler.reference, rows)
     asked = Work(scored(sizes.policy), tokens=tokens, turns=blocks)
     reference = compiler("reference", sampler.logprobs, arguments, asked)
-    arguments = (trainer.reward.params, rows)
+    arguments = (parallel.bring(trainer.reward.params), rows)
     asked = Work(scored(sizes.reward), tokens=tokens, turns=blocks)
     scores = compiler("score", trainer.reward.program, arguments, asked)
     arguments = (state.controller.coef, state.moments, sampled, out, reference, scores)
