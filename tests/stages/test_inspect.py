@@ -241,6 +241,12 @@ def test_what_stays_whole_is_said_and_is_no_error(tmp_path, capsys):
     )
 
 
+def test_a_topology_stands_in_for_devices(capsys):
+    pytest.importorskip("libtpu")
+    assert cli.run(["inspect", "ppo", "--topology", "v5e:2x4", "--mesh", "fsdp=2,tensor=2"]) == 0
+    assert "ppo on tpu: data 2 x fsdp 2 x tensor 2" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

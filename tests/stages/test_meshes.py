@@ -168,7 +168,7 @@ def iterate(config, sft, reward, mesh, steps=2):
         state, metrics = trainer.update(state, batch, step)
         tokens.append(jax.device_get(rollout.tokens))
         rows.append(training.fetch({**info, **metrics}))
-    return tokens, rows, batch
+    return tokens, rows, jax.device_get(batch)
 
 
 def same_iterations(one, eight, names):
@@ -202,21 +202,25 @@ GROUP = tiny_task.group_config("unused", "unused", policy="unused", objective="g
 
 @pytest.fixture(scope="module")
 def group_alone(sft_alone, reward_alone, one_device):
-    return group_methods(sft_alone, reward_alone, one_device)
+    return iterate(GROUP, sft_alone, reward_alone, one_device)
 
 
-def group_methods(sft, reward, mesh):
-    """Iterations of GRPO; and an update by RLOO on what the last of them sampled."""
-    tokens, rows, batch = iterate(GROUP, sft, reward, mesh)
-    other = online_trainer(dataclasses.replace(GROUP, objective="rloo"), sft, reward, mesh)
-    _, metrics = other.update(other.init(), batch, 0)
-    return tokens, rows, training.fetch(metrics)
-
-
-def test_group_methods_sample_the_same_tokens(sft_alone, reward_alone, group_alone, mesh, shares):
-    eight = group_methods(sft_alone, reward_alone, mesh)
+def test_grpo_samples_the_same_tokens(sft_alone, reward_alone, group_alone, mesh, shares):
+    eight = iterate(GROUP, sft_alone, reward_alone, mesh)
     assert shares[0] == shares[1]
     assert eight[0][0].shape[:2] == (8, 4)
     same_iterations(group_alone, eight, ("loss", "grad_norm", "kl", "proxy_mean", "entropy", "ratio"))
+
+
+def test_rloo_takes_the_same_step(sft_alone, reward_alone, group_alone, one_device):
+    """On what GRPO sampled, with all axes at once."""
+    config, batch = dataclasses.replace(GROUP, objective="rloo"), group_alone[2]
+
+    def step(mesh):
+        trainer = online_trainer(config, sft_alone, reward_alone, mesh)
+        spread = parallel.put(batch, parallel.batch_shardings(batch, mesh))
+        return training.fetch(trainer.update(trainer.init(), spread, 0)[1])
+
+    one, eight = (step(mesh) for mesh in (one_device, parallel.make_mesh(parallel.MeshConfig.parse(MESHES["2x2x2"]))))
     for name in ("loss", "grad_norm"):
-        assert eight[2][name] == pytest.approx(group_alone[2][name], rel=1e-5, abs=1e-5), name
+        assert eight[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
