@@ -223,6 +223,53 @@ def test_every_stage_takes_an_objective_and_its_hyperparameters(command):
     assert config.hyperparameters == {"beta": 0.05, "label_smoothing": 1.0}
 
 
+@pytest.mark.parametrize("command", ["sft", "reward", "ppo", "group", "preference"])
+@pytest.mark.parametrize("form", [["--mesh", "data=2,fsdp=4"], ["--mesh=data=2,fsdp=4"]], ids=["two words", "one"])
+def test_every_stage_takes_a_mesh_in_one_word(command, form, capsys):
+    from rlhf_jax.cli.stage_options import stage_and_config
+    from rlhf_jax.parallel import MeshConfig
+
+    default = stage_and_config(command, "")[1]
+    assert cli.override(default, command, form).mesh == MeshConfig(data=2, fsdp=4)
+    # An axis that is named beside it has the last word, wherever it stands.
+    changed = MeshConfig(data=2, fsdp=2, tensor=2)
+    assert cli.override(default, command, ["--mesh.fsdp", "2", *form, "--mesh.tensor", "2"]).mesh == changed
+    assert ends([command, "--help"]) == 0
+    assert "--mesh data=2,fsdp=2,tensor=2" in capsys.readouterr().out
+
+
+def test_a_mesh_in_one_word_replaces_the_files(tmp_path):
+    from rlhf_jax.parallel import MeshConfig
+    from rlhf_jax.stages import SFTConfig
+
+    lines = "from rlhf_jax.parallel import MeshConfig\nconfig = SFTConfig(mesh=MeshConfig.parse('tensor=8'))\n"
+    path = config_file(tmp_path, SFT + lines)
+    assert cli.override(SFTConfig(), "sft", ["--config", path]).mesh == MeshConfig(tensor=8)
+    assert cli.override(SFTConfig(), "sft", ["--config", path, "--mesh", "fsdp=8"]).mesh == MeshConfig(fsdp=8)
+
+
+@pytest.mark.parametrize("command", [["sft"], ["profile", "ppo"], ["aot", "group"]], ids=str)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--mesh", "sequence=2"], "--mesh sequence=2: no axis is called 'sequence'; they are data, fsdp, tensor"),
+        (["--mesh", "data=2,data=2"], "--mesh data=2,data=2: data is given twice"),
+        (["--mesh"], "--mesh needs sizes of axes, as in data=2,fsdp=2,tensor=2"),
+    ],
+    ids=["unknown axis", "twice", "nothing"],
+)
+def test_a_mesh_that_cannot_be_says_why(command, words, says, capsys):
+    assert ends([*command, *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_mesh_that_does_not_fit_names_the_devices(capsys):
+    assert ends(["sft", "--mesh", "data=3,tensor=2"]) == 2
+    said = capsys.readouterr().err
+    assert "data=3, fsdp=1, tensor=2 does not fit 8 devices: the sizes multiply to 6" in said
+    assert "Traceback" not in said
+
+
 @pytest.fixture(scope="module")
 def policy_folder(tmp_path_factory):
     """A run folder with an untrained policy in it, which is all that a stage looks at before its objective."""

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import aot, pipeline, policy, profile, results, sources
+from rlhf_jax.cli import aot, inspect, pipeline, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -33,6 +33,7 @@ TRAINING: dict[str, Command] = {
 COMMANDS: dict[str, Command] = {
     **TRAINING,
     "profile": profile.profile,
+    "inspect": inspect.inspect,
     "aot": aot.aot,
     "report": results.report,
     "chat": policy.chat,
@@ -67,6 +68,7 @@ def run(argv: list[str]) -> int:
     from rlhf_jax import models
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
+    from rlhf_jax.parallel import MeshError
     from rlhf_jax.report import ReportError
     from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.stages import RunError, SamplerMismatch
@@ -75,6 +77,7 @@ def run(argv: list[str]) -> int:
     known = (
         UsageError,
         DataError,
+        MeshError,
         RunError,
         ReportError,
         CheckpointError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ SUMMARIES = {
     "group": "RLOO, GRPO, expert iteration and others on K samples of a prompt",
     "preference": "DPO, IPO, KTO, ORPO, SimPO and others on comparisons",
     "profile": "where the time of a stage goes: its phases beside what the machine can do, compilation, memory",
+    "inspect": "every array that a stage holds on its devices: shape, sharding, bytes; nothing is made or compiled",
     "aot": "compile a stage's programs for a TPU pod, which need not be there: memory, collectives, least time",
     "report": "write report.html of a run folder again",
     "chat": "talk to a run's policy, or to a pretrained model",
@@ -54,7 +56,7 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     Args:
         default: a frozen dataclass; its type is what a config file must hold.
         name: the command, for messages.
-        argv: ``--config FILE.py`` and ``--any.field VALUE``.
+        argv: ``--config FILE.py``, ``--mesh AXIS=SIZE,...`` and ``--any.field VALUE``.
 
     Returns:
         A config of the default's type.
@@ -63,12 +65,11 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         UsageError: when the file cannot be used or a value is out of range. An unknown field ends the program with
             the nearest field's name.
     """
-    path, rest = take_config(list(argv))
+    config, rest = file_and_mesh(default, argv)
     # The flag that error messages name, without the path of its field.
     rest = [
         word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
     ]
-    config = load_config(path, type(default)) if path else default
     description = (
         f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
         "`config`; experiments/ has examples."
@@ -79,15 +80,39 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         raise UsageError(str(error)) from error
 
 
-def take_config(argv: list[str]) -> tuple[str, list[str]]:
-    """Take ``--config FILE.py`` out of the words: its path, empty where it is not there, and the other words."""
+def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
+    """Take what stands for many fields at once out of the words: ``--config FILE.py`` and ``--mesh AXIS=SIZE,...``.
+
+    Args:
+        default: the config of a stage.
+        argv: the words of a command line.
+
+    Returns:
+        The file's config, or the default one, on the mesh that was asked for; and the other words, which override it.
+
+    Raises:
+        UsageError: when the file cannot be used or there are no such axes.
+    """
+    from rlhf_jax.parallel import MeshConfig, MeshError
+
+    path, rest = _take(list(argv), "--config", "the path of a Python file")
+    config = load_config(path, type(default)) if path else default
+    mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
+    try:
+        return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest
+    except MeshError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
+    """Take a flag and its value out of the words: the value, empty where the flag is not there, and the other words."""
     for i, word in enumerate(argv):
-        if word == "--config":
+        if word == flag:
             if i + 1 == len(argv):
-                raise UsageError("--config needs the path of a Python file")
+                raise UsageError(f"{flag} needs {what}")
             return argv[i + 1], argv[:i] + argv[i + 2 :]
-        if word.startswith("--config="):
-            return word.removeprefix("--config="), argv[:i] + argv[i + 1 :]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}="), argv[:i] + argv[i + 1 :]
     return "", argv
 
 

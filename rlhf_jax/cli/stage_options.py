@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlhf_jax.cli.files import must_be_run
-from rlhf_jax.cli.parsing import UsageError, describe, load_config, take_config
+from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh, load_config
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
 
 
 def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
-    """Turn the first word into a stage and its config: the default one, or that of a run folder."""
+    """Turn the first word into a stage and its config: the default one, a file's, or that of a run folder."""
     from rlhf_jax import stages
     from rlhf_jax.runs.folder import read_record
     from rlhf_jax.runs.stage_path import split_stage
+    from rlhf_jax.stages.config import StageConfig
 
     defaults: dict[str, Any] = {
         "sft": stages.SFTConfig(),
@@ -31,6 +32,9 @@ def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
     }
     if word in defaults:
         return word, defaults[word]
+    if word.endswith(".py"):
+        config = load_config(word, StageConfig)
+        return next(name for name, default in defaults.items() if type(default) is type(config)), config
     run, stage = split_stage(word)
     if not run.exists():
         raise UsageError(f"{word!r} is neither a stage nor a run folder; {usage}")
@@ -69,8 +73,7 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
     Returns:
         Both, as the words say.
     """
-    path, rest = take_config(argv)
-    config = load_config(path, type(default)) if path else default
+    config, rest = file_and_mesh(default, argv)
     # An empty name takes the prefix from the options of a nested config.
     flat = tyro.conf.arg(name="")
     both: Any = dataclasses.make_dataclass(

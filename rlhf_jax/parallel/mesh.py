@@ -9,12 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
 
 Args = TypeVarTuple("Args")
 R = TypeVar("R")
+
+
+class MeshError(ValueError):
+    """A mesh that cannot be: the text names no such axes, or the sizes do not fit the devices."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,45 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
 
+    @classmethod
+    def parse(cls, text: str) -> MeshConfig:
+        """Read the sizes from one text, as ``--mesh`` gives it.
+
+        Args:
+            text: ``AXIS=SIZE`` with commas between; an axis that is left out has its default, so that ``data`` takes
+                what the others leave.
+
+        Returns:
+            The config; whether it fits the devices is seen once their number is known.
+
+        Raises:
+            MeshError: an axis is unknown or comes twice, or a size is no number that an axis can have.
+
+        Example:
+            >>> MeshConfig.parse("data=2,fsdp=2,tensor=2")
+            MeshConfig(data=2, fsdp=2, tensor=2)
+            >>> MeshConfig.parse("tensor=4").sizes(8)
+            (2, 1, 4)
+            >>> MeshConfig.parse("sequence=2")
+            Traceback (most recent call last):
+            ...
+            rlhf_jax.parallel.mesh.MeshError: mesh sequence=2: no axis is called 'sequence'; they are data, fsdp, tensor
+        """
+        given: dict[str, int] = {}
+        for part in text.split(","):
+            name, equals, size = (word.strip() for word in part.partition("="))
+            if not equals:
+                raise MeshError(f"mesh {text}: expected AXIS=SIZE with commas between, found {part!r}")
+            if name not in AXES:
+                raise MeshError(f"mesh {text}: no axis is called {name!r}; they are {', '.join(AXES)}")
+            if name in given:
+                raise MeshError(f"mesh {text}: {name} is given twice")
+            if size != "-1" and (not size.isdecimal() or int(size) < 1):
+                wanted = "a whole number from 1, or -1 for what is left"
+                raise MeshError(f"mesh {text}: {name} takes {wanted}; found {size!r}")
+            given[name] = int(size)
+        return cls(**given)
+
     def sizes(self, devices: int) -> tuple[int, int, int]:
         """Compute the size of each axis on so many devices.
 
@@ -45,7 +88,7 @@ class MeshConfig:
             Sizes of data, fsdp and tensor; their product is ``devices``.
 
         Raises:
-            ValueError: a size is not a positive number (or -1, once), or the sizes do not multiply to ``devices``.
+            MeshError: a size is not a positive number (or -1, once), or the sizes do not multiply to ``devices``.
 
         Example:
             >>> MeshConfig(data=2, fsdp=-1, tensor=2).sizes(8)
@@ -53,19 +96,17 @@ class MeshConfig:
             >>> MeshConfig(fsdp=3).sizes(8)
             Traceback (most recent call last):
             ...
-            ValueError: mesh data=-1, fsdp=3, tensor=1 does not fit 8 devices: 3 does not divide 8; ...
+            rlhf_jax.parallel.mesh.MeshError: mesh data=-1, fsdp=3, tensor=1 does not fit 8 devices: ...
         """
         given = {name: getattr(self, name) for name in AXES}
         said = ", ".join(f"{name}={size}" for name, size in given.items())
         free = [name for name, size in given.items() if size == -1]
         if len(free) > 1 or any(size < 1 for size in given.values() if size != -1):
-            raise ValueError(
-                f"mesh {said}: every size must be at least 1, and at most one may be -1 (all that is left)"
-            )
+            raise MeshError(f"mesh {said}: every size must be at least 1, and at most one may be -1 (all that is left)")
         fixed = math.prod(size for size in given.values() if size != -1)
         if devices % fixed or (not free and devices != fixed):
             why = f"{fixed} does not divide {devices}" if free else f"the sizes multiply to {fixed}"
-            raise ValueError(
+            raise MeshError(
                 f"mesh {said} does not fit {devices} devices: {why}; "
                 "change a size, or leave data=-1 to take what is left"
             )
@@ -85,7 +126,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         A mesh whose axes are of type Auto: the compiler places what lies between the given shardings.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        MeshError: the sizes do not multiply to the number of devices.
 
     Example:
         >>> import jax
@@ -96,6 +137,39 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     # Auto is written out because jax.make_mesh makes Explicit axes since 0.9, under which gathers from a
     # vocabulary-sharded embedding raise.
     return jax.make_mesh(config.sizes(len(chosen)), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+
+
+def described_mesh(config: MeshConfig, devices: int, like: jax.Device | None = None) -> AbstractMesh:
+    """Describe the mesh over so many devices, which need not be there: arrays can be laid out on it by their shapes.
+
+    Args:
+        config: sizes of the axes.
+        devices: how many there are.
+        like: a device of the same kind; this machine's first by default.
+
+    Raises:
+        MeshError: the sizes do not multiply to the number of devices.
+
+    Example:
+        >>> described_mesh(MeshConfig(fsdp=16), 256).shape["data"]
+        16
+    """
+    one = make_mesh(MeshConfig(), (jax.devices() if like is None else [like])[:1])
+    kinds = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(
+        config.sizes(devices), AXES, axis_types=kinds, abstract_device=one.abstract_mesh.abstract_device
+    )
+
+
+def platform(mesh: Mesh | AbstractMesh) -> str:
+    """Name what a mesh's devices are: cpu, gpu or tpu.
+
+    Example:
+        >>> platform(described_mesh(MeshConfig(), 256)) == jax.default_backend()
+        True
+    """
+    device = mesh.abstract_mesh.abstract_device
+    return jax.default_backend() if device is None else str(device.platform)
 
 
 def traced_on(mesh: Mesh, function: Callable[[*Args], R]) -> Callable[[*Args], R]:

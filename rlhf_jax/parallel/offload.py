@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-_HOST = "pinned_host"
+HOST = "pinned_host"
 
 
 def parked(shardings: Any) -> Any:
@@ -28,7 +28,7 @@ def parked(shardings: Any) -> Any:
         >>> parked(replicated(make_mesh(MeshConfig(), jax.devices()[:1]))).memory_kind
         'pinned_host'
     """
-    return jax.tree.map(lambda sharding: sharding.with_memory_kind(_HOST), shardings)
+    return jax.tree.map(lambda sharding: sharding.with_memory_kind(HOST), shardings)
 
 
 def park(tree: Any) -> Any:
@@ -45,7 +45,7 @@ def park(tree: Any) -> Any:
         >>> park({"x": jnp.ones(3)})["x"].sharding.memory_kind
         'pinned_host'
     """
-    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(_HOST)), tree)
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(HOST)), tree)
 
 
 def bring(tree: Any) -> Any:
@@ -54,7 +54,7 @@ def bring(tree: Any) -> Any:
     Inside a compiled function the copy is a part of the program, and is left out where nothing reads it.
 
     Args:
-        tree: jax arrays, parked or not.
+        tree: jax arrays, parked or not; or shapes.
 
     Returns:
         The same tree on the devices.
@@ -66,9 +66,11 @@ def bring(tree: Any) -> Any:
         (True, [0, 1, 2])
     """
 
-    def there(x: jax.Array) -> jax.Array:
+    def there(x: Any) -> Any:
         if isinstance(x, jax.ShapeDtypeStruct):
-            return x
+            if x.sharding is None or x.sharding.memory_kind != HOST:
+                return x
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding.with_memory_kind("device"))
         device = jax.memory.Space.Device
         if jax.typeof(x).memory_space == device:
             return x

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Rules = Sequence[tuple[str, PartitionSpec]]
+Axis = str | tuple[str, ...] | None  # one of the mesh, several, or none
+BATCH = ("data", "fsdp")  # the axes that a batch lies over
 
 # The embedding dimension goes to fsdp; heads, MLP and vocabulary go to tensor. The first axis of a block's weights is
 # the layer, over which the model scans, so it stays whole. Norms and biases are too small to be worth a gather.
@@ -53,12 +55,49 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
-def _axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+def axis_size(mesh: Mesh | AbstractMesh, axis: Axis) -> int:
+    """Count the devices along an axis of the mesh, or along several together.
+
+    Example:
+        >>> import jax
+        >>> from rlhf_jax.parallel import MeshConfig, make_mesh
+        >>> axis_size(make_mesh(MeshConfig(), jax.devices()[:1]), ("data", "fsdp"))
+        1
+    """
     names = (axis,) if isinstance(axis, str) else (axis or ())
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
+def fitting(spec: PartitionSpec, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Leave whole what the devices cannot share evenly.
+
+    Args:
+        spec: where the dimensions are to lie; those that it does not name are whole.
+        shape: the array's.
+        mesh: the device mesh.
+
+    Returns:
+        The spec with None for every axis that does not divide its dimension.
+    """
+    each = zip(shape, spec, strict=False)
+    return PartitionSpec(*(axis if size % axis_size(mesh, axis) == 0 else None for size, axis in each))
+
+
+def rule_spec(name: str, shape: Sequence[int], rules: Rules = PARAM_RULES) -> PartitionSpec:
+    """Find how a leaf is to lie, whether the devices can share it so or not.
+
+    Args:
+        name: its path, as ``path_name`` writes it.
+        shape: its own.
+        rules: pairs (regular expression searched in the path, PartitionSpec); the first that matches is taken.
+
+    Raises:
+        ValueError: no rule matches, or the rule names more dimensions than there are.
+
+    Example:
+        >>> tuple(rule_spec("policy/blocks/mlp/up/kernel", (2, 8, 16)))
+        (None, 'fsdp', 'tensor')
+    """
     if not shape:
         return PartitionSpec()
     for pattern, spec in rules:
@@ -66,12 +105,12 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> Partit
             continue
         if len(spec) > len(shape):
             raise ValueError(
-                f"rule {pattern!r} names {len(spec)} dimensions, but {name} has shape {shape}; fix the rule"
+                f"rule {pattern!r} names {len(spec)} dimensions, but {name} has shape {tuple(shape)}; fix the rule"
             )
-        return PartitionSpec(
-            *(axis if size % _axis_size(mesh, axis) == 0 else None for size, axis in zip(shape, spec, strict=False))
-        )
-    raise ValueError(f"no partition rule matches {name} of shape {shape}; add (pattern, PartitionSpec) to the rules")
+        return spec
+    raise ValueError(
+        f"no partition rule matches {name} of shape {tuple(shape)}; add (pattern, PartitionSpec) to the rules"
+    )
 
 
 def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leading: int = 0) -> Any:
@@ -100,7 +139,8 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES, *, leadin
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        spec = _spec(path_name(path), tuple(leaf.shape[leading:]), mesh, rules)
+        own = leaf.shape[leading:]
+        spec = fitting(rule_spec(path_name(path), own, rules), own, mesh)
         whole = min(leading, leaf.ndim)
         return NamedSharding(mesh, PartitionSpec(*(None,) * whole, *spec))
 
@@ -126,13 +166,12 @@ def batch_shardings(batch: Any, mesh: Mesh, *, batch_axis: int = 0) -> Any:
         >>> tuple(batch_shardings({"tokens": jax.ShapeDtypeStruct((4, 1, 16), "int32")}, mesh)["tokens"].spec)
         (('data', 'fsdp'),)
     """
-    axis = ("data", "fsdp")
 
     def place(leaf: Any) -> NamedSharding:
         shape = tuple(leaf.shape)
-        if len(shape) <= batch_axis or shape[batch_axis] % _axis_size(mesh, axis):
+        if len(shape) <= batch_axis or shape[batch_axis] % axis_size(mesh, BATCH):
             return NamedSharding(mesh, PartitionSpec())
-        return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, axis))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, BATCH))
 
     return jax.tree.map(place, batch)
 
@@ -180,7 +219,9 @@ def put(tree: Any, shardings: Any) -> Any:
 
     def place(leaf: Any, sharding: NamedSharding) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            # One that lies there already is the very same, as an array would be.
+            there = leaf.sharding == sharding
+            return leaf if there else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         if sharding.is_fully_addressable or isinstance(leaf, jax.Array):
             return jax.device_put(leaf, sharding)
         host = np.asarray(leaf)

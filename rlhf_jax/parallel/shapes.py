@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from rlhf_jax.parallel.offload import HOST
+
 R = TypeVar("R")
 
 
@@ -66,6 +68,8 @@ def shaped(tree: Any, shardings: Any) -> Any:
 def device_bytes(tree: Any) -> int:
     """Count the bytes that arrays, or shapes with shardings, take on the device that has most of them.
 
+    What waits in the host's memory takes none.
+
     Example:
         >>> import jax.numpy as jnp
         >>> device_bytes({"x": jnp.ones((2, 8)), "y": jnp.int32(1)})
@@ -73,6 +77,8 @@ def device_bytes(tree: Any) -> int:
     """
 
     def one(leaf: Any) -> int:
+        if leaf.sharding is not None and leaf.sharding.memory_kind == HOST:
+            return 0
         size = leaf.dtype.itemsize
         for n in leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape):
             size *= n

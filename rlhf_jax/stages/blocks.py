@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 def shape_of(mesh: Mesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
     """Choose the shape of blocks on these devices, for ``groups`` groups of sequences of at most ``length`` tokens."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = parallel.platform(mesh) == "cpu"
     tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS, ROW)
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     return block_shape(groups, responses, length, tokens=tokens, row_tokens=row_tokens, devices=devices, parts=parts)

@@ -61,7 +61,7 @@ class StageConfig:
     seed: int = 0
     """Everything random comes from it."""
     mesh: MeshConfig = MeshConfig()
-    """Devices; all of them share the batch by default."""
+    """Devices, `--mesh data=2,fsdp=2,tensor=2` or an axis at a time; all of them share the batch by default."""
     checkpoint_every: int = 50
     """Steps between two checkpoints to continue from."""
     keep_checkpoints: int = 2

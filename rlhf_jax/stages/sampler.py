@@ -56,7 +56,7 @@ class Sampler:
         parked: bool = False,
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
-        self._reference = place(reference, mesh, parked=parked)
+        self.held_reference = place(reference, mesh, parked=parked)
         self.engine = make_engine(model, tokenizer, sampling)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
@@ -95,7 +95,7 @@ class Sampler:
     @property
     def reference(self) -> Params:
         """The frozen policy's parameters on the mesh; a parked one is brought there, and goes when it is let go of."""
-        return parallel.bring(self._reference)
+        return parallel.bring(self.held_reference)
 
     def __call__(
         self, policy: Params | Laid, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from rlhf_jax.parallel import MeshConfig, make_mesh
+from rlhf_jax.parallel import MeshConfig, MeshError, make_mesh
 
 
 def test_default_puts_all_devices_on_data():
@@ -27,5 +27,38 @@ def test_devices_can_be_chosen():
     ],
 )
 def test_sizes_that_do_not_fit_are_named(config, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(MeshError, match=words):
         make_mesh(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "on_eight"),
+    [
+        ("data=2,fsdp=2,tensor=2", MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        ("tensor=4", MeshConfig(tensor=4), (2, 1, 4)),
+        ("fsdp=2, data=4", MeshConfig(data=4, fsdp=2), (4, 2, 1)),
+        ("data=1,fsdp=-1", MeshConfig(data=1, fsdp=-1), (1, 8, 1)),
+    ],
+    ids=["all three", "the rest is data", "any order", "the rest is fsdp"],
+)
+def test_one_text_names_the_axes(text, config, on_eight):
+    assert MeshConfig.parse(text) == config
+    assert MeshConfig.parse(text).sizes(8) == on_eight
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sequence=2", "no axis is called 'sequence'; they are data, fsdp, tensor"),
+        ("data=2,data=4", "data is given twice"),
+        ("fsdp=two", "fsdp takes a whole number from 1, or -1 for what is left; found 'two'"),
+        ("fsdp=0", "found '0'"),
+        ("fsdp=-2", "found '-2'"),
+        ("fsdp=", "found ''"),
+        ("2,2,2", "expected AXIS=SIZE with commas between, found '2'"),
+        ("data=2,", "found ''"),
+    ],
+)
+def test_a_text_that_names_no_mesh_says_why(text, words):
+    with pytest.raises(MeshError, match=f"^mesh {text}: .*{words}"):
+        MeshConfig.parse(text)

@@ -66,7 +66,7 @@ def test_an_iteration_of_ppo_computes_the_same_and_holds_no_frozen_model_while_i
     reference, reward = size(fresh(POLICY, 1).params), size(fresh(REWARD, 2).params)
     assert beside >= reference + reward
     assert rest < 0.05 * min(reference, reward)  # keys and a few numbers
-    waiting = jax.tree.leaves((trainer._initial, trainer.sampler._reference, trainer.reward.params))
+    waiting = jax.tree.leaves((trainer._initial, trainer.sampler.held_reference, trainer.reward.params))
     assert {x.sharding.memory_kind for x in waiting} == {"pinned_host"}
     assert {x.sharding.memory_kind for x in jax.tree.leaves(trainer.sampler.reference)} == {"device"}
 
@@ -105,4 +105,4 @@ def test_under_adapters_it_says_what_stays(sft_run, one_device, tables):
         trainer = OnlineTrainer(
             config, policy=start, reward=tiny_task.count_a, tokenizer=sft_run.tokenizer, mesh=one_device
         )
-    assert {x.sharding.memory_kind for x in jax.tree.leaves(trainer.sampler._reference)} == {"device"}
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(trainer.sampler.held_reference)} == {"device"}

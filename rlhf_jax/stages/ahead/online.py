@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rlhf_jax import parallel
-from rlhf_jax.data.blocks import BlockPlan, lay_out
+from rlhf_jax.data.blocks import BlockPlan, BlockShape, lay_out
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.rollout.generate import as_rollout
 from rlhf_jax.rollout.programs import STRIDE
@@ -18,8 +20,9 @@ from rlhf_jax.stages.ahead.compiler import Compiler
 from rlhf_jax.stages.ahead.figures import Work
 from rlhf_jax.stages.ahead.packed import train_flops
 from rlhf_jax.stages.blocks import shape_of
-from rlhf_jax.stages.online.config import OnlineConfig
+from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
+from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
 from rlhf_jax.types import Rollout, SequenceBatch
 
 LIVE = np.int32(0)  # a window goes on while more rows than these live
@@ -33,24 +36,52 @@ class Sizes(NamedTuple):
     critic: ModelConfig | None  # None: there is none, or it is a head on the policy
 
 
-def compile_online(
-    config: OnlineConfig,
-    trainer: OnlineTrainer,
-    state: OnlineState,
-    sizes: Sizes,
-    columns: int,
-    compiler: Compiler,
-) -> None:
-    """Compile the programs of one iteration, in the order in which they run; every response is of full length.
+class OnlineWork(NamedTuple):
+    """An online stage as shapes: everything is laid out on the mesh, and nothing is there."""
+
+    config: OnlineConfig
+    trainer: OnlineTrainer
+    state: OnlineState
+    sizes: Sizes
+    columns: int  # tokens of a prompt
+
+    @property
+    def held(self) -> tuple[Any, ...]:
+        """Models and optimisers, which lie on the devices all the time."""
+        reward: Any = self.trainer.reward.params
+        return self.state.train, self.trainer.frozen, self.trainer.sampler.held_reference, reward
+
+
+def online_work(config: OnlineConfig, sizes: ModelConfig, mesh: Mesh) -> OnlineWork:
+    """Build the trainer of ``ppo`` or ``group`` from shapes, without its pretraining text.
 
     Args:
         config: the stage's.
-        trainer: made of shapes.
-        state: the first, from ``trainer.init``.
-        sizes: those of its models.
-        columns: tokens of a prompt.
-        compiler: for the trainer's mesh.
+        sizes: those of the policy, and of the models beside it.
+        mesh: devices, which need not be there.
     """
+    config = dataclasses.replace(config, ptx=PTXConfig(), sampling=dataclasses.replace(config.sampling, stop=()))
+    columns = config.max_prompt_length or PROMPT
+    policy, _ = starting_model(
+        config.policy, config.lora, sizes, mesh=mesh, seed=config.seed, remat=config.remat, shapes=True
+    )
+    tokenizer: Any = NoText(policy.config.vocab_size)
+    reward = scoring_model("", policy, tokenizer, mesh)
+    trainer = OnlineTrainer(
+        config, policy=policy, tokenizer=tokenizer, reward=reward, prompt_columns=columns, mesh=mesh
+    )
+    of_models = Sizes(policy.config, reward.config, own_critic(config, policy, reward, trainer))
+    return OnlineWork(config, trainer, trainer.init(), of_models, columns)
+
+
+def compile_online(work: OnlineWork, compiler: Compiler) -> None:
+    """Compile the programs of one iteration, in the order in which they run; every response is of full length.
+
+    Args:
+        work: from ``online_work``.
+        compiler: for its mesh.
+    """
+    config, trainer, state, sizes, columns = work
     sampled = _sampling(config, trainer, state, sizes, columns, compiler)
     length, count = columns + config.sampling.max_new_tokens, config.prompts * config.samples
     tokens, new = float(count * length), float(count * config.sampling.max_new_tokens)
@@ -58,7 +89,7 @@ def compile_online(
     def scored(model: ModelConfig) -> float:
         return costs.forward_flops(model, tokens, length, logits=0 if model.scalar_head else new)
 
-    rows, sampler = _rows(trainer, sampled), trainer.sampler
+    rows, sampler = row_shapes(trainer, sampled), trainer.sampler
     critic = 0.0 if sizes.critic is None else scored(sizes.critic)
     arguments: Any = (state.train.params, trainer.frozen, rows)
     blocks = rows.tokens.shape[0]
@@ -67,7 +98,7 @@ def compile_online(
     arguments = (sampler.reference, rows)
     asked = Work(scored(sizes.policy), tokens=tokens, turns=blocks)
     reference = compiler("reference", sampler.logprobs, arguments, asked)
-    arguments = (trainer.reward.params, rows)
+    arguments = (parallel.bring(trainer.reward.params), rows)
     asked = Work(scored(sizes.reward), tokens=tokens, turns=blocks)
     scores = compiler("score", trainer.reward.program, arguments, asked)
     arguments = (state.controller.coef, state.moments, sampled, out, reference, scores)
@@ -78,13 +109,11 @@ def compile_online(
 def _sampling(
     config: OnlineConfig, trainer: OnlineTrainer, state: OnlineState, sizes: Sizes, columns: int, compiler: Compiler
 ) -> Rollout:
-    mesh, samples, new = trainer.mesh, config.samples, config.sampling.max_new_tokens
+    samples, new = config.samples, config.sampling.max_new_tokens
     programs, rows = trainer.sampler.engine.programs, trainer.sampler.sharding(config.prompts)
     count = config.prompts * samples
-    prompts = jax.ShapeDtypeStruct((config.prompts, columns), jnp.int32, sharding=rows)
-    lengths = jax.ShapeDtypeStruct((config.prompts,), jnp.int32, sharding=rows)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-    keys = parallel.shaped(keys, trainer.sampler.sharding(count))
+    prompts, lengths = prompt_shapes(config, trainer, columns)
+    keys = row_keys(trainer, count)
     policy = trainer.with_trunk(state.train.params)["policy"]
     laid = compiler("lay out", programs.lay_out, (policy,), Work(), static={"sharding": rows})
     flops = costs.forward_flops(sizes.policy, config.prompts * columns, columns, logits=config.prompts)
@@ -101,12 +130,31 @@ def _sampling(
     flops = costs.decode_flops(sizes.policy, count, columns + new / 2, window)
     work = Work(flops, read, count * window, turns=-(-window // STRIDE))
     last = compiler(f"decode {window} tokens", programs.window, (laid, begun, LIVE), work, static={"sharding": rows})
-    gather = functools.partial(as_rollout, samples=samples)
-    found = jax.eval_shape(gather, prompts, lengths, last.tokens, last.logprobs, last.written, last.finished)
-    return parallel.shaped(found, parallel.batch_shardings(found, mesh))
+    return rollout_shapes(config, trainer, columns, last)
 
 
-def _rows(trainer: OnlineTrainer, sampled: Rollout) -> Any:
+def prompt_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int) -> tuple[Any, Any]:
+    """Make the shapes of an iteration's prompts, [B, P], and of their lengths, [B]."""
+    rows = trainer.sampler.sharding(config.prompts)
+    prompts = jax.ShapeDtypeStruct((config.prompts, columns), jnp.int32, sharding=rows)
+    return prompts, jax.ShapeDtypeStruct((config.prompts,), jnp.int32, sharding=rows)
+
+
+def row_keys(trainer: OnlineTrainer, rows: int) -> Any:
+    """Make the shape of the keys of so many rows, [N]."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    return parallel.shaped(keys, trainer.sampler.sharding(rows))
+
+
+def rollout_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int, last: Any) -> Rollout:
+    """Make the shapes of what is sampled in an iteration, from those of the engine's last state."""
+    gather = functools.partial(as_rollout, samples=config.samples)
+    prompts = prompt_shapes(config, trainer, columns)
+    found = jax.eval_shape(gather, *prompts, last.tokens, last.logprobs, last.written, last.finished)
+    return parallel.shaped(found, parallel.batch_shardings(found, trainer.mesh))
+
+
+def row_shapes(trainer: OnlineTrainer, sampled: Rollout) -> Any:
     """Shapes of the packed rows of a rollout; the program that lays them does nothing but copy."""
     mesh, maker = trainer.mesh, trainer.sampler.rows
     shape = shape_of(mesh, sampled.tokens.shape[0] * sampled.tokens.shape[1], 1, sampled.tokens.shape[-1])
@@ -120,6 +168,12 @@ def _rows(trainer: OnlineTrainer, sampled: Rollout) -> Any:
     return placed._replace(places=places, real=real, used=parallel.shaped(found.used, parallel.replicated(mesh)))
 
 
+def update_blocks(config: OnlineConfig, trainer: OnlineTrainer, length: int) -> BlockShape:
+    """Choose the shape of the blocks that an update runs over, for sequences of at most this length."""
+    share = config.prompts // config.minibatches
+    return shape_of(trainer.mesh, share, config.samples, length, parts=config.micro_batches)
+
+
 def _update(
     config: OnlineConfig,
     trainer: OnlineTrainer,
@@ -129,9 +183,8 @@ def _update(
     compiler: Compiler,
 ) -> None:
     groups, responses, length = batch.tokens.shape
-    share = groups // config.minibatches
-    shape = shape_of(trainer.mesh, share, responses, length, parts=config.micro_batches)
-    one = lay_out(np.full((share, responses), length), shape)
+    shape = update_blocks(config, trainer, length)
+    one = lay_out(np.full((groups // config.minibatches, responses), length), shape)
     count = config.epochs * config.minibatches
     plan = BlockPlan(*(np.stack([x] * count) for x in one))
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+from jax.sharding import Mesh
 
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.stages.ahead.compiler import Compiler
 from rlhf_jax.stages.ahead.figures import Work
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.stages.profile.packed import PackedWork
+from rlhf_jax.stages.profile.packed import PackedWork, packed_work
+from rlhf_jax.stages.sft import SFTConfig
+
+
+def packed_shapes(config: PackedConfig, sizes: ModelConfig | None, mesh: Mesh) -> PackedWork:
+    """Build a stage that trains on packed rows from shapes; SFT takes ``config.model`` where no sizes are given."""
+    if isinstance(config, SFTConfig) and sizes is not None:
+        config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
+    return packed_work(config, sizes or ModelConfig(), mesh, shapes=True)
 
 
 def compile_packed(config: PackedConfig, work: PackedWork, compiler: Compiler) -> None:
@@ -16,7 +27,7 @@ def compile_packed(config: PackedConfig, work: PackedWork, compiler: Compiler) -
 
     Args:
         config: the stage's.
-        work: from ``packed_work(..., shapes=True)``.
+        work: from ``packed_shapes``.
         compiler: for the devices that the work was made for.
     """
     length = config.data.max_length

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
@@ -19,14 +18,10 @@ from rlhf_jax.parallel.limits import Limits, known
 from rlhf_jax.parallel.topologies import Topology
 from rlhf_jax.stages.ahead.compiler import Compiler, DoesNotFit
 from rlhf_jax.stages.ahead.figures import Ahead
-from rlhf_jax.stages.ahead.online import Sizes, compile_online
-from rlhf_jax.stages.ahead.packed import compile_packed
+from rlhf_jax.stages.ahead.online import compile_online, online_work
+from rlhf_jax.stages.ahead.packed import compile_packed, packed_shapes
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
-from rlhf_jax.stages.online.trainer import OnlineTrainer
-from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
-from rlhf_jax.stages.profile.packed import packed_work
-from rlhf_jax.stages.sft import SFTConfig
+from rlhf_jax.stages.online.config import OnlineConfig
 
 _UNKNOWN = Limits(1.0, 1.0, "not known")
 
@@ -62,18 +57,22 @@ def compile_ahead(
         "hlo": hlo,
         "tell": tell,
     }
-    if isinstance(config, SFTConfig) and sizes is not None:
-        config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
+    trained: Any
+    held: Any
     if isinstance(config, PackedConfig):
-        work = packed_work(config, sizes or ModelConfig(), mesh, shapes=True)
-        program = work.program
-        held: Any = (program.state, program.trunks, program.reference)
+        packed = packed_shapes(config, sizes, mesh)
+        program = packed.program
+        held = (program.state, program.trunks, program.reference)
         compiler = Compiler(mesh, held=held, **how)
         with contextlib.suppress(DoesNotFit):  # which the compiler notes
-            compile_packed(config, work, compiler)
+            compile_packed(config, packed, compiler)
         trained = models_of(program.state.params, program.trunks)
     else:
-        compiler, held, trained = _online(config, sizes or ModelConfig(), mesh, how)
+        online = online_work(config, sizes or ModelConfig(), mesh)
+        compiler = Compiler(mesh, held=online.held, **how)
+        with contextlib.suppress(DoesNotFit):
+            compile_online(online, compiler)
+        trained = online.trainer.with_trunk(online.state.train.params)["policy"]
     return Ahead(
         stage=stage,
         topology="" if topology is None else topology.name,
@@ -81,7 +80,7 @@ def compile_ahead(
         mesh=dict(mesh.shape),
         device_memory=0 if topology is None else topology.chip.memory,
         limits=how["limits"],
-        held=parallel.device_bytes(held),
+        held=parallel.device_bytes(list(compiler.held.values())),
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         programs=tuple(compiler.programs),
         refused=compiler.refused,
@@ -92,27 +91,6 @@ def compile_ahead(
 def models_of(trained: Any, frozen: Any) -> Any:
     """Join what is trained with the trunks that it stands on, by role."""
     return {role: models.join(own, frozen.get(role, {})) for role, own in trained.items()}
-
-
-def _online(config: OnlineConfig, sizes: ModelConfig, mesh: Mesh, how: dict[str, Any]) -> tuple[Compiler, Any, Any]:
-    config = dataclasses.replace(config, ptx=PTXConfig())
-    columns = config.max_prompt_length or PROMPT
-    policy, _ = starting_model(
-        config.policy, config.lora, sizes, mesh=mesh, seed=config.seed, remat=config.remat, shapes=True
-    )
-    tokenizer: Any = NoText(policy.config.vocab_size)
-    reward = scoring_model("", policy, tokenizer, mesh)
-    trainer = OnlineTrainer(
-        config, policy=policy, tokenizer=tokenizer, reward=reward, prompt_columns=columns, mesh=mesh
-    )
-    state = trainer.init()
-    held = (state.train, trainer.frozen, trainer.sampler.reference, trainer.reward.params)
-    compiler = Compiler(mesh, held=held, **how)
-    critic = own_critic(config, policy, reward, trainer)
-    sizes_of = Sizes(policy.config, reward.config, critic)
-    with contextlib.suppress(DoesNotFit):
-        compile_online(config, trainer, state, sizes_of, columns, compiler)
-    return compiler, held, trainer.with_trunk(state.train.params)["policy"]
 
 
 def _versions() -> dict[str, str]:

@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.models.config import Remat
 from rlhf_jax.parallel import MeshConfig
 from rlhf_jax.parallel.hardware import Hardware
 from rlhf_jax.stages.config import PackedConfig
@@ -124,5 +125,6 @@ def _leanest(config: Config, mesh: MeshConfig) -> Config:
 
 
 def _variants(config: Config) -> Iterator[Config]:
-    for remat, cuts in itertools.product(("none", "dots", "block"), _cuts(config)):
+    every: tuple[Remat, ...] = get_args(Remat)
+    for remat, cuts in itertools.product(every, _cuts(config)):
         yield dataclasses.replace(config, remat=remat, micro_batches=cuts)

@@ -16,7 +16,7 @@ from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import chosen
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.models.decoding import decoding_kind
-from rlhf_jax.runs.loading import check_attention, start_from, with_remat
+from rlhf_jax.runs.loading import check_attention, place, start_from, with_remat
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig
 from rlhf_jax.stages.online.trainer import OnlineTrainer
@@ -66,7 +66,8 @@ def starting_model(
         return LoadedModel(start.config, start.params), start.tokenizer
     config, key = with_remat(dataclasses.replace(random, scalar_head=False), remat), jax.random.key(seed)
     if shapes:
-        return LoadedModel(*_shapes(config, lora)), NoText(config.vocab_size)
+        config, params = _shapes(config, lora)
+        return LoadedModel(config, place(params, mesh)), NoText(config.vocab_size)
     check_attention(random, mesh)
     params = jax.jit(models.build(config).init)(key)
     if lora.rank:
@@ -95,7 +96,11 @@ def scoring_model(reward_model: str, policy: LoadedModel, tokenizer: Tokenizer |
     if isinstance(tokenizer, Tokenizer) and reward_model and Path(reward_model).exists():
         return load_reward(reward_model, tokenizer, mesh)
     config = dataclasses.replace(policy.config, scalar_head=True)
-    return LoadedModel(config, parallel.made_of(lambda x: models.with_scalar_head(x, config), policy.params))
+    params = parallel.made_of(lambda x: models.with_scalar_head(x, config), policy.params)
+    if parallel.are_shapes(params):  # weights of its own, on the policy's trunk if that is frozen
+        own, trunk = models.split(params)
+        params = models.join(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own), trunk)
+    return LoadedModel(config, params)
 
 
 def chosen_kernels(config: ModelConfig, length: int, mesh: Mesh, *, decodes: bool = False) -> dict[str, str]:
@@ -113,7 +118,7 @@ def chosen_kernels(config: ModelConfig, length: int, mesh: Mesh, *, decodes: boo
     """
     attention = chosen(
         config.attention,
-        platform=mesh.devices.flat[0].platform,
+        platform=parallel.platform(mesh),
         dtype=config.compute_dtype,
         length=length,
         head_dim=config.head_dim,

@@ -17,7 +17,7 @@ from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.parallel.limits import limits
 from rlhf_jax.runs.loading import with_remat
 from rlhf_jax.stages.choose import choose_objective
-from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.config import PackedConfig, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.preference import PreferenceBatches, PreferenceConfig, with_reference
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
@@ -152,11 +152,11 @@ def _compiled(
     shape = config.packing(pad_id)
     examples = _examples(config, sizes.vocab_size, responses)
     batches: Any = PackedEpochs(lambda _: examples, epochs=1, **shape)
-    frozen, also, optimizer = None, 0.0, config.optimizer  # type: ignore[attr-defined]
+    frozen, also, optimizer, parked = None, 0.0, config.optimizer, False  # type: ignore[attr-defined]
     if members:
         batches = MemberBatches([lambda _: examples] * members, epochs=1, **shape)
     if isinstance(config, PreferenceConfig):
-        batches = PreferenceBatches(batches, **shape)
+        batches, parked = PreferenceBatches(batches, **shape), parks_policy(config.offload, config.lora)
         frozen = {"policy": parallel.made_of(models.adapter_off, params["policy"])}
         tokens = config.rows * (config.row_length // config.data.max_length) * config.data.max_length
         also = costs.forward_flops(sizes, tokens, config.data.max_length, logits=tokens / 2)
@@ -169,6 +169,7 @@ def _compiled(
         batches=batches,
         mesh=mesh,
         frozen=frozen,
+        parked=parked,
         members=members,
     )
     return PackedWork(program, batches, sizes, members or 1, also)
