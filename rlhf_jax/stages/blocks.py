@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from rlhf_jax import parallel
 from rlhf_jax.data.blocks import BlockShape, block_shape, lay_out
+from rlhf_jax.parallel.hardware import platform_of
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.types import Array, Packing, Rollout, SequenceBatch
 
@@ -38,9 +39,9 @@ class Rows(NamedTuple):
     used: Array  # int32 []
 
 
-def shape_of(mesh: Mesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
+def shape_of(mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
     """Choose the shape of blocks on these devices, for ``groups`` groups of sequences of at most ``length`` tokens."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = platform_of(mesh) == "cpu"
     tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS, ROW)
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     return block_shape(groups, responses, length, tokens=tokens, row_tokens=row_tokens, devices=devices, parts=parts)
