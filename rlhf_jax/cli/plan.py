@@ -114,7 +114,7 @@ def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) ->
 
     hardware, fullest = found.hardware, found.fullest
     mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
-    memory = Table(title=f"{found.stage}, {found.parameters:,} parameters, on {hardware.name}: {mesh}")
+    memory = Table(title="memory by part, where it is most")
     memory.add_column(f"a device in {fullest.name}")
     memory.add_column("GiB", justify="right")
     for part, size in fullest.memory.items():
@@ -133,10 +133,13 @@ def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) ->
             f"{sum(phase.sent.values()) / _GIB:.3g}",
         )
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    on = f"{hardware.name}, {hardware.devices} x {hardware.kind}"
+    console.print(f"{found.stage}, {found.parameters:,} parameters, on {on}: {mesh}", highlight=False, style="bold")
     console.print(memory)
     console.print(time)
     if pairs:
         console.print(_beside(pairs))
+        console.print("compiled: no FLOPs that are computed again are in its seconds; decoding is of one window")
     console.print("\n".join(_lines(found, mesh_asked)), highlight=False, markup=False)
 
 
