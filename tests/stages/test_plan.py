@@ -151,6 +151,13 @@ def test_more_devices_never_hold_more_each():
     assert all(b.total <= a.total for a, b in zip(few.phases, many.phases, strict=True))
 
 
+def test_rows_that_cannot_be_divided_are_done_by_every_device():
+    fitting, odd = (llama("h100x8", rows=n) for n in (8, 9))
+    assert not fitting.notes
+    assert "rows of a part (9) cannot be divided among the 8 devices" in odd.notes[0]
+    assert odd.phases[0].flops == pytest.approx(9 * fitting.phases[0].flops)
+
+
 def test_recomputation_takes_memory_for_time():
     kept = {}
     for remat in ("none", "dots", "block"):

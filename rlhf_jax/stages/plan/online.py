@@ -17,7 +17,7 @@ from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.plan.decoding import cache_bytes, decode_cost, laid_out, lay_out_cost, prefill_cost
 from rlhf_jax.stages.plan.figures import PlannedPhase
 from rlhf_jax.stages.plan.packed import Planned, gradient_bytes, together
-from rlhf_jax.stages.plan.passes import Rows, forward_cost, update_cost
+from rlhf_jax.stages.plan.passes import Cost, Rows, forward_cost, update_cost
 from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
 
 # Bytes a token of what an iteration knows of its responses: tokens, positions and segments, two log-probabilities,
@@ -131,24 +131,18 @@ class _Iteration:
         tokens = float(self.count * self.length)
         held = self.held | self.samples
 
-        def phase(name: str, costs: Any, **brought: int) -> PlannedPhase:
-            return together(name, costs, shape.blocks, held | brought, self.hardware, tokens=tokens)
+        def phase(name: str, costs: list[Cost], *brought: str) -> PlannedPhase:
+            there = held | {part: self.parked[part] for part in brought}
+            return together(name, costs, shape.blocks, there, self.hardware, tokens=tokens)
 
-        own = [forward_cost(c, self.whole[role], rows, self.mesh) for role, c in self.configs.items()]
-        reference, reward = self.trainer.sampler.reference, self.trainer.reward.params
-        parked = self.parked
+        def one(sizes: ModelConfig, params: Any) -> Cost:
+            return forward_cost(sizes, params, rows, self.mesh)
+
+        policy = self.configs["policy"]
         return (
-            phase("log-probabilities", own),
-            phase(
-                "reference",
-                [forward_cost(self.configs["policy"], reference, rows, self.mesh)],
-                reference=parked["reference"],
-            ),
-            phase(
-                "score",
-                [forward_cost(self.reward, reward, rows, self.mesh)],
-                **{"reward model": parked["reward model"]},
-            ),
+            phase("log-probabilities", [one(sizes, self.whole[role]) for role, sizes in self.configs.items()]),
+            phase("reference", [one(policy, self.trainer.sampler.reference)], "reference"),
+            phase("score", [one(self.reward, self.trainer.reward.params)], "reward model"),
         )
 
     def update(self) -> PlannedPhase:

@@ -60,7 +60,6 @@ def plan(
     mesh = planned_mesh(config.mesh, hardware)
     if isinstance(config, SFTConfig) and sizes is not None:
         config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
-    online = isinstance(config, OnlineConfig)
     if isinstance(config, OnlineConfig):
         if run.tokens:
             raise ValueError(f"tokens: {stage} samples its own; say how many iterations by steps")
@@ -76,17 +75,25 @@ def plan(
         parameters=found.parameters,
         held=found.held,
         phases=found.phases,
-        unit="iteration" if online else "update",
+        unit="iteration" if isinstance(config, OnlineConfig) else "update",
         tokens=found.tokens,
         responses=responses,
         steps=steps,
         run=run,
-        notes=_notes(config, found),
+        notes=_notes(config, found, mesh.shape["data"] * mesh.shape["fsdp"]),
     )
 
 
-def _notes(config: PackedConfig | OnlineConfig, found: Planned) -> tuple[str, ...]:
+def _notes(config: PackedConfig | OnlineConfig, found: Planned, shares: int) -> tuple[str, ...]:
     notes = []
+    if isinstance(config, OnlineConfig):
+        name, rows = "prompts", config.prompts
+    else:
+        name, rows = "rows of a part", config.rows // config.micro_batches
+    if rows % shares:
+        notes.append(
+            f"{name} ({rows}) cannot be divided among the {shares} devices of data and fsdp: each does all of them"
+        )
     if any(sizes.compute_dtype == "float32" for sizes in found.models):
         notes.append("compute_dtype is float32, and the FLOP/s of the data sheet are those of bfloat16: take bfloat16")
     if config.lora.rank:
