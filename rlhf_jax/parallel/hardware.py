@@ -43,7 +43,7 @@ class Hardware(NamedTuple):
     platform: str  # gpu or tpu
     devices: int
     memory: int  # bytes of a device
-    limits: Limits  # of a device
+    limits: Limits  # what a device can do
     links: float  # bytes a second that a device sends, over all of its links together
     topology: Topology | None  # a TPU slice's, for which programs can be compiled
 

@@ -16,7 +16,8 @@ from rlhf_jax.parallel.limits import Limits
 from rlhf_jax.stages import DataConfig, GroupConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
 from rlhf_jax.stages.ahead import compile_ahead
 from rlhf_jax.stages.plan import Run, beside, chosen_mesh, plan
-from rlhf_jax.stages.plan.passes import Rows, kept_bytes, recomputed
+from rlhf_jax.stages.plan.activations import Rows, kept_bytes
+from rlhf_jax.stages.plan.passes import recomputed
 from rlhf_jax.stages.plan.weights import ring, weights_of
 from rlhf_jax.stages.profile.packed import packed_work
 

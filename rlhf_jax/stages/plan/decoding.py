@@ -11,7 +11,8 @@ from jax.sharding import AbstractMesh
 from rlhf_jax import parallel
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.plan.passes import Cost, Rows, forward_cost, row_shares
+from rlhf_jax.stages.plan.activations import Rows, row_shares
+from rlhf_jax.stages.plan.passes import Cost, forward_cost
 from rlhf_jax.stages.plan.weights import leaves_of, ring
 
 

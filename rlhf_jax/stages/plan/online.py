@@ -14,10 +14,11 @@ from rlhf_jax.parallel.hardware import Hardware
 from rlhf_jax.stages.blocks import shape_of
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
+from rlhf_jax.stages.plan.activations import Rows
 from rlhf_jax.stages.plan.decoding import cache_bytes, decode_cost, laid_out, lay_out_cost, prefill_cost
 from rlhf_jax.stages.plan.figures import PlannedPhase
 from rlhf_jax.stages.plan.packed import Planned, gradient_bytes, together
-from rlhf_jax.stages.plan.passes import Cost, Rows, forward_cost, update_cost
+from rlhf_jax.stages.plan.passes import Cost, forward_cost, update_cost
 from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
 
 # Bytes a token of what an iteration knows of its responses: tokens, positions and segments, two log-probabilities,

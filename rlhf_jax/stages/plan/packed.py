@@ -11,8 +11,9 @@ from rlhf_jax import models, parallel
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.parallel.hardware import Hardware
 from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.plan.activations import Rows
 from rlhf_jax.stages.plan.figures import PlannedPhase
-from rlhf_jax.stages.plan.passes import Cost, Rows, forward_cost, update_cost
+from rlhf_jax.stages.plan.passes import Cost, forward_cost, update_cost
 from rlhf_jax.stages.profile.packed import packed_work
 
 
@@ -22,7 +23,7 @@ class Planned(NamedTuple):
     phases: tuple[PlannedPhase, ...]
     parameters: int
     held: int
-    tokens: float  # of a unit
+    tokens: float  # a unit's
     models: tuple[ModelConfig, ...]
 
 
@@ -99,7 +100,7 @@ def together(
     memory = {part: size for part, size in held.items() if size}
     for cost in costs:
         sent = {part: sent.get(part, 0.0) + times * cost.sent.get(part, 0.0) for part in {**sent, **cost.sent}}
-        for part, size in cost.memory.items():  # of two models' work only the larger is there at a time
+        for part, size in cost.memory.items():  # only the larger of two models' work is there at a time
             memory[part] = max(memory.get(part, 0), size) if "backward" not in part else memory.get(part, 0) + size
     read = times * sum(cost.read for cost in costs)
     if stepped is not None:

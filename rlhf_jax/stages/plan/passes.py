@@ -1,44 +1,32 @@
-"""Passes over packed rows, forward or with their gradient: what they compute, read, send and hold on one device."""
+"""One pass over packed rows, forward or with its gradient: what it computes, reads, sends and holds on one device."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from rlhf_jax import parallel
 from rlhf_jax.models import ModelConfig, costs
-from rlhf_jax.models.attention import chosen
-from rlhf_jax.models.logit_chunks import Chunks, plan_chunks
-from rlhf_jax.parallel.hardware import platform_of
+from rlhf_jax.stages.plan.activations import (
+    Rows,
+    chunk_bytes,
+    kept_bytes,
+    layer_bytes,
+    logit_chunks,
+    row_shares,
+    stream_bytes,
+)
 from rlhf_jax.stages.plan.weights import Weights, reduced, ring, weights_of
-
-
-class Rows(NamedTuple):
-    """Rows that one forward pass sees, over all devices together."""
-
-    number: int
-    length: int  # tokens of a row
-    tokens: float  # real ones, in all rows
-    sequence: int  # tokens of a sequence
-    targets: float  # tokens at which logits are made
 
 
 class Cost(NamedTuple):
     """What some work takes on one device."""
 
     flops: float
-    read: float
-    sent: dict[str, float]
-    memory: dict[str, int]
-
-
-def row_shares(mesh: AbstractMesh, rows: int) -> int:
-    """Count the devices that share so many rows; 1 where they cannot be divided, and every device has all of them."""
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
-    return shares if rows % shares == 0 else 1
+    read: float  # bytes to and from its memory
+    sent: dict[str, float]  # bytes by purpose
+    memory: dict[str, int]  # bytes by part
 
 
 def forward_cost(config: ModelConfig, params: Any, rows: Rows, mesh: AbstractMesh) -> Cost:
@@ -50,24 +38,17 @@ def forward_cost(config: ModelConfig, params: Any, rows: Rows, mesh: AbstractMes
         rows: what the pass sees.
         mesh: the devices.
     """
-    weights, local = weights_of(config, params), _local(rows, mesh)
-    targets = 0.0 if config.scalar_head else rows.targets
-    flops = costs.forward_flops(config, rows.tokens, rows.sequence, logits=targets) / _workers(rows, mesh)
-    wide = jnp.dtype(config.compute_dtype).itemsize
-    stream = local * config.d_model * wide
-    chunk = _logits(config, rows, mesh)
-    read = weights.read + weights.head_read + 2 * config.n_layers * stream + 2 * _all_logits(config, targets, mesh)
+    weights, stream, targets = weights_of(config, params), stream_bytes(config, rows, mesh), _targets(config, rows)
+    flops = costs.forward_flops(config, rows.tokens, rows.sequence, logits=targets)
+    read = weights.read + weights.head_read + 2 * config.n_layers * stream + 2 * _logit_bytes(config, targets, mesh)
     sent = {
         "weights over fsdp": weights.gathered + weights.head_gathered,
         "activations": _summed(config, weights, stream, mesh) + _looked_up(weights, stream, mesh),
     }
-    memory = {
-        "one block at work": int(weights.block + layer_bytes(config, rows, mesh) + stream),
-        "logits and output matrix": 0
-        if config.scalar_head
-        else int(chunk_bytes(config, chunk, mesh) + weights.head_read),
-    }
-    return Cost(flops, read, sent, memory)
+    memory = {"one block at work": int(weights.block + layer_bytes(config, rows, mesh) + stream)}
+    if not config.scalar_head:
+        memory["logits and output matrix"] = int(chunk_bytes(config, rows, mesh, gradient=False) + weights.head_read)
+    return Cost(flops / _workers(rows, mesh), read, sent, memory)
 
 
 def update_cost(
@@ -83,42 +64,30 @@ def update_cost(
         mesh: the devices.
         copies: models that are trained side by side; ``params`` are stacked, and each sees such rows.
     """
-    weights, local, wide = weights_of(config, params), _local(rows, mesh), jnp.dtype(config.compute_dtype).itemsize
-    targets = 0.0 if config.scalar_head else rows.targets
-    chunk, again, tensor = _logits(config, rows, mesh), config.remat == "block", mesh.shape["tensor"]
-    whole = costs.train_flops(config, rows.tokens, rows.sequence, logits=targets) + recomputed(config, rows)
-    if not chunk.keep:
-        whole += 2 * costs.head_parameters(config) * targets
-    stream, kept = local * config.d_model * wide, kept_bytes(config, rows, mesh)
-    passes = 2 * weights.read + (weights.read if again else 0.0)
-    gathers = 2 * weights.gathered + (weights.gathered - weights.unneeded if again else 0.0)
-    # In the forward pass after attention and after the MLP, in the backward pass before them; computed again, only the
-    # first of the two is needed.
-    summed = (2 + again * 0.5) * _summed(config, weights, stream, mesh) + _looked_up(weights, stream, mesh)
-    back = stream * ring(mesh.shape["fsdp"])  # of the table's gradient
-    back += (
-        0.0 if config.scalar_head else 4 * config.d_model * targets / row_shares(mesh, rows.number) * 2 * ring(tensor)
-    )
-    gradient = parallel.device_bytes(trained)
-    read = (2 if weights.block else 1) * passes + 2 * weights.head_read + 2 * gradient
-    read += copies * (2 * kept + 4 * _all_logits(config, targets, mesh))
-    head = 0 if config.scalar_head else int(chunk_bytes(config, chunk, mesh, gradient=True) + weights.head_read)
-    if not config.scalar_head and _trains_head(config, trained):
-        head += int(4 * costs.head_parameters(config) / mesh.shape["tensor"])
-    return Cost(
-        copies * whole / _workers(rows, mesh),
-        read,
-        {
-            "weights over fsdp": gathers + weights.head_gathered,
-            **reduced(config, trained, mesh),
-            "activations": copies * (summed + back),
-        },
-        {
-            "activations for the backward pass": int(copies * kept),
-            "one block at work": int(weights.block + copies * (layer_bytes(config, rows, mesh) + stream)),
-            "logits and output matrix": copies * head,
-        },
-    )
+    weights, stream, targets = weights_of(config, params), stream_bytes(config, rows, mesh), _targets(config, rows)
+    again, kept = config.remat == "block", kept_bytes(config, rows, mesh)
+    flops = costs.train_flops(config, rows.tokens, rows.sequence, logits=targets) + recomputed(config, rows)
+    if targets and not logit_chunks(config, rows, mesh).keep:  # the logits are made again
+        flops += 2 * costs.head_parameters(config) * targets
+    passes = (3 if again else 2) * weights.read * (2 if weights.gathered else 1)  # what is gathered is written as well
+    read = passes + 2 * weights.head_read + 2 * parallel.device_bytes(trained)
+    read += copies * (2 * kept + 4 * _logit_bytes(config, targets, mesh))
+    gathered = (3 if again else 2) * weights.gathered - (weights.unneeded if again else 0.0)
+    sent = {
+        "weights over fsdp": gathered + weights.head_gathered,
+        **reduced(config, trained, mesh),
+        "activations": copies * _exchanged(config, weights, rows, mesh),
+    }
+    memory = {
+        "activations for the backward pass": int(copies * kept),
+        "one block at work": int(weights.block + copies * (layer_bytes(config, rows, mesh) + stream)),
+    }
+    if not config.scalar_head:
+        head = chunk_bytes(config, rows, mesh, gradient=True) + weights.head_read
+        if ("embedding" if config.tie_embeddings else "unembedding") in trained:
+            head += 4 * costs.head_parameters(config) / mesh.shape["tensor"]  # its gradient, whole along fsdp
+        memory["logits and output matrix"] = int(copies * head)
+    return Cost(copies * flops / _workers(rows, mesh), read, sent, memory)
 
 
 def recomputed(config: ModelConfig, rows: Rows) -> float:
@@ -135,66 +104,18 @@ def recomputed(config: ModelConfig, rows: Rows) -> float:
     return found
 
 
-def kept_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> float:
-    """Count what all layers keep for the backward pass, on one device.
+def _exchanged(config: ModelConfig, weights: Weights, rows: Rows, mesh: AbstractMesh) -> float:
+    """Bytes that one model's activations and their gradients send in an update.
 
-    ``block``: the stream before each; ``dots``: that and what the matrices give; ``none``: everything that products,
-    norms and attention read.
+    In the forward pass the stream is summed after attention and after the MLP, in the backward pass before them;
+    computed again, only the first of the two is needed. The gradient of the hidden states, in float32, is summed over
+    the parts of the vocabulary, and that of the embeddings goes back over fsdp.
     """
-    local, wide, d = _local(rows, mesh), jnp.dtype(config.compute_dtype).itemsize, config.d_model
-    if config.remat == "block":
-        return config.n_layers * local * d * wide
-    if config.remat == "dots":
-        queries, keys, inner = _widths(config, mesh)
-        given = queries + 2 * keys + d + inner * (2 if config.gated_mlp else 1)
-        return config.n_layers * local * (d + given) * wide
-    return config.n_layers * layer_bytes(config, rows, mesh)
-
-
-def layer_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> float:
-    """Count what one layer keeps where nothing is computed again: inputs of products and norms, and attention's."""
-    local, wide, d = _local(rows, mesh), jnp.dtype(config.compute_dtype).itemsize, config.d_model
-    queries, keys, inner = _widths(config, mesh)
-    numbers = 4 * d + 2 * queries + 2 * keys + inner * (3 if config.gated_mlp else 2)
-    if config.qk_norm != "none":
-        numbers += queries + keys
-    heads = config.n_heads / _heads_shared(config, mesh)
-    kind = chosen(
-        config.attention,
-        platform=platform_of(mesh),
-        dtype=config.compute_dtype,
-        length=rows.length,
-        head_dim=config.head_dim,
-        cap=config.attention_softcap,
-    )
-    # The plain form keeps the weights of all pairs; kernels keep a number a head and token.
-    attention = local * heads * (rows.length * (4 if wide == 4 else 6) if kind == "xla" else 4)
-    return local * numbers * wide + attention
-
-
-def chunk_bytes(config: ModelConfig, chunk: Chunks, mesh: AbstractMesh, *, gradient: bool = False) -> float:
-    """Count the bytes of a chunk's logits and its slope, and with a gradient of the logits that are kept."""
-    token = 4 * config.vocab_size / _vocabulary_shared(config, mesh)
-    return token * (2 * chunk.size + (chunk.count * chunk.size if gradient and chunk.keep else 0))
-
-
-def _logits(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> Chunks:
-    with jax.sharding.use_abstract_mesh(mesh):  # sized by the platform, and by a device's share
-        return plan_chunks(rows.number, rows.length, config.vocab_size)
-
-
-def _all_logits(config: ModelConfig, targets: float, mesh: AbstractMesh) -> float:
-    """Bytes of all logits that a device makes."""
-    return 4 * targets * config.vocab_size / (mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["tensor"])
-
-
-def _local(rows: Rows, mesh: AbstractMesh) -> float:
-    """Tokens of a device, padding included."""
-    return rows.number * rows.length / row_shares(mesh, rows.number)
-
-
-def _workers(rows: Rows, mesh: AbstractMesh) -> int:
-    return row_shares(mesh, rows.number) * mesh.shape["tensor"]
+    stream = stream_bytes(config, rows, mesh)
+    sums = 2.5 if config.remat == "block" else 2.0
+    hidden = 4 * config.d_model * _targets(config, rows) / row_shares(mesh, rows.number)
+    back = stream * ring(mesh.shape["fsdp"]) + 2 * hidden * ring(mesh.shape["tensor"])
+    return sums * _summed(config, weights, stream, mesh) + _looked_up(weights, stream, mesh) + back
 
 
 def _summed(config: ModelConfig, weights: Weights, stream: float, mesh: AbstractMesh) -> float:
@@ -208,23 +129,15 @@ def _looked_up(weights: Weights, stream: float, mesh: AbstractMesh) -> float:
     return stream * ring(mesh.shape["fsdp"]) + summed
 
 
-def _widths(config: ModelConfig, mesh: AbstractMesh) -> tuple[float, float, float]:
-    """Widths on a device of queries, of keys, and inside the MLP."""
-    tensor, shared = mesh.shape["tensor"], _heads_shared(config, mesh)
-    inner = config.d_ff / tensor if config.d_ff % tensor == 0 else config.d_ff
-    return config.n_heads * config.head_dim / shared, config.n_kv_heads * config.head_dim / shared, inner
+def _targets(config: ModelConfig, rows: Rows) -> float:
+    return 0.0 if config.scalar_head else rows.targets
 
 
-def _heads_shared(config: ModelConfig, mesh: AbstractMesh) -> int:
-    """Devices that share the heads: keys and values decide, of which there are fewer."""
-    tensor = mesh.shape["tensor"]
-    return tensor if config.n_kv_heads % tensor == 0 else 1
+def _logit_bytes(config: ModelConfig, targets: float, mesh: AbstractMesh) -> float:
+    """Bytes of all logits that a device makes."""
+    return 4 * targets * config.vocab_size / mesh.size
 
 
-def _vocabulary_shared(config: ModelConfig, mesh: AbstractMesh) -> int:
-    tensor = mesh.shape["tensor"]
-    return tensor if config.vocab_size % tensor == 0 else 1
-
-
-def _trains_head(config: ModelConfig, trained: Any) -> bool:
-    return ("embedding" if config.tie_embeddings else "unembedding") in trained
+def _workers(rows: Rows, mesh: AbstractMesh) -> int:
+    """Devices that share a pass's products."""
+    return row_shares(mesh, rows.number) * mesh.shape["tensor"]
