@@ -159,6 +159,12 @@ def test_rows_that_cannot_be_divided_are_done_by_every_device():
     assert odd.phases[0].flops == pytest.approx(9 * fitting.phases[0].flops)
 
 
+def test_a_plan_says_what_its_sizes_are():
+    assert "quickstart's model" in on("h100x1", PPO, None, "ppo").notes[0]
+    assert "model.*" in on("h100x1", SFTConfig(init="checkpoint", **SHORT), None).notes[0]
+    assert not [note for note in on("h100x1", SFTConfig(**SHORT), None).notes if "sizes" in note]
+
+
 def test_recomputation_takes_memory_for_time():
     kept = {}
     for remat in ("none", "dots", "block"):
@@ -182,7 +188,8 @@ def test_micro_batches_hold_a_part_and_send_weights_for_each():
 
 def test_a_reference_and_an_ensemble_are_counted():
     one = on("h100x8", RewardConfig(**SHORT), SMALL, "reward")
-    two = on("h100x8", RewardConfig(members=2, **SHORT), SMALL, "reward")
+    two = on("h100x8", RewardConfig(members=2, **SHORT), SMALL, "reward", Run(tokens=2048))
+    assert (two.steps, two.tokens) == (2, 2048)  # each member sees 1,024 tokens an update
     assert two.phases[0].flops == 2 * one.phases[0].flops
     assert two.phases[0].memory["weights"] == 2 * one.phases[0].memory["weights"]
     pair = on("h100x8", PreferenceConfig(**SHORT), SMALL, "preference")

@@ -67,7 +67,9 @@ def plan(
         steps, responses = run.steps or config.iterations, config.prompts * config.samples
     else:
         found = plan_packed(config, sizes or ModelConfig(), mesh, hardware)
-        steps, responses = run.steps or -(-run.tokens // int(found.tokens)), 0
+        # Every member of an ensemble sees the tokens, in rows of its own.
+        tokens = config.rows * (config.row_length // config.data.max_length) * config.data.max_length
+        steps, responses = run.steps or -(-run.tokens // tokens), 0
     return Plan(
         stage=stage,
         hardware=hardware,
@@ -80,12 +82,17 @@ def plan(
         responses=responses,
         steps=steps,
         run=run,
-        notes=_notes(config, found, mesh.shape["data"] * mesh.shape["fsdp"]),
+        notes=_notes(config, found, sizes, mesh.shape["data"] * mesh.shape["fsdp"]),
     )
 
 
-def _notes(config: PackedConfig | OnlineConfig, found: Planned, shares: int) -> tuple[str, ...]:
+def _notes(
+    config: PackedConfig | OnlineConfig, found: Planned, sizes: ModelConfig | None, shares: int
+) -> tuple[str, ...]:
     notes = []
+    if sizes is None and (not isinstance(config, SFTConfig) or config.init):
+        said = "model.* says" if isinstance(config, SFTConfig) else "the quickstart's model has"
+        notes.append(f"no checkpoint is read, and no sizes were given: they are those that {said}")
     if isinstance(config, OnlineConfig):
         name, rows = "prompts", config.prompts
     else:
@@ -94,7 +101,7 @@ def _notes(config: PackedConfig | OnlineConfig, found: Planned, shares: int) -> 
         notes.append(
             f"{name} ({rows}) cannot be divided among the {shares} devices of data and fsdp: each does all of them"
         )
-    if any(sizes.compute_dtype == "float32" for sizes in found.models):
+    if any(one.compute_dtype == "float32" for one in found.models):
         notes.append("compute_dtype is float32, and the FLOP/s of the data sheet are those of bfloat16: take bfloat16")
     if config.lora.rank:
         notes.append("adapters: critic, reference and reward model are taken to stand on the policy's own trunk")
