@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import aot, inspect, pipeline, policy, profile, results, sources
+from rlhf_jax.cli import aot, inspect, pipeline, plan, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     **TRAINING,
     "profile": profile.profile,
     "inspect": inspect.inspect,
+    "plan": plan.plan,
     "aot": aot.aot,
     "report": results.report,
     "chat": policy.chat,

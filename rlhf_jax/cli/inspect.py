@@ -28,7 +28,7 @@ class InspectOptions:
     devices: int = 0
     """So many devices like this machine's first, which need not be there; 0 takes those of this machine."""
     topology: str = ""
-    """A pod in their place: v5e-256, v6e-256 (chips), v5p-128, v4-128 (cores), or a grid, v5e:4x4. Needs libtpu."""
+    """A pod in their place: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
     random: Path | None = None
     """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
     quickstart's model. Weights are never made."""

@@ -20,6 +20,7 @@ SUMMARIES = {
     "preference": "DPO, IPO, KTO, ORPO, SimPO and others on comparisons",
     "profile": "where the time of a stage goes: its phases beside what the machine can do, compilation, memory",
     "inspect": "every array that a stage holds on its devices: shape, sharding, bytes; nothing is made or compiled",
+    "plan": "what a stage takes on GPUs or a TPU pod, by arithmetic: memory by part, time by phase, hours, cost",
     "aot": "compile a stage's programs for a TPU pod, which need not be there: memory, collectives, least time",
     "report": "write report.html of a run folder again",
     "chat": "talk to a run's policy, or to a pretrained model",

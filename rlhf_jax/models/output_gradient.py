@@ -19,6 +19,7 @@ from rlhf_jax.models.ambient import (
     vocabulary_shares,
     width_shares,
 )
+from rlhf_jax.models.gathered_head import gathered
 from rlhf_jax.models.logit_chunks import Chunks, Order, hidden_chunk, in_place, put_chunk, run_chunks
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array
@@ -41,16 +42,6 @@ class Needed:
 def primals(tree: Any) -> Any:
     """Take the values out of what ``jax.custom_vjp(symbolic_zeros=True)`` hands to the forward rule."""
     return jax.tree.map(lambda x: x.value, tree, is_leaf=lambda x: hasattr(x, "perturbed"))
-
-
-def gathered(head: OutputHead, hidden: Array) -> OutputHead:
-    """Bring the matrix into the compute type and gather its width, once and not in every chunk."""
-    axes = (VOCABULARY, None) if head.tied else (None, VOCABULARY)
-    matrix = head.matrix.astype(hidden.dtype)
-    if width_shares(hidden.shape[-1]) > 1:
-        # Each device's part alone changes its type: without the barrier compilers may gather first, in twice the bytes.
-        matrix = jax.lax.optimization_barrier(matrix)
-    return dataclasses.replace(head, matrix=constrained(matrix, *axes))
 
 
 def by_product(slope: Array, capped: Array, cap: float, temperature: float) -> Array:

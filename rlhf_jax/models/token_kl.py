@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.models.gathered_head import gathered
 from rlhf_jax.models.logit_chunks import (
     Chunks,
     Order,
@@ -22,7 +23,7 @@ from rlhf_jax.models.logit_chunks import (
     put_chunk,
     run_chunks,
 )
-from rlhf_jax.models.output_gradient import Needed, by_product, gathered, output_gradient, primals
+from rlhf_jax.models.output_gradient import Needed, by_product, output_gradient, primals
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array, MaybeArray
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from rlhf_jax.models.gathered_head import gathered
 from rlhf_jax.models.logit_chunks import (
     Chunks,
     Order,
@@ -28,7 +29,7 @@ from rlhf_jax.models.logit_chunks import (
     put_chunk,
     run_chunks,
 )
-from rlhf_jax.models.output_gradient import Needed, by_product, gathered, output_gradient, primals
+from rlhf_jax.models.output_gradient import Needed, by_product, output_gradient, primals
 from rlhf_jax.models.output_head import OutputHead
 from rlhf_jax.types import Array, MaybeArray
 
@@ -85,14 +86,14 @@ def _forward(
     how: _How, hidden: Array, head: OutputHead, order: Order, targets: Array, *, keep: bool
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, MaybeArray]]:
     """Run all chunks: both results [G, N]; and in the chunks' order log Z, the entropy and maybe the capped logits."""
-    chunks, head = how.chunks, gathered(head, hidden)
+    chunks, whole = how.chunks, gathered(head, hidden)
     goals = in_order(order, targets)
     empty = jnp.zeros(order.source.shape, jnp.float32)
     kept = jnp.zeros((chunks.count, chunks.lines * chunks.size, head.vocab_size), jnp.float32) if keep else None
 
     def body(turn: Array | int, carried: Any) -> Any:
         logprobs, log_zs, entropies, kept = carried
-        capped = head.logits(hidden_chunk(chunks, order, hidden, turn))
+        capped = whole.logits(hidden_chunk(chunks, order, hidden, turn))
         z = how.tempered(capped)
         log_z = jax.nn.logsumexp(z, axis=-1)
         picked = jnp.take_along_axis(z, chunk_of(chunks, goals, turn)[:, None], axis=-1)[:, 0]

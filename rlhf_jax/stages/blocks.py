@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from rlhf_jax import parallel
 from rlhf_jax.data.blocks import BlockShape, block_shape, lay_out
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     used: Array  # int32 []
 
 
-def shape_of(mesh: Mesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
+def shape_of(mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
     """Choose the shape of blocks on these devices, for ``groups`` groups of sequences of at most ``length`` tokens."""
     on_cpu = parallel.platform(mesh) == "cpu"
     tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS, ROW)

@@ -28,7 +28,9 @@ def make_critic(
     ensemble), or else from the policy. It is trained whole, or as an adapter on a frozen trunk, as the policy is.
     """
     if config.critic == "head":
-        return ValueHead(config.critic_gradient), {"head": {"kernel": jnp.zeros((policy.config.d_model, 1))}}
+        width = policy.config.d_model
+        head = parallel.made_of(lambda _: {"head": {"kernel": jnp.zeros((width, 1))}}, policy.params)
+        return ValueHead(config.critic_gradient), head
     start = reward if isinstance(reward, LoadedModel) else policy
     before = dataclasses.replace(start.config, scalar_head=True)
     after = [before]
