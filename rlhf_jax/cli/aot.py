@@ -6,13 +6,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.cli.parsing import UsageError, describe
 from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
 
 if TYPE_CHECKING:
+    from rlhf_jax.models import ModelConfig
+    from rlhf_jax.parallel.topologies import Topology
     from rlhf_jax.stages.ahead import Ahead
+    from rlhf_jax.stages.plan.search import Proposal
 
 _USAGE = (
     "rlhf aot STAGE --topology v5e-256 [its options], or rlhf aot RUN:STAGE for the config that a run folder holds; "
@@ -33,6 +36,11 @@ class AotOptions:
     """A file for the figures."""
     hlo: Path | None = None
     """A folder for the text of every compiled program."""
+    search: bool = False
+    """Look for mesh, micro-batches and remat: configs that fit by arithmetic are compiled, the fastest first, until one
+    fits. The batch stays, or becomes the next larger one that the devices can share."""
+    tries: int = 3
+    """With `--search`, compile at most so many."""
 
 
 def aot(argv: list[str]) -> None:
@@ -44,29 +52,74 @@ def aot(argv: list[str]) -> None:
         raise UsageError(_USAGE)
     stage, default = stage_and_config(argv[0], _USAGE)
     options, config = parse_both("aot", AotOptions(), stage, default, argv[1:])
+    if options.tries < 1:
+        raise UsageError(f"--tries must be at least 1, found {options.tries}")
     if not options.topology:
         raise UsageError(f"--topology is missing; {_USAGE}")
-    from rlhf_jax import parallel
-    from rlhf_jax.parallel.topologies import topology, topology_devices
-    from rlhf_jax.stages.ahead import compile_ahead
+    from rlhf_jax.parallel.topologies import topology
 
     try:
         wanted = topology(options.topology)
-        mesh = parallel.make_mesh(config.mesh, topology_devices(wanted))
+        random = None if options.random is None else sizes(options.random)
+        found = (_searched if options.search else _compiled)(stage, config, wanted, random, options)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    found = compile_ahead(
+    show(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+
+
+def _compiled(stage: str, config: Any, wanted: Topology, random: ModelConfig | None, options: AotOptions) -> Ahead:
+    from rlhf_jax import parallel
+    from rlhf_jax.parallel.topologies import topology_devices
+    from rlhf_jax.stages.ahead import compile_ahead
+
+    return compile_ahead(
         stage,
         config,
-        mesh=mesh,
-        sizes=None if options.random is None else sizes(options.random),
+        mesh=parallel.make_mesh(config.mesh, topology_devices(wanted)),
+        sizes=random,
         topology=wanted,
         hlo=options.hlo,
         tell=lambda name: print(f"compiling {name} ...", file=sys.stderr, flush=True),
     )
-    show(found)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+
+
+def _searched(stage: str, config: Any, wanted: Topology, random: ModelConfig | None, options: AotOptions) -> Ahead:
+    """Compile what a search proposes until something fits; the last try, where nothing does."""
+    from rlhf_jax.parallel.hardware import hardware
+    from rlhf_jax.stages.plan.search import search
+
+    print("planning ...", file=sys.stderr, flush=True)
+    proposals = search(stage, config, hardware(options.topology), sizes=random)
+    if not proposals:
+        raise UsageError(
+            f"no mesh of {wanted.name} holds this by arithmetic: take a larger slice, fewer rows or prompts, or "
+            "adapters (--lora.rank 16); rlhf plan says what takes the memory"
+        )
+    _show_proposals(proposals)
+    for tried in range(options.tries):
+        print(f"try {tried + 1}: {proposals[0].options}", file=sys.stderr, flush=True)
+        found = _compiled(stage, proposals[0].config, wanted, random, options)
+        # What did not fit was planned too small, and so is what was planned no smaller.
+        smaller = [x for x in proposals[1:] if x.plan.fullest.total < 0.9 * proposals[0].plan.fullest.total]
+        if found.fits or not smaller:
+            break
+        proposals = smaller
+    return found
+
+
+def _show_proposals(proposals: list[Proposal]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="what fits by arithmetic, the fastest first")
+    for name in ("tokens/s", "GiB a chip", "options"):
+        table.add_column(name, justify="left" if name == "options" else "right")
+    for one in proposals[:5]:
+        memory = f"{one.plan.fullest.total / 2**30:.2f}"
+        table.add_row(f"{one.tokens_per_second:,.0f}", memory, one.options)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def show(found: Ahead) -> None:

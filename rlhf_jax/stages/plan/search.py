@@ -19,7 +19,6 @@ from rlhf_jax.stages.plan.run import plan
 
 Config = TypeVar("Config", bound=PackedConfig | OnlineConfig)
 MOST_TENSOR = 8  # devices on the tensor axis: beyond a few, what they exchange in every block outweighs what they share
-FASTEST_MESHES = 4  # so many are looked at with every remat and batch
 
 
 class Proposal(NamedTuple):
@@ -45,11 +44,10 @@ class Proposal(NamedTuple):
 def search(
     stage: str, config: PackedConfig | OnlineConfig, hardware: Hardware, *, sizes: ModelConfig | None = None
 ) -> list[Proposal]:
-    """Propose configs that fit, the one with most tokens a second first.
+    """Propose configs that fit, the one with most tokens a second first; of equals the one that has least to wait for.
 
     The batch is the config's, or the next larger one that the devices can share; it is cut into micro-batches, which
-    change no number, where memory asks for it. Every mesh is planned with the least memory that it can do with, and the
-    fastest of those that fit with every remat and number of micro-batches.
+    change no number, where memory asks for it. Every mesh is planned with every remat and number of micro-batches.
 
     Args:
         stage: ``sft``, ``reward``, ``preference``, ``ppo`` or ``group``.
@@ -68,13 +66,15 @@ def search(
         (True, '--mesh data=2,fsdp=1,tensor=1 --rows 32 --micro-batches 1 --remat none')
     """
 
-    def planned(config: PackedConfig | OnlineConfig) -> Proposal:
-        return Proposal(config, plan(stage, config, hardware, sizes=sizes))
+    shared = (_shared(config, mesh) for mesh in meshes(hardware.devices))
+    every = itertools.chain.from_iterable(_variants(one) for one in shared)
+    found = (Proposal(one, plan(stage, one, hardware, sizes=sizes)) for one in every)
+    return sorted((one for one in found if one.plan.fits), key=lambda one: (-one.tokens_per_second, _waits(one.plan)))
 
-    smallest = (planned(_leanest(config, mesh)) for mesh in meshes(hardware.devices))
-    fitting = _fastest(found for found in smallest if found.plan.fits)
-    every = itertools.chain.from_iterable(_variants(found.config) for found in fitting[:FASTEST_MESHES])
-    return _fastest(found for found in map(planned, every) if found.plan.fits)
+
+def _waits(found: Plan) -> float:
+    """Sum the seconds of all limits, which overlap in a plan and may not quite in a program."""
+    return sum(sum(phase.least.values()) for phase in found.phases)
 
 
 def meshes(devices: int) -> list[MeshConfig]:
@@ -96,10 +96,6 @@ def _powers(most: int) -> list[int]:
     return [2**i for i in range(most.bit_length())]
 
 
-def _fastest(found: Iterator[Proposal]) -> list[Proposal]:
-    return sorted(found, key=lambda proposal: -proposal.tokens_per_second)
-
-
 def _shared(config: Config, mesh: MeshConfig) -> Config:
     """Give a config the mesh, and the smallest batch of at least its own that the mesh's devices can share."""
     shares = mesh.data * mesh.fsdp
@@ -113,15 +109,11 @@ def _cuts(config: PackedConfig | OnlineConfig) -> list[int]:
     """List numbers of micro-batches whose parts the devices can still share."""
     shares = config.mesh.data * config.mesh.fsdp
     if isinstance(config, PackedConfig):
-        most = config.rows // shares
+        most = whole = config.rows // shares
     else:
-        most = max(config.prompts // config.minibatches // shares, 1)
-    return [n for n in _powers(most) if most % n == 0]
-
-
-def _leanest(config: Config, mesh: MeshConfig) -> Config:
-    shared = _shared(config, mesh)
-    return dataclasses.replace(shared, micro_batches=_cuts(shared)[-1], remat="block")
+        whole = config.prompts // config.minibatches
+        most = max(whole // shares, 1)
+    return [n for n in _powers(most) if whole % n == 0]
 
 
 def _variants(config: Config) -> Iterator[Config]:
