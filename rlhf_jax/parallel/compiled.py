@@ -152,13 +152,15 @@ def read(text: str) -> Program:
     arrays: Counter[Array] = Counter()
     deepest = 0
     met: set[tuple[str, str, str]] = set()
+    started = {key for inside in computations.values() if _starts(inside) for key in map(_channel, inside) if key}
 
     def walk(name: str, turns: int, depth: int, counted: bool, inside: str, loop: str = "") -> None:
         nonlocal deepest
         deepest = max(deepest, depth)
         for instruction in computations[name]:
             kind = instruction.op.removesuffix("-start")
-            if kind in KINDS and not _again(met, loop, kind, instruction.rest):
+            further = _channel(instruction) in started and not _starts(computations[name])
+            if kind in KINDS and not further and not _again(met, loop, _channel(instruction)):
                 scattered = inside.startswith("all-reduce-scatter")  # how a TPU's program holds a reduce-scatter
                 given, group = instruction.given, _group(instruction.rest, devices)
                 if scattered and kind == "all-reduce":
@@ -184,9 +186,14 @@ def read(text: str) -> Program:
 
 
 class _Instruction(NamedTuple):
+    name: str
     op: str
     given: tuple[Array, ...]
     rest: str  # operands and attributes
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.-]+)", self.rest.split(")")[0])
 
     def called(self, *attributes: str) -> Iterator[str]:
         for attribute in attributes:
@@ -206,19 +213,30 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             continue
         said = _INSTRUCTION.match(line)
         if said and here:
-            _, result, op, rest = said.groups()
-            found[here].append(_Instruction(op, _given(op, result), rest))
+            name, result, op, rest = said.groups()
+            found[here].append(_Instruction(name, op, _given(op, result), rest))
     if not entry:
         raise ValueError("expected the text of a compiled program (jax.stages.Compiled.as_text), found no ENTRY in it")
     return found, entry
 
 
-def _again(met: set[tuple[str, str, str]], loop: str, kind: str, rest: str) -> bool:
-    """Whether an exchange is a further part of one that was met: a TPU's program cuts one to hide it behind work."""
-    channel = re.search(r"channel_id=(\d+)", rest)
+def _channel(instruction: _Instruction) -> tuple[str, str] | None:
+    """Name an exchange by its kind and number, which all of its parts bear; None where it has no number."""
+    kind = instruction.op.removesuffix("-start")
+    found = re.search(r"channel_id=(\d+)", instruction.rest) if kind in KINDS else None
+    return None if found is None else (kind, found.group(1))
+
+
+def _starts(computation: list[_Instruction]) -> bool:
+    """Whether an exchange in several parts begins here: a TPU's program cuts one to hide it behind work."""
+    return any('"AsyncCollectiveStart"' in instruction.rest for instruction in computation)
+
+
+def _again(met: set[tuple[str, str, str]], loop: str, channel: tuple[str, str] | None) -> bool:
+    """Whether an exchange is a further part of one that was met in this loop."""
     if channel is None:
         return False
-    key = (loop, kind, channel.group(1))
+    key = (loop, *channel)
     if key in met:
         return True
     met.add(key)
@@ -252,13 +270,41 @@ def _group(rest: str, devices: int) -> int:
 
 
 def _turns(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
-    """How often a loop's body runs: as the compiler notes it, or the one number that its condition compares with."""
+    """How often a loop's body runs: as the compiler notes it, or as its counter goes up to what it is compared with."""
     if noted := re.search(r"known_trip_count\\?\"?:\{\\?\"n\\?\":\\?\"(\d+)", loop.rest):
         return int(noted.group(1))
     for condition in loop.called("condition"):
         inside = computations[condition]
         less = [x for x in inside if x.op == "compare" and "direction=LT" in x.rest]
-        numbers = [x.rest for x in inside if x.op == "constant"]
+        numbers = [x for x in inside if x.op == "constant"]
+        counters = [x for x in inside if x.op == "get-tuple-element" and x.name in (less[0].operands if less else ())]
         if len(less) == len(numbers) == 1 and len([x for x in inside if x.op != "parameter"]) <= 3:
-            return int(numbers[0].split(")")[0])
+            return -(-_number(numbers[0]) // _step(loop, counters, computations))
     return None
+
+
+def _step(loop: _Instruction, counters: list[_Instruction], computations: dict[str, list[_Instruction]]) -> int:
+    """How much a loop's counter goes up in a turn: more than 1 where the compiler has made one turn of several."""
+    found = re.search(r"index=(\d+)", counters[0].rest) if counters else None
+    if found is None:
+        return 1
+    element = int(found.group(1))
+    for body in loop.called("body"):
+        named = {x.name: x for x in computations[body]}
+        last, step = computations[body][-1], 0
+        if last.op != "tuple" or len(last.operands) <= element:
+            return 1
+        at = named.get(last.operands[element])
+        while at is not None and at.op in ("add", "copy"):
+            constants = [named[x] for x in at.operands if x in named and named[x].op == "constant"]
+            others = [x for x in at.operands if x not in {y.name for y in constants}]
+            if len(others) != 1:
+                return 1
+            step += sum(map(_number, constants))
+            at = named.get(others[0])
+        return max(step, 1)
+    return 1
+
+
+def _number(constant: _Instruction) -> int:
+    return int(constant.rest.split(")")[0])

@@ -128,3 +128,54 @@ def test_a_loop_runs_its_exchange_as_often_as_it_turns():
     made = jax.jit(lambda x: jax.lax.fori_loop(0, 6, body, x), in_shardings=divided).lower(jnp.ones(64)).compile()
     (summed,) = compiled.read(made.as_text()).collectives
     assert (summed.turns, summed.depth, summed.counted) == (6, 1, True)
+
+
+PARTS = """\
+HloModule jit_g, is_scheduled=true, num_partitions=4
+
+%begin (p: bf16[8,8]) -> (bf16[8,8], bf16[32,8]) {
+  %p = bf16[8,8]{1,0} parameter(0)
+  %g = bf16[32,8]{1,0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %c = (bf16[8,8], bf16[32,8]) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+
+%go_on (q: bf16[8,8]) -> bf16[32,8] {
+  %q = bf16[8,8]{1,0} parameter(0)
+  ROOT %h = bf16[32,8]{1,0} all-gather(%q), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+%body (s: (bf16[8,8], u32[])) -> (bf16[8,8], u32[]) {
+  %s = (bf16[8,8]{1,0}, u32[]) parameter(0)
+  %two = u32[] constant(2)
+  %x = bf16[8,8]{1,0} get-tuple-element(%s), index=0
+  %f = bf16[32,8]{1,0} fusion(%x), kind=kCustom, calls=%go_on
+  %m = bf16[8,8]{1,0} collective-permute(%x), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %i = u32[] get-tuple-element(%s), index=1
+  %n = u32[] add(%i, %two)
+  %kept = u32[] copy(%n)
+  ROOT %t = (bf16[8,8]{1,0}, u32[]) tuple(%m, %kept)
+}
+
+%condition (s: (bf16[8,8], u32[])) -> pred[] {
+  %s = (bf16[8,8]{1,0}, u32[]) parameter(0)
+  %most = u32[] constant(7)
+  %i = u32[] get-tuple-element(%s), index=1
+  ROOT %less = pred[] compare(%i, %most), direction=LT
+}
+
+ENTRY %main (a: bf16[8,8]) -> bf16[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = (bf16[8,8], bf16[32,8]) fusion(%a), kind=kCustom, calls=%begin
+  ROOT %w = (bf16[8,8]{1,0}, u32[]) while(%t), condition=%condition, body=%body
+}
+"""
+
+
+def test_an_exchange_that_is_hidden_behind_a_loop_is_one_exchange():
+    """A TPU's program begins it, goes on with it beside other work, and all of its parts bear one number."""
+    found = compiled.read(PARTS).kinds()
+    assert found["all-gather"] == (1, 3 * 32 * 8 * 2 // 4)
+
+
+def test_a_loop_whose_counter_goes_up_by_two_turns_half_as_often():
+    assert compiled.read(PARTS).kinds()["collective-permute"] == (4, 4 * 8 * 8 * 2)
