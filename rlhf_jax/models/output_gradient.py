@@ -72,7 +72,7 @@ def output_gradient(
         The gradients, None where nobody asks for one.
     """
     whole, width, size = gathered(head, hidden), hidden.shape[-1], head.vocab_size
-    parts = _parts(chunks, hidden, size) if needed.matrix else 1
+    parts = gradient_parts(chunks, width, size, hidden.dtype.itemsize) if needed.matrix else 1
     # On a CPU the product that gives [V, D] would first copy all the logits the other way round.
     turned = head.tied and platform() == "cpu"
     wide = turned or not head.tied  # summed as [D, V]
@@ -115,15 +115,21 @@ def output_gradient(
     return for_hidden, dataclasses.replace(head, matrix=total.astype(head.matrix.dtype))
 
 
-def _parts(chunks: Chunks, hidden: Array, size: int) -> int:
+def gradient_parts(chunks: Chunks, width: int, size: int, itemsize: int) -> int:
     """Decide in how many parts of the vocabulary the matrix's gradient is summed: 1 for the whole at once.
 
     Devices that share the matrix keep a small part of its gradient, but the sum over a device's own tokens is as large
     as the whole matrix in float32. Where the slopes of its tokens are much smaller, these are kept in its place, and
     the sum is made and handed over a part at a time.
+
+    Args:
+        chunks: sizes.
+        width: D.
+        size: V.
+        itemsize: bytes of a number of the compute type.
     """
-    width, columns = hidden.shape[-1], size // vocabulary_shares(size)
-    slopes, sums = hidden.dtype.itemsize * chunks.count * chunks.size, 4 * width  # bytes, for a word of the vocabulary
+    columns = size // vocabulary_shares(size)
+    slopes, sums = itemsize * chunks.count * chunks.size, 4 * width  # bytes, for a word of the vocabulary
     if width_shares(width) == 1 or 2 * slopes > sums:
         return 1
     fitting = (n for n in range(1, columns + 1) if columns % n == 0 and 4 * width * columns // n <= PART_BYTES)

@@ -12,6 +12,7 @@ from rlhf_jax import parallel
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.attention import chosen
 from rlhf_jax.models.logit_chunks import Chunks, plan_chunks
+from rlhf_jax.models.output_gradient import gradient_parts
 
 
 class Rows(NamedTuple):
@@ -106,6 +107,24 @@ def chunk_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh, *, gradient
     chunks, tensor = logit_chunks(config, rows, mesh), mesh.shape["tensor"]
     token = 4 * config.vocab_size / (tensor if config.vocab_size % tensor == 0 else 1)
     return token * (2 * chunks.size + (chunks.count * chunks.size if gradient and chunks.keep else 0))
+
+
+def head_gradient_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> float:
+    """Count the bytes that the gradient of the output matrix takes while it is summed, before it is handed over.
+
+    Args:
+        config: the model's.
+        rows: what the pass sees.
+        mesh: the devices.
+    """
+    chunks, itemsize = logit_chunks(config, rows, mesh), jnp.dtype(config.compute_dtype).itemsize
+    with jax.sharding.use_abstract_mesh(mesh):
+        parts = gradient_parts(chunks, config.d_model, config.vocab_size, itemsize)
+    columns = config.vocab_size / mesh.shape["tensor"]
+    if parts == 1:
+        return 4 * config.d_model * columns
+    slopes = itemsize * chunks.count * chunks.size * columns
+    return slopes + 4 * config.d_model * columns / parts
 
 
 def _widths(config: ModelConfig, mesh: AbstractMesh) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.stages.plan.activations import (
     Rows,
     chunk_bytes,
+    head_gradient_bytes,
     kept_bytes,
     layer_bytes,
     logit_chunks,
@@ -85,7 +86,7 @@ def update_cost(
     if not config.scalar_head:
         head = chunk_bytes(config, rows, mesh, gradient=True) + weights.head_read
         if ("embedding" if config.tie_embeddings else "unembedding") in trained:
-            head += 4 * costs.head_parameters(config) / mesh.shape["tensor"]  # its gradient, whole along fsdp
+            head += head_gradient_bytes(config, rows, mesh)
         memory["logits and output matrix"] = int(copies * head)
     return Cost(copies * flops / _workers(rows, mesh), read, sent, memory)
 
