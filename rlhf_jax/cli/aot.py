@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.cli.parsing import UsageError, describe
-from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
+from rlhf_jax.cli.parsing import UsageError
+from rlhf_jax.cli.stage_options import asked, sizes
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
@@ -45,13 +45,7 @@ class AotOptions:
 
 def aot(argv: list[str]) -> None:
     """Compile the programs of a stage for a topology, and print what they take."""
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(f"usage: {_USAGE}\n\n{describe('aot')}\n\nrlhf aot STAGE --help lists its options.")
-            return
-        raise UsageError(_USAGE)
-    stage, default = stage_and_config(argv[0], _USAGE)
-    options, config = parse_both("aot", AotOptions(), stage, default, argv[1:])
+    stage, options, config = asked("aot", _USAGE, AotOptions(), argv)
     if options.tries < 1:
         raise UsageError(f"--tries must be at least 1, found {options.tries}")
     if not options.topology:

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.cli.parsing import UsageError, describe
-from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
+from rlhf_jax.cli.parsing import UsageError
+from rlhf_jax.cli.stage_options import asked, sizes
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.inspect import Arrays, Held
@@ -38,13 +38,7 @@ class InspectOptions:
 
 def inspect(argv: list[str]) -> None:
     """List the arrays of a stage."""
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(f"usage: {_USAGE}\n\n{describe('inspect')}\n\nrlhf inspect STAGE --help lists its options.")
-            return
-        raise UsageError(_USAGE)
-    stage, default = stage_and_config(argv[0], _USAGE)
-    options, config = parse_both("inspect", InspectOptions(), stage, default, argv[1:])
+    stage, options, config = asked("inspect", _USAGE, InspectOptions(), argv)
     if options.devices < 0 or (options.devices and options.topology):
         raise UsageError("give --devices N, at least 1, or --topology, or neither for the devices of this machine")
     from rlhf_jax.stages.inspect import arrays_of

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.cli.parsing import UsageError, describe
-from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
+from rlhf_jax.cli.parsing import UsageError
+from rlhf_jax.cli.stage_options import asked, sizes
 
 if TYPE_CHECKING:
     from rlhf_jax.parallel.hardware import Hardware
@@ -53,13 +53,7 @@ class PlanOptions:
 
 def plan(argv: list[str]) -> None:
     """Plan a stage on hardware, and print memory, time, hours and cost."""
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(f"usage: {_USAGE}\n\n{describe('plan')}\n\nrlhf plan STAGE --help lists its options.")
-            return
-        raise UsageError(_USAGE)
-    stage, default = stage_and_config(argv[0], _USAGE)
-    options, config = parse_both("plan", PlanOptions(), stage, default, argv[1:])
+    stage, options, config = asked("plan", _USAGE, PlanOptions(), argv)
     if not options.hardware:
         raise UsageError(f"--hardware is missing; {_USAGE}")
     from rlhf_jax.parallel.hardware import hardware
@@ -70,7 +64,7 @@ def plan(argv: list[str]) -> None:
         wanted = hardware(options.hardware)
         run = Run(steps=options.steps, tokens=options.tokens, efficiency=options.efficiency, price=options.price)
         mesh = chosen_mesh(config.mesh, wanted.devices)
-        asked = mesh == config.mesh
+        said = mesh == config.mesh
         config = dataclasses.replace(config, mesh=mesh)
         random = None if options.random is None else sizes(options.random)
         found = make_plan(stage, config, wanted, sizes=random, run=run)
@@ -78,7 +72,7 @@ def plan(argv: list[str]) -> None:
         pairs = () if ahead is None else beside(found, ahead)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    show(found, pairs, mesh_asked=asked)
+    show(found, pairs, mesh_asked=said)
     if options.json is not None:
         written = {**found.to_json(), "beside": [{**pair._asdict(), "difference": pair.difference} for pair in pairs]}
         options.json.write_text(json.dumps(written, indent=1), encoding="utf-8")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.cli.parsing import UsageError, describe
-from rlhf_jax.cli.stage_options import parse_both, sizes, stage_and_config
+from rlhf_jax.cli.parsing import UsageError
+from rlhf_jax.cli.stage_options import asked, sizes
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.profile import Profile
@@ -38,13 +38,7 @@ class ProfileOptions:
 
 def profile(argv: list[str]) -> None:
     """Measure the phases of a stage."""
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(f"usage: {_USAGE}\n\n{describe('profile')}\n\nrlhf profile STAGE --help lists its options.")
-            return
-        raise UsageError(_USAGE)
-    stage, default = stage_and_config(argv[0], _USAGE)
-    options, config = parse_both("profile", ProfileOptions(), stage, default, argv[1:])
+    stage, options, config = asked("profile", _USAGE, ProfileOptions(), argv)
     if options.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, found {options.repeats}")
     from rlhf_jax.stages.profile import profile_online, profile_packed

@@ -16,6 +16,28 @@ if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
 
 
+def asked(command: str, usage: str, own: Any, argv: list[str]) -> tuple[str, Any, Any]:
+    """Read the words behind a command: the stage, the command's own options, and the stage's config.
+
+    Args:
+        command: its name.
+        usage: a line that says how it is called.
+        own: its options with their defaults, a dataclass.
+        argv: the words.
+
+    Raises:
+        UsageError: the first word is no stage, run folder or file.
+        SystemExit: help was asked for, and is printed.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: {usage}\n\n{describe(command)}\n\nrlhf {command} STAGE --help lists its options.")
+        raise SystemExit(0)
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(usage)
+    stage, default = stage_and_config(argv[0], usage)
+    return stage, *parse_both(command, own, stage, default, argv[1:])
+
+
 def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
     """Turn the first word into a stage and its config: the default one, a file's, or that of a run folder."""
     from rlhf_jax import stages
