@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,13 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal."""
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        status = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
@@ -102,6 +109,8 @@ def run(argv: list[str]) -> int:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:
         return _fail(f"{name}: {error.filename}: no such file or folder")
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        return _fail(f"{name}: {error.filename}: {(error.strerror or 'cannot be read').lower()}")
     return 0
 
 

@@ -8,17 +8,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
+    from rlhf_jax.parallel.limits import Limits
     from rlhf_jax.parallel.topologies import Topology
     from rlhf_jax.stages.ahead import Ahead
     from rlhf_jax.stages.plan.search import Proposal
 
 _USAGE = (
-    "rlhf aot STAGE --topology v5e-256 [its options], or rlhf aot RUN:STAGE for the config that a run folder holds; "
+    "rlhf aot STAGE --topology v5e-256 [its options], or rlhf aot RUN:STAGE or FILE.py for a config of yours; "
     "stages are sft, reward, preference, ppo, group"
 )
 
@@ -28,7 +30,8 @@ class AotOptions:
     """Options of ahead-of-time compilation."""
 
     topology: str = ""
-    """The pod: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
+    """The pod: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu. Its chips share
+    the weights (fsdp) unless `--mesh` says otherwise."""
     random: Path | None = None
     """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
     quickstart's model. Weights are never made."""
@@ -51,9 +54,12 @@ def aot(argv: list[str]) -> None:
     if not options.topology:
         raise UsageError(f"--topology is missing; {_USAGE}")
     from rlhf_jax.parallel.topologies import topology
+    from rlhf_jax.stages.plan import chosen_mesh
 
     try:
         wanted = topology(options.topology)
+        if not options.search:
+            config = dataclasses.replace(config, mesh=chosen_mesh(config.mesh, wanted.chips))
         random = None if options.random is None else sizes(options.random)
         found = (_searched if options.search else _compiled)(stage, config, wanted, random, options)
     except ValueError as error:
@@ -103,8 +109,11 @@ def _searched(stage: str, config: Any, wanted: Topology, random: ModelConfig | N
     return found
 
 
+def _chip(limits: Limits) -> str:
+    return f"a chip: {limits.flops / 1e12:,.0f} TFLOP/s, {limits.bandwidth / 1e9:,.0f} GB/s of memory ({limits.source})"
+
+
 def _show_proposals(proposals: list[Proposal]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="what fits by arithmetic, the fastest first")
@@ -113,12 +122,11 @@ def _show_proposals(proposals: list[Proposal]) -> None:
     for one in proposals[:5]:
         memory = f"{one.plan.fullest.total / 2**30:.2f}"
         table.add_row(f"{one.tokens_per_second:,.0f}", memory, one.options)
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(table)
+    tables.console().print(table)
 
 
 def show(found: Ahead) -> None:
     """Print what was compiled as tables."""
-    from rich.console import Console
     from rich.table import Table
 
     gib = 2**30
@@ -132,7 +140,7 @@ def show(found: Ahead) -> None:
         table.add_row(
             one.name,
             *(f"{part / gib:.2f}" for part in (*parts, one.total)),
-            f"{1e3 * max(one.least.values()):,.1f}",
+            f"{1e3 * max(one.least.values()):,.1f}" if one.least else "",
             one.bound,
             f"{one.compile_seconds:.0f}",
         )
@@ -148,7 +156,7 @@ def show(found: Ahead) -> None:
             continue
         each = (one.collectives.get(kind, (0, 0)) for kind in kinds)
         sent.add_row(one.name, *(f"{runs:,}: {size / gib:.3g}" if runs else "" for runs, size in each))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console = tables.console()
     if found.programs:
         console.print(table)
         console.print(sent)
@@ -158,8 +166,7 @@ def show(found: Ahead) -> None:
         *refused,
         f"{fits}: {found.most / gib:.2f} GiB a chip of its {found.device_memory / gib:.2f}; models and optimisers "
         f"{found.held / gib:.2f}",
-        f"a chip: {found.limits.flops / 1e12:,.0f} TFLOP/s, {found.limits.bandwidth / 1e9:,.0f} GB/s of memory "
-        f"({found.limits.source})",
+        *(() if found.limits is None else (_chip(found.limits),)),
         "least: the longest of FLOPs, bytes of memory and bytes sent at a chip's limits; nothing here was run",
         *([f"the compiler gave no text of {', '.join(unread)}: what these exchange is not known"] if unread else []),
         ", ".join(f"{name} {version}" for name, version in found.versions.items()),

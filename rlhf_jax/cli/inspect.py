@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
 
@@ -26,7 +26,8 @@ class InspectOptions:
     """Options of the list."""
 
     devices: int = 0
-    """So many devices like this machine's first, which need not be there; 0 takes those of this machine."""
+    """So many devices like this machine's first, which need not be there, and share the weights (fsdp) unless `--mesh`
+    says otherwise; 0 takes those of this machine, as training does."""
     topology: str = ""
     """A pod in their place: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
     random: Path | None = None
@@ -39,8 +40,8 @@ class InspectOptions:
 def inspect(argv: list[str]) -> None:
     """List the arrays of a stage."""
     stage, options, config = asked("inspect", _USAGE, InspectOptions(), argv)
-    if options.devices < 0 or (options.devices and options.topology):
-        raise UsageError("give --devices N, at least 1, or --topology, or neither for the devices of this machine")
+    if not 0 <= options.devices <= 2**20 or (options.devices and options.topology):
+        raise UsageError("give --devices N, 1 to 1048576, or --topology, or neither for the devices of this machine")
     from rlhf_jax.stages.inspect import arrays_of
 
     mesh = _mesh(options, config)
@@ -53,19 +54,21 @@ def inspect(argv: list[str]) -> None:
 def _mesh(options: InspectOptions, config: Any) -> Any:
     from rlhf_jax import parallel
     from rlhf_jax.parallel.topologies import topology, topology_devices
+    from rlhf_jax.stages.plan import chosen_mesh
 
     if options.devices:
-        return parallel.described_mesh(config.mesh, options.devices)
+        return parallel.described_mesh(chosen_mesh(config.mesh, options.devices), options.devices)
     try:
-        devices = topology_devices(topology(options.topology)) if options.topology else None
-        return parallel.make_mesh(config.mesh, devices)
+        if not options.topology:
+            return parallel.make_mesh(config.mesh)
+        devices = topology_devices(topology(options.topology))
+        return parallel.make_mesh(chosen_mesh(config.mesh, len(devices)), devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def show(found: Arrays) -> None:
     """Print a table of arrays, one of groups, and what stays whole."""
-    from rich.console import Console
     from rich.table import Table
 
     mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
@@ -93,7 +96,7 @@ def show(found: Arrays) -> None:
     for name, both in found.groups.items():
         totals.add_row(name, *map(_size, both))
     totals.add_row("all", *map(_size, found.total), style="bold")
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console = tables.console()
     console.print(table)
     console.print(totals)
     lines = [f"whole: {warning}" for warning in found.warnings]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rlhf_jax.stages.plan import Pair, Plan
 
 _USAGE = (
-    "rlhf plan STAGE --hardware h100x8 [its options], or rlhf plan RUN:STAGE for the config that a run folder holds; "
+    "rlhf plan STAGE --hardware h100x8 [its options], or rlhf plan RUN:STAGE or FILE.py for a config of yours; "
     "stages are sft, reward, preference, ppo, group"
 )
 _GIB = 2**30
@@ -81,7 +82,12 @@ def plan(argv: list[str]) -> None:
 def _compiled(options: PlanOptions, stage: str, config: Any, wanted: Hardware, random: Any) -> Mapping[str, Any] | None:
     """Get the figures of ``rlhf aot``: from a file, by compiling, or none where nobody asks for them."""
     if options.aot_json is not None:
-        found: dict[str, Any] = json.loads(options.aot_json.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(options.aot_json.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"--aot-json {options.aot_json}: {error}") from error
+        if not isinstance(found, dict) or not isinstance(found.get("programs"), list):
+            raise UsageError(f"--aot-json {options.aot_json}: expected what `rlhf aot --json` wrote")
         return found
     if not options.aot:
         return None
@@ -103,7 +109,6 @@ def _compiled(options: PlanOptions, stage: str, config: Any, wanted: Hardware, r
 
 def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) -> None:
     """Print a plan as tables, and below them what it comes to."""
-    from rich.console import Console
     from rich.table import Table
 
     hardware, fullest = found.hardware, found.fullest
@@ -126,7 +131,7 @@ def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) ->
             phase.bound,
             f"{sum(phase.sent.values()) / _GIB:.3g}",
         )
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console = tables.console()
     on = f"{hardware.name}, {hardware.devices} x {hardware.kind}"
     console.print(f"{found.stage}, {found.parameters:,} parameters, on {on}: {mesh}", highlight=False, style="bold")
     console.print(memory)
@@ -161,7 +166,8 @@ def _lines(found: Plan, mesh_asked: bool) -> list[str]:
     if found.responses:
         rate = f"{rate} written, {found.responses / found.seconds:,.4g} responses/s"
     lines = [
-        f"{fits}: {found.fullest.total / _GIB:.2f} GiB a device of {hardware.memory / _GIB:.0f}; models and optimisers "
+        f"an {found.unit}: {found.work}",
+        f"{fits}: {found.fullest.total / _GIB:.2f} GiB a device of {hardware.memory / _GIB:.2f}; models and optimisers "
         f"{found.held / _GIB:.2f}",
         f"at {run.efficiency:.0%} of the roofline: {found.seconds:.4g} s an {found.unit}, {rate}",
     ]
@@ -173,7 +179,15 @@ def _lines(found: Plan, mesh_asked: bool) -> list[str]:
             + ("" if found.cost is None else f", {found.cost:,.2f} USD at {run.price:g} a device-hour")
         )
     if not mesh_asked:
-        lines.append(f"mesh: none was asked for, so fsdp takes all {hardware.devices} devices")
+        sizes = ",".join(f"{name}={size}" for name, size in found.mesh.items())
+        lines.append(
+            f"mesh: none was asked for, so fsdp takes all {hardware.devices} devices; training does with --mesh {sizes}"
+        )
+    if not found.fits:
+        lines.append(
+            "what takes less: --remat block, more --micro-batches, --mesh with more fsdp or tensor, --lora.rank 16, "
+            "shorter rows or fewer prompts, or more devices; rlhf aot --search looks for what fits a TPU slice"
+        )
     lines += [f"note: {note}" for note in found.notes]
     return [
         *lines,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
 
@@ -51,7 +51,6 @@ def profile(argv: list[str]) -> None:
 
 def show(found: Profile) -> None:
     """Print a profile as a table and a few lines below it."""
-    from rich.console import Console
     from rich.table import Table
 
     # Small models on a CPU do thousandths of a TFLOP a second.
@@ -71,7 +70,7 @@ def show(found: Profile) -> None:
             f"{phase.fraction:.0%}" if phase.least else "",
         )
     table.add_row("all", f"{found.seconds:.4g}", "", "", "", "", style="bold")
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console = tables.console(120)
     console.print(table)
     lines = [
         f"limit of a device: {most.flops / unit:,.4g} {letter}FLOP/s, {most.bandwidth / 1e9:.4g} GB/s ({most.source})",

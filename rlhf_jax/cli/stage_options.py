@@ -56,17 +56,24 @@ def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
         return word, defaults[word]
     if word.endswith(".py"):
         config = load_config(word, StageConfig)
-        return next(name for name, default in defaults.items() if type(default) is type(config)), config
+        return next(name for name, default in defaults.items() if isinstance(config, type(default))), config
     run, stage = split_stage(word)
     if not run.exists():
         raise UsageError(f"{word!r} is neither a stage nor a run folder; {usage}")
     must_be_run(run)
-    held = {name: fields for name, fields in read_record(run / "config.json").items() if name in defaults}
+    try:
+        record = read_record(run / "config.json")
+        held = {name: fields for name, fields in record.items() if name in defaults}
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{run / 'config.json'} is not what a run leaves there: {error}") from error
     if stage is None and len(held) == 1:
         stage = next(iter(held))
     if stage not in held:
         raise UsageError(f"{run} holds the configs of {', '.join(held) or 'no stage'}: name one, as in {run}:ppo")
-    return stage, from_record(defaults[stage], held[stage])
+    try:
+        return stage, from_record(defaults[stage], held[stage])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{run / 'config.json'}, {stage}: {error}") from error
 
 
 def from_record(default: Any, fields: dict[str, Any]) -> Any:
@@ -117,6 +124,9 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
 def sizes(path: Path | None) -> ModelConfig:
     """Read the sizes of a model from a .json file, of our own fields or of a Hugging Face checkpoint's.
 
+    What a checkpoint's file calls ``torch_dtype`` (or ``dtype``) bfloat16 or float16 computes in bfloat16 here; a
+    ``compute_dtype`` or ``remat`` beside it is taken as it is.
+
     Raises:
         UsageError: when the file holds something else.
     """
@@ -127,6 +137,27 @@ def sizes(path: Path | None) -> ModelConfig:
         return ModelConfig()
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return model_config(fields, str(path)) if "model_type" in fields else ModelConfig.from_json(fields)
+        if not isinstance(fields, dict):
+            raise ValueError(f"expected an object with fields of ModelConfig or of a config.json, found {fields!r:.60}")
+        found = _checkpoint_sizes(fields, model_config(fields, str(path))) if "model_type" in fields else None
+        return ModelConfig.from_json(_whole(fields)) if found is None else found
     except (ValueError, TypeError) as error:
         raise UsageError(f"--random {path}: {error}") from error
+
+
+def _checkpoint_sizes(fields: dict[str, Any], found: ModelConfig) -> ModelConfig:
+    stored = str(fields.get("dtype", fields.get("torch_dtype", "")))
+    dtype = "bfloat16" if stored in ("bfloat16", "float16") else found.compute_dtype
+    asked = {name: fields[name] for name in ("compute_dtype", "remat") if name in fields}
+    return dataclasses.replace(found, **{"compute_dtype": dtype, **asked})
+
+
+def _whole(fields: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a size that is no whole number: fields that are counted have whole defaults."""
+    from rlhf_jax.models import ModelConfig
+
+    for name, default in dataclasses.asdict(ModelConfig()).items():
+        value = fields.get(name, default)
+        if type(default) is int and (type(value) is not int):
+            raise ValueError(f"{name} must be a whole number, found {value!r}")
+    return fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,8 @@ class GatheredHead(NamedTuple):
 
     def back(self, gradient: Array) -> Array:
         """Multiply the gradient of ``times``, [..., V], by the matrix the other way: float32 ``[..., D]``."""
-        cuts = jnp.split(gradient, len(self.parts), axis=-1)
+        ends = list(itertools.accumulate(part.vocab_size for part in self.parts))
+        cuts = jnp.split(gradient, ends[:-1], axis=-1)
         first, *rest = (part.back(cut) for part, cut in zip(self.parts, cuts, strict=True))
         return sum(rest, start=first)
 
@@ -51,6 +53,6 @@ def gathered(head: OutputHead, hidden: Array) -> GatheredHead:
     if weights_are_shared():
         # Each device's part alone changes its type: without the barrier compilers may gather first, in twice the bytes.
         matrix = jax.lax.optimization_barrier(matrix)
-        parts = PARTS if vocabulary_shares(size) == 1 and size % PARTS == 0 else 1
-    cuts = jnp.split(matrix, parts, axis=axis) if parts > 1 else [matrix]
+        parts = PARTS if vocabulary_shares(size) == 1 else 1
+    cuts = jnp.array_split(matrix, parts, axis=axis) if parts > 1 else [matrix]
     return GatheredHead(tuple(OutputHead(constrained(cut, *axes), head.tied) for cut in cuts), head.cap)

@@ -83,7 +83,8 @@ def output_gradient(
         shape = (chunks.lines, width, size) if wide else (chunks.lines, size, width)
         for_matrix = constrained(jnp.zeros(shape, jnp.float32), ROWS, *axes)
     elif needed.matrix:
-        for_matrix = jnp.zeros((parts, chunks.count, chunks.lines * chunks.size, size // parts), hidden.dtype)
+        shape = jax.eval_shape(lambda: _cut(jnp.zeros((chunks.lines * chunks.size, size), hidden.dtype), parts))
+        for_matrix = jnp.zeros((parts, chunks.count, *shape.shape[1:]), hidden.dtype)
 
     def body(turn: Array | int, carried: Any) -> Any:
         for_hidden, for_matrix = carried
@@ -104,7 +105,7 @@ def output_gradient(
     if not needed.matrix:
         return for_hidden, None
     if parts > 1:
-        total = _in_parts(chunks, order, hidden, for_matrix)
+        total = _in_parts(chunks, order, hidden, for_matrix, size)
         total = total.T if head.tied else total
     else:
         total = jnp.sum(for_matrix, axis=0)
@@ -132,20 +133,24 @@ def gradient_parts(chunks: Chunks, width: int, size: int, itemsize: int) -> int:
     slopes, sums = itemsize * chunks.count * chunks.size, 4 * width  # bytes, for a word of the vocabulary
     if width_shares(width) == 1 or 2 * slopes > sums:
         return 1
-    fitting = (n for n in range(1, columns + 1) if columns % n == 0 and 4 * width * columns // n <= PART_BYTES)
-    return next(fitting, 1)
+    return -(-4 * width * columns // PART_BYTES)
 
 
 def _cut(slope: Array, parts: int) -> Array:
-    """Cut the vocabulary of slopes [N, V] into parts, [P, N, V / P], of which every device has its share."""
-    shares = vocabulary_shares(slope.shape[-1])
-    cut = slope.reshape(slope.shape[0], shares, parts, -1).transpose(2, 0, 1, 3)
-    return cut.reshape(parts, slope.shape[0], -1)
+    """Cut the vocabulary of slopes [N, V] into parts, [P, N, C], of which every device has its share.
+
+    Every device's columns are filled up with zeros to a multiple of P.
+    """
+    count, size = slope.shape
+    shares = vocabulary_shares(size)
+    columns = size // shares
+    filled = jnp.pad(slope.reshape(count, shares, columns), ((0, 0), (0, 0), (0, -columns % parts)))
+    return filled.reshape(count, shares, parts, -1).transpose(2, 0, 1, 3).reshape(parts, count, -1)
 
 
-def _in_parts(chunks: Chunks, order: Order, hidden: Array, slopes: Array) -> Array:
-    """Sum the matrix's gradient, float32 [D, V], from slopes [P, chunks, G * C, V / P], a part after another."""
-    parts, columns, width = slopes.shape[0], slopes.shape[-1], hidden.shape[-1]
+def _in_parts(chunks: Chunks, order: Order, hidden: Array, slopes: Array, size: int) -> Array:
+    """Sum the matrix's gradient, float32 [D, V], from slopes [P, chunks, G * C, ...], a part after another."""
+    parts, columns, width, shares = slopes.shape[0], slopes.shape[-1], hidden.shape[-1], vocabulary_shares(size)
 
     def one(slopes: Array) -> Array:
         def body(turn: Array | int, summed: Array) -> Array:
@@ -154,8 +159,8 @@ def _in_parts(chunks: Chunks, order: Order, hidden: Array, slopes: Array) -> Arr
         empty = constrained(jnp.zeros((chunks.lines, width, columns), jnp.float32), ROWS, None, VOCABULARY)
         return constrained(jnp.sum(run_chunks(chunks, order, body, empty), axis=0), WIDTH, VOCABULARY)
 
-    found = jax.lax.map(one, slopes).reshape(parts, width, vocabulary_shares(parts * columns), -1)
-    return found.transpose(1, 2, 0, 3).reshape(width, -1)
+    found = jax.lax.map(one, slopes).reshape(parts, width, shares, -1).transpose(1, 2, 0, 3)
+    return found.reshape(width, shares, -1)[:, :, : size // shares].reshape(width, size)
 
 
 def _outer(chunks: Chunks, a: Array, b: Array) -> Array:

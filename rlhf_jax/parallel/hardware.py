@@ -16,7 +16,6 @@ from rlhf_jax.parallel.topologies import CHIPS, Topology, topology
 
 # Devices that NVLink joins in one node. What joins several nodes differs from site to site, so they have no name here.
 NODE = 8
-_KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 
 
 class GPU(NamedTuple):
@@ -74,7 +73,7 @@ def hardware(name: str) -> Hardware:
             f"h100x1, or a TPU slice, such as v5e-256, v6e-256, v5p-128 or v5e:4x4"
         )
     found = topology(name)
-    kind = _KINDS[found.chip.name]
+    kind = found.chip.kind
     return Hardware(name, kind, "tpu", found.chips, found.chip.memory, _limits(kind), found.chip.links, found)
 
 

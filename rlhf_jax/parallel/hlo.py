@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
-_SHAPE = re.compile(r"\b(pred|bf16|f8e4m3fn|f8e5m2|[fsu]\d+)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(pred|bf16|f[48]e\w+|[fsuc]\d+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?[\]})]) ([a-z][a-z\d-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{\s*$")
 
@@ -27,7 +26,8 @@ class Array(NamedTuple):
     @property
     def bytes(self) -> int:
         """How much memory they take."""
-        return self.size * _BITS.get(self.dtype, int(re.sub(r"\D", "", self.dtype) or 8)) // 8
+        bits = re.search(r"\d+", self.dtype)  # pred, without a number, is a byte
+        return self.size * (8 if bits is None else int(bits.group())) // 8
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

@@ -19,18 +19,24 @@ class Chip(NamedTuple):
     """One chip: what it holds, and what its links to other chips carry."""
 
     name: str
+    kind: str  # as ``jax.Device.device_kind`` says it
     memory: int  # bytes that libtpu leaves to a program, a little less than the chip has
     links: float  # bytes a second that a chip sends into the interconnect, over all of its links together
     cores: int  # in a topology's common name each counts as one
-    dimensions: int  # the grid has so many
+    largest: tuple[int, ...]  # the grid of the largest slice
+
+    @property
+    def dimensions(self) -> int:
+        """Of the grid."""
+        return len(self.largest)
 
 
 # Cloud TPU documentation, system architecture; of the links it gives both directions together. Memory as libtpu 0.0.42
 # says it where a program does not fit.
 CHIPS = {
-    "v5e": Chip("v5e", int(15.75 * 2**30), 200e9, 1, 2),
-    "v5p": Chip("v5p", int(95.74 * 2**30), 600e9, 2, 3),
-    "v6e": Chip("v6e", int(31.25 * 2**30), 400e9, 1, 2),
+    "v5e": Chip("v5e", "TPU v5 lite", int(15.75 * 2**30), 200e9, 1, (16, 16)),
+    "v5p": Chip("v5p", "TPU v5", int(95.74 * 2**30), 600e9, 2, (16, 16, 24)),
+    "v6e": Chip("v6e", "TPU v6 lite", int(31.25 * 2**30), 400e9, 1, (16, 16)),
 }
 # What libtpu would ask a TPU's host for, and what keeps it from waiting for another process.
 _SETTINGS = {
@@ -82,12 +88,24 @@ def topology(name: str) -> Topology:
         grid = tuple(int(n) for n in found.group(2).split("x"))
         if len(grid) != chip.dimensions:
             raise ValueError(f"topology {name!r}: the grid of a {chip.name} has {chip.dimensions} dimensions")
-        return Topology(chip, grid)
+        return _checked(name, Topology(chip, grid))
     count, rest = divmod(int(found.group(3)), chip.cores)
     if rest or count < 1 or count & (count - 1):
         by = "cores, two a chip," if chip.cores == 2 else "chips"
         raise ValueError(f"topology {name!r}: {chip.name} slices are named by their {by} a power of two of them")
-    return Topology(chip, _grid(count, chip.dimensions))
+    return _checked(name, Topology(chip, _grid(count, chip.dimensions)))
+
+
+def _checked(name: str, found: Topology) -> Topology:
+    """Return a slice as it is if there can be such a one: sides of 1, 2 or multiples of 4, within the pod."""
+    largest = found.chip.largest
+    sides = zip(sorted(found.grid), sorted(largest), strict=True)
+    if not all(1 <= side <= most and (side in (1, 2) or side % 4 == 0) for side, most in sides):
+        raise ValueError(
+            f"topology {name!r}: the sides of a {found.chip.name} slice are 1, 2 or multiples of 4, up to "
+            f"{'x'.join(map(str, largest))}, found {'x'.join(map(str, found.grid))}"
+        )
+    return found
 
 
 def _grid(count: int, dimensions: int) -> tuple[int, ...]:

@@ -52,6 +52,18 @@ def row_shards(sharding: jax.sharding.Sharding | None) -> int:
     return sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
 
 
+def refilled(slots: int, samples: int, devices: int) -> tuple[int, int]:
+    """Decide how many rows are refilled at once, and how many prompts are prefilled for them.
+
+    Args:
+        slots: rows.
+        samples: responses to each prompt.
+        devices: parts that rows are cut into.
+    """
+    batch = max(1, slots // REFILL)
+    return batch, math.ceil(math.ceil(batch / samples) / devices) * devices
+
+
 def run(
     programs: Programs,
     laid: Params,
@@ -88,8 +100,7 @@ def run(
     if jax.process_count() > 1:
         raise ValueError("slots are refilled by one process, and this run has several: set slots to 0")
     devices = row_shards(sharding)
-    batch = max(1, slots // REFILL)
-    group = math.ceil(math.ceil(batch / samples) / devices) * devices
+    batch, group = refilled(slots, samples, devices)
     if slots % devices:
         raise ValueError(f"slots must be a multiple of the {devices} parts that a mesh cuts rows into, found {slots}")
     widths = [w for w in (width // 4, width // 2) if w >= REFILL] + [width]

@@ -177,6 +177,13 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
     )
 
 
+def sized(asked: models.ModelConfig, sizes: models.ModelConfig) -> models.ModelConfig:
+    """Give a model the sizes that were asked for elsewhere, and compute as it says where it says anything."""
+    default = models.ModelConfig()
+    how = {name: vars(asked)[name] for name in ("compute_dtype", "attention", "remat")}
+    return dataclasses.replace(sizes, **{name: value for name, value in how.items() if value != vars(default)[name]})
+
+
 def computed_as(asked: models.ModelConfig, found: models.ModelConfig) -> models.ModelConfig:
     """Take a model that is there, and compute as was asked for: type, attention and what is computed again."""
     return dataclasses.replace(found, compute_dtype=asked.compute_dtype, attention=asked.attention, remat=asked.remat)

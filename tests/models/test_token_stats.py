@@ -280,11 +280,11 @@ def test_eight_devices_give_the_numbers_of_one_and_talk_once(config, chunked):
         assert not [line for line in in_loops if " all-reduce(" in line]
 
 
-def shared_gradient(mesh, tied, dtype):
+def shared_gradient(mesh, tied, dtype, words=256):
     """The compiled gradient of few tokens by a wide matrix, on a mesh, and its arguments."""
     h, m, t, w = jax.random.split(jax.random.key(6), 4)
-    hidden, matrix = jax.random.normal(h, (16, 6, 64), dtype), 0.3 * jax.random.normal(m, (256, 64))
-    targets, mask = jax.random.randint(t, (16, 6), 0, 256), jax.random.bernoulli(w, 0.6, (16, 6))
+    hidden, matrix = jax.random.normal(h, (16, 6, 64), dtype), 0.3 * jax.random.normal(m, (words, 64))
+    targets, mask = jax.random.randint(t, (16, 6), 0, words), jax.random.bernoulli(w, 0.6, (16, 6))
     params = {"embedding": matrix} if tied else {"unembedding": matrix.T}
 
     def loss(hidden, params, targets, mask):
@@ -304,18 +304,20 @@ def shared_gradient(mesh, tied, dtype):
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("tokens", [2, 12])
-def test_devices_that_share_the_matrix_sum_its_gradient_in_parts(monkeypatch, chunked, sizes, tied, tokens):
+@pytest.mark.parametrize(("tokens", "words"), [(2, 256), (12, 256), (12, 258), (12, 257)])
+def test_devices_that_share_the_matrix_sum_its_gradient_in_parts(monkeypatch, chunked, sizes, tied, tokens, words):
+    """A vocabulary that neither the parts nor the tensor axis divide is cut into as many parts."""
     data, fsdp, tensor = sizes
     mesh = parallel.make_mesh(parallel.MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
     chunked(tokens, keep=False)
-    alone, inputs = shared_gradient(parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1]), tied, jnp.float32)
+    one = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    alone, inputs = shared_gradient(one, tied, jnp.float32, words)
     want = alone(*inputs)
-    whole = 4 * 64 * 256 // tensor
+    whole = 4 * 64 * (words // tensor if words % tensor == 0 else words)
     cut, found = output_gradient._cut, set()
     monkeypatch.setattr(output_gradient, "_cut", lambda slope, parts: found.add(parts) or cut(slope, parts))
-    monkeypatch.setattr(output_gradient, "PART_BYTES", whole // 4)
-    program, inputs = shared_gradient(mesh, tied, jnp.float32)
+    monkeypatch.setattr(output_gradient, "PART_BYTES", -(-whole // 4))
+    program, inputs = shared_gradient(mesh, tied, jnp.float32, words)
     assert found == {4}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), want, program(*inputs))
 

@@ -177,5 +177,14 @@ def test_an_exchange_that_is_hidden_behind_a_loop_is_one_exchange():
     assert found["all-gather"] == (1, 3 * 32 * 8 * 2 // 4)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("pred", 1), ("s32", 4), ("bf16", 2), ("f8e4m3fn", 1), ("f8e4m3", 1), ("c64", 8)]
+)
+def test_numbers_of_every_type_have_their_bytes(dtype, size):
+    assert compiled.Array(dtype, (3, 5)).bytes == 15 * size
+    text = PARTS.replace("bf16[8,8]{1,0} collective-permute", f"{dtype}[8,8]{{1,0}} collective-permute")
+    assert compiled.read(text).kinds()["collective-permute"][1] == 4 * 64 * size
+
+
 def test_a_loop_whose_counter_goes_up_by_two_turns_half_as_often():
     assert compiled.read(PARTS).kinds()["collective-permute"] == (4, 4 * 8 * 8 * 2)

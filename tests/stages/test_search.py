@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rlhf_jax import cli, models, parallel, stages
+from rlhf_jax import cli, models, parallel, rollout, stages
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.parallel.hardware import hardware
 from rlhf_jax.stages.ahead import Ahead
@@ -76,11 +76,19 @@ def test_where_nothing_fits_nothing_is_proposed_and_the_command_says_what_to_do(
 
 
 def test_an_iteration_of_ppo_is_searched_by_its_prompts():
-    best = search("ppo", PPO, hardware("h100x2"))[0]
-    shares = best.config.mesh.data * best.config.mesh.fsdp
-    assert best.config.prompts == 20
-    assert best.config.prompts % shares == 0
-    assert "--prompts 20" in best.options
+    for best in search("ppo", PPO, hardware("h100x2")):
+        shares = best.config.mesh.data * best.config.mesh.fsdp
+        assert best.config.prompts // best.config.minibatches % (shares * best.config.micro_batches) == 0
+        assert 20 <= best.config.prompts < 20 + shares * best.config.minibatches
+        assert f"--prompts {best.config.prompts} " in best.options
+
+
+def test_what_is_given_is_kept_and_what_a_mesh_cannot_do_is_left_out():
+    given = dataclasses.replace(PPO, mesh=parallel.MeshConfig(tensor=4), remat="dots", micro_batches=1)
+    found = search("ppo", given, hardware("h100x8"))
+    assert {(one.plan.mesh["data"], one.plan.mesh["tensor"], one.config.remat) for one in found} == {(2, 4, "dots")}
+    few = dataclasses.replace(PPO, sampling=rollout.SamplingConfig(slots=2))  # eight devices cannot share two
+    assert {one.plan.mesh["data"] * one.plan.mesh["fsdp"] for one in search("ppo", few, hardware("h100x8"))} == {1, 2}
 
 
 def test_the_command_compiles_until_something_fits(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,7 @@ class Compiler:
 
     Args:
         mesh: devices; they need not be there.
-        limits: what one of them can do.
+        limits: what one of them can do; None: not known.
         links: bytes a second that one sends; 0: not known.
         held: models and optimisers that lie on the devices all the time; those that a program does not take as
             arguments lie beside it.
@@ -38,7 +38,7 @@ class Compiler:
     def __init__(
         self,
         mesh: Mesh,
-        limits: Limits,
+        limits: Limits | None,
         *,
         links: float = 0.0,
         held: Any = (),

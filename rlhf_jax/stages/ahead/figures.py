@@ -29,7 +29,7 @@ class Compiled:
     work: Work
     compile_seconds: float
     devices: int
-    limits: Limits
+    limits: Limits | None  # None: nobody knows what the device can do
     links: float  # bytes a second that a device sends; 0: not known
 
     @property
@@ -54,7 +54,12 @@ class Compiled:
 
     @property
     def least(self) -> dict[str, float]:
-        """Seconds that it takes at least, by what limits it; the program takes as long as the longest, or longer."""
+        """Seconds that it takes at least, by what limits it; the program takes as long as the longest, or longer.
+
+        Empty where nobody knows what the device can do.
+        """
+        if self.limits is None:
+            return {}
         read = max(self.work.read, self.memory.arguments + self.memory.outputs)
         found = {
             "compute": self.work.flops / (self.devices * self.limits.flops),
@@ -66,7 +71,7 @@ class Compiled:
     @property
     def bound(self) -> str:
         """What limits it."""
-        return max(self.least, key=lambda name: self.least[name])
+        return max(self.least, key=lambda name: self.least[name], default="not known")
 
     def to_json(self) -> dict[str, Any]:
         """Make the program's object in ``rlhf aot --json``."""
@@ -101,7 +106,7 @@ class Ahead:
     device: str
     mesh: dict[str, int]
     device_memory: int  # bytes; 0: not known
-    limits: Limits
+    limits: Limits | None
     held: int  # bytes of models and optimisers on a device
     parameters: int
     programs: tuple[Compiled, ...]
@@ -126,7 +131,7 @@ class Ahead:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             **fields,
-            "limits": self.limits._asdict(),
+            "limits": None if self.limits is None else self.limits._asdict(),
             "programs": [program.to_json() for program in self.programs],
             "refused": None if self.refused is None else self.refused._asdict(),
             "most": self.most,

@@ -16,6 +16,7 @@ from rlhf_jax.data.blocks import BlockPlan, BlockShape, lay_out
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.rollout.generate import as_rollout
 from rlhf_jax.rollout.programs import STRIDE
+from rlhf_jax.rollout.slots import refilled, row_shards
 from rlhf_jax.stages.ahead.compiler import Compiler
 from rlhf_jax.stages.ahead.figures import Work
 from rlhf_jax.stages.ahead.packed import train_flops
@@ -110,34 +111,45 @@ def _sampling(
     config: OnlineConfig, trainer: OnlineTrainer, state: OnlineState, sizes: Sizes, columns: int, compiler: Compiler
 ) -> Rollout:
     samples, new = config.samples, config.sampling.max_new_tokens
-    programs, rows = trainer.sampler.engine.programs, trainer.sampler.sharding(config.prompts)
+    programs, placed = trainer.sampler.engine.programs, trainer.sampler.sharding(config.prompts)
     count = config.prompts * samples
-    prompts, lengths = prompt_shapes(config, trainer, columns)
-    keys = row_keys(trainer, count)
     policy = trainer.with_trunk(state.train.params)["policy"]
-    laid = compiler("lay out", programs.lay_out, (policy,), Work(), static={"sharding": rows})
-    flops = costs.forward_flops(sizes.policy, config.prompts * columns, columns, logits=config.prompts)
-    begun = compiler(
-        "prefill",
-        programs.start,
-        (laid, prompts, lengths, keys),
-        Work(flops, tokens=config.prompts * columns),
-        static={"samples": samples, "columns": columns + new, "sharding": rows},
-    )
+    laid = compiler("lay out", programs.lay_out, (policy,), Work(), static={"sharding": placed})
+    width = {"columns": columns + new, "sharding": placed}
+    arguments: Any
+    if config.sampling.slots:
+        # Prompts go into rows that have ended, a group of them at a time.
+        at_once = min(config.sampling.slots, count)
+        group = refilled(config.sampling.slots, samples, row_shards(placed))[1]
+        arguments = (laid, *prompt_shapes(group, columns, placed))
+        compiler("prefill", programs.prefill, arguments, _prefilled(sizes, group, columns), static={"sharding": placed})
+        begun = compiler("empty rows", programs.empty, (row_keys(trainer, at_once),), Work(), static=width)
+    else:
+        at_once = count
+        arguments = (laid, *prompt_shapes(config.prompts, columns, placed), row_keys(trainer, count))
+        work = _prefilled(sizes, config.prompts, columns)
+        begun = compiler("prefill", programs.start, arguments, work, static={"samples": samples, **width})
     window = min(config.sampling.window, new)
     filled = (columns + new / 2) / (columns + new)  # this part of the cache is, on average over a response
     read = window * (parallel.device_bytes(laid) + filled * parallel.device_bytes(begun.cache))
-    flops = costs.decode_flops(sizes.policy, count, columns + new / 2, window)
-    work = Work(flops, read, count * window, turns=-(-window // STRIDE))
-    last = compiler(f"decode {window} tokens", programs.window, (laid, begun, LIVE), work, static={"sharding": rows})
-    return rollout_shapes(config, trainer, columns, last)
+    flops = costs.decode_flops(sizes.policy, at_once, columns + new / 2, window)
+    work = Work(flops, read, at_once * window, turns=-(-window // STRIDE))
+    last = compiler(f"decode {window} tokens", programs.window, (laid, begun, LIVE), work, static={"sharding": placed})
+    every = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype),
+        (last.tokens, last.logprobs, last.written, last.finished),
+    )
+    return rollout_shapes(config, trainer, columns, every)
 
 
-def prompt_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int) -> tuple[Any, Any]:
-    """Make the shapes of an iteration's prompts, [B, P], and of their lengths, [B]."""
-    rows = trainer.sampler.sharding(config.prompts)
-    prompts = jax.ShapeDtypeStruct((config.prompts, columns), jnp.int32, sharding=rows)
-    return prompts, jax.ShapeDtypeStruct((config.prompts,), jnp.int32, sharding=rows)
+def _prefilled(sizes: Sizes, prompts: int, columns: int) -> Work:
+    return Work(costs.forward_flops(sizes.policy, prompts * columns, columns, logits=prompts), tokens=prompts * columns)
+
+
+def prompt_shapes(prompts: int, columns: int, placed: jax.sharding.Sharding) -> tuple[Any, Any]:
+    """Make the shapes of prompts, [B, P], and of their lengths, [B]."""
+    tokens = jax.ShapeDtypeStruct((prompts, columns), jnp.int32, sharding=placed)
+    return tokens, jax.ShapeDtypeStruct((prompts,), jnp.int32, sharding=placed)
 
 
 def row_keys(trainer: OnlineTrainer, rows: int) -> Any:
@@ -146,11 +158,18 @@ def row_keys(trainer: OnlineTrainer, rows: int) -> Any:
     return parallel.shaped(keys, trainer.sampler.sharding(rows))
 
 
-def rollout_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int, last: Any) -> Rollout:
-    """Make the shapes of what is sampled in an iteration, from those of the engine's last state."""
+def rollout_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int, drawn: tuple[Any, ...]) -> Rollout:
+    """Make the shapes of what is sampled in an iteration.
+
+    Args:
+        config: the stage's.
+        trainer: made of shapes.
+        columns: tokens of a prompt.
+        drawn: tokens, log-probabilities, numbers of tokens and ends of all responses.
+    """
     gather = functools.partial(as_rollout, samples=config.samples)
-    prompts = prompt_shapes(config, trainer, columns)
-    found = jax.eval_shape(gather, *prompts, last.tokens, last.logprobs, last.written, last.finished)
+    prompts = prompt_shapes(config.prompts, columns, trainer.sampler.sharding(config.prompts))
+    found = jax.eval_shape(gather, *prompts, *drawn)
     return parallel.shaped(found, parallel.batch_shardings(found, trainer.mesh))
 
 

@@ -12,13 +12,13 @@ from rlhf_jax.stages.ahead.compiler import Compiler
 from rlhf_jax.stages.ahead.figures import Work
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.profile.packed import PackedWork, packed_work
-from rlhf_jax.stages.sft import SFTConfig
+from rlhf_jax.stages.sft import SFTConfig, sized
 
 
 def packed_shapes(config: PackedConfig, sizes: ModelConfig | None, mesh: Mesh) -> PackedWork:
     """Build a stage that trains on packed rows from shapes; SFT takes ``config.model`` where no sizes are given."""
     if isinstance(config, SFTConfig) and sizes is not None:
-        config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
+        config = dataclasses.replace(config, model=sized(config.model, sizes), vocab_size=sizes.vocab_size)
     return packed_work(config, sizes or ModelConfig(), mesh, shapes=True)
 
 

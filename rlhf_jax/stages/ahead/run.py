@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.parallel.limits import Limits, known
+from rlhf_jax.parallel.limits import known
 from rlhf_jax.parallel.topologies import Topology
 from rlhf_jax.stages.ahead.compiler import Compiler, DoesNotFit
 from rlhf_jax.stages.ahead.figures import Ahead
@@ -22,8 +22,6 @@ from rlhf_jax.stages.ahead.online import compile_online, online_work
 from rlhf_jax.stages.ahead.packed import compile_packed, packed_shapes
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.online.config import OnlineConfig
-
-_UNKNOWN = Limits(1.0, 1.0, "not known")
 
 
 def compile_ahead(
@@ -52,7 +50,7 @@ def compile_ahead(
     """
     device = mesh.devices.flat[0]
     how: dict[str, Any] = {
-        "limits": known(device.device_kind) or _UNKNOWN,
+        "limits": known(device.device_kind),
         "links": 0.0 if topology is None else topology.chip.links,
         "hlo": hlo,
         "tell": tell,

@@ -72,10 +72,12 @@ def _list_sampling(work: OnlineWork, lister: Lister) -> Rollout:
 
     lister.add("KV cache", lister.placed(state.cache._asdict(), of_cache), of_cache)
     rest = {name: x for name, x in state._asdict().items() if name != "cache"}
-    asked = dict(zip(("prompts", "lengths"), prompt_shapes(config, trainer, work.columns), strict=True))
+    asked = dict(zip(("prompts", "lengths"), prompt_shapes(config.prompts, work.columns, rows), strict=True))
     lister.add("rollout", asked, by_rows())
     lister.add("rollout", {"state": lister.placed(rest, by_rows())}, by_rows())
-    sampled = rollout_shapes(config, trainer, work.columns, begin(count))
+    whole = begin(count)
+    drawn = (whole.tokens, whole.logprobs, whole.written, whole.finished)
+    sampled = rollout_shapes(config, trainer, work.columns, drawn)
     lister.add("rollout", sampled, by_rows())
     return sampled
 

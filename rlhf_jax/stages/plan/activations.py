@@ -95,6 +95,12 @@ def logit_chunks(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> Chunks:
         return plan_chunks(rows.number, rows.length, config.vocab_size)
 
 
+def vocabulary_share(config: ModelConfig, mesh: AbstractMesh) -> float:
+    """Count the words of the vocabulary on a device: all of them where the tensor axis does not divide it."""
+    tensor = mesh.shape["tensor"]
+    return config.vocab_size / (tensor if config.vocab_size % tensor == 0 else 1)
+
+
 def chunk_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh, *, gradient: bool) -> float:
     """Count the bytes of a chunk's logits and their slope and, for a gradient, of the logits that are kept.
 
@@ -104,8 +110,7 @@ def chunk_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh, *, gradient
         mesh: the devices.
         gradient: whether there is a backward pass.
     """
-    chunks, tensor = logit_chunks(config, rows, mesh), mesh.shape["tensor"]
-    token = 4 * config.vocab_size / (tensor if config.vocab_size % tensor == 0 else 1)
+    chunks, token = logit_chunks(config, rows, mesh), 4 * vocabulary_share(config, mesh)
     return token * (2 * chunks.size + (chunks.count * chunks.size if gradient and chunks.keep else 0))
 
 
@@ -120,7 +125,7 @@ def head_gradient_bytes(config: ModelConfig, rows: Rows, mesh: AbstractMesh) -> 
     chunks, itemsize = logit_chunks(config, rows, mesh), jnp.dtype(config.compute_dtype).itemsize
     with jax.sharding.use_abstract_mesh(mesh):
         parts = gradient_parts(chunks, config.d_model, config.vocab_size, itemsize)
-    columns = config.vocab_size / mesh.shape["tensor"]
+    columns = vocabulary_share(config, mesh)
     if parts == 1:
         return 4 * config.d_model * columns
     slopes = itemsize * chunks.count * chunks.size * columns

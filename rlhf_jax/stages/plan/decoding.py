@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh
 from rlhf_jax import parallel
 from rlhf_jax.models import ModelConfig, costs
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.plan.activations import Rows, row_shares
+from rlhf_jax.stages.plan.activations import Rows, row_shares, vocabulary_share
 from rlhf_jax.stages.plan.passes import Cost, forward_cost
 from rlhf_jax.stages.plan.weights import leaves_of, ring
 
@@ -74,7 +74,7 @@ def prefill_cost(config: ModelConfig, laid: Any, prompts: int, columns: int, mes
     """Count a pass over the prompts, which gives logits at their last tokens alone."""
     rows = Rows(prompts, columns, float(prompts * columns), columns, float(prompts))
     found = forward_cost(config, laid, rows, mesh)
-    logits = prompts / row_shares(mesh, prompts) * config.vocab_size / mesh.shape["tensor"] * 4
+    logits = prompts / row_shares(mesh, prompts) * vocabulary_share(config, mesh) * 4
     memory = {**found.memory, "logits and output matrix": int(logits)}
     return found._replace(memory=memory)
 
@@ -99,12 +99,14 @@ def decode_cost(
     turns = rows / at_once  # rounds of so many rows, where slots are fewer than responses
     shares, tensor = row_shares(mesh, at_once), mesh.shape["tensor"]
     flops = costs.decode_flops(config, rows, prompt, new) / (shares * tensor)
+    more = vocabulary_share(config, mesh) - config.vocab_size / tensor  # words that the tensor axis does not divide
+    flops += 2 * config.d_model * more * rows * new / shares
     held = cache_bytes(config, at_once, prompt + new, sampling, mesh)
     seen = costs.decode_bytes(config, at_once, prompt, new, weight_size=0.0, cache_size=1.0)
     all_columns = at_once * (prompt + new) * config.n_layers * 2 * config.n_kv_heads * config.head_dim
     read = turns * (new * parallel.device_bytes(laid) + held * seen / all_columns)
     sent = {"activations": turns * new * _step_sent(config, laid, at_once, mesh)}
-    logits = at_once / shares * config.vocab_size / tensor * 4
+    logits = at_once / shares * vocabulary_share(config, mesh) * 4
     return Cost(flops, read, sent, {"logits and output matrix": int(2 * logits)})
 
 

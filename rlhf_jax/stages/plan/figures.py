@@ -109,6 +109,8 @@ class Plan:
     held: int
     """Bytes of models and optimisers on a device, between phases."""
     phases: tuple[PlannedPhase, ...]
+    work: str
+    """What one of those is: rows or prompts and their tokens, and how they are computed."""
     unit: str
     """What the phases together make: `update` or `iteration`."""
     tokens: float
@@ -171,6 +173,7 @@ class Plan:
             "most": self.fullest.total,
             "most_in": self.fullest.name,
             "fits": self.fits,
+            "work": self.work,
             "unit": self.unit,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens / self.seconds,

@@ -60,9 +60,7 @@ def plan_packed(config: PackedConfig, sizes: ModelConfig, mesh: AbstractMesh, ha
         "gradients": gradient_bytes(trained) * (2 if parts > 1 else 1),
         "batch": parallel.device_bytes(batch),
     }
-    update = together(
-        "update", costs, parts, held | beside, hardware, tokens=float(work.copies * parts * tokens), stepped=(state, 1)
-    )
+    update = together("update", costs, parts, held | beside, hardware, tokens=float(parts * tokens), stepped=(state, 1))
     found = sum(x.size for x in jax.tree.leaves(whole))
     return Planned((update,), found, sum(held.values()), update.tokens, (work.trained,))
 

@@ -17,6 +17,7 @@ from rlhf_jax.stages.plan.activations import (
     logit_chunks,
     row_shares,
     stream_bytes,
+    vocabulary_share,
 )
 from rlhf_jax.stages.plan.weights import Weights, reduced, ring, weights_of
 
@@ -41,7 +42,9 @@ def forward_cost(config: ModelConfig, params: Any, rows: Rows, mesh: AbstractMes
     """
     weights, stream, targets = weights_of(config, params), stream_bytes(config, rows, mesh), _targets(config, rows)
     flops = costs.forward_flops(config, rows.tokens, rows.sequence, logits=targets)
-    read = weights.read + weights.head_read + 2 * config.n_layers * stream + 2 * _logit_bytes(config, targets, mesh)
+    read = (
+        weights.read + weights.head_read + 2 * config.n_layers * stream + 2 * _logit_bytes(config, targets, rows, mesh)
+    )
     sent = {
         "weights over fsdp": weights.gathered + weights.head_gathered,
         "activations": _summed(config, weights, stream, mesh) + _looked_up(weights, stream, mesh),
@@ -49,7 +52,7 @@ def forward_cost(config: ModelConfig, params: Any, rows: Rows, mesh: AbstractMes
     memory = {"one block at work": int(weights.block + layer_bytes(config, rows, mesh) + stream)}
     if not config.scalar_head:
         memory["logits and output matrix"] = int(chunk_bytes(config, rows, mesh, gradient=False) + weights.head_read)
-    return Cost(flops / _workers(rows, mesh), read, sent, memory)
+    return Cost(flops / _workers(rows, mesh) + _whole_head(config, 2 * targets, rows, mesh), read, sent, memory)
 
 
 def update_cost(
@@ -72,7 +75,7 @@ def update_cost(
         flops += 2 * costs.head_parameters(config) * targets
     passes = (3 if again else 2) * weights.read * (2 if weights.gathered else 1)  # what is gathered is written as well
     read = passes + 2 * weights.head_read + 2 * parallel.device_bytes(trained)
-    read += copies * (2 * kept + 4 * _logit_bytes(config, targets, mesh))
+    read += copies * (2 * kept + 4 * _logit_bytes(config, targets, rows, mesh))
     gathered = (3 if again else 2) * weights.gathered - (weights.unneeded if again else 0.0)
     sent = {
         "weights over fsdp": gathered + weights.head_gathered,
@@ -88,7 +91,8 @@ def update_cost(
         if ("embedding" if config.tie_embeddings else "unembedding") in trained:
             head += head_gradient_bytes(config, rows, mesh)
         memory["logits and output matrix"] = int(copies * head)
-    return Cost(copies * flops / _workers(rows, mesh), read, sent, memory)
+    flops = flops / _workers(rows, mesh) + _whole_head(config, 6 * targets, rows, mesh)
+    return Cost(copies * flops, read, sent, memory)
 
 
 def recomputed(config: ModelConfig, rows: Rows) -> float:
@@ -134,9 +138,15 @@ def _targets(config: ModelConfig, rows: Rows) -> float:
     return 0.0 if config.scalar_head else rows.targets
 
 
-def _logit_bytes(config: ModelConfig, targets: float, mesh: AbstractMesh) -> float:
+def _logit_bytes(config: ModelConfig, targets: float, rows: Rows, mesh: AbstractMesh) -> float:
     """Bytes of all logits that a device makes."""
-    return 4 * targets * config.vocab_size / mesh.size
+    return 4 * targets / row_shares(mesh, rows.number) * vocabulary_share(config, mesh)
+
+
+def _whole_head(config: ModelConfig, each: float, rows: Rows, mesh: AbstractMesh) -> float:
+    """FLOPs of the output matrix that the tensor axis would spare a device, and does not where it divides no word."""
+    more = vocabulary_share(config, mesh) - config.vocab_size / mesh.shape["tensor"]
+    return each * config.d_model * more / row_shares(mesh, rows.number)
 
 
 def _workers(rows: Rows, mesh: AbstractMesh) -> int:

@@ -12,7 +12,8 @@ from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.plan.figures import Plan, Run
 from rlhf_jax.stages.plan.online import plan_online
 from rlhf_jax.stages.plan.packed import Planned, plan_packed
-from rlhf_jax.stages.sft import SFTConfig
+from rlhf_jax.stages.profile.models import PROMPT
+from rlhf_jax.stages.sft import SFTConfig, sized
 
 
 def chosen_mesh(config: MeshConfig, devices: int) -> MeshConfig:
@@ -51,7 +52,7 @@ def plan(
 
     Example:
         >>> from rlhf_jax.parallel.hardware import hardware
-        >>> from rlhf_jax.stages import SFTConfig
+        >>> from rlhf_jax.stages import SFTConfig, sized
         >>> found = plan("sft", SFTConfig(), hardware("h100x1"), run=Run(steps=100, price=2.0))
         >>> found.fits, found.phases[0].name, found.cost == 2.0 * found.hours
         (True, 'update', True)
@@ -59,7 +60,7 @@ def plan(
     run = run or Run()
     mesh = planned_mesh(config.mesh, hardware)
     if isinstance(config, SFTConfig) and sizes is not None:
-        config = dataclasses.replace(config, model=sizes, vocab_size=sizes.vocab_size)
+        config = dataclasses.replace(config, model=sized(config.model, sizes), vocab_size=sizes.vocab_size)
     if isinstance(config, OnlineConfig):
         if run.tokens:
             raise ValueError(f"tokens: {stage} samples its own; say how many iterations by steps")
@@ -77,19 +78,31 @@ def plan(
         parameters=found.parameters,
         held=found.held,
         phases=found.phases,
+        work=_work(config, found.models[0]),
         unit="iteration" if isinstance(config, OnlineConfig) else "update",
         tokens=found.tokens,
         responses=responses,
         steps=steps,
         run=run,
-        notes=_notes(config, found, sizes, mesh.shape["data"] * mesh.shape["fsdp"]),
+        notes=_notes(config, found, sizes, dict(mesh.shape)),
     )
 
 
+def _work(config: PackedConfig | OnlineConfig, model: ModelConfig) -> str:
+    """Say what one update or iteration is, in a line."""
+    how = f"remat {model.remat}, {model.compute_dtype}"
+    if isinstance(config, OnlineConfig):
+        prompt, new = config.max_prompt_length or PROMPT, config.sampling.max_new_tokens
+        responses = f"{config.prompts} prompts of {prompt} tokens, {config.samples} x {new} tokens to each"
+        return f"{responses}, {config.epochs} x {config.minibatches} updates, {how}"
+    parts = f"in {config.micro_batches} parts, " if config.micro_batches > 1 else ""
+    return f"{config.rows} rows of {config.row_length} tokens, samples of {config.data.max_length}, {parts}{how}"
+
+
 def _notes(
-    config: PackedConfig | OnlineConfig, found: Planned, sizes: ModelConfig | None, shares: int
+    config: PackedConfig | OnlineConfig, found: Planned, sizes: ModelConfig | None, mesh: dict[str, int]
 ) -> tuple[str, ...]:
-    notes = []
+    notes, shares, tensor = [], mesh["data"] * mesh["fsdp"], mesh["tensor"]
     if sizes is None and (not isinstance(config, SFTConfig) or config.init):
         said = "model.* says" if isinstance(config, SFTConfig) else "the quickstart's model has"
         notes.append(f"no checkpoint is read, and no sizes were given: they are those that {said}")
@@ -101,10 +114,17 @@ def _notes(
         notes.append(
             f"{name} ({rows}) cannot be divided among the {shares} devices of data and fsdp: each does all of them"
         )
+    for one in dict.fromkeys(found.models):
+        parts = {"vocabulary": one.vocab_size, "key heads": one.n_kv_heads, "MLP": one.d_ff}
+        whole = [f"{name} ({size})" for name, size in parts.items() if size % tensor]
+        if whole:
+            said = ", ".join(whole)
+            notes.append(f"tensor ({tensor}) does not divide {said}: every device along it has all of that work")
     if any(one.compute_dtype == "float32" for one in found.models):
         notes.append("compute_dtype is float32, and the FLOP/s of the data sheet are those of bfloat16: take bfloat16")
     if config.lora.rank:
-        notes.append("adapters: critic, reference and reward model are taken to stand on the policy's own trunk")
+        others = "critic, reference and reward model" if isinstance(config, OnlineConfig) else "a reference"
+        notes.append(f"adapters: {others} would stand on the same trunk")
     if isinstance(config, OnlineConfig):
         notes.append("reward model: as large as the policy; every response is of full length")
         if not config.max_prompt_length:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar, get_args
 
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.config import Remat
-from rlhf_jax.parallel import MeshConfig
+from rlhf_jax.parallel import AXES, MeshConfig
 from rlhf_jax.parallel.hardware import Hardware
+from rlhf_jax.runs.folder import RunError
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.plan.figures import Plan
 from rlhf_jax.stages.plan.run import plan
 
 Config = TypeVar("Config", bound=PackedConfig | OnlineConfig)
+MOST_CUTS = 64  # micro-batches
 MOST_TENSOR = 8  # devices on the tensor axis: beyond a few, what they exchange in every block outweighs what they share
 
 
@@ -47,11 +49,12 @@ def search(
     """Propose configs that fit, the one with most tokens a second first; of equals the one that has least to wait for.
 
     The batch is the config's, or the next larger one that the devices can share; it is cut into micro-batches, which
-    change no number, where memory asks for it. Every mesh is planned with every remat and number of micro-batches.
+    change no number, where memory asks for it. Every mesh is planned with every remat and number of micro-batches; a
+    mesh, a remat or a number of micro-batches that the config has is kept.
 
     Args:
         stage: ``sft``, ``reward``, ``preference``, ``ppo`` or ``group``.
-        config: the stage's; its mesh, micro-batches and remat are what is looked for.
+        config: the stage's; its mesh, micro-batches and remat are looked for where they are the defaults.
         hardware: from ``parallel.hardware.hardware``.
         sizes: those of the models, as ``plan`` takes them.
 
@@ -66,9 +69,15 @@ def search(
         (True, '--mesh data=2,fsdp=1,tensor=1 --rows 32 --micro-batches 1 --remat none')
     """
 
-    shared = (_shared(config, mesh) for mesh in meshes(hardware.devices))
-    every = itertools.chain.from_iterable(_variants(one) for one in shared)
-    found = (Proposal(one, plan(stage, one, hardware, sizes=sizes)) for one in every)
+    every = meshes(hardware.devices)
+    if config.mesh != MeshConfig():
+        given = MeshConfig(**dict(zip(AXES, config.mesh.sizes(hardware.devices), strict=True)))
+        every = [given]
+    found = []
+    for mesh in every:
+        with contextlib.suppress(RunError):  # what this mesh cannot do, such as sharing so many slots
+            variants = _variants(_shared(config, mesh), config)
+            found += [Proposal(one, plan(stage, one, hardware, sizes=sizes)) for one in variants]
     return sorted((one for one in found if one.plan.fits), key=lambda one: (-one.tokens_per_second, _waits(one.plan)))
 
 
@@ -101,22 +110,19 @@ def _shared(config: Config, mesh: MeshConfig) -> Config:
     shares = mesh.data * mesh.fsdp
     if isinstance(config, PackedConfig):
         return dataclasses.replace(config, mesh=mesh, rows=-(-config.rows // shares) * shares, micro_batches=1)
-    unit = math.lcm(shares, config.minibatches)
+    unit = shares * config.minibatches
     return dataclasses.replace(config, mesh=mesh, prompts=-(-config.prompts // unit) * unit, micro_batches=1)
 
 
 def _cuts(config: PackedConfig | OnlineConfig) -> list[int]:
     """List numbers of micro-batches whose parts the devices can still share."""
     shares = config.mesh.data * config.mesh.fsdp
-    if isinstance(config, PackedConfig):
-        most = whole = config.rows // shares
-    else:
-        whole = config.prompts // config.minibatches
-        most = max(whole // shares, 1)
-    return [n for n in _powers(most) if whole % n == 0]
+    whole = config.rows if isinstance(config, PackedConfig) else config.prompts // config.minibatches
+    return [n for n in _powers(min(max(whole // shares, 1), MOST_CUTS)) if whole % (n * shares) == 0] or [1]
 
 
-def _variants(config: Config) -> Iterator[Config]:
-    every: tuple[Remat, ...] = get_args(Remat)
-    for remat, cuts in itertools.product(every, _cuts(config)):
-        yield dataclasses.replace(config, remat=remat, micro_batches=cuts)
+def _variants(shared: Config, given: PackedConfig | OnlineConfig) -> Iterator[Config]:
+    """Try every remat and number of micro-batches that the given config leaves open."""
+    every: tuple[Remat, ...] = get_args(Remat) if given.remat == "model" else (given.remat,)
+    for remat, cuts in itertools.product(every, _cuts(shared) if given.micro_batches == 1 else [given.micro_batches]):
+        yield dataclasses.replace(shared, remat=remat, micro_batches=cuts)
