@@ -171,4 +171,4 @@ def show(found: Ahead) -> None:
         *([f"the compiler gave no text of {', '.join(unread)}: what these exchange is not known"] if unread else []),
         ", ".join(f"{name} {version}" for name, version in found.versions.items()),
     ]
-    console.print("\n".join(lines), highlight=False, markup=False)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

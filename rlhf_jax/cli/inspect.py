@@ -104,7 +104,7 @@ def show(found: Arrays) -> None:
         "Not all of this is there at once, and activations and gradients are not in it: `rlhf aot` gives what the "
         "compiled programs take."
     ]
-    console.print("\n".join(lines), highlight=False, markup=False)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _alike(arrays: tuple[Held, ...]) -> list[tuple[Held, int]]:

@@ -139,7 +139,7 @@ def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) ->
     if pairs:
         console.print(_beside(pairs))
         console.print("compiled: no FLOPs that are computed again are in its seconds; decoding is of one window")
-    console.print("\n".join(_lines(found, mesh_asked)), highlight=False, markup=False)
+    console.print("\n".join(_lines(found, mesh_asked)), highlight=False, markup=False, soft_wrap=True)
 
 
 def _beside(pairs: Sequence[Pair]) -> Any:

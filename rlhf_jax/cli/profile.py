@@ -79,4 +79,4 @@ def show(found: Profile) -> None:
         f"kernels: {', '.join(f'{name}: {value}' for name, value in found.kernels.items())}",
         *([f"trace: {found.trace} (perfetto_trace.json.gz, for ui.perfetto.dev)"] if found.trace else []),
     ]
-    console.print("\n".join(lines), highlight=False, markup=False)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

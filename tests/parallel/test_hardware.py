@@ -16,10 +16,10 @@ from rlhf_jax.parallel.topologies import topology
         ("h100x1", 1, 80e9, 450e9, 989e12),
         ("h200x8", 8, 141e9, 450e9, 989e12),
         ("a100x4", 4, 80e9, 300e9, 312e12),
-        ("v5e-256", 256, 16 * 2**30, 200e9, 197e12),
-        ("v6e-256", 256, 32 * 2**30, 400e9, 918e12),
-        ("v5p-128", 64, 95 * 2**30, 600e9, 459e12),  # named by its cores, two a chip
-        ("v5e:4x4", 16, 16 * 2**30, 200e9, 197e12),
+        ("v5e-256", 256, int(15.75 * 2**30), 200e9, 197e12),
+        ("v6e-256", 256, int(31.25 * 2**30), 400e9, 918e12),
+        ("v5p-128", 64, int(95.74 * 2**30), 600e9, 459e12),  # named by its cores, two a chip
+        ("v5e:4x4", 16, int(15.75 * 2**30), 200e9, 197e12),
     ],
 )
 def test_a_name_gives_what_data_sheets_say(name, devices, memory, links, flops):

@@ -66,5 +66,6 @@ def _pairs(phase: PlannedPhase, program: Mapping[str, Any], runs: int) -> list[P
     if program["collectives"] is not None:
         sent = float(sum(one["sent_bytes"] for one in program["collectives"].values()))
         found.append(Pair(name, "bytes sent", sum(phase.sent.values()) / runs, sent))
-    least = max(program["least_seconds"].values())
-    return [*found, Pair(name, "least seconds", phase.seconds / runs, least)]
+    if program["least_seconds"]:
+        found.append(Pair(name, "least seconds", phase.seconds / runs, max(program["least_seconds"].values())))
+    return found

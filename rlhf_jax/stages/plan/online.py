@@ -85,14 +85,14 @@ class _Iteration:
         self.whole: Any = trainer.with_trunk(self.trained)
         self.length = columns + config.sampling.max_new_tokens
         self.count = config.prompts * config.samples
-        frozen, train = parallel.device_bytes, self.state.train
-        self.held = {f"{role}'s weights": frozen(x) for role, x in self.trained.items()}
+        taken, train = parallel.device_bytes, self.state.train
+        self.held = {f"{role}'s weights": taken(x) for role, x in self.trained.items()}
         # One trunk serves all: the critic, the reference and the reward model stand on the policy's.
-        self.held["frozen trunk"] = frozen(trainer.frozen["policy"])
-        self.held["optimiser state"] = frozen(train) - frozen(train.params)
+        self.held["frozen trunk"] = taken(trainer.frozen["policy"])
+        self.held["optimiser state"] = taken(train) - taken(train.params)
         self.parked = {
-            "reference": frozen(models.split(trainer.sampler.reference)[0]),
-            "reward model": frozen(models.split(trainer.reward.params)[0]),
+            "reference": taken(models.split(trainer.sampler.reference)[0]),
+            "reward model": taken(models.split(parallel.bring(trainer.reward.params))[0]),
         }
         if config.offload == "none":
             self.held |= self.parked

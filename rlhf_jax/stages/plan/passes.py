@@ -78,7 +78,7 @@ def update_cost(
     read += copies * (2 * kept + 4 * _logit_bytes(config, targets, rows, mesh))
     gathered = (3 if again else 2) * weights.gathered - (weights.unneeded if again else 0.0)
     sent = {
-        "weights over fsdp": gathered + weights.head_gathered,
+        "weights over fsdp": gathered + 2 * weights.head_gathered,
         **reduced(config, trained, mesh),
         "activations": copies * _exchanged(config, weights, rows, mesh),
     }
