@@ -81,8 +81,8 @@ def test_llama_3_8b_by_hand():
     assert update.memory["activations for the backward pass"] == 32 * 2048 * 4096 * 2
     blocks = costs.matrix_parameters(LLAMA)
     assert blocks == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
-    # Whole in the forward pass, again but for each block's last product, and in the backward pass; the head once.
-    gathered = 2 * (3 * blocks - 32 * 4096 * 14_336 + 128_256 * 4096) * 63 / 64
+    # Whole in the forward pass, again but for each block's last product, and in the backward pass; the head twice.
+    gathered = 2 * (3 * blocks - 32 * 4096 * 14_336 + 2 * 128_256 * 4096) * 63 / 64
     assert update.sent["weights over fsdp"] == pytest.approx(gathered)
     # To their parts once: the blocks' in bfloat16, the head's in float32. The norms' are summed everywhere.
     reduced = (2 * blocks + 4 * 128_256 * 4096 + 2 * 4 * NORMS) * 63 / 64
