@@ -150,6 +150,55 @@ def test_a_value_that_cannot_be_says_why(argv, says, tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1]", "expected an object with fields of ModelConfig"),
+        ('{"n_layers": 1.5}', "n_layers must be a whole number, found 1.5"),
+        ('{"n_layer": 1}', "n_layer"),
+        ("{", "Expecting"),
+    ],
+)
+def test_sizes_that_cannot_be_name_their_file(text, says, tmp_path, capsys):
+    path = tmp_path / "sizes.json"
+    path.write_text(text)
+    for command in (["inspect", "sft"], ["plan", "sft", "--hardware", "h100x1"]):
+        assert ends([*command, "--random", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert says in said
+        assert "Traceback" not in said
+    assert ends(["plan", "sft", "--hardware", "h100x1", "--random", str(tmp_path)]) == 2
+    assert f"{tmp_path}: is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stored", "computed"), [("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float32", "float32")]
+)
+def test_a_checkpoints_config_says_what_is_computed_in(stored, computed, tmp_path):
+    """And what a stage's own options say of it counts more."""
+    from rlhf_jax.cli.stage_options import sizes
+    from rlhf_jax.models import ModelConfig
+    from rlhf_jax.stages.sft import sized
+
+    fields = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "torch_dtype": stored}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 64, "rms_norm_eps": 1e-5}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**fields, "max_position_embeddings": 64, "tie_word_embeddings": False}))
+    found = sizes(path)
+    assert (found.compute_dtype, found.d_model) == (computed, 32)
+    asked = sized(ModelConfig(compute_dtype="bfloat16", remat="block"), found)
+    assert (asked.compute_dtype, asked.remat, asked.d_model) == ("bfloat16", "block", 32)
+
+
+def test_a_run_folder_that_cannot_be_read_is_named(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"sft": {"rows": 0}}')
+    assert ends(["plan", f"{tmp_path}:sft", "--hardware", "h100x1"]) == 2
+    said = capsys.readouterr().err
+    assert "config.json, sft: rows must be at least 1" in said
+    assert "Traceback" not in said
+
+
 def config_file(tmp_path, text):
     (tmp_path / "mine.py").write_text(text)
     return str(tmp_path / "mine.py")

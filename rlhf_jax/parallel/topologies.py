@@ -27,12 +27,12 @@ class Chip(NamedTuple):
 
     @property
     def dimensions(self) -> int:
-        """Of the grid."""
+        """How many the grid has."""
         return len(self.largest)
 
 
-# Cloud TPU documentation, system architecture; of the links it gives both directions together. Memory as libtpu 0.0.42
-# says it where a program does not fit.
+# Cloud TPU documentation, system architecture, which gives both directions of the links together; memory as libtpu
+# 0.0.42 says it where a program does not fit.
 CHIPS = {
     "v5e": Chip("v5e", "TPU v5 lite", int(15.75 * 2**30), 200e9, 1, (16, 16)),
     "v5p": Chip("v5p", "TPU v5", int(95.74 * 2**30), 600e9, 2, (16, 16, 24)),

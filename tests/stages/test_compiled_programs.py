@@ -50,7 +50,8 @@ CONFIGS = {
 }
 # So few rows that a matrix is larger than anything of theirs.
 CONFIGS["few"] = dataclasses.replace(CONFIGS["ppo"], prompts=8)
-STAGES = {"members": "reward", "few": "ppo"}  # what these are configs of
+CONFIGS["slots"] = dataclasses.replace(CONFIGS["ppo"], sampling=dataclasses.replace(CONFIGS["ppo"].sampling, slots=8))
+STAGES = {"members": "reward", "few": "ppo", "slots": "ppo"}  # what these are configs of
 
 
 def mesh_of(name):
@@ -201,3 +202,12 @@ def test_the_cache_is_divided_by_rows_and_heads():
         among = compiled("ppo", mesh)["decode 16 tokens"].memory.arguments
         weights = models.costs.matrix_parameters(SIZES) + 2 * SIZES.vocab_size * SIZES.d_model
         assert among < alone / 8 + 4 * weights * (1 if mesh == "8x1x1" else 0.3), mesh
+
+
+def test_slots_are_what_is_decoded_at_once():
+    found = compiled("slots", "1x1x1")
+    assert list(found)[:4] == ["lay out", "prefill", "empty rows", "decode 16 tokens"]
+    slots, alone = (one["decode 16 tokens"] for one in (found, compiled("ppo", "1x1x1")))
+    cache = 4 * 2 * SIZES.n_layers * SIZES.n_kv_heads * SIZES.head_dim * LENGTH  # bytes a row
+    assert alone.memory.arguments - slots.memory.arguments >= (RESPONSES - 8) * cache
+    assert slots.work.tokens == 8 * 16

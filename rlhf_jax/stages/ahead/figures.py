@@ -90,7 +90,7 @@ class Compiled:
 
 
 class Refused(NamedTuple):
-    """A program that the compiler refused: it does not fit on a device. What comes after it is not known."""
+    """A program that the compiler refused, as it does not fit on a device; what comes after it is not known."""
 
     name: str
     needed: int  # bytes, mostly of temporaries alone; 0: the compiler does not say

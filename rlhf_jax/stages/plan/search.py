@@ -46,7 +46,7 @@ class Proposal(NamedTuple):
 def search(
     stage: str, config: PackedConfig | OnlineConfig, hardware: Hardware, *, sizes: ModelConfig | None = None
 ) -> list[Proposal]:
-    """Propose configs that fit, the one with most tokens a second first; of equals the one that has least to wait for.
+    """Propose configs that fit, the one with most tokens a second first; among equals that with least to wait for.
 
     The batch is the config's, or the next larger one that the devices can share; it is cut into micro-batches, which
     change no number, where memory asks for it. Every mesh is planned with every remat and number of micro-batches; a
