@@ -30,10 +30,10 @@ def laid_out(monkeypatch):
     """How often weights were laid out, one entry each."""
     found, lay_out = [], rollout.Engine.lay_out
 
-    def counted(self, params):
+    def counted(self, params, sharding=None):
         if not isinstance(params, rollout.Laid):
             found.append(1)
-        return lay_out(self, params)
+        return lay_out(self, params, sharding)
 
     monkeypatch.setattr(rollout.Engine, "lay_out", counted)
     return found
