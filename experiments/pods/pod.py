@@ -7,17 +7,15 @@ slice, all layers and every program of an iteration, on a machine without a TPU.
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax import models, parallel, stages
-from rlhf_jax.cli.aot import show
+from rlhf_jax.cli.aot import save, say_compiling, show
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.parallel.topologies import topology, topology_devices
+from rlhf_jax.parallel.topologies import topology
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.ahead import compile_ahead
+from rlhf_jax.stages.ahead import compile_for
 from rlhf_jax.training import OptimizerConfig
 
 PROMPT, RESPONSE = 512, 512  # tokens
@@ -93,16 +91,8 @@ def main(pod: Pod, options: Options) -> None:
     if not options.compile:
         stages.ppo(config(pod, options))
         return
-    wanted = topology(pod.topology)
-    found = compile_ahead(
-        "ppo",
-        config(pod, options),
-        mesh=parallel.make_mesh(pod.mesh, topology_devices(wanted)),
-        sizes=pod.sizes,
-        topology=wanted,
-        hlo=options.hlo,
-        tell=lambda name: print(f"compiling {name} ...", file=sys.stderr, flush=True),
-    )
+    slice_ = topology(pod.topology)
+    asked = config(pod, options)
+    found = compile_for(slice_, "ppo", asked, sizes=pod.sizes, hlo=options.hlo, tell=say_compiling)
     show(found)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+    save(found, options.json)

@@ -21,8 +21,8 @@ from pod import LLAMA3_8B
 
 from rlhf_jax import models, parallel, stages
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.parallel.topologies import topology, topology_devices
-from rlhf_jax.stages.ahead import Ahead, compile_ahead
+from rlhf_jax.parallel.topologies import topology
+from rlhf_jax.stages.ahead import Ahead, compile_for
 
 LLAMA32_1B = dataclasses.replace(
     LLAMA3_8B, d_model=2048, n_layers=16, n_heads=32, head_dim=64, d_ff=8192, tie_embeddings=True
@@ -55,8 +55,7 @@ def step(options: Options, chips: int, sizes: models.ModelConfig = LLAMA32_1B) -
         row_length=options.length,
         data=DataConfig(max_length=options.length),
     )
-    devices = topology_devices(wanted)
-    return compile_ahead("sft", config, mesh=parallel.make_mesh(mesh, devices), sizes=sizes, topology=wanted)
+    return compile_for(wanted, "sft", config, sizes=sizes)
 
 
 def figures(found: Ahead) -> dict[str, Any]:

@@ -65,24 +65,18 @@ def aot(argv: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     show(found)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+    save(found, options.json)
 
 
 def _compiled(stage: str, config: Any, wanted: Topology, random: ModelConfig | None, options: AotOptions) -> Ahead:
-    from rlhf_jax import parallel
-    from rlhf_jax.parallel.topologies import topology_devices
-    from rlhf_jax.stages.ahead import compile_ahead
+    from rlhf_jax.stages.ahead import compile_for
 
-    return compile_ahead(
-        stage,
-        config,
-        mesh=parallel.make_mesh(config.mesh, topology_devices(wanted)),
-        sizes=random,
-        topology=wanted,
-        hlo=options.hlo,
-        tell=lambda name: print(f"compiling {name} ...", file=sys.stderr, flush=True),
-    )
+    return compile_for(wanted, stage, config, sizes=random, hlo=options.hlo, tell=say_compiling)
+
+
+def say_compiling(name: str) -> None:
+    """Say on the error stream which program comes next: one may take minutes."""
+    print(f"compiling {name} ...", file=sys.stderr, flush=True)
 
 
 def _searched(stage: str, config: Any, wanted: Topology, random: ModelConfig | None, options: AotOptions) -> Ahead:
@@ -109,6 +103,12 @@ def _searched(stage: str, config: Any, wanted: Topology, random: ModelConfig | N
     return found
 
 
+def save(found: Ahead, path: Path | None) -> None:
+    """Write the figures to a file, if one is named."""
+    if path is not None:
+        path.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
+
+
 def _chip(limits: Limits) -> str:
     return f"a chip: {limits.flops / 1e12:,.0f} TFLOP/s, {limits.bandwidth / 1e9:,.0f} GB/s of memory ({limits.source})"
 
@@ -130,7 +130,7 @@ def show(found: Ahead) -> None:
     from rich.table import Table
 
     gib = 2**30
-    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    mesh = tables.sizes_of(found.mesh)
     table = Table(title=f"{found.stage}, {found.parameters:,} parameters, on {found.topology}: {mesh}")
     table.add_column("program")
     for name in ("arguments", "outputs", "temporary", "beside", "GiB in all", "least ms", "bound by", "compiled in s"):

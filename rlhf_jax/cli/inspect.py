@@ -71,7 +71,7 @@ def show(found: Arrays) -> None:
     """Print a table of arrays, one of groups, and what stays whole."""
     from rich.table import Table
 
-    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    mesh = tables.sizes_of(found.mesh)
     table = Table(title=f"{found.stage} on {found.platform}: {mesh}")
     for name, side in (("array", "left"), ("shape", "left"), ("type", "left"), ("lies over", "left")):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.cli import tables
+from rlhf_jax.cli.aot import say_compiling
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
 
@@ -93,18 +93,9 @@ def _compiled(options: PlanOptions, stage: str, config: Any, wanted: Hardware, r
         return None
     if wanted.topology is None:
         raise UsageError(f"--aot compiles for TPU slices, and {wanted.name} is none: leave it out")
-    from rlhf_jax import parallel
-    from rlhf_jax.parallel.topologies import topology_devices
-    from rlhf_jax.stages.ahead import compile_ahead
+    from rlhf_jax.stages.ahead import compile_for
 
-    return compile_ahead(
-        stage,
-        config,
-        mesh=parallel.make_mesh(config.mesh, topology_devices(wanted.topology)),
-        sizes=random,
-        topology=wanted.topology,
-        tell=lambda name: print(f"compiling {name} ...", file=sys.stderr, flush=True),
-    ).to_json()
+    return compile_for(wanted.topology, stage, config, sizes=random, tell=say_compiling).to_json()
 
 
 def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) -> None:
@@ -112,7 +103,7 @@ def show(found: Plan, pairs: Sequence[Pair] = (), *, mesh_asked: bool = True) ->
     from rich.table import Table
 
     hardware, fullest = found.hardware, found.fullest
-    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    mesh = tables.sizes_of(found.mesh)
     memory = Table(title="memory by part, where it is most")
     memory.add_column(f"a device in {fullest.name}")
     memory.add_column("GiB", justify="right")

@@ -84,13 +84,13 @@ def by_rows(x: Array, *axes: str | None) -> Array:
 
 
 def by_width(x: Array) -> Array:
-    """Hold one token a row, ``x [N, 1, D]``, by the width as the weights lie, and by rows over ``data`` alone.
+    """Hold ``x [B, T, D]`` by its width, as the weights lie, and by rows over ``data`` alone.
 
-    Decoding reads every weight for one token a row. To bring the tokens of all rows to the weights, a part of the width
-    each, costs a few numbers; to bring the weights to the rows, as whole sequences do, would cost all of them, every
-    token.
+    Decoding holds its one token a row so: it reads every weight for it. To bring the tokens of all rows to the weights,
+    a part of the width each, costs a few numbers; to bring the weights to the rows, as whole sequences do, would cost
+    all of them, every token.
     """
-    return constrained(x, "data", None, "fsdp")
+    return constrained(x, "data", None, WIDTH)
 
 
 def shares_known() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import by_rows, constrained, row_shares
+from rlhf_jax.models.ambient import by_rows, by_width, constrained, row_shares
 from rlhf_jax.types import Array
 
 
@@ -27,4 +27,4 @@ def look_up(table: Array, ids: Array, dtype: str) -> Array:
     if row_shares(ids.shape[0]) == 1:  # one device, or rows that the devices cannot share
         return jnp.take(table, ids, axis=0).astype(dtype)
     found = jnp.take(table, constrained(ids, "data", None), axis=0).astype(dtype)
-    return by_rows(constrained(found, "data", None, "fsdp"))
+    return by_rows(by_width(found))

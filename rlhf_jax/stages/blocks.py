@@ -42,7 +42,7 @@ def shape_of(mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int
     """Choose the shape of blocks on these devices, for ``groups`` groups of sequences of at most ``length`` tokens."""
     on_cpu = parallel.platform(mesh) == "cpu"
     tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS, ROW)
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = parallel.axis_size(mesh, parallel.BATCH)
     return block_shape(groups, responses, length, tokens=tokens, row_tokens=row_tokens, devices=devices, parts=parts)
 
 

@@ -89,8 +89,7 @@ class Sampler:
         Args:
             rows: how many prompts, or responses.
         """
-        shares = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return self._rows if rows % shares == 0 else parallel.replicated(self.mesh)
+        return self._rows if rows % self._parts == 0 else parallel.replicated(self.mesh)
 
     @property
     def reference(self) -> Params:

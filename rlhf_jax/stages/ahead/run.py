@@ -1,4 +1,4 @@
-"""``compile_ahead``: every program of a stage for a mesh of devices that need not be there."""
+"""``compile_ahead`` and ``compile_for``: every program of a stage for devices that need not be there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rlhf_jax import models, parallel
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.parallel.limits import known
-from rlhf_jax.parallel.topologies import Topology
+from rlhf_jax.parallel.topologies import Topology, topology_devices
 from rlhf_jax.stages.ahead.compiler import Compiler, DoesNotFit
 from rlhf_jax.stages.ahead.figures import Ahead
 from rlhf_jax.stages.ahead.online import compile_online, online_work
@@ -84,6 +84,32 @@ def compile_ahead(
         refused=compiler.refused,
         versions=_versions(),
     )
+
+
+def compile_for(
+    topology: Topology,
+    stage: str,
+    config: PackedConfig | OnlineConfig,
+    *,
+    sizes: ModelConfig | None = None,
+    hlo: Path | None = None,
+    tell: Callable[[str], None] = lambda name: None,
+) -> Ahead:
+    """Compile the programs of a stage for all chips of a slice that need not be there, on the config's mesh.
+
+    Args:
+        topology: the slice.
+        stage: as ``compile_ahead`` takes it, like all that follows.
+        config: the stage's.
+        sizes: those of the models.
+        hlo: a folder for the compiled programs' texts.
+        tell: told of each program before it is compiled.
+
+    Raises:
+        ValueError: libtpu is not installed or does not know the slice, or the mesh does not fit it.
+    """
+    mesh = parallel.make_mesh(config.mesh, topology_devices(topology))
+    return compile_ahead(stage, config, mesh=mesh, sizes=sizes, topology=topology, hlo=hlo, tell=tell)
 
 
 def models_of(trained: Any, frozen: Any) -> Any:

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
 def row_shares(mesh: AbstractMesh, rows: int) -> int:
     """Count the devices that share so many rows; 1 where they cannot be divided, and every device has all of them."""
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    shares = parallel.axis_size(mesh, parallel.BATCH)
     return shares if rows % shares == 0 else 1
 
 

@@ -97,7 +97,7 @@ class _Iteration:
         if config.offload == "none":
             self.held |= self.parked
         samples = self.count * self.length * TOKEN_BYTES
-        self.samples = {"responses": samples // (mesh.shape["data"] * mesh.shape["fsdp"])}
+        self.samples = {"responses": samples // parallel.axis_size(mesh, parallel.BATCH)}
 
     def rollout(self) -> tuple[PlannedPhase, ...]:
         """Lay the weights out, prefill the prompts, write the tokens."""
