@@ -7,6 +7,7 @@ import json
 
 import jax
 import pytest
+from llama3 import LLAMA3_8B
 
 from rlhf_jax import cli, models, parallel, rollout
 from rlhf_jax.models import costs
@@ -21,18 +22,7 @@ from rlhf_jax.stages.plan.passes import recomputed
 from rlhf_jax.stages.plan.weights import ring, weights_of
 from rlhf_jax.stages.profile.packed import packed_work
 
-LLAMA = models.ModelConfig(
-    vocab_size=128_256,
-    d_model=4096,
-    n_layers=32,
-    n_heads=32,
-    n_kv_heads=8,
-    head_dim=128,
-    d_ff=14_336,
-    tie_embeddings=False,
-    compute_dtype="bfloat16",
-    remat="block",
-)
+LLAMA = dataclasses.replace(LLAMA3_8B, remat="block")
 PARAMETERS = 8_030_261_248
 NORMS = (2 * 32 + 1) * 4096  # numbers that every device holds whole
 LONG = {"row_length": 2048, "data": DataConfig(max_length=2048)}

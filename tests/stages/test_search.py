@@ -4,24 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from llama3 import LLAMA3_8B as LLAMA
 
-from rlhf_jax import cli, models, parallel, rollout, stages
+from rlhf_jax import cli, parallel, rollout, stages
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.parallel.hardware import hardware
 from rlhf_jax.stages.ahead import Ahead
 from rlhf_jax.stages.plan.search import meshes, search
 
-LLAMA = models.ModelConfig(
-    vocab_size=128_256,
-    d_model=4096,
-    n_layers=32,
-    n_heads=32,
-    n_kv_heads=8,
-    head_dim=128,
-    d_ff=14_336,
-    tie_embeddings=False,
-    compute_dtype="bfloat16",
-)
 SFT = stages.SFTConfig(rows=20, row_length=2048, data=DataConfig(max_length=2048))
 PPO = stages.PPOConfig(prompts=20, max_prompt_length=64, minibatches=4)
 
