@@ -124,7 +124,9 @@ def topology_devices(wanted: Topology) -> list[jax.Device]:
         ValueError: libtpu is not installed, or knows no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("compiling for TPUs needs libtpu: pip install 'rlhf-jax[tpu]' (Linux; no TPU is needed)")
+        raise ValueError(
+            "compiling for TPUs needs libtpu: in a clone, pip install -e '.[tpu]' (Linux; no TPU is needed)"
+        )
     from jax.experimental import topologies
 
     for name, value in _SETTINGS.items():

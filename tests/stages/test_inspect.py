@@ -204,7 +204,8 @@ def test_only_an_update_keeps_logits():
 WORDS = ("--prompts", "8", "--minibatches", "1", "--max-prompt-length", "16", "--sampling.max-new-tokens", "16")
 
 
-def test_the_command_prints_tables_and_writes_json(tmp_path, capsys):
+def test_the_command_prints_tables_and_writes_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # paths are folded where the terminal is narrow
     file, sizes = tmp_path / "arrays.json", tmp_path / "sizes.json"
     sizes.write_text(json.dumps(dataclasses.asdict(SIZES)))
     words = ["--mesh", "fsdp=2,tensor=2", "--random", str(sizes), "--json", str(file), *WORDS]

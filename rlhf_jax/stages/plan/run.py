@@ -52,7 +52,7 @@ def plan(
 
     Example:
         >>> from rlhf_jax.parallel.hardware import hardware
-        >>> from rlhf_jax.stages import SFTConfig, sized
+        >>> from rlhf_jax.stages import SFTConfig
         >>> found = plan("sft", SFTConfig(), hardware("h100x1"), run=Run(steps=100, price=2.0))
         >>> found.fits, found.phases[0].name, found.cost == 2.0 * found.hours
         (True, 'update', True)

@@ -66,7 +66,7 @@ def search(
         >>> from rlhf_jax.stages import SFTConfig
         >>> best = search("sft", SFTConfig(), hardware("h100x2"))[0]
         >>> best.plan.fits, best.options
-        (True, '--mesh data=2,fsdp=1,tensor=1 --rows 32 --micro-batches 1 --remat none')
+        (True, '--mesh data=1,fsdp=2,tensor=1 --rows 16 --micro-batches 1 --remat block')
     """
 
     every = meshes(hardware.devices)
