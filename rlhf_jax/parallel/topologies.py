@@ -125,7 +125,7 @@ def topology_devices(wanted: Topology) -> list[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            "compiling for TPUs needs libtpu: in a clone, pip install -e '.[tpu]' (Linux; no TPU is needed)"
+            "compiling for TPUs needs libtpu: pip install -e '.[tpu]' in a clone (Linux, no TPU)"
         )
     from jax.experimental import topologies
 
