@@ -124,9 +124,7 @@ def topology_devices(wanted: Topology) -> list[jax.Device]:
         ValueError: libtpu is not installed, or knows no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "compiling for TPUs needs libtpu: pip install -e '.[tpu]' in a clone (Linux, no TPU)"
-        )
+        raise ValueError("compiling for TPUs needs libtpu: pip install -e '.[tpu]' in a clone (Linux, no TPU)")
     from jax.experimental import topologies
 
     for name, value in _SETTINGS.items():
