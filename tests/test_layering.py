@@ -11,7 +11,7 @@ import rlhf_jax
 ROOT = Path(rlhf_jax.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"types", "files", "renamed", "stage_names"}
+GROUND = {"types", "files", "renamed", "stage_names", "processes"}
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import aot, inspect, pipeline, plan, policy, profile, results, sources
+from rlhf_jax.cli import aot, distributed, inspect, pipeline, plan, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -76,7 +76,8 @@ def run(argv: list[str]) -> int:
     from rlhf_jax import models
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
-    from rlhf_jax.parallel import MeshError
+    from rlhf_jax.parallel import DistributedError, MeshError
+    from rlhf_jax.processes import OtherProcessError
     from rlhf_jax.report import ReportError
     from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.stages import RunError, SamplerMismatch
@@ -86,6 +87,8 @@ def run(argv: list[str]) -> int:
         UsageError,
         DataError,
         MeshError,
+        DistributedError,
+        OtherProcessError,
         RunError,
         ReportError,
         CheckpointError,
@@ -94,10 +97,13 @@ def run(argv: list[str]) -> int:
         SamplerMismatch,
     )
     try:
+        asked, rest = distributed.take(rest)
         with _short_warnings():
             if not {"-h", "--help"} & set(rest):
+                distributed.join(name, asked)
                 keep_compiled()
-            COMMANDS[name](rest)
+            with distributed.one_voice():
+                COMMANDS[name](rest)
     except Interrupted as stop:
         print(f"rlhf {name}: {stop}", file=sys.stderr)
         return stop.exit_code

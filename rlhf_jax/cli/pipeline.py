@@ -68,9 +68,12 @@ def preference(argv: list[str]) -> None:
 
 def _finish(directory: Path) -> None:
     """Write the report, say in plain sentences what came out, and print where the report is."""
+    from rlhf_jax import processes
     from rlhf_jax.report import verdicts, write_report
     from rlhf_jax.runs.folder import read_record
 
+    if not processes.first():
+        return
     report = write_report(directory)
     for verdict in verdicts(read_record(directory / "summary.json")):
         print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Where arrays live: the device mesh, and rules from a parameter's path to its place on the mesh."""
 
+from rlhf_jax.parallel.distributed import DistributedError, initialize
 from rlhf_jax.parallel.mesh import AXES, MeshConfig, MeshError, described_mesh, make_mesh, platform, traced_on
 from rlhf_jax.parallel.offload import bring, park, parked
 from rlhf_jax.parallel.partition import (
@@ -21,6 +22,7 @@ __all__ = [
     "AXES",
     "BATCH",
     "PARAM_RULES",
+    "DistributedError",
     "MeshConfig",
     "MeshError",
     "Rules",
@@ -31,6 +33,7 @@ __all__ = [
     "described_mesh",
     "device_bytes",
     "fitting",
+    "initialize",
     "made_of",
     "make_mesh",
     "param_shardings",

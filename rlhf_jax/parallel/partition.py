@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from rlhf_jax import processes
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 Axis = str | tuple[str, ...] | None  # one of the mesh, several, or none
@@ -222,9 +223,6 @@ def put(tree: Any, shardings: Any) -> Any:
             # One that lies there already is the very same, as an array would be.
             there = leaf.sharding == sharding
             return leaf if there else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        if sharding.is_fully_addressable or isinstance(leaf, jax.Array):
-            return jax.device_put(leaf, sharding)
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+        return processes.put(leaf, sharding)
 
     return jax.tree.map(place, tree, shardings)

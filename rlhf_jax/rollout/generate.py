@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from rlhf_jax import processes
 from rlhf_jax.rollout import slots
 from rlhf_jax.rollout.programs import State, make_programs
 from rlhf_jax.rollout.sampling import SamplingConfig, response_keys
@@ -132,7 +133,7 @@ class Engine:
         )
         laid = self.lay_out(params, sharding).weights
         if sharding is not None:
-            tokens, lengths = (jax.device_put(x, sharding) for x in (tokens, lengths))
+            tokens, lengths = (processes.put(x, sharding) for x in (tokens, lengths))
         found: tuple[Any, ...]
         if self.config.slots:
             found, self.cost = slots.run(
@@ -147,9 +148,9 @@ class Engine:
                 pad_id=self.pad_id,
                 sharding=sharding,
             )
-            found = found if sharding is None else jax.device_put(found, sharding)
+            found = found if sharding is None else processes.put(found, sharding)
         else:
-            keys = keys if sharding is None else jax.device_put(keys, sharding)
+            keys = keys if sharding is None else processes.put(keys, sharding)
             for state in self._states(laid, tokens, lengths, keys, samples, sharding):
                 last = state
             found = (last.tokens, last.logprobs, last.written, last.finished)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhf_jax import processes
 from rlhf_jax.types import Rollout, SequenceBatch
 
 
@@ -14,6 +15,6 @@ def as_batch(sampled: Rollout) -> SequenceBatch:
 
 def response_tokens(sampled: Rollout) -> list[np.ndarray]:
     """The token ids of every response, ``[B, K]`` flattened, end-of-sequence token included."""
-    tokens, mask = (np.asarray(x) for x in (sampled.tokens, sampled.mask))
+    tokens, mask = processes.fetch((sampled.tokens, sampled.mask))
     flat_tokens, flat_mask = (x.reshape(-1, x.shape[-1]) for x in (tokens, mask))
     return [t[m] for t, m in zip(flat_tokens, flat_mask, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlhf_jax import processes
 from rlhf_jax.rollout.programs import Programs, State
 from rlhf_jax.types import Array, Params
 
@@ -95,10 +96,8 @@ def run(
         The responses in the order of ``keys``, and what they cost.
 
     Raises:
-        ValueError: when the devices cannot share the slots evenly, or there is more than one process.
+        ValueError: when the devices cannot share the slots evenly.
     """
-    if jax.process_count() > 1:
-        raise ValueError("slots are refilled by one process, and this run has several: set slots to 0")
     devices = row_shards(sharding)
     batch, group = refilled(slots, samples, devices)
     if slots % devices:
@@ -118,7 +117,7 @@ def run(
             padded[i, : len(row)], lengths[i] = row, len(row)
         return programs.prefill(
             laid,
-            *(x if sharding is None else jax.device_put(x, sharding) for x in (padded, lengths)),
+            *(x if sharding is None else processes.put(x, sharding) for x in (padded, lengths)),
             sharding=sharding,
         )
 
@@ -166,7 +165,7 @@ def run(
             continue
         live = len(owner) - min(batch, waiting) if waiting else (half if can_halve else 0)
         state = programs.window(laid, state, live, sharding=sharding)
-        steps, done, *found = jax.device_get(
+        steps, done, *found = processes.fetch(
             (state.steps, state.done, state.tokens, state.logprobs, state.written, state.finished)
         )
         slot_steps, stepped = slot_steps + (int(steps) - stepped) * len(owner), int(steps)

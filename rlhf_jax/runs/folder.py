@@ -24,9 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from rlhf_jax import checkpoint, models
+from rlhf_jax import checkpoint, models, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.runs.errors import RunError
@@ -61,7 +59,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:
-    """Merge top-level keys into a JSON file; nested objects are merged one level deep."""
+    """Merge top-level keys into a JSON file, in the first process; nested objects are merged one level deep."""
+    if not processes.first():
+        return
     merged = read_record(path)
     for key, value in values.items():
         old = merged.get(key)
@@ -151,6 +151,10 @@ def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> Non
     Raises:
         RunError: when the folder has another tokenizer already.
     """
+    processes.from_first(lambda: _start(directory, stage, config, tokenizer), f"writing {directory}")
+
+
+def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
     path = directory / "tokenizer.json"
     if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
         raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
@@ -176,13 +180,14 @@ def finish(
 
     Where adapters stand on a ``base``, only adapters and heads are written; the trunk stays where it is.
     """
-    own = jax.device_get({role: models.split(x)[0] for role, x in params.items()})
+    own = {role: models.split(x)[0] for role, x in params.items()}
+    hashed = checkpoint.tree_sha256(own)
     update_json(
         directory / "summary.json",
         {
             stage: summary,
             "seconds": {stage: seconds},
-            "params_sha256": {stage: checkpoint.tree_sha256(own)},
+            "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),
             "versions": versions(),
@@ -198,7 +203,7 @@ def finish(
 def load_result(directory: Path, stage: str, config: Any) -> RunResult:
     """Read the result of a stage that was completed before."""
     params, model_config, tokenizer = load_stage(directory, stage)
-    metrics = read_metrics(directory / "metrics.jsonl", stage)
+    metrics = processes.from_first(lambda: read_metrics(directory / "metrics.jsonl", stage), "reading metrics")
     summary = read_record(directory / "summary.json")[stage]
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
@@ -209,6 +214,10 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
     Raises:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
     """
+    return processes.from_first(lambda: _finished(directory, stage, config), f"opening {directory}")
+
+
+def _finished(directory: Path, stage: str, config: Any) -> bool:
     begun = read_record(directory / "config.json").get(stage)
     differ = []
     if begun is not None:

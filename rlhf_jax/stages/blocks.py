@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from rlhf_jax import parallel
+from rlhf_jax import parallel, processes
 from rlhf_jax.data.blocks import BlockShape, block_shape, lay_out
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.types import Array, Packing, Rollout, SequenceBatch
@@ -48,7 +48,12 @@ def shape_of(mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int
 
 def lengths_of(batch: Rollout | SequenceBatch) -> np.ndarray:
     """Count the real tokens of every sequence, int [B, K], on the host: this waits until they are sampled."""
-    return np.sum(np.asarray(batch.segment_ids) > 0, axis=-1)
+    return processes.fetch(_lengths(batch.segment_ids))
+
+
+@jax.jit
+def _lengths(segment_ids: Array) -> Array:
+    return jnp.sum(segment_ids > 0, axis=-1)
 
 
 def pack_rows(batch: SequenceBatch, starts: Array, rows: int, row_length: int) -> Packing:

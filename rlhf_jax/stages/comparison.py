@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import evaluation, rewards
+from rlhf_jax import evaluation, processes
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages.sampler import Sampler
-from rlhf_jax.stages.scoring import RolloutReward
+from rlhf_jax.stages.scoring import RolloutReward, score_shared
 from rlhf_jax.types import Params, Rollout
 
 # Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
@@ -60,9 +60,9 @@ class Judges:
         texts, asked = self.sampler.texts(sampled), [p.text for p in prompts]
         scores = {"kl": self.sampler.kl(policy, sampled)}
         if self.reward is not None:
-            scores["proxy"] = np.asarray(self.reward(sampled, prompts).reward).reshape(-1)
-        scores |= {name: rewards.score_texts(judge, asked, texts) for name, judge in self._judges.items()}
-        return Judged(scores, texts, response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
+            scores["proxy"] = processes.fetch(self.reward(sampled, prompts).reward).reshape(-1)
+        scores |= {name: score_shared(judge, asked, texts) for name, judge in self._judges.items()}
+        return Judged(scores, texts, response_tokens(sampled), processes.fetch(sampled.finished).reshape(-1))
 
     def best_of(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, n: int) -> Judged:
         """Sample n responses to each prompt and measure the one with the highest reward.
@@ -80,7 +80,7 @@ class Judges:
             filled = part + [part[-1]] * (size - len(part)) if len(prompts) > size else part
             sampled = self.sampler(laid, filled, step, samples=n)
             best = keep_best(sampled, self.reward(sampled, filled).reward)
-            kept.append(jax.device_get(Rollout(*(x[: len(part)] for x in best))))
+            kept.append(processes.fetch(Rollout(*(x[: len(part)] for x in best))))
         return self.measure(policy, jax.tree.map(lambda *x: jnp.concatenate(x), *kept), prompts)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, losses, parallel
+from rlhf_jax import evaluation, losses, parallel, processes
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.order import evenly
@@ -33,7 +33,7 @@ def sequence_logprobs(
     total = jax.jit(parallel.traced_on(mesh, summed))
 
     batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
-    sums = [np.asarray(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
+    sums = [processes.fetch(total(policy, batches[i]))[: batches.count(i), 0] for i in range(len(batches))]
     return np.concatenate(sums)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, models, parallel
+from rlhf_jax import evaluation, models, parallel, processes
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.data.config import DataConfig
@@ -213,7 +213,7 @@ def scorer(
     def score(params: Params, sequences: Sequence[np.ndarray]) -> np.ndarray:
         examples = [Example((tokens,), (1,)) for tokens in sequences]
         batches = PackedEpochs(lambda _: examples, epochs=1, rows=rows, row_length=row_length, pad_id=pad_id)
-        parts = [np.asarray(run_batch(params, batches[i]))[:, : batches.count(i), 0] for i in range(len(batches))]
+        parts = [processes.fetch(run_batch(params, batches[i]))[:, : batches.count(i), 0] for i in range(len(batches))]
         return np.concatenate(parts, axis=1)
 
     return score

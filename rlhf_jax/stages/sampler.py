@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from rlhf_jax import losses, parallel
+from rlhf_jax import losses, parallel, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
@@ -132,7 +132,7 @@ class Sampler:
         """Compute k1 of every response, the policy against the reference at the sampling temperature: [B * K], nats."""
         rows = self.rows(sampled)
         new, old = (self.logprobs(params, rows) for params in (policy, self.reference))
-        return np.asarray(self._kl(new, old, sampled.mask)).reshape(-1)
+        return processes.fetch(self._kl(new, old, sampled.mask)).reshape(-1)
 
 
 __getattr__ = renamed(__name__, {"Prompt": "stages.EncodedPrompt"})

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax import processes
 from rlhf_jax.data import write_jsonl
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
@@ -49,6 +50,8 @@ class SampleLog:
 
     def rewind(self, step: int) -> None:
         """Take back this stage's evaluations after a step, so that a resumed run writes them once."""
+        if not processes.first():
+            return
         rows = read_samples(self.path)
         kept = [row for row in rows if row.get("stage") != self.stage or row["step"] <= step]
         if kept != rows:
@@ -56,12 +59,15 @@ class SampleLog:
 
     def add(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append the samples of one evaluation."""
+        if not processes.first():
+            return
         named = ({"stage": self.stage, "step": step, **row} for row in rows)
         write_jsonl(self.path, [*read_samples(self.path), *named])
 
     def compare(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of the final comparison, in place of those that are there."""
-        write_jsonl(self.path, [*rows, *(row for row in read_samples(self.path) if "step" in row)])
+        if processes.first():
+            write_jsonl(self.path, [*rows, *(row for row in read_samples(self.path) if "step" in row)])
 
 
 def read_samples(path: Path) -> list[Row]:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import models, parallel, rewards
+from rlhf_jax import models, parallel, processes, rewards
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.ensemble import member_values
@@ -81,9 +82,35 @@ class RolloutReward:
             return self.program(parallel.bring(self.params), rows)
         shape = sampled.tokens.shape[:2]
         repeated = [p.text for p in prompts for _ in range(shape[1])]
-        scores = rewards.score_texts(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)
+        scores = score_shared(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)
         # An array of its own each: what is donated must not be shared.
-        return Scores(*jax.device_put((scores, jnp.zeros(shape, jnp.float32)), sampled.finished.sharding))
+        return Scores(*processes.put((scores, np.zeros(shape, np.float32)), sampled.finished.sharding))
+
+
+def score_shared(reward: TextReward, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    """Score responses by a function on text, each process its share of them.
+
+    Args:
+        reward: ``(prompts, responses) -> numbers``; it sees some of the responses where there are several processes.
+        prompts: n texts, the same in every process.
+        responses: n texts.
+
+    Returns:
+        float32 [n], the same in every process.
+
+    Raises:
+        OtherProcessError: the function failed in another process.
+    """
+    if not processes.several():
+        return rewards.score_texts(reward, prompts, responses)
+    part = processes.share(len(responses))
+
+    def own() -> np.ndarray:
+        asked, given = list(prompts[part]), list(responses[part])
+        return rewards.score_texts(reward, asked, given) if given else np.zeros(0, np.float32)
+
+    scores = processes.agree(own, "a reward on text")
+    return np.concatenate([np.frombuffer(x, np.float32) for x in processes.exchange(scores.tobytes())])
 
 
 def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> LoadedModel:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax import data
+from rlhf_jax import data, processes
 from rlhf_jax.data import Comparison, DataError, Demonstration, Example, Tokenizer, layouts
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
@@ -70,9 +70,15 @@ def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
 def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_size: int) -> Tokenizer:
     """Load the run folder's tokenizer, or train one on these rows where there is none yet; nothing is written."""
     path = directory / "tokenizer.json"
-    if path.exists():
-        return Tokenizer.load(path)
-    return data.train_tokenizer((text for row in rows for text in _texts(row)), vocab_size)
+
+    def found_or_trained() -> Tokenizer:
+        if path.exists():
+            return Tokenizer.load(path)
+        return data.train_tokenizer((text for row in rows for text in _texts(row)), vocab_size)
+
+    if not processes.several():
+        return found_or_trained()
+    return Tokenizer.from_json(processes.from_first(lambda: found_or_trained().to_json(), f"{path}"))
 
 
 def _texts(row: Demonstration | Dialogue) -> list[str]:

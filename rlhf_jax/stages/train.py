@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import models, parallel, training
+from rlhf_jax import models, parallel, processes, training
 from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
@@ -112,7 +112,7 @@ def compile_step(
     state, places = training.init(
         lambda p: p,
         rule,
-        parallel.bring({role: own for role, (own, _) in parts.items()}),
+        parallel.bring({role: _everywhere(own, mesh) for role, (own, _) in parts.items()}),
         shardings=lambda shapes: parallel.param_shardings(shapes, mesh, leading=1 if members else 0),
     )
     trunks = {role: place(trunk, mesh) for role, (_, trunk) in parts.items()}
@@ -135,8 +135,18 @@ def compile_step(
         return state, (parallel.shaped(batch, spread), *fixed), key
 
     return Program(
-        state, trunks, reference, lambda state, batch, key: step(state, (batch, *fixed), key), step, arguments
+        state,
+        trunks,
+        reference,
+        lambda state, batch, key: step(state, (processes.put(batch, spread), *fixed), key),
+        step,
+        arguments,
     )
+
+
+def _everywhere(params: Params, mesh: Mesh) -> Params:
+    """Spread parameters over all processes, which each hold the whole; one process leaves them where they are."""
+    return place(params, mesh) if processes.several() else params
 
 
 def train(

@@ -241,7 +241,7 @@ def fit(
                     top.see(stage, done, values, train_state(state).params)
                     flush(values)
                     stop_reason = ask(done, values)
-                asked = stop.received
+                asked = stop.asked(done)
                 if done % checkpoint_every == 0 or done == total or stop_reason or asked is not None:
                     flush({})  # the rows up to a checkpoint are on disk before it is
                     save(done)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rlhf_jax import processes
 from rlhf_jax.files import atomic_binary
 
 Row = dict[str, Any]
@@ -80,9 +81,11 @@ class MetricsWriter:
         self.path = Path(directory) / "metrics.jsonl"
         self._events_folder = Path(directory) / "events" / stage
         self._events: Any = None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_torn_line()
-        self._file = self.path.open("ab", buffering=0)
+        self._file: Any = None  # where there are several processes, the first alone writes
+        if processes.first():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_torn_line()
+            self._file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row; it is in the file when this returns.
@@ -91,6 +94,8 @@ class MetricsWriter:
             step: number of updates done.
             values: numbers by name. A number that is not finite becomes null.
         """
+        if self._file is None:
+            return
         row: Row = {"stage": self.stage, "step": step}
         for name, value in values.items():
             row[f"{self.stage}/{name}"] = float(value) if math.isfinite(value) else None
@@ -104,7 +109,7 @@ class MetricsWriter:
         Returns:
             Rows as ``read_metrics`` gives them.
         """
-        return read_metrics(self.path, self.stage)
+        return processes.from_first(lambda: read_metrics(self.path, self.stage), "reading metrics")
 
     def rewind(self, step: int) -> None:
         """Take back this stage's rows after a step, so that a resumed run writes them once.
@@ -112,6 +117,8 @@ class MetricsWriter:
         Args:
             step: the last step to keep.
         """
+        if self._file is None:
+            return
         kept = [row for row in read_metrics(self.path) if row["stage"] != self.stage or row["step"] <= step]
         self._file.close()
         self._replace(b"".join(json.dumps(row).encode() + b"\n" for row in kept))
@@ -125,7 +132,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close both files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._close_events()
 
     def __enter__(self) -> MetricsWriter:

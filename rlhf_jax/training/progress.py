@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+from rlhf_jax import processes
+
 
 def duration(seconds: float) -> str:
     """Write a time span as text.
@@ -63,7 +65,8 @@ class Progress:
         self._every, self._clock = every, clock
         self._began = self._spoke = clock()
         self._note = ""
-        self._bar: Any = _bar(stage, total, start, self._stream) if self._stream.isatty() else None
+        self._silent = not processes.first()
+        self._bar: Any = _bar(stage, total, start, self._stream) if self._stream.isatty() and not self._silent else None
 
     def update(self, done: int, values: Mapping[str, float]) -> None:
         """Tell how far the stage is.
@@ -77,7 +80,7 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=done, note=self._note)
             return
         now = self._clock()
-        if now - self._spoke >= self._every:
+        if not self._silent and now - self._spoke >= self._every:
             self._spoke = now
             rate = (done - self._start) / max(now - self._began, 1e-9)
             left = duration((self._total - done) / rate) if rate > 0 else "?"
@@ -93,7 +96,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._done > self._start:
+        elif self._done > self._start and not self._silent:
             print(self._line(f" after {duration(self._clock() - self._began)}"), file=self._stream, flush=True)
 
     @staticmethod

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+from rlhf_jax import processes
 
 
 class Interrupted(Exception):
@@ -50,6 +55,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
+            if processes.several():
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, _pass_on)
+                return self
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._before[signum] = signal.signal(signum, self._note)
         return self
@@ -60,8 +68,27 @@ class StopSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    def asked(self, step: int) -> int | None:
+        """Ask whether to stop now, at the boundary after this step: the signal, or None.
+
+        Where there are several processes, a signal to one is a signal to all, and they stop after the same step. JAX
+        keeps the handler of SIGTERM for that, and finds the step.
+
+        Args:
+            step: number of updates done; every process asks after each of them.
+        """
+        if not processes.several():
+            return self.received
+        return signal.SIGTERM if reached_preemption_sync_point(step) else None
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
+
+
+def _pass_on(signum: int, frame: FrameType | None) -> None:
+    """Turn Ctrl-C in one of several processes into the signal that all of them agree on."""
+    del signum, frame
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -279,6 +281,21 @@ class Tokenizer:
             return cls(backend, special if format is None else special._replace(format=format))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Make the tokenizer that ``to_json`` wrote as text.
+
+        Args:
+            text: a JSON document.
+
+        Raises:
+            DataError: if it is something else.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "tokenizer.json"
+            file.write_text(text, encoding="utf-8")
+            return cls.load(file)
 
     def _ids(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids

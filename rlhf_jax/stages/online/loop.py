@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import data, evaluation, models, parallel, training
+from rlhf_jax import data, evaluation, models, parallel, processes, training
 from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
@@ -109,7 +109,9 @@ def train_online(
         gate.check(i + 1, info, functools.partial(trainer.rounding, state, sampled))
         state, metrics = trainer.update(state, batch, i)
         # From here on the device is at the update while the host looks at the responses.
-        described = evaluation.describe_responses(response_tokens(sampled), np.asarray(sampled.finished).reshape(-1))
+        described = evaluation.describe_responses(
+            response_tokens(sampled), processes.fetch(sampled.finished).reshape(-1)
+        )
         watch.lap()
         return state, {**described, **info, **metrics}
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import models, objectives, parallel, rewards, training
+from rlhf_jax import models, objectives, parallel, processes, rewards, training
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.blocks import BlockPlan, BlockShape
 from rlhf_jax.data.encode import EncodedPrompt
@@ -144,7 +144,7 @@ class OnlineTrainer:
             shardings=lambda shapes: parallel.param_shardings(shapes, self.mesh),
         )
         rest = (self._control.init(), rewards.empty_moments())
-        put = parallel.shaped if parallel.are_shapes(train) else jax.device_put
+        put = parallel.shaped if parallel.are_shapes(train) else processes.put
         return OnlineState(train, *put(rest, parallel.replicated(self.mesh)))
 
     def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
@@ -204,7 +204,7 @@ class OnlineTrainer:
 
     def pull_back(self, state: OnlineState) -> OnlineState:
         """Set the KL coefficient to ``kl.maximum``, from where the controller goes on."""
-        coef = jax.device_put(jnp.float32(self.config.kl.maximum), parallel.replicated(self.mesh))
+        coef = processes.put(jnp.float32(self.config.kl.maximum), parallel.replicated(self.mesh))
         return state._replace(controller=KLState(coef))
 
     def with_trunk(self, trained: Params) -> Params:

@@ -1,0 +1,113 @@
+"""The words by which any command joins others: ``--distributed``, ``--coordinator``, and which of how many it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import get_args
+
+from rlhf_jax.cli.parsing import UsageError
+
+# What trains or samples on all devices; the other commands are one process' work.
+JOINING = frozenset({"quickstart", "sft", "reward", "ppo", "group", "preference", "doctor"})
+
+HELP = """in several processes (these commands: {commands}):
+  --distributed auto|off|manual   auto joins what rlhf launch, SLURM, GKE, a TPU pod or Open MPI has started
+  --coordinator HOST:PORT         where process 0 is; with manual, as the two that follow
+  --process-count N               how many there are
+  --process-index I               which one this is, from 0
+The environment may say the same: RLHF_COORDINATOR, RLHF_PROCESS_COUNT, RLHF_PROCESS_INDEX."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the words say."""
+
+    mode: str = ""
+    coordinator: str = ""
+    count: int = 0
+    index: int = -1
+
+
+_WORDS = {
+    "--distributed": "mode",
+    "--coordinator": "coordinator",
+    "--process-count": "count",
+    "--process-index": "index",
+}
+
+
+def take(argv: list[str]) -> tuple[Asked, list[str]]:
+    """Take these words out of a command's.
+
+    Args:
+        argv: all words.
+
+    Returns:
+        What they say, and the words that are left.
+
+    Raises:
+        UsageError: a value is missing or none that there is.
+
+    Example:
+        >>> take(["sft", "--distributed", "off", "--seed", "1"])
+        (Asked(mode='off', coordinator='', count=0, index=-1), ['sft', '--seed', '1'])
+    """
+    from rlhf_jax.parallel.distributed import Mode
+
+    said: dict[str, str | int] = {}
+    left: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in _WORDS:
+            left.append(word)
+            continue
+        if not equals:
+            value = next(words, "")
+        if not value or value.startswith("--"):
+            raise UsageError(f"{name} needs a value")
+        said[_WORDS[name]] = _number(name, value) if _WORDS[name] in ("count", "index") else value
+    asked = Asked(**said)  # type: ignore[arg-type]
+    if asked.mode and asked.mode not in get_args(Mode):
+        raise UsageError(f"--distributed takes {', '.join(get_args(Mode))}; found {asked.mode!r}")
+    if not asked.mode and asked != Asked():
+        asked = dataclasses.replace(asked, mode="manual")
+    return asked, left
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UsageError(f"{name} takes a whole number, found {value!r}")
+    return int(value)
+
+
+def join(command: str, asked: Asked) -> None:
+    """Join the other processes, where the command is one that does.
+
+    Raises:
+        UsageError: words were given to a command that runs alone.
+        DistributedError: the processes do not come together.
+    """
+    if command not in JOINING:
+        if asked.mode not in ("", "off"):
+            raise UsageError(f"{command} runs in one process: leave out --distributed")
+        return
+    from rlhf_jax.parallel import distributed
+
+    mode: distributed.Mode = asked.mode or "auto"  # type: ignore[assignment]
+    distributed.initialize(mode, coordinator=asked.coordinator, count=asked.count, index=asked.index)
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Let the first process alone speak while the block runs; errors that end the others are printed after it."""
+    from rlhf_jax import processes
+
+    if processes.first():
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
