@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
+        distributed.leave(status)
     except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
@@ -73,11 +74,13 @@ def run(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         return _fail(f"unknown command {name!r}: {hint}")
-    from rlhf_jax import models
+    import jax
+
+    from rlhf_jax import models, processes
     from rlhf_jax.checkpoint import CheckpointError
     from rlhf_jax.data import DataError
     from rlhf_jax.parallel import DistributedError, MeshError
-    from rlhf_jax.processes import OtherProcessError
+    from rlhf_jax.processes import LostProcessError, OtherProcessError
     from rlhf_jax.report import ReportError
     from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.stages import RunError, SamplerMismatch
@@ -111,6 +114,12 @@ def run(argv: list[str]) -> int:
         goes_on = "; the same command continues from the last checkpoint" if name in TRAINING else ""
         print(f"rlhf {name}: stopped{goes_on}", file=sys.stderr)
         return 130
+    except LostProcessError as gone:
+        return _fail(f"{name}: {gone}", gone.exit_code)
+    except jax.errors.JaxRuntimeError as error:
+        if not processes.lost(error):
+            raise
+        return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
     except known as error:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:
@@ -156,6 +165,6 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = 2) -> int:
     print(f"rlhf: error: {message}", file=sys.stderr)
-    return 2
+    return status

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
+import sys
 from collections.abc import Iterator
 from typing import get_args
 
@@ -99,6 +101,20 @@ def join(command: str, asked: Asked) -> None:
 
     mode: distributed.Mode = asked.mode or "auto"  # type: ignore[assignment]
     distributed.initialize(mode, coordinator=asked.coordinator, count=asked.count, index=asked.index)
+
+
+def leave(status: int) -> None:
+    """End a process of several that failed at once: JAX would wait for the others, which may be waiting for this one.
+
+    Args:
+        status: the exit status; 0 leaves in the usual way, when all others are done too.
+    """
+    from rlhf_jax import processes
+
+    if status and processes.several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Literal
 
 import jax
@@ -88,6 +90,16 @@ def initialize(
             return
         where = "" if place is None else f"process {place.index} of {place.count}, coordinator {place.coordinator}: "
         raise DistributedError(f"{where}the processes did not come together ({str(error)[:300]})") from error
+    if jax.process_count() > 1:
+        sys.excepthook = _end_at_once
+
+
+def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nobody caught, and end: JAX would wait for the others, who may be waiting for this one."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def given_place(coordinator: str, count: int, index: int, environment: Mapping[str, str]) -> Place | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax import processes
 from rlhf_jax.training.metrics import MetricsWriter
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.signals import Interrupted, StopSignals
@@ -203,6 +204,7 @@ def fit(
         print(f"{stage}: stopped early at step {step} of {total}: {reason}", file=sys.stderr)
         return reason
 
+    gone = False
     pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
 
     def flush(extra: Mapping[str, float]) -> None:
@@ -247,9 +249,15 @@ def fit(
                     save(done)
                 if asked is not None:
                     raise Interrupted(stage, done, asked)
+    except jax.errors.JaxRuntimeError as error:
+        if not processes.lost(error):
+            raise
+        gone = True  # a save that all processes take part in will never end
+        raise processes.loss_of(f"{stage}, after step {pending[0] if pending else start}", error) from error
     finally:
         # However the loop ends: what was saved is committed, and nobody who continues meets a writer at work.
-        checkpoints.wait()
+        if not gone:
+            checkpoints.wait()
 
     last = train_state(state)
     return FitResult(
