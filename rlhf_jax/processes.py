@@ -224,7 +224,7 @@ def _identity(places: tuple[NamedSharding, ...]) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Put arrays on devices; of host arrays, which are the same in every process, each keeps its own part.
+    """Put arrays on devices; each process keeps its own part of host arrays, which are the same in all of them.
 
     Args:
         tree: numpy or jax arrays.

@@ -2,7 +2,9 @@
 
 The data is text about animals; better responses hold more of the letter ``a``.
 
-    python tiny_task.py STAGE FOLDER SECONDS_A_STEP
+    python tiny_task.py STAGES FOLDER SECONDS_A_STEP
+
+It is one of several processes where the environment says so (``several.py``).
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_jax import models
+from rlhf_jax import models, parallel, processes
 from rlhf_jax.data.parts import halve
 from rlhf_jax.data.rows import PromptRow
 from rlhf_jax.rollout import SamplingConfig
@@ -168,7 +170,7 @@ def count_a(prompts, responses):
 def run_stage(stage, folder, slow=lambda: None):
     """One stage of the folder's task; ``slow`` is called inside it every now and then."""
     folder = Path(folder)
-    table = write_data(folder / "data")
+    table = Path(processes.from_first(lambda: str(write_data(folder / "data")), "the data"))
     if stage == "sft":
         return sft(sft_config(table, folder / "run", epochs=6, patience=0))
     if stage == "reward":
@@ -214,6 +216,7 @@ def slow_down(seconds):
 
 
 if __name__ == "__main__":
+    parallel.initialize()  # joins others where the environment speaks of them
     name, place, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
     slow_down(seconds / 4)  # evaluations fetch batches too
     try:

@@ -156,7 +156,8 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     """
     directory = Path(directory)
     _check_finished(directory, stage)
-    params, metadata = checkpoint.load_params(directory / "params" / stage)
+    on_mesh = None if mesh is None else functools.partial(_placed_by_role, mesh=mesh)
+    params, metadata = checkpoint.load_params(directory / "params" / stage, on_mesh)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     base = _noted(metadata, directory)
     if base is not None:
@@ -203,9 +204,9 @@ def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
     return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
 
 
-def load_merged(directory: Path | str, stage: str) -> tuple[ModelConfig, Params, Tokenizer]:
+def load_merged(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[ModelConfig, Params, Tokenizer]:
     """Load the model of a finished stage with its adapters folded in, to be exported or built upon."""
-    params, config, tokenizer = load_stage(directory, stage)
+    params, config, tokenizer = load_stage(directory, stage, mesh)
     return *models.merge(config, params["reward" if stage == "reward" else "policy"]), tokenizer
 
 
@@ -215,13 +216,20 @@ def place(params: Params, mesh: Mesh, *, parked: bool = False) -> Params:
     With ``parked`` they wait in the host's memory until ``parallel.bring``; not so a trunk under adapters, on which the
     policy may stand as well.
     """
+    (trained, frozen), (own, trunk) = models.split(params), _places(params, mesh)
+    return models.join(parallel.put(trained, parallel.parked(own) if parked else own), parallel.put(frozen, trunk))
+
+
+def _places(params: Params, mesh: Mesh) -> tuple[Any, Any]:
+    """Find where a model's parameters go, or their shapes: what is trained, and the trunk under it."""
     leading = 1 if "head" in params and models.members(params) else 0
     trained, frozen = models.split(params)
-    own = parallel.param_shardings(trained, mesh, leading=leading)
-    return models.join(
-        parallel.put(trained, parallel.parked(own) if parked else own),
-        parallel.put(frozen, parallel.param_shardings(frozen, mesh)),
-    )
+    return parallel.param_shardings(trained, mesh, leading=leading), parallel.param_shardings(frozen, mesh)
+
+
+def _placed_by_role(shapes: Params, mesh: Mesh) -> Params:
+    """Find where what a stage has left goes, so that every process reads its own part of it."""
+    return {role: models.join(*_places(x, mesh)) for role, x in shapes.items()}
 
 
 def _check_finished(directory: Path, stage: str) -> None:
@@ -271,7 +279,7 @@ def _shared_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
 def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
     """Load a base as one plain model without adapters or head, on the mesh."""
     if base.stage:
-        config, params, _ = load_merged(base.path, base.stage)
+        config, params, _ = load_merged(base.path, base.stage, mesh)
     else:
         shardings = None if mesh is None else functools.partial(parallel.param_shardings, mesh=mesh)
         config, params = read_checkpoint(Path(base.path), shardings)

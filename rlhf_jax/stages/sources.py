@@ -11,6 +11,7 @@ from rlhf_jax import data, processes
 from rlhf_jax.data import Comparison, DataError, Demonstration, Example, Tokenizer, layouts
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.data.encoded import Encoded, in_shares
 from rlhf_jax.data.parts import Parts, prompt_key
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
@@ -96,17 +97,21 @@ def encode_usable(
     A row that is too long is a bad row, unless the task says that such rows are left out.
     """
     ours = task.leaves_out_long
-    kept, examples, left_out = [], [], []
-    for row in rows:
-        whole = isinstance(row, Comparison | Dialogue | LabelledResponse)
-        text = row if whole else Demonstration(row.prompt, row.response, row.where)
-        made, bad = data.encode_rows(
-            [text], tokenizer, length=config.max_length, on_bad_row="skip" if ours else config.on_bad_row
-        )
-        left_out += bad
-        if made:
-            kept.append(row)
-            examples += made
+
+    def encode(some: Sequence[Any]) -> Encoded:
+        found: Encoded = ([], [], [])
+        for i, row in enumerate(some):
+            whole = isinstance(row, Comparison | Dialogue | LabelledResponse)
+            text = row if whole else Demonstration(row.prompt, row.response, row.where)
+            made, bad = data.encode_rows(
+                [text], tokenizer, length=config.max_length, on_bad_row="skip" if ours else config.on_bad_row
+            )
+            for to, new in zip(found, ([i] * len(made), made, bad), strict=True):
+                to += new
+        return found
+
+    places, examples, left_out = in_shares(rows, encode, config.source)
+    kept = [rows[i] for i in places]
     if not ours:
         list_bad(left_out)
     if not examples:
@@ -170,14 +175,20 @@ def prompts_to_sample(
 def _encoded_prompts(
     rows: Sequence[Any], config: DataConfig, tokenizer: Tokenizer, max_prompt_length: int, task: Task
 ) -> list[EncodedPrompt]:
-    encoded, kept, bad = data.encode_prompts(
-        rows,
-        tokenizer,
-        length=max_prompt_length or config.max_length,
-        on_bad_row="skip" if task.leaves_out_long else config.on_bad_row,
-    )
+    def encode(some: Sequence[Any]) -> Encoded:
+        prompts, places, bad = data.encode_prompts(
+            some,
+            tokenizer,
+            length=max_prompt_length or config.max_length,
+            on_bad_row="skip" if task.leaves_out_long else config.on_bad_row,
+        )
+        return places, [Example((prompt,), (0,)) for prompt in prompts], bad
+
+    kept, encoded, bad = in_shares(rows, encode, config.source)
     if not task.leaves_out_long:
         list_bad(bad)
     if not encoded:
         raise DataError(f"{config.source}: none of {len(rows)} prompts is usable")
-    return [EncodedPrompt(data.prompt_text(rows[i].prompt), tokens, i) for i, tokens in zip(kept, encoded, strict=True)]
+    return [
+        EncodedPrompt(data.prompt_text(rows[i].prompt), one.tokens[0], i) for i, one in zip(kept, encoded, strict=True)
+    ]

@@ -4,6 +4,7 @@ import pytest
 from jax.sharding import AxisType
 
 from rlhf_jax.parallel import MeshConfig, MeshError, make_mesh
+from rlhf_jax.parallel.mesh import across_slices
 
 
 def test_default_puts_all_devices_on_data():
@@ -62,3 +63,31 @@ def test_one_text_names_the_axes(text, config, on_eight):
 def test_a_text_that_names_no_mesh_says_why(text, words):
     with pytest.raises(MeshError, match=f"^mesh {text}: .*{words}"):
         MeshConfig.parse(text)
+
+
+class FakeDevice:
+    """A chip of one of several slices, which need not be there."""
+
+    platform, device_kind = "tpu", "TPU v0"
+
+    def __init__(self, number, slice_index):
+        self.id, self.slice_index, self.process_index = number, slice_index, number // 4
+
+    def __repr__(self):
+        return f"{self.slice_index}:{self.id}"
+
+
+@pytest.mark.parametrize(("data", "fsdp", "tensor"), [(2, 4, 1), (4, 2, 1), (2, 2, 2), (8, 1, 1)])
+def test_the_network_between_slices_carries_data_alone(data, fsdp, tensor):
+    devices = [FakeDevice(i, i // 4) for i in range(8)]
+    found = across_slices((data, fsdp, tensor), devices, 2)
+    assert found.shape == (data, fsdp, tensor)
+    assert len({device.id for device in found.flat}) == 8
+    for row in found.reshape(data, -1):  # what shares one copy of the weights is one slice's
+        assert len({device.slice_index for device in row}) == 1
+    assert {device.slice_index for device in found[: data // 2].flat} == {0}
+
+
+def test_a_mesh_that_would_cut_a_copy_between_slices_is_refused():
+    with pytest.raises(MeshError, match="data=1, fsdp=8, tensor=1 does not fit 2 slices.*multiple of 2"):
+        across_slices((1, 8, 1), [FakeDevice(i, i // 4) for i in range(8)], 2)

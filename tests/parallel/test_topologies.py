@@ -56,7 +56,7 @@ def test_other_names_are_told_what_is_expected(name, said):
 
 def test_without_libtpu_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'rlhf-jax\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
         topology_devices(topology("v5e-4"))
 
 

@@ -1,0 +1,71 @@
+"""Checkpoints of several processes: each writes and reads what it holds, and another number of them reads them too."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import several
+from orbax.checkpoint import v1 as ocp
+
+TASK = Path(__file__).parent / "checkpoint_task.py"
+pytestmark = pytest.mark.timeout(600)
+
+
+def save(folder, count, devices, sizes):
+    several.run([TASK, "save", folder, sizes], count, devices=devices)
+
+
+def restored(folder, count, devices, sizes):
+    return several.run([TASK, "restore", folder, sizes], count, devices=devices)
+
+
+def manifest(step):
+    text = ocp.load_checkpointables(step, {"manifest": None})["manifest"]["json"]
+    return json.loads(np.asarray(text).tobytes())["manifest"]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """Saved by two processes with four devices each."""
+    folder = tmp_path_factory.mktemp("two")
+    save(folder, 2, 4, "4,2")
+    return folder
+
+
+def test_eight_devices_in_two_processes_continue_on_four_in_one(by_two):
+    (said,) = restored(by_two, 1, 4, "2,2")
+    assert "step 2 {'best': 0.5} True" in said
+    assert "params True" in said
+
+
+def test_four_devices_in_one_process_continue_on_eight_in_two(tmp_path):
+    save(tmp_path, 1, 4, "2,2")
+    for said in restored(tmp_path, 2, 4, "4,2"):
+        assert "step 2 {'best': 0.5} True" in said
+        assert "params True" in said
+
+
+def test_every_process_writes_what_it_holds_and_every_piece_has_its_hash(by_two):
+    step = by_two / "steps" / "2"
+    leaves = manifest(step)["leaves"]
+    assert len(leaves["both"]["pieces"]) == 8
+    assert len(leaves["keys"]["pieces"]) == 8
+    assert "sha256" in leaves["whole"]
+    folders = (step / "arrays").glob("ocdbt.process_*")
+    written = {folder.name: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in folders}
+    assert written.keys() == {"ocdbt.process_0", "ocdbt.process_1"}
+    assert min(written.values()) > 0
+
+
+def test_a_flipped_bit_is_found_by_whoever_reads_it_and_all_take_the_step_before(tmp_path):
+    save(tmp_path, 2, 4, "4,2")
+    step = tmp_path / "steps" / "2"
+    largest = max((f for f in (step / "arrays").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    for said in restored(tmp_path, 2, 4, "2,4"):
+        assert "step 1 {'best': 0.5} True" in said
+        assert "falling back to the step before" in said
+        assert str(step) in said
