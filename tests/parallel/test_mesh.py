@@ -66,9 +66,9 @@ def test_a_text_that_names_no_mesh_says_why(text, words):
 
 
 class FakeDevice:
-    """A chip of one of several slices, which need not be there."""
+    """A device of one of several slices, which need not be there; chips of TPUs have coordinates besides."""
 
-    platform, device_kind = "tpu", "TPU v0"
+    platform, device_kind = "cpu", "cpu"
 
     def __init__(self, number, slice_index):
         self.id, self.slice_index, self.process_index = number, slice_index, number // 4
@@ -89,5 +89,5 @@ def test_the_network_between_slices_carries_data_alone(data, fsdp, tensor):
 
 
 def test_a_mesh_that_would_cut_a_copy_between_slices_is_refused():
-    with pytest.raises(MeshError, match="data=1, fsdp=8, tensor=1 does not fit 2 slices.*multiple of 2"):
+    with pytest.raises(MeshError, match=r"data=1, fsdp=8, tensor=1 does not fit 2 slices.*multiple of 2"):
         across_slices((1, 8, 1), [FakeDevice(i, i // 4) for i in range(8)], 2)
