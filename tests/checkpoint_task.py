@@ -16,7 +16,7 @@ def placed(mesh):
     rng = np.random.default_rng(0)
     rows, both, whole = (jax.P(("data", "fsdp")), jax.P("data", "fsdp"), jax.P())
     tree = {
-        "both": (rng.normal(size=(16, 8)).astype(np.float32), both),
+        "both": (rng.normal(size=(64, 64)).astype(np.float32), both),
         "rows": (rng.normal(size=(32, 3)).astype(np.float32), rows),
         "whole": (rng.normal(size=7).astype(np.float32), whole),
         "half": (rng.normal(size=(8, 8)).astype("bfloat16"), both),

@@ -226,7 +226,7 @@ def test_plain_numbers_belong_into_host(tmp_path):
 def test_a_failed_save_is_heard_of(tmp_path):
     (tmp_path / "ck").write_text("a file where the folder should be")
     checkpoints = store(tmp_path / "ck")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(CheckpointError, match=r"ck could not be saved \(FileExistsError.*make room"):
         checkpoints.save(1, make_tree(), {})
     checkpoints.wait()  # nothing is left of it
 

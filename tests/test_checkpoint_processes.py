@@ -1,6 +1,7 @@
 """Checkpoints of several processes: each writes and reads what it holds, and another number of them reads them too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,14 @@ def test_every_process_writes_what_it_holds_and_every_piece_has_its_hash(by_two)
     assert min(written.values()) > 0
 
 
-def test_a_flipped_bit_is_found_by_whoever_reads_it_and_all_take_the_step_before(tmp_path):
-    save(tmp_path, 2, 4, "4,2")
+@pytest.mark.parametrize("whose", [0, 1])
+def test_a_flipped_bit_is_found_by_whoever_reads_it_and_all_take_the_step_before(tmp_path, by_two, whose):
+    shutil.copytree(by_two, tmp_path, dirs_exist_ok=True)
     step = tmp_path / "steps" / "2"
-    largest = max((f for f in (step / "arrays").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    (data,) = (step / "arrays" / f"ocdbt.process_{whose}" / "d").iterdir()
+    content = bytearray(data.read_bytes())
+    content[len(content) // 3] ^= 1
+    data.write_bytes(content)
     for said in restored(tmp_path, 2, 4, "2,4"):
         assert "step 1 {'best': 0.5} True" in said
         assert "falling back to the step before" in said

@@ -197,9 +197,9 @@ def run_stage(stage, folder, slow=lambda: None):
             ),
             reward=reward,
         )
-    return ppo(
-        ppo_config(table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2), reward=reward
-    )
+    # "long": enough iterations, each saved, to be killed in many times
+    size = {"iterations": 24, "checkpoint_every": 1} if stage == "long" else {"iterations": 6, "checkpoint_every": 2}
+    return ppo(ppo_config(table, folder / "run", policy=folder / "run", **size), reward=reward)
 
 
 def slow_down(seconds):

@@ -7,9 +7,10 @@ silently) and random keys.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,6 +109,21 @@ def write(path: Path, tree: Mapping[str, Any], body: Mapping[str, Any]) -> Writi
     arrays = {f"{i:05d}": leaf for i, leaf in enumerate(leaves.values()) if leaf.size}
     manifest_bytes = np.frombuffer(text.encode(), np.uint8)
     return ocp.save_checkpointables_async(path, {"arrays": arrays, "manifest": {"json": manifest_bytes}})
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn whatever a write fails with into a CheckpointError that names the folder and says what to do."""
+    try:
+        yield
+    except (CheckpointError, processes.OtherProcessError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # the file system's errors come as any type, through Orbax and tensorstore
+        said = str(error).splitlines()[0][:300] if str(error) else ""
+        raise CheckpointError(
+            f"{path} could not be saved ({type(error).__name__}: {said}); what was saved before is as it was: make "
+            "room, or make the folder writable, and run the same command again"
+        ) from error
 
 
 def _to_save(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from rlhf_jax import processes
-from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, flatten, read, read_manifest, shapes_of, write
+from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, flatten, read, read_manifest, saving, shapes_of, write
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.types import Params
 
@@ -58,9 +58,10 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
         new.rename(path)
         shutil.rmtree(old, ignore_errors=True)
 
-    processes.from_first(make_room, f"writing {path}")
-    write(new, leaves, {"metadata": dict(metadata)}).result()
-    processes.from_first(take_place, f"writing {path}")
+    with saving(path):
+        processes.from_first(make_room, f"writing {path}")
+        write(new, leaves, {"metadata": dict(metadata)}).result()
+        processes.from_first(take_place, f"writing {path}")
 
 
 def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[str, Any]]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from rlhf_jax import processes
-from rlhf_jax.checkpoint.leaves import TEMPORARY, Damaged, Writing, check, flatten, read, read_manifest, write
+from rlhf_jax.checkpoint.leaves import TEMPORARY, Damaged, Writing, check, flatten, read, read_manifest, saving, write
 from rlhf_jax.files import CheckpointError
 
 
@@ -64,7 +64,7 @@ class Checkpoints:
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._keep = keep
         self._brought_up = brought_up
-        self._pending: Writing | None = None
+        self._pending: tuple[Path, Writing] | None = None
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
         """Copy what this process holds to its host, then write in the background; the next ``save`` or ``wait`` waits.
@@ -75,24 +75,28 @@ class Checkpoints:
             host: JSON values that belong to the step, the same in every process.
 
         Raises:
-            CheckpointError: a leaf is not an array.
-            Exception: whatever the save before failed with.
+            CheckpointError: a leaf is not an array, or this save or the one before cannot be written.
         """
         self.wait()
         body = json.loads(json.dumps({"step": step, "host": dict(host), "fingerprint": self._fingerprint}))
-        processes.from_first(lambda: self._make_room(step), f"saving {self.directory / str(step)}")
-        self._pending = write(self.directory / str(step), flatten(tree), body)
+        with saving(self.directory):
+            processes.from_first(lambda: self._make_room(step), f"saving {self.directory / str(step)}")
+        path = self.directory / str(step)
+        with saving(path):
+            self._pending = path, write(path, flatten(tree), body)
 
     def wait(self) -> None:
         """Block until the last save is committed, and remove the steps that are one too many.
 
         Raises:
-            Exception: whatever that save failed with (disk full, say).
+            CheckpointError: it could not be written (disk full, say); earlier steps are as they were.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        pending.result()
+        path, writing = pending
+        with saving(path):
+            writing.result()
         if processes.first():
             for old in self.steps()[: -self._keep]:
                 shutil.rmtree(self.directory / str(old))
