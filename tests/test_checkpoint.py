@@ -1,5 +1,8 @@
+import errno
 import hashlib
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
 
 from rlhf_jax.checkpoint import CheckpointError, Checkpoints, load_metadata, load_params, save_params, tree_sha256
 from rlhf_jax.training import TrainState, init_state
@@ -307,3 +311,48 @@ def test_tree_hash_does_not_depend_on_the_mesh():
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     mesh = jax.make_mesh((8,), ("data",))
     assert tree_sha256({"x": jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))}) == tree_sha256({"x": x})
+
+
+def test_a_full_disk_is_said_and_what_was_saved_before_is_intact(tmp_path):
+    script = Path(__file__).parent / "disk_task.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "ck"], capture_output=True, text=True, timeout=120)
+    said = done.stdout.splitlines()
+    assert f"{tmp_path / 'ck' / '3'} could not be saved" in said[0], done.stderr[-2000:]
+    assert "what was saved before is as it was" in said[0]
+    assert said[1] == "left [1, 2] True"
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    checkpoints = filled(tmp_path / "ck", 1)
+
+    def refuse(self, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CheckpointError, match=r"ck could not be saved \(OSError.*Read-only file system.*writable"):
+        checkpoints.save(2, make_tree(2), {})
+    monkeypatch.undo()
+    assert checkpoints.restore(make_tree()).step == 1
+
+
+def test_what_earlier_versions_saved_is_read(tmp_path):
+    """They gave every leaf to Orbax as a whole numpy array, with one hash."""
+    tree = {"a": np.arange(6.0, dtype=np.float32).reshape(2, 3), "step": np.int32(3)}
+    entries = {
+        name: {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": hashlib.sha256(x.tobytes()).hexdigest()}
+        for name, x in tree.items()
+    }
+    body = {"step": 3, "host": {"best": 0.5}, "fingerprint": json.loads(json.dumps(CONFIG)), "leaves": entries}
+    sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    text = json.dumps({"sha256": sha256, "manifest": body}).encode()
+    arrays = {f"{i:05d}": np.asarray(x) for i, x in enumerate(tree.values())}
+    (tmp_path / "ck").mkdir()
+    ocp.save_checkpointables(
+        tmp_path / "ck" / "3", {"arrays": arrays, "manifest": {"json": np.frombuffer(text, np.uint8)}}
+    )
+    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    like = {"a": jax.device_put(tree["a"] * 0, NamedSharding(mesh, PartitionSpec("x"))), "step": jnp.int32(0)}
+    found = store(tmp_path / "ck").restore(like)
+    assert (found.step, found.host) == (3, {"best": 0.5})
+    assert found.tree["a"].tolist() == tree["a"].tolist()
+    assert found.tree["a"].sharding == like["a"].sharding
