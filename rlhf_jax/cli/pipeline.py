@@ -24,11 +24,13 @@ class QuickstartOptions:
 def quickstart(argv: list[str]) -> None:
     """The three stages of the quickstart."""
     o = parse(QuickstartOptions, "quickstart", argv)
+    from rlhf_jax import processes
     from rlhf_jax.report import write_report
     from rlhf_jax.stages import quickstart, quickstart_config
 
     out = o.out or f"runs/quickstart-seed{o.seed}{'-fast' if o.fast else ''}"
-    _finish(quickstart(quickstart_config(out=out, seed=o.seed, fast=o.fast), after_stage=write_report))
+    config = quickstart_config(out=out, seed=o.seed, fast=o.fast)
+    _finish(quickstart(config, after_stage=write_report if processes.first() else None))
 
 
 def sft(argv: list[str]) -> None:
