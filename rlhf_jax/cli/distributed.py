@@ -43,7 +43,7 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
     """Take these words out of a command's.
 
     Args:
-        argv: all words.
+        argv: all words. Those after ``--``, where there is one, are another command's, as ``rlhf launch`` has it.
 
     Returns:
         What they say, and the words that are left.
@@ -59,7 +59,8 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
 
     said: dict[str, str | int] = {}
     left: list[str] = []
-    words = iter(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = iter(argv[:end])
     for word in words:
         name, equals, value = word.partition("=")
         if name not in _WORDS:
@@ -70,6 +71,7 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
         if not value or value.startswith("--"):
             raise UsageError(f"{name} needs a value")
         said[_WORDS[name]] = _number(name, value) if _WORDS[name] in ("count", "index") else value
+    left += argv[end:]
     asked = Asked(**said)  # type: ignore[arg-type]
     if asked.mode and asked.mode not in get_args(Mode):
         raise UsageError(f"--distributed takes {', '.join(get_args(Mode))}; found {asked.mode!r}")
