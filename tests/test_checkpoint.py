@@ -226,9 +226,9 @@ def test_plain_numbers_belong_into_host(tmp_path):
 def test_a_failed_save_is_heard_of(tmp_path):
     (tmp_path / "ck").write_text("a file where the folder should be")
     checkpoints = store(tmp_path / "ck")
-    checkpoints.save(1, make_tree(), {})
     with pytest.raises(FileExistsError):
-        checkpoints.wait()
+        checkpoints.save(1, make_tree(), {})
+    checkpoints.wait()  # nothing is left of it
 
 
 def test_one_mesh_saves_and_another_restores(tmp_path):

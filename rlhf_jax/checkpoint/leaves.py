@@ -1,7 +1,8 @@
-"""A tree of arrays in a folder that verifies: leaves by path, each with its dtype, shape and SHA-256, and a manifest.
+"""A tree of arrays in a folder that verifies: leaves by path, each with its dtype, shape and hashes, and a manifest.
 
-This is the only importer of Orbax. Orbax writes and commits; what it does not promise is added here: a SHA-256 of
-every leaf (it restores a flipped bit silently), exact dtypes (it casts silently) and random keys.
+This is the only importer of Orbax. Orbax writes and commits, every process what it holds; what it does not promise is
+added here: a SHA-256 of every leaf or of its pieces (it restores a flipped bit silently), exact dtypes (it casts
+silently) and random keys.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from rlhf_jax import processes
+from rlhf_jax.checkpoint.pieces import entries, sha256_of, wrong_piece
 from rlhf_jax.files import CheckpointError
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax puts this into the name of a folder that is not committed yet
@@ -26,22 +29,17 @@ class Damaged(CheckpointError):
     """What is on disk is not what was saved."""
 
 
-class SavedLeaf(NamedTuple):
-    """A leaf on the host, with the dtype that the manifest gives it."""
+class Writing(Protocol):
+    """A save that goes on in the background."""
 
-    value: np.ndarray
-    dtype: str
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """The leaf's entry in the manifest: its dtype, shape and SHA-256."""
-        # The bytes are hashed as they lie in memory: row-major, on a little-endian machine.
-        sha256 = hashlib.sha256(np.ascontiguousarray(self.value).view(np.uint8).data if self.value.size else b"")
-        return {"dtype": self.dtype, "shape": list(self.value.shape), "sha256": sha256.hexdigest()}
+    def result(self) -> Any:
+        """Wait until it is committed, and raise what it failed with."""
 
 
 def tree_sha256(tree: Any) -> str:
     """Hash every path, dtype, shape and bit of a tree, whatever mesh it lies on.
+
+    Leaves that lie over several processes are gathered one at a time; all processes have to call this together.
 
     Args:
         tree: arrays, random keys included.
@@ -56,7 +54,11 @@ def tree_sha256(tree: Any) -> str:
         >>> tree_sha256({"a": np.zeros(2, np.float32)}) == tree_sha256({"a": -np.zeros(2, np.float32)})
         False
     """
-    leaves = {path: to_host(path, leaf, copy=False).entry for path, leaf in flatten(tree).items()}
+    leaves = {}
+    for path, leaf in flatten(tree).items():
+        value, dtype = as_numbers(path, leaf)
+        whole = processes.fetch(value)
+        leaves[path] = {"dtype": dtype, "shape": list(whole.shape), "sha256": sha256_of(whole)}
     return digest(leaves)
 
 
@@ -69,21 +71,14 @@ def flatten(tree: Any) -> dict[str, Any]:
     return named
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def to_host(path: str, leaf: Any, *, copy: bool) -> SavedLeaf:
-    """Bring a leaf to the host; a CheckpointError where it is no array, or not all of it is in this process."""
+def as_numbers(path: str, leaf: Any) -> tuple[Any, str]:
+    """Give an array's numbers and its dtype, of which those of a random key differ; a CheckpointError for no array."""
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise CheckpointError(f"leaf {path!r} is a {type(leaf).__name__}, not an array; put plain values into host")
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        raise CheckpointError(f"leaf {path!r} is spread over several processes; gather it before it is saved")
     dtype = str(leaf.dtype)
-    if _is_key(leaf):
-        leaf = jax.random.key_data(jnp.asarray(leaf))
-    # On CPU the host's view of an array is the array: without a copy, donating it would change what is written.
-    return SavedLeaf(np.array(leaf, copy=True) if copy else np.asarray(leaf), dtype)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return (leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)), dtype
 
 
 def digest(value: Any) -> str:
@@ -91,14 +86,38 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write(path: Path, leaves: Mapping[str, SavedLeaf], body: Mapping[str, Any]) -> None:
-    """Write leaves and JSON values into a folder that has its name only once it is complete."""
-    manifest = {**body, "leaves": {name: leaf.entry for name, leaf in leaves.items()}}
+def write(path: Path, tree: Mapping[str, Any], body: Mapping[str, Any]) -> Writing:
+    """Write leaves and JSON values into a folder that has its name only once it is complete.
+
+    Args:
+        path: the folder, which all processes see.
+        tree: arrays by path; they may be donated as soon as this returns.
+        body: JSON values, the same in every process.
+
+    Returns:
+        The save, which goes on in the background.
+
+    Raises:
+        CheckpointError: a leaf is no array.
+    """
+    numbers = {name: as_numbers(name, leaf) for name, leaf in tree.items()}
+    leaves = {name: _to_save(value) for name, (value, _) in numbers.items()}
+    manifest = {**body, "leaves": entries(leaves, {name: dtype for name, (_, dtype) in numbers.items()})}
     text = json.dumps({"sha256": digest(manifest), "manifest": manifest})
     # Numbered, because Orbax has its own ideas about slashes in names; empty arrays it cannot store, and need not.
-    arrays = {f"{i:05d}": leaf.value for i, leaf in enumerate(leaves.values()) if leaf.value.size}
+    arrays = {f"{i:05d}": leaf for i, leaf in enumerate(leaves.values()) if leaf.size}
     manifest_bytes = np.frombuffer(text.encode(), np.uint8)
-    ocp.save_checkpointables(path, {"arrays": arrays, "manifest": {"json": manifest_bytes}})
+    return ocp.save_checkpointables_async(path, {"arrays": arrays, "manifest": {"json": manifest_bytes}})
+
+
+def _to_save(value: Any) -> Any:
+    """Make a leaf what Orbax saves in the background: an array that nobody else will change."""
+    if not isinstance(value, jax.Array):
+        return np.array(value)
+    if value.is_fully_addressable and processes.several():
+        return np.array(value)  # every process has the whole of it, and the first writes it
+    # On CPU the host's view of an array is the array: without a copy, donating it would change what is written.
+    return jnp.copy(value) if next(iter(value.devices())).platform == "cpu" else value
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -116,28 +135,66 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return record["manifest"]
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read and verify the leaves by path, as numpy arrays (keys as key arrays), and the manifest."""
-    manifest = read_manifest(path)
+def shapes_of(manifest: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """List the leaves of a manifest by path, as shapes; a random key is the numbers that make it."""
+    return {
+        name: jax.ShapeDtypeStruct(tuple(entry["shape"]), _stored_dtype(entry))
+        for name, entry in manifest["leaves"].items()
+    }
+
+
+def read(path: Path, manifest: Mapping[str, Any], shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read and verify the leaves by path.
+
+    Args:
+        path: the folder.
+        manifest: what ``read_manifest`` found there.
+        shardings: where each goes, by path, or None for numpy arrays: every process then has the whole.
+
+    Returns:
+        Arrays by path; random keys as key arrays.
+
+    Raises:
+        Damaged: a leaf is not what was saved.
+    """
+    places: Mapping[str, Any] = dict.fromkeys(manifest["leaves"]) if shardings is None else shardings
+    shapes = shapes_of(manifest)
+    wanted = {name: _target(shape, places[name]) for name, shape in shapes.items()}
+    numbers = {name: f"{i:05d}" for i, name in enumerate(wanted)}
+    stored = {numbers[name]: target for name, target in wanted.items() if np.prod(target.shape, dtype=int)}
     try:
-        arrays = ocp.load_checkpointables(path, {"arrays": None})["arrays"]
+        arrays = ocp.load_checkpointables(path, {"arrays": stored})["arrays"] if stored else {}
     except Exception as error:  # as above
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     leaves: dict[str, Any] = {}
     for i, (name, entry) in enumerate(manifest["leaves"].items()):
-        is_key = entry["dtype"].startswith("key<")
-        if 0 in entry["shape"]:
-            value = np.zeros(entry["shape"], np.uint32 if is_key else np.dtype(entry["dtype"]))
-        elif (value := arrays.get(f"{i:05d}")) is None:
-            raise Damaged(f"{path}: leaf {name!r} is missing")
-        else:
-            value = np.asarray(value)
-        found = SavedLeaf(value, entry["dtype"] if is_key and value.dtype == np.uint32 else str(value.dtype)).entry
-        if found != entry:
-            what = next(field for field in ("dtype", "shape", "sha256") if found[field] != entry[field])
-            raise Damaged(f"{path}: {what} of leaf {name!r} is {found[what]}, but {entry[what]} was written")
-        leaves[name] = jax.random.wrap_key_data(jnp.asarray(value), impl=_key_impl(entry["dtype"])) if is_key else value
-    return leaves, manifest
+        value = arrays.get(numbers[name])
+        if value is None:
+            value = np.zeros(shapes[name].shape, shapes[name].dtype)
+            value = value if places[name] is None else processes.put(value, places[name])
+        said = (str(value.dtype), list(value.shape))
+        if said != (str(shapes[name].dtype), entry["shape"]):
+            raise Damaged(
+                f"{path}: leaf {name!r} is {said[0]}{said[1]}, but {entry['dtype']}{entry['shape']} was written"
+            )
+        if (wrong := wrong_piece(value, entry, path / "arrays", i)) is not None:
+            raise Damaged(f"{path}: sha256 of leaf {name!r}{wrong}")
+        leaves[name] = _as_key(value, entry["dtype"]) if entry["dtype"].startswith("key<") else value
+    return leaves
+
+
+def _stored_dtype(entry: Mapping[str, Any]) -> np.dtype:
+    return np.dtype(np.uint32) if entry["dtype"].startswith("key<") else np.dtype(entry["dtype"])
+
+
+def _target(shape: jax.ShapeDtypeStruct, sharding: Any) -> Any:
+    if sharding is None:
+        return np.empty(shape.shape, shape.dtype)
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _as_key(value: Any, dtype: str) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray(value), impl=_key_impl(dtype))
 
 
 def _key_impl(dtype: str) -> str:
@@ -148,27 +205,24 @@ def _key_impl(dtype: str) -> str:
     raise CheckpointError(f"random keys of type {dtype} are not known to this version of jax")
 
 
-def unflatten(path: Path, leaves: Mapping[str, Any], like: Any, shardings: Any) -> Any:
-    """Build a tree like ``like`` on the devices; a CheckpointError where paths, shapes or dtypes are others."""
-    wanted = flatten(like)
-    if set(wanted) != set(leaves):
-        missing, extra = sorted(set(wanted) - set(leaves)), sorted(set(leaves) - set(wanted))
+def check(path: Path, manifest: Mapping[str, Any], like: Mapping[str, Any]) -> None:
+    """Raise a CheckpointError where a manifest has other paths, shapes or dtypes than a tree's leaves."""
+    saved = manifest["leaves"]
+    if set(like) != set(saved):
+        missing, extra = sorted(set(like) - set(saved)), sorted(set(saved) - set(like))
         raise CheckpointError(
             f"{path} holds another tree: it lacks {missing[:3]} and has {extra[:3]} besides; "
             "use the code and config it was made with, or another folder"
         )
-    for name, leaf in wanted.items():
-        expected, found = (str(leaf.dtype), tuple(leaf.shape)), (str(leaves[name].dtype), leaves[name].shape)
+    for name, leaf in like.items():
+        entry = saved[name]
+        shape = tuple(entry["shape"])
+        if entry["dtype"].startswith("key<"):
+            shape = shape[:-1]  # the last axis holds the numbers of one key
+        expected, found = (str(leaf.dtype), tuple(leaf.shape)), (entry["dtype"], shape)
         if expected != found:
             raise CheckpointError(
                 f"{path}: leaf {name!r} is {found[0]}{list(found[1])}, "
                 f"this run needs {expected[0]}{list(expected[1])}; "
                 "use the code and config it was made with, or another folder"
             )
-    if shardings is None:
-        # numpy arrays in ``like`` are nowhere in particular: they come back on the default device.
-        places = [None if isinstance(leaf, np.ndarray) else leaf.sharding for leaf in wanted.values()]
-        values = [jax.device_put(leaves[name], place) for name, place in zip(wanted, places, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(like), values)
-    tree = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
-    return jax.device_put(tree, shardings)

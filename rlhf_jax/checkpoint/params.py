@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, read, read_manifest, to_host, write
+from rlhf_jax import processes
+from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, flatten, read, read_manifest, shapes_of, write
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.types import Params
 
@@ -42,17 +43,24 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
                 f"params must be nested dicts whose keys are text without '/', found {jax.tree_util.keystr(keys)}"
             )
         name = "/".join(str(name) for name in names)
-        leaves[name] = to_host(name, leaf, copy=False)
+        leaves[name] = leaf
     # A folder cannot be replaced in one step, so the new one is complete before the old one steps aside.
     new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
-    for leftover in (new, old, *path.parent.glob(f".{path.name}.new{TEMPORARY}*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(new, leaves, {"metadata": dict(metadata)})
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def make_room() -> None:
+        for leftover in (new, old, *path.parent.glob(f".{path.name}.new{TEMPORARY}*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def take_place() -> None:
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    processes.from_first(make_room, f"writing {path}")
+    write(new, leaves, {"metadata": dict(metadata)}).result()
+    processes.from_first(take_place, f"writing {path}")
 
 
 def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[str, Any]]:
@@ -60,7 +68,8 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
 
     Args:
         path: the folder.
-        shardings: where to put them: one sharding, a tree of them, or None for the default device.
+        shardings: where to put them: one sharding, a function from the tree of their shapes to a tree of shardings, or
+            None for the default device. With shardings, every process reads its own part.
 
     Returns:
         Nested dicts of jax arrays, and the metadata.
@@ -71,15 +80,26 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
     Example:
         See ``save_params``.
     """
-    leaves, body = read(Path(path).resolve())
-    params: Params = {}
+    path = Path(path).resolve()
+    manifest = read_manifest(path)
+    shapes = _nested(shapes_of(manifest))
+    if shardings is None:
+        leaves = read(path, manifest)
+        return jax.device_put(_nested(leaves)), manifest["metadata"]
+    places = jax.tree.broadcast(shardings(shapes) if callable(shardings) else shardings, shapes)
+    return _nested(read(path, manifest, flatten(places))), manifest["metadata"]
+
+
+def _nested(leaves: Mapping[str, Any]) -> Params:
+    """Make nested dicts of what is known by its path."""
+    tree: Params = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
-        node = params
+        node = tree
         for key in above:
             node = node.setdefault(key, {})
         node[last] = leaf
-    return jax.device_put(params, shardings), body["metadata"]
+    return tree
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.checkpoint.leaves import (
-    TEMPORARY,
-    Damaged,
-    SavedLeaf,
-    flatten,
-    read,
-    to_host,
-    unflatten,
-    write,
-)
+import jax
+import numpy as np
+
+from rlhf_jax import processes
+from rlhf_jax.checkpoint.leaves import TEMPORARY, Damaged, Writing, check, flatten, read, read_manifest, write
 from rlhf_jax.files import CheckpointError
 
 
@@ -69,35 +64,38 @@ class Checkpoints:
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._keep = keep
         self._brought_up = brought_up
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: Writing | None = None
 
     def save(self, step: int, tree: Any, host: Mapping[str, Any]) -> None:
-        """Copy everything to the host, then write in the background; the next ``save`` or ``wait`` waits for it.
+        """Copy what this process holds to its host, then write in the background; the next ``save`` or ``wait`` waits.
 
         Args:
             step: number of updates done; names the folder. An older checkpoint of the same step is replaced.
             tree: arrays and random keys. They may be donated as soon as this returns.
-            host: JSON values that belong to the step.
+            host: JSON values that belong to the step, the same in every process.
 
         Raises:
-            CheckpointError: a leaf is not an array, or is spread over several processes.
+            CheckpointError: a leaf is not an array.
             Exception: whatever the save before failed with.
         """
         self.wait()
-        leaves = {path: to_host(path, leaf, copy=True) for path, leaf in flatten(tree).items()}
-        body = json.dumps({"step": step, "host": dict(host), "fingerprint": self._fingerprint})
-        self._pending = self._writer.submit(self._save, step, leaves, json.loads(body))
+        body = json.loads(json.dumps({"step": step, "host": dict(host), "fingerprint": self._fingerprint}))
+        processes.from_first(lambda: self._make_room(step), f"saving {self.directory / str(step)}")
+        self._pending = write(self.directory / str(step), flatten(tree), body)
 
     def wait(self) -> None:
-        """Block until the last save is committed.
+        """Block until the last save is committed, and remove the steps that are one too many.
 
         Raises:
             Exception: whatever that save failed with (disk full, say).
         """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if pending is None:
+            return
+        pending.result()
+        if processes.first():
+            for old in self.steps()[: -self._keep]:
+                shutil.rmtree(self.directory / str(old))
 
     def steps(self) -> list[int]:
         """List the committed steps, oldest first.
@@ -128,20 +126,14 @@ class Checkpoints:
         """
         self.wait()
         reasons = []
-        for step in reversed(self.steps()):
+        for step in processes.from_first(lambda: self.steps()[::-1], f"looking for checkpoints in {self.directory}"):
+            path = self.directory / str(step)
             try:
-                leaves, body = read(self.directory / str(step))
-            except Damaged as error:
+                found = functools.partial(self._read, path, step, like, shardings)
+                return processes.agree(found, str(path))
+            except (Damaged, processes.OtherProcessError) as error:
                 reasons.append(str(error))
                 warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
-                continue
-            differ = differences(self._brought_up(body["fingerprint"]), self._fingerprint)
-            if differ:
-                raise CheckpointError(
-                    f"{self.directory / str(step)} was made with another config: {'; '.join(differ)}. "
-                    "Use the config it was made with, or another folder"
-                )
-            return Restored(step, unflatten(self.directory / str(step), leaves, like, shardings), body["host"])
         if reasons:
             raise CheckpointError(
                 f"none of the {len(reasons)} checkpoints in {self.directory} verifies ({reasons[0]}); "
@@ -149,15 +141,31 @@ class Checkpoints:
             )
         return None
 
-    def _save(self, step: int, leaves: dict[str, SavedLeaf], body: dict[str, Any]) -> None:
+    def _read(self, path: Path, step: int, like: Any, shardings: Any) -> Restored:
+        manifest, wanted = read_manifest(path), flatten(like)
+        differ = differences(self._brought_up(manifest["fingerprint"]), self._fingerprint)
+        if differ:
+            raise CheckpointError(
+                f"{path} was made with another config: {'; '.join(differ)}. "
+                "Use the config it was made with, or another folder"
+            )
+        check(path, manifest, wanted)
+        if shardings is None:
+            # numpy arrays in ``like`` are nowhere in particular: they come back on the default device.
+            default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            places = {name: default if isinstance(leaf, np.ndarray) else leaf.sharding for name, leaf in wanted.items()}
+        else:
+            places = flatten(jax.tree.broadcast(shardings, like))
+        leaves = read(path, manifest, places)
+        tree = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+        return Restored(step, tree, manifest["host"])
+
+    def _make_room(self, step: int) -> None:
+        """Remove what a killed run left half-written, and steps of a future that a fallback gave up."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.iterdir():
-            # What a killed run left half-written, or steps of a future that a fallback gave up.
             if TEMPORARY in path.name or (path.name.isdecimal() and int(path.name) >= step):
                 shutil.rmtree(path)
-        write(self.directory / str(step), leaves, body)
-        for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.directory / str(old))
 
 
 def differences(was: Any, now: Any, path: str = "") -> list[str]:

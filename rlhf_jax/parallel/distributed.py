@@ -17,6 +17,9 @@ Mode = Literal["auto", "off", "manual"]
 
 COORDINATOR, COUNT, INDEX = "RLHF_COORDINATOR", "RLHF_PROCESS_COUNT", "RLHF_PROCESS_INDEX"
 
+# By each of these a scheduler tells a process that it is one of several.
+_SIGNS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_HOSTNAMES", "CLOUD_TPU_TASK_ID", "JOB_COMPLETION_INDEX")
+
 # A process whose host is gone is missed after so many seconds. JAX's own 100 would keep a pod waiting for longer.
 HEARTBEAT = 30
 
@@ -81,7 +84,7 @@ def initialize(
             return  # nobody is there
         raise DistributedError(f"the processes cannot join: {error}") from error
     except RuntimeError as error:
-        if "only be called once" in str(error):
+        if "only be called once" in str(error) or (place is None and _used_alone(error)):
             return
         where = "" if place is None else f"process {place.index} of {place.count}, coordinator {place.coordinator}: "
         raise DistributedError(f"{where}the processes did not come together ({str(error)[:300]})") from error
@@ -125,6 +128,11 @@ def given_place(coordinator: str, count: int, index: int, environment: Mapping[s
     if not words[INDEX].isdecimal() or int(words[INDEX]) >= most:
         raise DistributedError(f"{INDEX}: expected 0 to {most - 1}, found {words[INDEX]!r}")
     return Place(words[COORDINATOR], most, int(words[INDEX]))
+
+
+def _used_alone(error: RuntimeError) -> bool:
+    """Tell whether JAX has begun already where nothing speaks of other processes, as in a notebook."""
+    return "must be called before" in str(error) and not any(name in os.environ for name in _SIGNS)
 
 
 def _as_jax_has_them(place: Place) -> dict[str, Any]:
