@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import aot, distributed, inspect, launch, pipeline, plan, policy, profile, results, sources
+from rlhf_jax.cli import aot, distributed, doctor, inspect, launch, pipeline, plan, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "export": results.export,
     "fetch": sources.fetch,
     "data": sources.data,
+    "doctor": doctor.doctor,
     "launch": launch.launch,
 }
 
