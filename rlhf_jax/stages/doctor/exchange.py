@@ -47,7 +47,7 @@ def all_reduce(mebibytes: float = 4.0, add: Callable[[Array], Array] = summed) -
     """Sum an array over all devices of all processes, check the value and measure the time.
 
     Args:
-        mebibytes: of one device's part.
+        mebibytes: size of the part that one device has.
         add: sums rows that lie on all devices.
     """
     count = jax.device_count()

@@ -80,7 +80,7 @@ def round_trip(folder: Path, mebibytes: float = 1.0) -> Finding:
 
     Args:
         folder: where.
-        mebibytes: of one device's part.
+        mebibytes: size of the part that one device has.
     """
     shape = (jax.device_count(), int(mebibytes * 2**18))
     # Noise, for what repeats itself is packed to almost nothing.
