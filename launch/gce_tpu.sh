@@ -29,7 +29,7 @@ everywhere() {
   local host pid failed=0
   local -a running=()
   for host in $(hosts); do
-    compute ssh "$host" --zone="$ZONE" --command="$1" < /dev/null 2>&1 | sed "s/^/[$host] /" &
+    (compute ssh "$host" --zone="$ZONE" --command="$1" < /dev/null 2>&1 | sed "s/^/[$host] /") &
     running+=($!)
   done
   for pid in "${running[@]}"; do wait "$pid" || failed=1; done
@@ -67,7 +67,7 @@ run() {
   local words
   words=$(printf '%q ' "$@")
   # A unit of its own, so that the run does not end with the connection.
-  everywhere "sudo systemd-run --unit=rlhf --collect --uid=\$USER --property=TimeoutStopSec=180 \
+  everywhere "sudo systemd-run --unit=rlhf --collect --uid=\$USER --property=KillMode=mixed --property=TimeoutStopSec=180 \
     --setenv=HOME=\$HOME --setenv=PATH=\$HOME/venv/bin:\$PATH --setenv=JAX_COMPILATION_CACHE_DIR=/runs/compiled \
     bash \$HOME/restart.sh $words"
 }

@@ -176,6 +176,59 @@ def test_the_batch_job_is_queued_again_where_that_helps(status, restarts, again,
     assert ended == (0 if again else status)
 
 
+def gcloud(tmp_path, *words, fails="0"):
+    """Run the script with a ``gcloud`` that knows two hosts and writes down what it is told."""
+    path = tmp_path / "gcloud"
+    path.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "$*" >> {tmp_path}/told\ncase "$*" in\n'
+        f'  *list-instances*) printf "h0\\nh1\\n" ;;\n  *"ssh h1"*) exit {fails} ;;\n  *ssh*) echo said ;;\nesac\n'
+    )
+    path.chmod(0o700)
+    done = subprocess.run(
+        [str(FOLDER / "gce_tpu.sh"), *words],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PROJECT": "mine", "ZONE": "us-east5-a"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = tmp_path / "told"
+    return done, told.read_text().splitlines() if told.exists() else []
+
+
+def test_a_slice_is_a_policy_a_template_and_a_group(tmp_path):
+    done, told = gcloud(tmp_path, "create")
+    assert done.returncode == 0, done.stderr
+    policy, template, group, wait = told
+    assert "resource-policies create workload-policy rlhf --region=us-east5 " in policy
+    assert "--accelerator-topology=4x4" in policy
+    assert "instance-templates create rlhf --machine-type=ct6e-standard-4t" in template
+    assert "--size=4" in group  # hosts of four chips
+    assert "--workload-policy=projects/mine/regions/us-east5/resourcePolicies/rlhf" in group
+    assert "wait-until rlhf" in wait
+    assert all(line.endswith("--project=mine") for line in told)
+
+
+def test_a_run_starts_on_every_host_with_its_words_as_they_are(tmp_path):
+    done, told = gcloud(tmp_path, "run", "rlhf", "sft", "--data.source", "/runs/my data.jsonl")
+    assert done.returncode == 0, done.stderr
+    started = [line for line in told if " ssh " in line]
+    assert sorted(re.search(r"ssh (\w+)", line)[1] for line in started) == ["h0", "h1"]
+    assert r"bash $HOME/restart.sh rlhf sft --data.source /runs/my\ data.jsonl" in "\n".join(told)
+    assert "[h0] said" in done.stdout
+
+
+def test_a_host_that_fails_is_the_status(tmp_path):
+    assert gcloud(tmp_path, "doctor")[0].returncode == 0
+    assert gcloud(tmp_path, "doctor", fails="3")[0].returncode == 1
+
+
+def test_the_script_explains_itself(tmp_path):
+    done, told = gcloud(tmp_path)
+    assert (done.returncode, told) == (2, [])
+    for word in ("create", "install", "doctor", "run", "log", "stop", "delete"):
+        assert f"gce_tpu.sh {word}" in done.stderr
+
+
 def restart(tmp_path, command, **environment):
     return subprocess.Popen(
         [str(FOLDER / "restart.sh"), "bash", "-c", command],

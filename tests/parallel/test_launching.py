@@ -95,6 +95,19 @@ def test_an_error_that_every_process_says_is_said_once_and_a_traceback_whole(tmp
     assert sorted(err.splitlines()) == ["[1] other words", "[2] other words", "other words", "rlhf: error: wrong"]
 
 
+def test_a_terminal_stays_one_for_the_first_process(tmp_path):
+    """So that it draws its bar; the others write lines."""
+    master, slave = os.openpty()
+    then = "(folder / f'saw{index}').write_text(str([os.isatty(1), os.isatty(2), os.isatty(0)]))"
+    words = [sys.executable, "-c", LAUNCH, str(tmp_path), CHILD.format(first="", then=then), "{'processes': 2}"]
+    done = subprocess.run(words, stdout=slave, stderr=slave, stdin=slave, check=False, timeout=60)
+    os.close(master)
+    os.close(slave)
+    assert done.returncode == 0
+    assert (tmp_path / "saw0").read_text() == "[True, True, False]"
+    assert (tmp_path / "saw1").read_text() == "[False, False, False]"
+
+
 def test_of_a_bar_that_is_drawn_over_and_over_the_last_state_is_shown(tmp_path):
     then = "sys.stdout.write('10%\\r50%\\r100%\\n' if index else '')"
     assert run(tmp_path, then)[1] == "[1] 100%\n"
