@@ -11,7 +11,10 @@ from rlhf_jax import cli
 from rlhf_jax.cli.parsing import SUMMARIES
 from rlhf_jax.data import DataError, human_sentiment
 
-COMMANDS = ("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data")
+COMMANDS = (
+    *("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data"),
+    *("doctor", "launch"),
+)
 
 
 def ends(argv):
@@ -72,6 +75,8 @@ def test_the_overview_names_every_command(argv, capsys):
         ),
         ("score", ["A run folder", "--input", "--to", "--on-bad-row"]),
         ("data", ["human_sentiment", "--split", "--to"]),
+        ("doctor", ["--out", "--min-disk-gib", "--min-memory-gib", "--json"]),
+        ("launch", ["--processes", "--devices-per-process", "--grace", "--restarts", "--"]),
     ],
     ids=COMMANDS,
 )
@@ -80,6 +85,33 @@ def test_help_explains_every_option(name, says, capsys):
     out = capsys.readouterr().out
     assert f"rlhf {name}" in out
     assert [word for word in says if word not in out] == []
+
+
+@pytest.mark.parametrize(("name", "joins"), [("sft", True), ("doctor", True), ("launch", False), ("data", False)])
+def test_commands_that_join_others_say_how(name, joins, capsys):
+    ends([name, "--help"])
+    out = capsys.readouterr().out
+    assert ("--distributed auto|off|manual" in out) == joins
+    assert ("--distributed off keeps a command alone" in " ".join(out.split())) == joins
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--processes", "2", "rlhf", "sft"], "-- is missing between the options and the command"),
+        (["--processes", "2", "--"], "there is no command after --"),
+        (["--processes", "0", "--", "rlhf", "sft"], "--processes must be at least 1, found 0"),
+        (["--processes", "2", "--", "no-such-program"], "no-such-program: no such program in the PATH"),
+        (["--processes", "2", "--restarts", "-1", "--", "rlhf", "sft"], "--restarts cannot be negative"),
+        (["--", "rlhf", "sft"], "--processes"),
+    ],
+    ids=["no dashes", "no command", "none", "no program", "negative", "no number"],
+)
+def test_launch_says_what_it_needs(words, says, capsys):
+    assert ends(["launch", *words]) == 2
+    said = capsys.readouterr()
+    assert says in said.err + said.out
+    assert "Traceback" not in said.err
 
 
 def test_the_version_is_the_packages(capsys):

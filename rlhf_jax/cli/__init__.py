@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.cli import aot, distributed, inspect, pipeline, plan, policy, profile, results, sources
+from rlhf_jax.cli import aot, distributed, doctor, inspect, launch, pipeline, plan, policy, profile, results, sources
 from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
@@ -44,6 +44,8 @@ COMMANDS: dict[str, Command] = {
     "export": results.export,
     "fetch": sources.fetch,
     "data": sources.data,
+    "doctor": doctor.doctor,
+    "launch": launch.launch,
 }
 
 
@@ -102,9 +104,12 @@ def run(argv: list[str]) -> int:
     try:
         asked, rest = distributed.take(rest)
         with _short_warnings():
-            if not {"-h", "--help"} & set(rest):
-                distributed.join(name, asked)
-                keep_compiled()
+            if {"-h", "--help"} & set(rest):
+                with distributed.explained(name):
+                    COMMANDS[name](rest)
+                return 0
+            distributed.join(name, asked)
+            keep_compiled()
             with distributed.one_voice():
                 COMMANDS[name](rest)
     except Interrupted as stop:
@@ -158,6 +163,7 @@ def _overview() -> str:
     ]
     lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
     lines += ["", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."]
+    lines += ["", distributed.HELP, ""]
     lines += [
         "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
         "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",

@@ -15,12 +15,13 @@ from rlhf_jax.cli.parsing import UsageError
 # What trains or samples on all devices; the other commands are one process' work.
 JOINING = frozenset({"quickstart", "sft", "reward", "ppo", "group", "preference", "doctor"})
 
-HELP = """in several processes (these commands: {commands}):
+HELP = f"""in several processes ({", ".join(sorted(JOINING))}):
   --distributed auto|off|manual   auto joins what rlhf launch, SLURM, GKE, a TPU pod or Open MPI has started
   --coordinator HOST:PORT         where process 0 is; with manual, as the two that follow
   --process-count N               how many there are
   --process-index I               which one this is, from 0
-The environment may say the same: RLHF_COORDINATOR, RLHF_PROCESS_COUNT, RLHF_PROCESS_INDEX."""
+The environment may say the same: RLHF_COORDINATOR, RLHF_PROCESS_COUNT, RLHF_PROCESS_INDEX. Where a scheduler's
+variables are set and nobody else comes, as in a shell inside a job, --distributed off keeps a command alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
     """Take these words out of a command's.
 
     Args:
-        argv: all words.
+        argv: all words. Those after ``--``, where there is one, are another command's, as ``rlhf launch`` has it.
 
     Returns:
         What they say, and the words that are left.
@@ -61,7 +62,8 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
 
     said: dict[str, str | int] = {}
     left: list[str] = []
-    words = iter(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = iter(argv[:end])
     for word in words:
         name, equals, value = word.partition("=")
         if name not in _WORDS:
@@ -72,6 +74,7 @@ def take(argv: list[str]) -> tuple[Asked, list[str]]:
         if not value or value.startswith("--"):
             raise UsageError(f"{name} needs a value")
         said[_WORDS[name]] = _number(name, value) if _WORDS[name] in ("count", "index") else value
+    left += argv[end:]
     asked = Asked(**said)  # type: ignore[arg-type]
     if asked.mode and asked.mode not in get_args(Mode):
         raise UsageError(f"--distributed takes {', '.join(get_args(Mode))}; found {asked.mode!r}")
@@ -84,6 +87,17 @@ def _number(name: str, value: str) -> int:
     if not value.isdecimal():
         raise UsageError(f"{name} takes a whole number, found {value!r}")
     return int(value)
+
+
+@contextlib.contextmanager
+def explained(command: str) -> Iterator[None]:
+    """Print these words after the help of a command that joins others, when the block ends with its help."""
+    try:
+        yield
+    except SystemExit as end:
+        if command in JOINING and not end.code:
+            print(f"\n{HELP}")
+        raise
 
 
 def join(command: str, asked: Asked) -> None:

