@@ -1,5 +1,6 @@
 """Where arrays live: the device mesh, and rules from a parameter's path to its place on the mesh."""
 
+from rlhf_jax.parallel.barriers import BarrierError, barrier
 from rlhf_jax.parallel.mesh import AXES, MeshConfig, MeshError, described_mesh, make_mesh, platform, traced_on
 from rlhf_jax.parallel.offload import bring, park, parked
 from rlhf_jax.parallel.partition import (
@@ -21,11 +22,13 @@ __all__ = [
     "AXES",
     "BATCH",
     "PARAM_RULES",
+    "BarrierError",
     "MeshConfig",
     "MeshError",
     "Rules",
     "are_shapes",
     "axis_size",
+    "barrier",
     "batch_shardings",
     "bring",
     "described_mesh",
