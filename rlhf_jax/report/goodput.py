@@ -17,26 +17,16 @@ _KINDS = {
     "evaluation": "evaluation",
     "save": "saving",
     "start": "start",
-    "restart": "restart and lost work",
+    "restart": "restarts and lost work",
     "idle": "idle",
 }
 
 
-class StageTime(NamedTuple):
-    """A row of the table: the stage, how often it was begun, its wall time, goodput, and a cell for each kind."""
-
-    title: str
-    attempts: int
-    wall: str
-    goodput: str
-    cells: tuple[str, ...]
-
-
 class TimeSection(NamedTuple):
-    """What the page shows of the time: the kinds that took any, a row a stage, and the drawing."""
+    """What the page shows of the time: a column a stage, a row a figure with a cell for each stage, and the drawing."""
 
-    kinds: tuple[str, ...]
-    rows: tuple[StageTime, ...]
+    stages: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
     drawing: str
 
 
@@ -53,26 +43,23 @@ def time_section(goodput: Mapping[str, Spent], objectives: Mapping[str, str | No
     Example:
         >>> spent = {"useful": 60.0, "compile": 20.0, "evaluation": 0.0, "save": 0.0, "start": 0.0, "restart": 0.0}
         >>> found = time_section({"sft": Spent({**spent, "idle": 0.0}, attempts=1, step=9)}, {})
-        >>> found.kinds, found.rows[0].cells, found.rows[0].goodput
-        (('training steps', 'compilation'), ('1:00', '0:20'), '75.0%')
+        >>> found.stages, [(what, cells[0]) for what, cells in found.rows if what in ("goodput", "compilation")]
+        (('Supervised fine-tuning',), [('goodput', '75.0%'), ('compilation', '0:20')])
     """
     ran = {stage: spent for stage, spent in goodput.items() if spent.wall > 0}
     if not ran:
         return None
-    kinds = [kind for kind in _KINDS if any(spent.seconds[kind] > 0 for spent in ran.values())]
+    every = list(ran.values())
+    kinds = [kind for kind in _KINDS if any(spent.seconds[kind] > 0 for spent in every)]
     titles = {stage: stage_title(stage, objectives.get(stage)) for stage in ran}
     rows = [
-        StageTime(
-            titles[stage],
-            spent.attempts,
-            duration(spent.wall),
-            percent(spent.goodput),
-            tuple(duration(spent.seconds[kind]) for kind in kinds),
-        )
-        for stage, spent in ran.items()
+        ("goodput", tuple(percent(spent.goodput) for spent in every)),
+        ("attempts", tuple(str(spent.attempts) for spent in every)),
+        ("wall time", tuple(duration(spent.wall) for spent in every)),
+        *((_KINDS[kind], tuple(duration(spent.seconds[kind]) for spent in every)) for kind in kinds),
     ]
     shares = {
         titles[stage]: {_KINDS[kind]: spent.seconds[kind] / spent.wall for kind in kinds}
         for stage, spent in ran.items()
     }
-    return TimeSection(tuple(_KINDS[kind] for kind in kinds), tuple(rows), plots.shares(shares))
+    return TimeSection(tuple(titles.values()), tuple(rows), plots.shares(shares))

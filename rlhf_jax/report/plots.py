@@ -238,6 +238,7 @@ def shares(found: Mapping[str, Mapping[str, float]]) -> str:
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
+        axes.set_axisbelow(True)
         axes.set_xlabel("% of the wall time")
         figure.legend(loc="outside upper center", ncols=len(next(iter(found.values()))))
         return _address(figure)
