@@ -4,6 +4,8 @@ import io
 import os
 import platform
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -127,6 +129,24 @@ def test_the_thread_reports_while_the_loop_waits_and_ends_with_the_block(tmp_pat
         assert said.spoke.wait(60)
     assert "in phase 'collect'" in said.getvalue()
     assert "watchdog-sft" not in [thread.name for thread in threading.enumerate()]
+
+
+HANGING = """
+import sys, threading
+from rlhf_jax.training import Phases, Watchdog
+
+phases = Phases()
+with Watchdog(phases, stage="sft", seconds=0.02, folder=sys.argv[1], ends=True), phases.during("update"):
+    threading.Event().wait()
+"""
+
+
+def test_a_process_that_hangs_for_ever_is_ended(tmp_path):
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == HUNG, ended.stderr
+    assert "in phase 'update'" in ended.stderr
+    assert "in wait" in (tmp_path / "hung_sft_process0.txt").read_text()
 
 
 def test_off_there_is_no_thread(tmp_path):
