@@ -103,7 +103,7 @@ class GoodputLog:
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._seen: dict[str, float] = {}
         self._step = self._reached = 0
-        self._resumed = self._running = False
+        self._resumed = self._running = self._wrote = False
         self._written = 0.0
 
     def began(self, step: int, reached: int = 0) -> None:
@@ -143,7 +143,9 @@ class GoodputLog:
             "seconds": {kind: round(value, 3) for kind, value in self._seconds.items()},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
+        if not self._wrote:
+            _drop_torn_line(self.path)
+            self._wrote = True
         with self.path.open("ab", buffering=0) as file:  # one write call a line: a kill tears the last line at most
             file.write(json.dumps(row).encode() + b"\n")
 

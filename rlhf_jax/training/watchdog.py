@@ -95,11 +95,11 @@ class Watchdog:
         self._limit = 2 * max(waited, self._limit)
         number, count = self._process
         phase = f"phase {now.phase!r}" if now.phase != OUTSIDE else "no phase"
-        compiling = " (for the first time in this process, so it may be compiling)" if now.first and now.phase else ""
+        compiling = " (its first time in this process, so it may be compiling)" if now.first and now.phase else ""
         then = f"; the process ends with status {HUNG}" if self._ends else ""
         self._say(
-            f"{self._stage}: watchdog: nothing has happened for {duration(waited)} at step {now.step}, in {phase}"
-            f"{compiling} for {duration(at - now.since)}; process {number} of {count} on {platform.node()}, "
+            f"{self._stage}: watchdog: no progress for {duration(waited)}: step {now.step}, {phase} for "
+            f"{duration(at - now.since)}{compiling}; process {number} of {count} on {platform.node()}, "
             f"pid {os.getpid()}; {self._stacks(now.step, phase)}{then}"
         )
         if self._ends:

@@ -125,7 +125,7 @@ def test_a_reward_that_hangs_is_reported_with_its_phase(tables, tmp_path, folder
 
     stages.ppo(config, reward=hanging, judges={}, mesh=one_device)
     said = capsys.readouterr().err
-    assert re.search(r"ppo: watchdog: nothing has happened for 0:00 at step 1, in phase 'reward'", said)
+    assert re.search(r"ppo: watchdog: no progress for 0:00: step 1, phase 'reward'", said)
     assert f"the stacks of all its threads are in {file}" in said
     assert "in hanging" in file.read_text()
 
