@@ -39,7 +39,7 @@ LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads t
 # TFDS constructs builders with keywords of its own, which have to be passed on.
 FOREIGN_KEYWORDS = {("human_sentiment", "__init__")}
 # JAX tells listeners of its events more in keywords, which differ by event.
-FOREIGN_KEYWORDS |= {("figures", "_took"), ("figures", "_happened")}
+FOREIGN_KEYWORDS |= {("figures", "_took"), ("figures", "_happened"), ("phases", "compiled")}
 
 
 def layer(file):

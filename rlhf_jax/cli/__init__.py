@@ -50,7 +50,10 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal."""
+    """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal.
+
+    A process that its watchdog ends (``--watchdog-exit``) has the status 75.
+    """
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

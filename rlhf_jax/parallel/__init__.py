@@ -17,17 +17,20 @@ from rlhf_jax.parallel.partition import (
     rule_spec,
 )
 from rlhf_jax.parallel.shapes import are_shapes, device_bytes, made_of, shaped
+from rlhf_jax.processes import BarrierError, barrier
 
 __all__ = [
     "AXES",
     "BATCH",
     "PARAM_RULES",
+    "BarrierError",
     "DistributedError",
     "MeshConfig",
     "MeshError",
     "Rules",
     "are_shapes",
     "axis_size",
+    "barrier",
     "batch_shardings",
     "bring",
     "described_mesh",

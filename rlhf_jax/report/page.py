@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import number, percent, percent_interval, with_interval
+from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by
 from rlhf_jax.report.run_folder import RunFolder, read_run
@@ -78,6 +79,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "agreement": _flat(summary.get("agreement", {})),
         "config": [(group, _flat(fields)) for group, fields in _groups(run.config)],
         "cost": _cost(summary),
+        "time": time_section(run.goodput, {stage: _objective(stage, run) for stage in run.goodput}),
         "versions": summary.get("versions", {}),
         "hashes": summary.get("params_sha256", {}),
     }
@@ -111,7 +113,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
     main, other = stage_panels(name, rows)
     return {
         "name": name,
-        "title": stage_title(name, figures.get("objective") or _configured(name, run)),
+        "title": stage_title(name, _objective(name, run)),
         "steps": rows[-1]["step"] if rows else None,
         "done": name in run.summary,
         "stop_reason": figures.get("stop_reason"),
@@ -125,6 +127,10 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
 
 def _policy_name(stage: str, run: RunFolder) -> str:
     return policy_name(stage, run.summary.get(stage, {}), _configured(stage, run))
+
+
+def _objective(stage: str, run: RunFolder) -> str | None:
+    return run.summary.get(stage, {}).get("objective") or _configured(stage, run)
 
 
 def _configured(stage: str, run: RunFolder) -> str | None:

@@ -17,6 +17,7 @@ Curve = Callable[[np.ndarray], np.ndarray]
 
 # The colours of Okabe & Ito (2008), which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#767676", "#CC79A7"
+_PARTS = (GREEN, ORANGE, BLUE, PURPLE, "#E69F00", "#56B4E9", "#C8C8C8")
 _SCORERS = {"reward model": (BLUE, "o"), "ridge": (ORANGE, "s"), "VADER": (GREEN, "^"), "one person": (GREY, "D")}
 # A longer curve is averaged down to this many points: more cannot be seen and makes the page heavy.
 _MOST_POINTS = 400
@@ -208,6 +209,38 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitte
             right.set_ylabel("gold")
         for axes in places:
             axes.xaxis.set_major_locator(MaxNLocator(5))
+        return _address(figure)
+
+
+def shares(found: Mapping[str, Mapping[str, float]]) -> str:
+    """One bar a row, from left to right what its parts take of it.
+
+    Args:
+        found: {row: {part: share}}; the same parts in every row, with shares that add up to 1.
+
+    Returns:
+        The address of the drawing.
+
+    Example:
+        >>> shares({"SFT": {"training steps": 0.75, "compilation": 0.25}}).startswith("data:image/svg+xml")
+        True
+    """
+    names = list(found)
+    with _style():
+        figure = _figure(10.2, 0.42 * len(names) + 1.1)
+        axes = figure.add_subplot()
+        left = np.zeros(len(names))
+        for part, colour in zip(next(iter(found.values())), _PARTS, strict=False):
+            width = np.array([100 * found[name][part] for name in names])
+            axes.barh(range(len(names)), width, left=left, height=0.62, color=colour, label=part)
+            left += width
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.grid(axis="y", visible=False)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("% of the wall time")
+        figure.legend(loc="outside upper center", ncols=len(next(iter(found.values()))))
         return _address(figure)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.training import Spent, read_goodput
+
 Row = Mapping[str, Any]
 
 
@@ -22,6 +24,7 @@ class RunFolder(NamedTuple):
     summary: dict[str, Any]
     metrics: dict[str, list[Row]]  # stage -> rows in the order of their steps
     samples: list[Row]
+    goodput: dict[str, Spent]  # by stage, where its time went
 
 
 def read_run(path: Path | str) -> RunFolder:
@@ -67,6 +70,7 @@ def read_run(path: Path | str) -> RunFolder:
         summary=summary,
         metrics={stage: sorted(rows, key=lambda row: row["step"]) for stage, rows in metrics.items()},
         samples=_read_lines(folder / "samples.jsonl"),
+        goodput=_read_goodput(folder / "goodput.jsonl"),
     )
 
 
@@ -78,6 +82,13 @@ def series(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
         [(1, 2.0)]
     """
     return [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), int | float)]
+
+
+def _read_goodput(path: Path) -> dict[str, Spent]:
+    try:
+        return read_goodput(path)
+    except ValueError as error:
+        raise ReportError(str(error)) from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -5,6 +5,9 @@ RUN/tokenizer.json        the tokenizer all stages of the folder share
 RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
 RUN/events/<stage>/       the same for TensorBoard
 RUN/checkpoints/<stage>/  to continue an interrupted stage
+RUN/dumps/<stage>/        state and batch of a stage whose updates were not finite too often in a row
+RUN/goodput.jsonl         where the time of each stage went, over all its restarts
+RUN/hung_<stage>_process<n>.txt  stacks of the threads of a process that hung
 RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
 RUN/samples.jsonl         responses of the SFT policy and of the last policy stage that ran here
 RUN/summary.json          the results
@@ -70,7 +73,7 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
 
 
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
-# computed again to save memory, and what difference between sampler and trainer stops the run.
+# computed again to save memory, what difference between sampler and trainer stops the run, and when it counts as hung.
 _PLACES = frozenset(
     {
         "out",
@@ -83,6 +86,8 @@ _PLACES = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "max_logprob_gap",
+        "watchdog_seconds",
+        "watchdog_exit",
     }
 )
 

@@ -78,10 +78,20 @@ class StageConfig:
     """What the backward pass computes again: nothing, all but matrix products (`dots`), or whole blocks (`block`), each
     slower than the one before and with less memory; `model` as the model's own config says."""
     max_skipped: int = 20
-    """Updates in a row that may be skipped because they are not finite, before the run gives up."""
+    """Updates in a row that may be skipped because they are not finite, before the run writes its state to
+    `dumps/STAGE` and gives up."""
+    watchdog_seconds: float = 1800.0
+    """Report a run whose step and phase have not changed for so long, with the stacks of its threads; 0 never does.
+    The first step may have to compile."""
+    watchdog_exit: bool = False
+    """End such a process with exit status 75 after the report, so that whatever started it can start it again."""
 
     def __post_init__(self) -> None:
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
+        if not self.watchdog_seconds >= 0:
+            raise ValueError(f"watchdog_seconds must be 0 (off) or more, found {self.watchdog_seconds}")
+        if self.watchdog_exit and not self.watchdog_seconds:
+            raise ValueError("watchdog_exit needs watchdog_seconds above 0")
         if self.remat not in get_args(AskedRemat):
             raise ValueError(f"remat is model, none, dots or block, found {self.remat!r}")
 

@@ -26,6 +26,7 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
@@ -37,7 +38,7 @@ from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
-from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
+from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -140,7 +141,7 @@ def preference(
     if folder.finished(directory, "preference", config):
         return folder.load_result(directory, "preference", config)
     keep_compiled()
-    watch = Stopwatch()
+    watch = Attempt(directory, "preference", config)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
@@ -216,11 +217,13 @@ def preference(
         watcher=watcher,
     )
     policy = fitted.best_params["policy"]
-    before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
+    with watch.judging():
+        before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
     test, quality = measured(pairs, config.pairs_per_response)
-    gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
+    with watch.judging():
+        gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
     summary |= {
         "objective": config.objective,
         "started_from": policy_path(config.policy).stage or "pretrained",
@@ -229,18 +232,19 @@ def preference(
         **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }
-    return folder.finish(
-        directory,
-        "preference",
-        config,
-        params=fitted.best_params,
-        model_config=start.config,
-        tokenizer=tokenizer,
-        metrics=fitted.history,
-        summary=summary,
-        seconds=watch.lap(),
-        base=start.base,
-    )
+    with watch.finishing():
+        return folder.finish(
+            directory,
+            "preference",
+            config,
+            params=fitted.best_params,
+            model_config=start.config,
+            tokenizer=tokenizer,
+            metrics=fitted.history,
+            summary=summary,
+            seconds=watch.lap(),
+            base=start.base,
+        )
 
 
 class PreferenceBatches:

@@ -23,6 +23,7 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
@@ -30,7 +31,7 @@ from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
-from rlhf_jax.stages.train import Stopwatch, outcome, train
+from rlhf_jax.stages.train import outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
@@ -109,7 +110,7 @@ def reward_model(
     if folder.finished(directory, "reward", config):
         return folder.load_result(directory, "reward", config)
     keep_compiled()
-    watch = Stopwatch()
+    watch = Attempt(directory, "reward", config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat)
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
@@ -160,7 +161,8 @@ def reward_model(
         members=members,
     )
     test = data.test(config.pairs_per_response)
-    each = score(fitted.best_params, test.sequences)
+    with watch.judging():
+        each = score(fitted.best_params, test.sequences)
     summary = {
         **evaluation.reward_quality(
             each.mean(0), test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
@@ -174,18 +176,19 @@ def reward_model(
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}
         folder.update_json(directory / "summary.json", beside)
-    return folder.finish(
-        directory,
-        "reward",
-        config,
-        params=fitted.best_params,
-        model_config=model_config,
-        tokenizer=tokenizer,
-        metrics=fitted.history,
-        summary=summary,
-        seconds=watch.lap(),
-        base=start.base,
-    )
+    with watch.finishing():
+        return folder.finish(
+            directory,
+            "reward",
+            config,
+            params=fitted.best_params,
+            model_config=model_config,
+            tokenizer=tokenizer,
+            metrics=fitted.history,
+            summary=summary,
+            seconds=watch.lap(),
+            base=start.base,
+        )
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:

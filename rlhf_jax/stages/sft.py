@@ -21,11 +21,12 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
-from rlhf_jax.stages.train import Stopwatch, heldout, outcome, train
+from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
 
@@ -98,7 +99,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     keep_compiled()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
-    watch = Stopwatch()
+    watch = Attempt(directory, "sft", config)
     task = sources.find_task(config.data)
     rows = sources.demonstrations(config.data, task)
     start = _start(config, directory, rows.train, mesh)
@@ -142,18 +143,19 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         "training_rows": len(training_set),
         "warnings": list(rows.notes),
     }
-    return folder.finish(
-        directory,
-        "sft",
-        config,
-        params=fitted.best_params,
-        model_config=model_config,
-        tokenizer=tokenizer,
-        metrics=fitted.history,
-        summary=summary,
-        seconds=watch.lap(),
-        base=start.base,
-    )
+    with watch.finishing():
+        return folder.finish(
+            directory,
+            "sft",
+            config,
+            params=fitted.best_params,
+            model_config=model_config,
+            tokenizer=tokenizer,
+            metrics=fitted.history,
+            summary=summary,
+            seconds=watch.lap(),
+            base=start.base,
+        )
 
 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,24 +13,10 @@ from rlhf_jax import models, parallel, processes, training
 from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
 from rlhf_jax.types import Array, Aux, LossFn, Params
-
-
-class Stopwatch:
-    """A clock for the seconds that a stage has run over all its restarts; they are kept in the checkpoint."""
-
-    def __init__(self) -> None:
-        self.host: dict[str, Any] = {"seconds": 0.0}
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """Add the time since the last lap, and return the total in seconds."""
-        now = time.monotonic()
-        self.host["seconds"] += now - self._last
-        self._last = now
-        return round(self.host["seconds"], 1)
 
 
 def stopped(fitted: FitResult) -> dict[str, Any]:
@@ -160,7 +144,7 @@ def train(
     evaluate: Callable[[Params], Mapping[str, Any]],
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
-    watch: Stopwatch,
+    watch: Attempt,
     show: tuple[str, ...],
     evaluate_first: bool = False,
     frozen: Params | None = None,
@@ -180,7 +164,7 @@ def train(
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``, by which the best is chosen.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint with another fingerprint is refused.
-        watch: counts the seconds.
+        watch: this process's attempt at the stage, which counts the seconds and is told what happens.
         show: names of the metrics that are shown beside the progress bar.
         evaluate_first: evaluate before the first step too, because the first parameters may be the best.
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
@@ -192,7 +176,6 @@ def train(
         The loop's result. Its ``best_params`` are whole models again, with their trunks; they are the last ones if
         ``config.keep`` says so.
     """
-    directory = Path(config.out)
     batches = micro_batched(batches, config.micro_batches)
     rates = np.asarray(training.make_schedule(optimizer, len(batches))(np.arange(len(batches))))
     program = compile_step(
@@ -213,14 +196,14 @@ def train(
         watch.lap()
         return state, {**metrics, "learning_rate": rates[i]}
 
-    with MetricsWriter(directory, stage) as writer:
+    with MetricsWriter(watch.directory, stage) as writer, watch.watched():
         fitted = training.fit(
             stage=stage,
             state=program.state,
             total=len(batches),
             update=update,
             writer=writer,
-            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
+            checkpoints=folder.checkpoints(watch.directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,
@@ -231,6 +214,9 @@ def train(
             host=watch.host,
             watcher=watcher,
             show=show,
+            phases=watch.phases,
+            goodput=watch.goodput,
+            dump=lambda last: watch.dump(last, {"batch": batches[last.step - 1]}),
         )
     if config.keep == "last":  # the last step is always evaluated
         value = fitted.history[-1][f"{stage}/heldout_loss"]

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax import processes
+from rlhf_jax.training.goodput import GoodputLog
 from rlhf_jax.training.metrics import MetricsWriter
+from rlhf_jax.training.phases import Phases
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.signals import Interrupted, StopSignals
 from rlhf_jax.training.state import TrainState
@@ -47,7 +49,15 @@ class Watcher(Protocol):
 
 
 class SkippedUpdates(RuntimeError):
-    """Too many updates in a row that were not finite; the message names stage and step."""
+    """Too many updates in a row that were not finite; the message names stage and step, and where the state is."""
+
+
+class LastUpdate(NamedTuple):
+    """What is there to look at after an update that was one too many: its step, the state after it, its metrics."""
+
+    step: int
+    state: Any
+    metrics: Mapping[str, Any]  # as the update gave them
 
 
 class FitResult(NamedTuple):
@@ -118,6 +128,9 @@ def fit(
     host: MutableMapping[str, Any] | None = None,
     watcher: Watcher | None = None,
     show: Sequence[str] = ("loss",),
+    phases: Phases | None = None,
+    goodput: GoodputLog | None = None,
+    dump: Callable[[LastUpdate], str] | None = None,
 ) -> FitResult:
     """Run a stage to its last step, from wherever its newest checkpoint left it.
 
@@ -142,6 +155,10 @@ def fit(
         watcher: told of every evaluation; it may stop the run, as patience does. What it must remember belongs into
             ``host``.
         show: metrics that the progress bar shows.
+        phases: told what the loop is doing, for a watchdog.
+        goodput: told of every step; it writes at evaluations, checkpoints and the end. It reads the same ``phases``.
+        dump: called once before ``SkippedUpdates`` is raised; it saves what it is given, and returns a sentence that
+            says where, for the message.
 
     Returns:
         The last state, the best parameters and all rows.
@@ -177,7 +194,10 @@ def fit(
     caller: MutableMapping[str, Any] = {} if host is None else host
     top = _Best(best, mode, jax.tree.map(jnp.copy, train_state(state).params) if evaluate is not None else {})
 
-    restored = checkpoints.restore({"state": state, "best": top.params})
+    phases = Phases() if phases is None else phases
+
+    with phases.during("restore"):
+        restored = checkpoints.restore({"state": state, "best": top.params})
     start, stop_reason = 0, ""
     if restored is not None:
         start, state, top.params = restored.step, restored.tree["state"], restored.tree["best"]
@@ -186,13 +206,27 @@ def fit(
         caller.clear()
         caller.update(restored.host["caller"])
     known = start if restored is not None else -1
+    if goodput is not None:
+        goodput.began(start, reached=max((row["step"] for row in writer.rows()), default=0))
     writer.rewind(known)
     if watcher is not None:
         watcher.rewind(known)
 
     def save(step: int) -> None:
+        wait()
         memory = {"best": top.to_json(), "stop_reason": stop_reason, "caller": dict(caller)}
-        checkpoints.save(step, {"state": state, "best": top.params}, memory)
+        with phases.during("save"):
+            checkpoints.save(step, {"state": state, "best": top.params}, memory)
+
+    def wait() -> None:
+        """Let the devices finish the update, so that its time is not taken for that of what needs its result."""
+        with phases.during("wait"):
+            jax.block_until_ready(train_state(state).step)
+
+    def measure(measured: Callable[[Any], Mapping[str, Any]]) -> dict[str, float]:
+        wait()
+        with phases.during("evaluate"):
+            return fetch(measured(state))
 
     def ask(step: int, values: Mapping[str, float]) -> str:
         """Why the run should stop after this evaluation; after the last step there is nothing to stop."""
@@ -206,6 +240,7 @@ def fit(
 
     gone = False
     pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
+    last: LastUpdate | None = None
 
     def flush(extra: Mapping[str, float]) -> None:
         """Write the row of the last step but one: the device has done it, so nothing waits for the current step."""
@@ -214,19 +249,25 @@ def fit(
             return
         step, metrics, skipped = pending
         pending = None
-        values = {**fetch(metrics), **extra}
+        with phases.during("wait"):
+            values = {**fetch(metrics), **extra}
+            in_row = int(skipped)
         writer.write(step, values)
         progress.update(step, {name: values[name] for name in show if name in values})
-        if int(skipped) >= max_skipped_in_row:
+        if in_row >= max_skipped_in_row:
+            said = ""
+            if dump is not None and last is not None:
+                with phases.during("save"):
+                    said = f". {dump(last)}"
             raise SkippedUpdates(
-                f"{stage}: the last {int(skipped)} updates up to step {step} were skipped, because the loss or a "
-                "gradient was not finite; lower the learning rate or look at the data of these steps"
+                f"{stage}: the last {in_row} updates up to step {step} were skipped, because the loss or a "
+                f"gradient was not finite; lower the learning rate or look at the data of these steps{said}"
             )
 
     try:
         with StopSignals() as stop, Progress(stage, total, start=start) as progress:
             if start == 0 and evaluate_first and evaluate is not None:
-                values = fetch(evaluate(state))
+                values = measure(evaluate)
                 top.see(stage, 0, values, train_state(state).params)
                 writer.write(0, values)
                 if watcher is not None:
@@ -234,19 +275,26 @@ def fit(
             for done in range(start + 1, total + 1):
                 if stop_reason:
                     break
-                state, metrics = update(state, done - 1)
+                phases.at(done)
+                with phases.during("update"):
+                    state, metrics = update(state, done - 1)
+                last = LastUpdate(done, state, metrics)
                 flush({})
                 # A copy, because the next update takes the state's own buffers.
                 pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
-                if evaluate is not None and (done % eval_every == 0 or done == total):
-                    values = fetch(evaluate(state))
+                evaluated = evaluate is not None and (done % eval_every == 0 or done == total)
+                if evaluate is not None and evaluated:
+                    values = measure(evaluate)
                     top.see(stage, done, values, train_state(state).params)
                     flush(values)
                     stop_reason = ask(done, values)
                 asked = stop.asked(done)
-                if done % checkpoint_every == 0 or done == total or stop_reason or asked is not None:
+                saved = done % checkpoint_every == 0 or done == total or bool(stop_reason) or asked is not None
+                if saved:
                     flush({})  # the rows up to a checkpoint are on disk before it is
                     save(done)
+                if goodput is not None:
+                    goodput.stepped(done, write=evaluated or saved)
                 if asked is not None:
                     raise Interrupted(stage, done, asked)
     except jax.errors.JaxRuntimeError as error:
@@ -256,14 +304,19 @@ def fit(
         raise processes.loss_of(f"{stage}, after step {pending[0] if pending else start}", error) from error
     finally:
         # However the loop ends: what was saved is committed, and nobody who continues meets a writer at work.
-        if not gone:
-            checkpoints.wait()
+        try:
+            if not gone:
+                with phases.during("save"):
+                    checkpoints.wait()
+        finally:
+            if goodput is not None:
+                goodput.write()
 
-    last = train_state(state)
+    trained = train_state(state)
     return FitResult(
         state=state,
-        best_params=last.params if evaluate is None else top.params,
-        best_step=int(last.step) if evaluate is None else top.step,
+        best_params=trained.params if evaluate is None else top.params,
+        best_step=int(trained.step) if evaluate is None else top.step,
         best_value=top.value,
         history=writer.rows(),
         stop_reason=stop_reason,

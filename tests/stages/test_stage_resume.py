@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax import training
+
 SCRIPT = Path(__file__).parents[1] / "tiny_task.py"
 ALL = "sft,reward,ppo,preference,group"
 
@@ -91,6 +93,15 @@ def test_killed_stages_end_bit_for_bit_like_ones_that_never_stopped(tmp_path, en
     assert again == hashes
     assert again_figures == figures
     assert again_logged == logged
+    whole, killed = (training.read_goodput(place / "run" / "goodput.jsonl") for place in (tmp_path / "whole", folder))
+    assert {stage: (spent.attempts, spent.seconds["restart"]) for stage, spent in whole.items()} == dict.fromkeys(
+        hashes, (1, 0.0)
+    )
+    assert {stage: spent.attempts for stage, spent in killed.items()} == {**dict.fromkeys(hashes, 2), "ppo": 3}
+    assert all(spent.seconds["restart"] > 0 for spent in killed.values())
+    assert {stage: spent.step for stage, spent in killed.items()} == {
+        stage: spent.step for stage, spent in whole.items()
+    }
     samples = [(place / "run" / "samples.jsonl").read_text() for place in (tmp_path / "whole", folder)]
     assert samples[0] == samples[1]
     evaluated = {(row["stage"], row["step"]) for row in logged if f"{row['stage']}/heldout_kl" in row}

@@ -77,6 +77,7 @@ def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None
             "eval_every": 3,
             "best": "held_out",
             "checkpoint_every": 4,
+            "checkpoints": Checkpoints(Path(folder) / "checkpoints" / "small", fingerprint={"seed": 0}),
         }
         result = fit(
             stage="small",
@@ -84,7 +85,6 @@ def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None
             total=total,
             update=update,
             writer=writer,
-            checkpoints=Checkpoints(Path(folder) / "checkpoints" / "small", fingerprint={"seed": 0}),
             host=host,
             **{**arguments, **changes},
         )

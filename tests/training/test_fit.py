@@ -10,7 +10,7 @@ import pytest
 from small_run import TOTAL, outcome, small_run
 
 from rlhf_jax.checkpoint import Checkpoints
-from rlhf_jax.training import Interrupted, MetricsWriter, SkippedUpdates, fit, init_state, make_train_step
+from rlhf_jax.training import Interrupted, MetricsWriter, Phases, SkippedUpdates, fit, init_state, make_train_step
 from rlhf_jax.types import Aux
 
 
@@ -202,6 +202,63 @@ def test_skipped_updates_are_counted_and_too_many_are_fatal(tmp_path):
         skipping_run(tmp_path / "many", {3, 4, 5})
     with pytest.raises(SkippedUpdates, match="up to step 10"):
         skipping_run(tmp_path / "end", {7, 8, 9})
+
+
+def test_the_state_is_dumped_once_before_the_run_ends(tmp_path):
+    """Steps 4, 5 and 6 are bad; that is seen while step 7 is under way, which is what there is to dump."""
+    dumped = []
+
+    def dump(last):
+        dumped.append(last)
+        return "It is in a drawer"
+
+    with pytest.raises(SkippedUpdates, match=r"look at the data of these steps\. It is in a drawer$"):
+        skipping_run(tmp_path / "middle", {3, 4, 5}, dump=dump)
+    (last,) = dumped
+    assert (last.step, last.state["moments"].tolist()) == (7, [7.0, 7.0])
+    assert (int(last.state["train"].step), int(last.state["train"].skipped)) == (7, 3)
+    assert "loss" in last.metrics
+    # After the last step nothing is under way.
+    with pytest.raises(SkippedUpdates, match="up to step 10"):
+        skipping_run(tmp_path / "end", {7, 8, 9}, dump=dump)
+    assert (dumped[-1].step, int(dumped[-1].state["train"].skipped_in_row)) == (10, 3)
+
+
+def test_the_loop_says_what_it_is_doing(tmp_path):
+    phases, seen = Phases(), []
+
+    def look(i):
+        seen.append((phases.now().step, phases.now().phase))
+
+    def evaluate(state):
+        seen.append((phases.now().step, phases.now().phase))
+        return {"held_out": state.step}
+
+    class Looking(Checkpoints):
+        def save(self, step, tree, host):
+            seen.append((phases.now().step, phases.now().phase))
+            super().save(step, tree, host)
+
+    small_run(
+        tmp_path,
+        total=2,
+        before_update=look,
+        evaluate=evaluate,
+        eval_every=2,
+        evaluate_first=True,
+        phases=phases,
+        checkpoints=Looking(tmp_path / "elsewhere", fingerprint={}),
+        checkpoint_every=1,
+    )
+    assert seen == [
+        (0, "evaluate"),
+        (1, "update"),
+        (1, "save"),
+        (2, "update"),
+        (2, "evaluate"),
+        (2, "save"),
+    ]
+    assert phases.now().phase == ""
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -23,6 +23,7 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.judges import choose_judges
@@ -32,7 +33,7 @@ from rlhf_jax.stages.online.gap import Gate
 from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
-from rlhf_jax.stages.train import Stopwatch, stopped
+from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import MetricsWriter
 from rlhf_jax.types import Objective
@@ -55,7 +56,7 @@ def train_online(
     if folder.finished(directory, stage, config):
         return folder.load_result(directory, stage, config)
     keep_compiled()
-    watch = Stopwatch()
+    watch = Attempt(directory, stage, config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
@@ -85,6 +86,7 @@ def train_online(
         objective=objective,
         prompt_columns=max(len(p.tokens) for p in every),
         mesh=mesh,
+        phases=watch.phases,
     )
     trainer.sampler.check(every)
     folder.start(directory, stage, config, tokenizer)
@@ -100,6 +102,8 @@ def train_online(
     guard = KLGuard(stage, config, watch.host)
     watcher = PolicyWatcher(directory, stage, heldout, guard.check)
 
+    seen: dict[str, Any] = {}  # what the last update was made from
+
     def update(state: OnlineState, i: int) -> tuple[OnlineState, dict[str, Any]]:
         if guard.pulls(i):
             state = trainer.pull_back(state)
@@ -107,6 +111,7 @@ def train_online(
         sampled = trainer.collect(state, chosen, i)
         batch, info = trainer.prepare(state, sampled, chosen)
         gate.check(i + 1, info, functools.partial(trainer.rounding, state, sampled))
+        seen.update(batch=batch, rollout=sampled, prompts=[prompt.text for prompt in chosen])
         state, metrics = trainer.update(state, batch, i)
         # From here on the device is at the update while the host looks at the responses.
         described = evaluation.describe_responses(
@@ -117,7 +122,7 @@ def train_online(
 
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
     fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
-    with MetricsWriter(directory, stage) as writer:
+    with MetricsWriter(directory, stage) as writer, watch.watched():
 
         def evaluate(state: OnlineState) -> dict[str, float]:
             policy = trainer.with_trunk(state.train.params)["policy"]
@@ -144,9 +149,13 @@ def train_online(
             host=watch.host,
             watcher=watcher,
             show=("proxy_mean", "kl", "length", "heldout_proxy", "heldout_gold"),
+            phases=watch.phases,
+            goodput=watch.goodput,
+            dump=lambda last: watch.dump(last, seen),
         )
     best = trainer.with_trunk(fitted.best_params)
-    before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
+    with watch.judging():
+        before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
     summary |= {
@@ -164,18 +173,19 @@ def train_online(
         ],
         "skipped_updates": int(fitted.state.train.skipped),
     }
-    return folder.finish(
-        directory,
-        stage,
-        config,
-        params=best,
-        model_config=start.config,
-        tokenizer=tokenizer,
-        metrics=fitted.history,
-        summary=summary,
-        seconds=watch.lap(),
-        base=start.base,
-    )
+    with watch.finishing():
+        return folder.finish(
+            directory,
+            stage,
+            config,
+            params=best,
+            model_config=start.config,
+            tokenizer=tokenizer,
+            metrics=fitted.history,
+            summary=summary,
+            seconds=watch.lap(),
+            base=start.base,
+        )
 
 
 def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, iteration: int) -> list[EncodedPrompt]:

@@ -46,7 +46,7 @@ from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.online.pretraining_text import pretraining_batches
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
-from rlhf_jax.training import KLState, Metrics, TrainState
+from rlhf_jax.training import KLState, Metrics, Phases, TrainState
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Outputs, Params, Rollout, SequenceBatch
 
 
@@ -79,6 +79,7 @@ class OnlineTrainer:
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every iteration.
         mesh: devices; ``config.mesh`` over all of them by default.
+        phases: told what an iteration is doing.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class OnlineTrainer:
         objective: Objective | None = None,
         prompt_columns: int = 8,
         mesh: jax.sharding.Mesh | None = None,
+        phases: Phases | None = None,
     ):
         self.config = config
+        self._phases = Phases() if phases is None else phases
         self.critic = config if isinstance(config, PPOConfig) else None
         self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
         parked = parks_policy(config.offload, config.lora)
@@ -149,7 +152,9 @@ class OnlineTrainer:
 
     def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
         """Sample K responses to each prompt from the current policy."""
-        return self.sampler(self.with_trunk(state.train.params)["policy"], prompts, step, samples=self.config.samples)
+        policy = self.with_trunk(state.train.params)["policy"]
+        with self._phases.during("collect"):
+            return self.sampler(policy, prompts, step, samples=self.config.samples)
 
     def prepare(
         self, state: OnlineState, sampled: Rollout, prompts: Sequence[EncodedPrompt], scores: Scores | None = None
@@ -165,11 +170,19 @@ class OnlineTrainer:
         Returns:
             The batch and the iteration's metrics as ``(sum, weight)`` pairs.
         """
+        with self._phases.during("prepare"):
+            return self._prepare(state, sampled, prompts, scores)
+
+    def _prepare(
+        self, state: OnlineState, sampled: Rollout, prompts: Sequence[EncodedPrompt], scores: Scores | None
+    ) -> tuple[SequenceBatch, Metrics]:
         rows = self.sampler.rows(sampled)
         out = self.passes_program(state.train.params, self.frozen, rows)
         ref_logprobs = self.sampler.logprobs(self.sampler.reference, rows)
         # A reward on text is computed on the host while the devices are at the passes before.
-        scores = self.reward(sampled, prompts, rows) if scores is None else scores
+        if scores is None:
+            with self._phases.during("reward"):
+                scores = self.reward(sampled, prompts, rows)
         batch, info = self.prepare_program(state.controller.coef, state.moments, sampled, out, ref_logprobs, scores)
         # The very arrays that were sampled: to plan the updates, the host reads their lengths before the rest is there.
         own = {name: x for name, x in as_batch(sampled)._asdict().items() if x is not None}

@@ -16,18 +16,14 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rlhf_jax.processes.barriers import barrier
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError
+
 T = TypeVar("T")
 
 
-class OtherProcessError(RuntimeError):
-    """Another process of the run met an error; the text says which process and what it said."""
-
-
-class LostProcessError(RuntimeError):
-    """Another process of the run is gone: nothing that all of them do can go on."""
-
-    exit_code = 75  # "try again later": whoever starts processes should start all of them once more
-
+# Seconds to wait for others where something is exchanged: a reward on text may ask a slow judge before.
+PATIENCE = 1800.0
 
 # What JAX says when a process, or the one that coordinates, no longer answers.
 _LOSS = ("Connection closed by peer", "Gloo", "coordination service", "heartbeat", "Socket closed", "UNAVAILABLE")
@@ -83,6 +79,9 @@ def exchange(own: bytes) -> list[bytes]:
     Returns:
         Everybody's, in the order of the processes.
 
+    Raises:
+        BarrierError: a process did not come; the message says which.
+
     Example:
         >>> exchange(b"mine")
         [b'mine']
@@ -91,6 +90,7 @@ def exchange(own: bytes) -> list[bytes]:
         return [own]
     from jax.experimental.multihost_utils import process_allgather
 
+    barrier("exchange", timeout=PATIENCE)  # which says who does not come; a collective would wait without end
     lengths = process_allgather(np.array([len(own)], np.int64)).reshape(-1)
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(own)] = np.frombuffer(own, np.uint8)

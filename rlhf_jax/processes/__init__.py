@@ -1,0 +1,37 @@
+"""Several processes as one run: what is on every host, what is this one's share, and who writes the files."""
+
+from rlhf_jax.processes.barriers import BarrierError, barrier
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError
+from rlhf_jax.processes.exchange import (
+    agree,
+    exchange,
+    exchange_json,
+    fetch,
+    first,
+    from_first,
+    loss_of,
+    lost,
+    meet,
+    put,
+    several,
+    share,
+)
+
+__all__ = [
+    "BarrierError",
+    "LostProcessError",
+    "OtherProcessError",
+    "agree",
+    "barrier",
+    "exchange",
+    "exchange_json",
+    "fetch",
+    "first",
+    "from_first",
+    "loss_of",
+    "lost",
+    "meet",
+    "put",
+    "several",
+    "share",
+]
