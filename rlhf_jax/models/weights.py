@@ -19,6 +19,7 @@ import ml_dtypes  # noqa: F401  # it makes bfloat16 a type that numpy knows by n
 import numpy as np
 
 from rlhf_jax.files import CheckpointError
+from rlhf_jax.paths import inside
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -156,9 +157,7 @@ def _sharded(index: Path) -> dict[str, _Entry]:
         raise CheckpointError(f"{index}: field 'weight_map' should map names of tensors to files; copy it anew")
     found: dict[str, _Entry] = {}
     for shard in sorted(set(listed.values())):
-        if Path(shard).name != shard:
-            raise CheckpointError(f"{index}: shard {shard!r} should be the name of a file beside the index")
-        file = index.parent / shard
+        file = inside(index.parent, shard, where=f"{index}: shard")
         if not file.is_file():
             raise CheckpointError(f"{index}: shard {shard} is not there; copy it beside the index")
         for name, entry in _entries(file).items():
@@ -170,7 +169,7 @@ def _sharded(index: Path) -> dict[str, _Entry]:
             found[name] = entry
     for name, shard in listed.items():
         if name not in found:
-            raise CheckpointError(f"{index.parent / shard}: tensor {name}, which {index.name} lists, is not in it")
+            raise CheckpointError(f"{index}: tensor {name} is listed as in {shard}, but is not there; copy both anew")
     return found
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.files import atomic_text
+from rlhf_jax.files import CheckpointError, atomic_text
+from rlhf_jax.gguf_file import key_values, open_gguf
 
 if TYPE_CHECKING:
     import tokenizers
@@ -251,11 +252,7 @@ def _special(pairs: Mapping[str, Any], tokens: Sequence[str], key: str, where: s
 
 def _pairs(where: str) -> dict[str, Any]:
     """Read the key-value pairs of a GGUF file."""
-    import gguf
-
-    if not Path(where).is_file():
-        raise FileNotFoundError(2, "no such file", where)
     try:
-        return {key: field.contents() for key, field in gguf.GGUFReader(where).fields.items()}
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise DataError(f"{where}: not a GGUF file that can be read ({error}); download it again") from error
+        return key_values(open_gguf(where), where)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error

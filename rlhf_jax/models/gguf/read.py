@@ -9,20 +9,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from rlhf_jax.files import CheckpointError
+from rlhf_jax.gguf_file import PLAIN, key_values, open_gguf
 from rlhf_jax.models.gguf.configs import Metadata, Sizes, llama3_scaling
 from rlhf_jax.models.gguf.layouts import LAYOUTS, GGUFPlace
 from rlhf_jax.models.weights import TensorInfo
 
-# Types that stay what they are; every other one becomes float32.
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-QUANTISED = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 ROPE_FACTORS = "rope_freqs.weight"
 _SLAB = 1 << 18  # numbers that are dequantised at once
 
@@ -41,17 +38,15 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]
             not supported, and when a tensor is unknown or has the wrong shape. It names the file and the tensor.
         FileNotFoundError: when there is no file.
     """
-    import gguf
-
     where = os.fspath(path)
-    reader = _open(where)
-    arch = reader.fields[gguf.Keys.General.ARCHITECTURE].contents() if "general.architecture" in reader.fields else None
-    if arch not in LAYOUTS:
+    reader = open_gguf(where)
+    # Vocabularies are for the tokenizer, and unpacking them takes seconds.
+    pairs = key_values(reader, where, longest=10_000)
+    arch = pairs.get("general.architecture")
+    if not isinstance(arch, str) or arch not in LAYOUTS:
         raise CheckpointError(
             f"{where}: architecture {arch!r} is not supported; supported are {', '.join(sorted(LAYOUTS))}"
         )
-    # Vocabularies are for the tokenizer, and unpacking them takes seconds.
-    pairs = {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 10_000}
     _whole_and_dense(where, arch, pairs)
     meta, layout = Metadata(where, arch, pairs), LAYOUTS[arch]
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -135,51 +130,6 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 # ---- what can be wrong with a file --------------------------------------------------------------------------------
-
-
-def _open(where: str) -> Any:
-    """Open a file, and say which tensor is cut off: by itself gguf's reader reads past the end of a short file."""
-    import gguf
-
-    class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise CheckpointError(f"{where}: the file ends inside its header; download it again")
-            return super()._get(offset, dtype, count, override_order)
-
-        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-            for field in fields:
-                name = str(bytes(field.parts[1]), "utf-8")
-                kind = gguf.GGMLQuantizationType(int(field.parts[4][0])).name
-                if kind not in PLAIN and kind not in QUANTISED:
-                    known = ", ".join([*PLAIN, *sorted(QUANTISED)])
-                    raise CheckpointError(f"{where}: {name}: type {kind} is not supported; supported are {known}")
-                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-                columns, *others = (int(n) for n in field.parts[3]) if len(field.parts[3]) else (1,)
-                if columns % block:
-                    raise CheckpointError(f"{where}: {name}: rows of {columns} numbers, not blocks of {block}")
-                n_bytes = columns // block * size
-                for n in others:
-                    n_bytes *= n
-                end = int(start_offs) + int(field.parts[5][0]) + n_bytes
-                if end > len(self.data):
-                    raise CheckpointError(
-                        f"{where}: {name} ends at byte {end:,} of a file of {len(self.data):,}; download it again"
-                    )
-            super()._build_tensors(start_offs, fields)
-
-    if not Path(where).is_file():
-        raise FileNotFoundError(2, "no such file", where)
-    try:
-        reader = Reader(where)
-    except CheckpointError:
-        raise
-    # The reader raises all of these for bytes that are not a GGUF header.
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{where}: not a GGUF file that can be read ({error})") from error
-    if reader.byte_order != "I":
-        raise CheckpointError(f"{where}: its byte order is not this machine's; convert it with gguf-convert-endian")
-    return reader
 
 
 def _whole_and_dense(where: str, arch: str, pairs: Mapping[str, Any]) -> None:
