@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from rlhf_jax.checkpoint.manifest import fault
 from rlhf_jax.files import CheckpointError
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax puts this into the name of a folder that is not committed yet
@@ -86,6 +87,14 @@ def to_host(path: str, leaf: Any, *, copy: bool) -> SavedLeaf:
     return SavedLeaf(np.array(leaf, copy=True) if copy else np.asarray(leaf), dtype)
 
 
+def part(path: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Take an object that ``write`` was given; Damaged where it is not there."""
+    found = manifest.get(name)
+    if not isinstance(found, dict):
+        raise Damaged(f"{path}: field {name!r} of the manifest should be an object, found {found!r:.80}")
+    return found
+
+
 def digest(value: Any) -> str:
     """Hash a JSON value with SHA-256, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -113,6 +122,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     if not whole:
         raise Damaged(f"{path}: the manifest is not what was written")
+    if wrong := fault(record["manifest"]):
+        raise Damaged(f"{path}: the manifest is none of ours: {wrong}")
     return record["manifest"]
 
 
@@ -120,7 +131,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read and verify the leaves by path, as numpy arrays (keys as key arrays), and the manifest."""
     manifest = read_manifest(path)
     try:
-        arrays = ocp.load_checkpointables(path, {"arrays": None})["arrays"]
+        arrays: Any = dict(ocp.load_checkpointables(path, {"arrays": None})["arrays"])
     except Exception as error:  # as above
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     leaves: dict[str, Any] = {}

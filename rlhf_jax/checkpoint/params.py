@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, read, read_manifest, to_host, write
+from rlhf_jax.checkpoint.leaves import TEMPORARY, Damaged, digest, part, read, read_manifest, to_host, write
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.types import Params
 
@@ -71,15 +71,20 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
     Example:
         See ``save_params``.
     """
-    leaves, body = read(Path(path).resolve())
+    path = Path(path).resolve()
+    leaves, body = read(path)
     params: Params = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
         node = params
         for key in above:
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise Damaged(f"{path}: leaf {name!r} stands below another leaf")
+        if last in node:
+            raise Damaged(f"{path}: leaf {name!r} stands above another leaf")
         node[last] = leaf
-    return jax.device_put(params, shardings), body["metadata"]
+    return jax.device_put(params, shardings), part(path, body, "metadata")
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
@@ -101,7 +106,8 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
         ...     load_metadata(folder + "/params")
         {'seed': 0}
     """
-    return read_manifest(Path(path).resolve())["metadata"]
+    path = Path(path).resolve()
+    return part(path, read_manifest(path), "metadata")
 
 
 def params_digest(path: str | Path) -> str:

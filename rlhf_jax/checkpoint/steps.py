@@ -15,6 +15,7 @@ from rlhf_jax.checkpoint.leaves import (
     Damaged,
     SavedLeaf,
     flatten,
+    part,
     read,
     to_host,
     unflatten,
@@ -131,17 +132,18 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 leaves, body = read(self.directory / str(step))
+                fingerprint, host = (part(self.directory / str(step), body, name) for name in ("fingerprint", "host"))
             except Damaged as error:
                 reasons.append(str(error))
                 warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
                 continue
-            differ = differences(self._brought_up(body["fingerprint"]), self._fingerprint)
+            differ = differences(self._brought_up(fingerprint), self._fingerprint)
             if differ:
                 raise CheckpointError(
                     f"{self.directory / str(step)} was made with another config: {'; '.join(differ)}. "
                     "Use the config it was made with, or another folder"
                 )
-            return Restored(step, unflatten(self.directory / str(step), leaves, like, shardings), body["host"])
+            return Restored(step, unflatten(self.directory / str(step), leaves, like, shardings), host)
         if reasons:
             raise CheckpointError(
                 f"none of the {len(reasons)} checkpoints in {self.directory} verifies ({reasons[0]}); "

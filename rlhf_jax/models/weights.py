@@ -46,6 +46,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+_MOST_AXES, _MOST_NUMBERS = 32, 2**59  # within what numpy counts in 64 bits, as bytes
 _MIB = 2**20
 _SLAB = _MIB
 
@@ -215,7 +216,10 @@ def _entry(file: Path, name: str, start: int, fields: Any) -> _Entry:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise CheckpointError(f"{where}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     info = TensorInfo(shape, _DTYPES[dtype])
-    if any(not isinstance(n, int) or n < 0 for n in (*shape, first, last)) or last - first != info.nbytes:
+    whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+    # An axis of length 0 hides what the others say from the sum of bytes, not from numpy.
+    fits = whole and len(shape) <= _MOST_AXES and math.prod(filter(None, shape)) < _MOST_NUMBERS
+    if not fits or last - first != info.nbytes:
         raise CheckpointError(f"{where}: data_offsets {first, last} do not hold shape {list(shape)} of {dtype}")
     return _Entry(info, file, start + first)
 

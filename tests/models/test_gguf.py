@@ -353,6 +353,7 @@ def test_a_header_that_announces_an_endless_list_is_refused_at_once(tmp_path):
     [
         ("bert", {}, {}, r"architecture 'bert' is not supported; supported are gemma2, .*qwen3"),
         ("llama", {"split.count": 3}, {}, r"one of 3 parts; join them with .*--merge"),
+        ("llama", {"split.count": "0"}, {}, r"one of '0' parts"),
         ("llama", {"llama.expert_count": 8}, {}, r"mixtures of experts are not supported"),
         ("olmo2", {"olmo2.attention.sliding_window": 8}, {}, r"OLMo 3 .* is not supported"),
         ("llama", {}, {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}, r"blk.0.attn_sinks.weight: no such tensor"),

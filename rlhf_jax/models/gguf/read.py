@@ -133,9 +133,9 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def _whole_and_dense(where: str, arch: str, pairs: Mapping[str, Any]) -> None:
-    if pairs.get("split.count", 1) > 1:
+    if pairs.get("split.count", 1) not in (0, 1):
         raise CheckpointError(
-            f"{where}: one of {pairs['split.count']} parts; join them with llama.cpp's `llama-gguf-split --merge`"
+            f"{where}: one of {pairs['split.count']!r} parts; join them with llama.cpp's `llama-gguf-split --merge`"
         )
     if pairs.get(f"{arch}.expert_count", 0):
         raise CheckpointError(f"{where}: mixtures of experts are not supported")
