@@ -80,7 +80,8 @@ def rows(fields, values=VALUES):
 @st.composite
 def changed(draw, value, others=VALUES):
     """A JSON value with one to three places in it taken out or replaced, half of them by a value of the same kind."""
-    value = {"": json.loads(json.dumps(value))}
+    copied = lambda drawn: json.loads(json.dumps(drawn))  # noqa: E731 (a value that stands in itself is no JSON)
+    value = {"": copied(value)}
     for _ in range(draw(st.integers(1, 3))):
         holder, key = draw(st.sampled_from(list(_places(value))))
         old = holder[key]
@@ -94,11 +95,11 @@ def changed(draw, value, others=VALUES):
             case "remove" if old is not value[""]:
                 del holder[key]
             case "add" if isinstance(old, list):
-                old.append(draw(st.one_of(others, st.sampled_from(old) if old else st.none())))
+                old.append(copied(draw(st.one_of(others, st.sampled_from(old) if old else st.none()))))
             case "add" if isinstance(old, dict):
-                old[draw(TEXTS)] = draw(others)
+                old[draw(TEXTS)] = copied(draw(others))
             case _:
-                holder[key] = draw(others)
+                holder[key] = copied(draw(others))
     return value[""]
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.tokenizer.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
+from rlhf_jax.data.tokenizer.native import native
+from rlhf_jax.data.tokenizer.special_tokens import (
+    OURS,
+    SPECIALS,
+    SpecialTokens,
+    checked,
+    read_beside,
+    token_id,
+    write_beside,
+)
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
@@ -39,19 +48,17 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Token
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     path = path / "tokenizer.json" if path.is_dir() else path
-    text = path.read_text(encoding="utf-8")
-    try:
-        fields = json.loads(text)
-        saved = SpecialTokens(**fields.pop(_KEY)) if _KEY in fields else None
-        backend = tokenizers.Tokenizer.from_str(text if saved is None else json.dumps(fields))
+    with native(str(path)):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        saved = checked(SpecialTokens(**fields.pop(_KEY)), path) if _KEY in fields else None
+        backend = tokenizers.Tokenizer.from_str(json.dumps(fields))
         ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
-    except Exception as error:  # the Rust side raises bare Exception for anything it cannot read
-        raise DataError(f"{path}: not a tokenizer ({error}); train it again, or fetch the file again") from error
     if saved is not None:
         return path, backend, saved
     if ours and not path.with_name("tokenizer_config.json").exists():
         return path, backend, OURS
-    return path, backend, read_beside(path, backend)
+    with native(str(path)):
+        return path, backend, checked(read_beside(path, backend), path)
 
 
 def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
