@@ -1,4 +1,4 @@
-"""Calls into the ``tokenizers`` package, whose errors are made ours: anybody's vocabulary may fail in any of them."""
+"""The ``tokenizers`` package, with its errors made ours: anybody's vocabulary may fail in any of its calls."""
 
 from __future__ import annotations
 

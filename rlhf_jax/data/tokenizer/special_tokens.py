@@ -208,7 +208,10 @@ def _today(template: str | None) -> str:
 def _template(path: Path, config: Mapping[str, Any]) -> str | None:
     file = path.with_name("chat_template.jinja")
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: expected UTF-8 ({error}); fetch the file again") from error
     given = config.get("chat_template")
     if isinstance(given, list):  # several by name; "default" is the one for plain chats
         pairs = [entry for entry in given if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)]

@@ -21,6 +21,7 @@ from rlhf_jax.models.gguf.layouts import LAYOUTS, GGUFPlace
 from rlhf_jax.models.weights import TensorInfo
 
 ROPE_FACTORS = "rope_freqs.weight"
+_MOST_LAYERS = 4096  # which are listed one by one
 _SLAB = 1 << 18  # numbers that are dequantised at once
 
 
@@ -53,8 +54,8 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]
     sizes = _sizes(meta, tensors)
     config = layout.config(meta, sizes)
     places = _places(where, layout.places, sizes, tensors)
-    if ROPE_FACTORS in tensors and config["rope_scaling"] is None:
-        config["rope_scaling"] = _stored_scaling(meta, tensors[ROPE_FACTORS].data, config["rope_theta"])
+    if ROPE_FACTORS in tensors and "rope_scaling" in config and config["rope_scaling"] is None:
+        config["rope_scaling"] = _stored_scaling(meta, tensors[ROPE_FACTORS], config["rope_theta"])
     if arch == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
         config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
@@ -149,6 +150,9 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
     if not heads or (width % heads and meta.get("attention.key_length") is None):
         raise CheckpointError(f"{meta.where}: {heads} heads do not divide a width of {width}")
     head = meta.integer("attention.key_length", width // heads)
+    layers = meta.integer("block_count")
+    if not head or layers > _MOST_LAYERS:
+        raise CheckpointError(f"{meta.where}: heads of width {head} in {layers} layers, of at most {_MOST_LAYERS}")
     if meta.integer("attention.value_length", head) != head:
         raise CheckpointError(f"{meta.where}: keys and values of different widths are not supported")
     return Sizes(
@@ -157,7 +161,7 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
         v=meta.integer("vocab_size", _shape(embedding)[0]),
         p=meta.integer("context_length"),
         h=head,
-        layers=meta.integer("block_count"),
+        layers=layers,
         heads=heads,
         kv_heads=meta.integer("attention.head_count_kv", heads),
     )
@@ -170,7 +174,7 @@ def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapp
     for name, tensor in tensors.items():
         if name == ROPE_FACTORS:
             continue
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+        match = re.fullmatch(r"(?:blk\.(\d{1,9})\.)?(\w+)\.(weight|bias)", name)
         layer, stem, suffix = match.groups() if match else (None, "", "")
         place = known.get(f"blk.{{}}.{stem}" if layer else stem)
         if place is None or (layer and int(layer) >= sizes.layers):
@@ -188,8 +192,12 @@ def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapp
     return found
 
 
-def _stored_scaling(meta: Metadata, factors: np.ndarray, theta: float) -> dict[str, Any] | None:
-    factors = np.asarray(factors, np.float32)
+def _stored_scaling(meta: Metadata, tensor: Any, theta: float) -> dict[str, Any] | None:
+    if tensor.tensor_type.name != "F32" or len(tensor.shape) != 1 or not tensor.data.size:
+        raise CheckpointError(f"{meta.where}: {ROPE_FACTORS}: expected a list of float32 numbers")
+    factors = np.asarray(tensor.data, np.float32)
+    if not (np.isfinite(factors).all() and factors.min() > 0 and theta > 0):
+        raise CheckpointError(f"{meta.where}: {ROPE_FACTORS}: expected factors above 0, for a base above 0")
     if np.all(factors == 1):
         return None
     original = meta.integer("rope.scaling.original_context_length", 8192)
