@@ -231,6 +231,27 @@ def test_a_run_folder_that_cannot_be_read_is_named(tmp_path, capsys):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"objective": "{}/mine.py:loss"}, "--objective"),
+        ({"data": {"source": "{}/mine.py:task"}}, "--data.source"),
+    ],
+)
+def test_code_that_a_run_folder_names_is_not_run_unless_the_command_line_names_it(fields, named, tmp_path, capsys):
+    """A run folder may be anybody's; looking at it must not run what lies in it."""
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(3)\n")
+    (tmp_path / "config.json").write_text(json.dumps({"sft": fields}).replace("{}", str(tmp_path)))
+    code = next(iter(fields["data"].values() if "data" in fields else fields.values())).format(tmp_path)
+    assert ends(["inspect", f"{tmp_path}:sft"]) == 2
+    said = capsys.readouterr().err
+    assert f"names code in a file, {named.removeprefix('--')} {code!r}" in said
+    assert f"add {named} {code}" in said
+    assert not (tmp_path / "ran").exists()
+    ends(["inspect", f"{tmp_path}:sft", named, code, "--devices", "0"])  # which is refused for another reason
+    assert "names code" not in capsys.readouterr().err
+
+
 def config_file(tmp_path, text):
     (tmp_path / "mine.py").write_text(text)
     return str(tmp_path / "mine.py")

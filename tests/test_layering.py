@@ -11,7 +11,8 @@ import rlhf_jax
 ROOT = Path(rlhf_jax.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"types", "files", "renamed", "stage_names", "processes"}
+ON_FILES = {"paths", "gguf_file"}
+GROUND = {*ON_FILES, "types", "files", "renamed", "stage_names", "processes"}
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
@@ -19,6 +20,7 @@ STAGES = {*RUNS, "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
+    **{name: {"files"} for name in ON_FILES},
     **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
     **{name: GROUND for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
     "runs": RUNS,
@@ -27,8 +29,8 @@ MAY_IMPORT = {
     "testing": STAGES,
     "cli": {*STAGES, "report", "testing"},
 }
-# Third-party packages that one layer alone may import; gguf's files hold a model and its tokenizer.
-OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"models", "data"}}
+# Third-party packages that one layer alone may import; GGUF is opened in one place, and models unpack its numbers.
+OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "models"}}
 OWNERS |= {package: {"data"} for package in ("tensorflow_datasets", "grain", "tokenizers", "datasets")}
 # What a machine may lack, or what is slow to load: imported only inside the functions that need it.
 HEAVY = {"tensorflow_datasets", "grain", "tokenizers", "datasets", "pyarrow", "jinja2", "vaderSentiment"}
@@ -36,6 +38,7 @@ HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich"
 # What nothing here needs: those who come from there bring files.
 FOREIGN = {"torch", "tensorflow", "transformers", "peft", "accelerate", "huggingface_hub"}
 LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads them on first use
+LAZY_IN_DATA |= {"template_worker"}  # a program, which runs in a process of its own
 # TFDS constructs builders with keywords of its own, which have to be passed on.
 FOREIGN_KEYWORDS = {("human_sentiment", "__init__")}
 # JAX tells listeners of its events more in keywords, which differ by event.

@@ -20,6 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rlhf_jax import processes
+from rlhf_jax.checkpoint.manifest import fault
 from rlhf_jax.checkpoint.pieces import entries, sha256_of, wrong_piece
 from rlhf_jax.files import CheckpointError
 
@@ -80,6 +81,14 @@ def as_numbers(path: str, leaf: Any) -> tuple[Any, str]:
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return (leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)), dtype
+
+
+def part(path: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Take an object that ``write`` was given; Damaged where it is not there."""
+    found = manifest.get(name)
+    if not isinstance(found, dict):
+        raise Damaged(f"{path}: field {name!r} of the manifest should be an object, found {found!r:.80}")
+    return found
 
 
 def digest(value: Any) -> str:
@@ -148,6 +157,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     if not whole:
         raise Damaged(f"{path}: the manifest is not what was written")
+    if wrong := fault(record["manifest"]):
+        raise Damaged(f"{path}: the manifest is none of ours: {wrong}")
     return record["manifest"]
 
 
@@ -175,10 +186,9 @@ def read(path: Path, manifest: Mapping[str, Any], shardings: Mapping[str, Any] |
     """
     places: Mapping[str, Any] = dict.fromkeys(manifest["leaves"]) if shardings is None else shardings
     shapes = shapes_of(manifest)
-    wanted = {name: _target(shape, places[name]) for name, shape in shapes.items()}
-    numbers = {name: f"{i:05d}" for i, name in enumerate(wanted)}
-    stored = {numbers[name]: target for name, target in wanted.items() if np.prod(target.shape, dtype=int)}
+    numbers = {name: f"{i:05d}" for i, name in enumerate(shapes)}
     try:
+        stored = {numbers[name]: _target(shape, places[name]) for name, shape in shapes.items() if 0 not in shape.shape}
         arrays = ocp.load_checkpointables(path, {"arrays": stored})["arrays"] if stored else {}
     except Exception as error:  # as above
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error

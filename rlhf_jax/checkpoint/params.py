@@ -10,7 +10,18 @@ from typing import Any
 import jax
 
 from rlhf_jax import processes
-from rlhf_jax.checkpoint.leaves import TEMPORARY, digest, flatten, read, read_manifest, saving, shapes_of, write
+from rlhf_jax.checkpoint.leaves import (
+    TEMPORARY,
+    Damaged,
+    digest,
+    flatten,
+    part,
+    read,
+    read_manifest,
+    saving,
+    shapes_of,
+    write,
+)
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.types import Params
 
@@ -83,22 +94,25 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
     """
     path = Path(path).resolve()
     manifest = read_manifest(path)
-    shapes = _nested(shapes_of(manifest))
+    about, shapes = part(path, manifest, "metadata"), _nested(path, shapes_of(manifest))
     if shardings is None:
-        leaves = read(path, manifest)
-        return jax.device_put(_nested(leaves)), manifest["metadata"]
+        return jax.device_put(_nested(path, read(path, manifest))), about
     places = jax.tree.broadcast(shardings(shapes) if callable(shardings) else shardings, shapes)
-    return _nested(read(path, manifest, flatten(places))), manifest["metadata"]
+    return _nested(path, read(path, manifest, flatten(places))), about
 
 
-def _nested(leaves: Mapping[str, Any]) -> Params:
-    """Make nested dicts of what is known by its path."""
+def _nested(path: Path, leaves: Mapping[str, Any]) -> Params:
+    """Make nested dicts of what is known by its path in the tree."""
     tree: Params = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
         node = tree
         for key in above:
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise Damaged(f"{path}: leaf {name!r} stands below another leaf")
+        if last in node:
+            raise Damaged(f"{path}: leaf {name!r} stands above another leaf")
         node[last] = leaf
     return tree
 
@@ -122,7 +136,8 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
         ...     load_metadata(folder + "/params")
         {'seed': 0}
     """
-    return read_manifest(Path(path).resolve())["metadata"]
+    path = Path(path).resolve()
+    return part(path, read_manifest(path), "metadata")
 
 
 def params_digest(path: str | Path) -> str:

@@ -14,7 +14,18 @@ import jax
 import numpy as np
 
 from rlhf_jax import processes
-from rlhf_jax.checkpoint.leaves import TEMPORARY, Damaged, Writing, check, flatten, read, read_manifest, saving, write
+from rlhf_jax.checkpoint.leaves import (
+    TEMPORARY,
+    Damaged,
+    Writing,
+    check,
+    flatten,
+    part,
+    read,
+    read_manifest,
+    saving,
+    write,
+)
 from rlhf_jax.files import CheckpointError
 
 
@@ -147,7 +158,8 @@ class Checkpoints:
 
     def _read(self, path: Path, step: int, like: Any, shardings: Any) -> Restored:
         manifest, wanted = read_manifest(path), flatten(like)
-        differ = differences(self._brought_up(manifest["fingerprint"]), self._fingerprint)
+        fingerprint, host = (part(path, manifest, name) for name in ("fingerprint", "host"))
+        differ = differences(self._brought_up(fingerprint), self._fingerprint)
         if differ:
             raise CheckpointError(
                 f"{path} was made with another config: {'; '.join(differ)}. "
@@ -162,7 +174,7 @@ class Checkpoints:
             places = flatten(jax.tree.broadcast(shardings, like))
         leaves = read(path, manifest, places)
         tree = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
-        return Restored(step, tree, manifest["host"])
+        return Restored(step, tree, host)
 
     def _make_room(self, step: int) -> None:
         """Remove what a killed run left half-written, and steps of a future that a fallback gave up."""

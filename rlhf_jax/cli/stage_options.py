@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,31 @@ def asked(command: str, usage: str, own: Any, argv: list[str]) -> tuple[str, Any
     if not argv or argv[0].startswith("-"):
         raise UsageError(usage)
     stage, default = stage_and_config(argv[0], usage)
-    return stage, *parse_both(command, own, stage, default, argv[1:])
+    both = parse_both(command, own, stage, default, argv[1:])
+    if not argv[0].endswith(".py"):
+        _refuse_code_of(argv[0], default, both[1], argv[1:])
+    return stage, *both
+
+
+def _refuse_code_of(run: str, default: Any, config: Any, argv: list[str]) -> None:
+    """Refuse a Python file that a run folder names: the folder may be anybody's, and the stage would run the file."""
+    # Only what the folder says; --config FILE.py is the user's own.
+    for name, value in sorted(set(_texts(dataclasses.asdict(default))) & set(_texts(dataclasses.asdict(config)))):
+        names_code = ":" in value if name == "objective" else ".py:" in value
+        if names_code and not any(word == value or word.endswith(f"={value}") for word in argv):
+            raise UsageError(
+                f"{run} names code in a file, {name} {value!r}, which is run only where the command line names it too: "
+                f"look at the file, and add --{name.replace('_', '-')} {value}"
+            )
+
+
+def _texts(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """List the texts in a config with the paths of their fields."""
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            yield from _texts(value, f"{above}{key}.")
+        elif isinstance(value, str):
+            yield f"{above}{key}", value
 
 
 def stage_and_config(word: str, usage: str) -> tuple[str, Any]:

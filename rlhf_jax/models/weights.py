@@ -19,6 +19,7 @@ import ml_dtypes  # noqa: F401  # it makes bfloat16 a type that numpy knows by n
 import numpy as np
 
 from rlhf_jax.files import CheckpointError
+from rlhf_jax.paths import inside
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -45,6 +46,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+_MOST_AXES, _MOST_NUMBERS = 32, 2**59  # within what numpy counts in 64 bits, as bytes
 _MIB = 2**20
 _SLAB = _MIB
 
@@ -156,9 +158,7 @@ def _sharded(index: Path) -> dict[str, _Entry]:
         raise CheckpointError(f"{index}: field 'weight_map' should map names of tensors to files; copy it anew")
     found: dict[str, _Entry] = {}
     for shard in sorted(set(listed.values())):
-        if Path(shard).name != shard:
-            raise CheckpointError(f"{index}: shard {shard!r} should be the name of a file beside the index")
-        file = index.parent / shard
+        file = inside(index.parent, shard, where=f"{index}: shard")
         if not file.is_file():
             raise CheckpointError(f"{index}: shard {shard} is not there; copy it beside the index")
         for name, entry in _entries(file).items():
@@ -170,7 +170,7 @@ def _sharded(index: Path) -> dict[str, _Entry]:
             found[name] = entry
     for name, shard in listed.items():
         if name not in found:
-            raise CheckpointError(f"{index.parent / shard}: tensor {name}, which {index.name} lists, is not in it")
+            raise CheckpointError(f"{index}: tensor {name} is listed as in {shard}, but is not there; copy both anew")
     return found
 
 
@@ -216,7 +216,10 @@ def _entry(file: Path, name: str, start: int, fields: Any) -> _Entry:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise CheckpointError(f"{where}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     info = TensorInfo(shape, _DTYPES[dtype])
-    if any(not isinstance(n, int) or n < 0 for n in (*shape, first, last)) or last - first != info.nbytes:
+    whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+    # An axis of length 0 hides what the others say from the sum of bytes, not from numpy.
+    fits = whole and len(shape) <= _MOST_AXES and math.prod(filter(None, shape)) < _MOST_NUMBERS
+    if not fits or last - first != info.nbytes:
         raise CheckpointError(f"{where}: data_offsets {first, last} do not hold shape {list(shape)} of {dtype}")
     return _Entry(info, file, start + first)
 

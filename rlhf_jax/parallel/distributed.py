@@ -47,7 +47,9 @@ def initialize(
     index: int = -1,
     timeout: int = 300,
 ) -> None:
-    """Join the other processes of the run. It must come before the first array or device, and once.
+    """Join the other processes of the run.
+
+    It must come before the first array or device.
 
     Args:
         mode: ``auto`` looks whether there are others, ``off`` stays alone, ``manual`` takes what is given here or in

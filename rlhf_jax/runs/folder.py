@@ -57,8 +57,20 @@ class RunResult:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read the object in one of the folder's JSON files; it is empty when there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Read the object in one of the folder's JSON files; it is empty when there is no such file.
+
+    Raises:
+        RunError: when the file holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: not JSON ({error}); bring it back, or name another folder") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: expected an object, found {found!r:.60}; bring it back, or name another folder")
+    return found
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:

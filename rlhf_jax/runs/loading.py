@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import check_kernel
 from rlhf_jax.models.config import AskedRemat
+from rlhf_jax.models.weights import read_object
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
@@ -33,6 +33,7 @@ from rlhf_jax.runs.pretrained import (
     warn_of_unknown_tokens,
 )
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
+from rlhf_jax.stage_names import MODEL_STAGES, POLICY_STAGES
 from rlhf_jax.types import Params
 
 
@@ -50,8 +51,16 @@ class Base(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], directory: Path) -> Base:
-        """Read what ``to_json`` wrote."""
-        return cls(**{**fields, "path": str((directory / fields["path"]).resolve())})
+        """Read what ``to_json`` wrote: ``.``, or the absolute path of a model that is read and never written to.
+
+        Raises:
+            RunError: when it is something else.
+        """
+        path, stage, fingerprint = (fields.get(name) for name in ("path", "stage", "fingerprint"))
+        known = isinstance(stage, str) and stage in ("", *POLICY_STAGES) and isinstance(fingerprint, str)
+        if not known or not isinstance(path, str) or not (path == "." or Path(path).is_absolute()):
+            raise RunError(f"{directory}: its adapters stand on {fields!r:.200}, which names no model; copy it anew")
+        return cls(str((directory / path).resolve()), str(stage), str(fingerprint), bool(fields.get("int8")))
 
 
 class Start(NamedTuple):
@@ -175,7 +184,16 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
             )
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
-    return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
+    return params, _for_this_device(_described(metadata, directory, stage)), tokenizer
+
+
+def _described(metadata: dict[str, Any], directory: Path, stage: str) -> ModelConfig:
+    try:
+        return ModelConfig.from_json(metadata["model"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # whatever stands in place of a field
+        raise RunError(
+            f"{directory / 'params' / stage} describes no model ({error}); it is of another version, or damaged"
+        ) from error
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:
@@ -189,9 +207,9 @@ def origin(directory: Path | str, stage: str) -> Path | None:
     while at not in seen:
         seen.add(at)
         file = at.path / "config.json"
-        fields = json.loads(file.read_text(encoding="utf-8")).get(at.stage, {}) if file.exists() else {}
-        start = fields.get("init") or fields.get("policy")
-        if not start or not split_stage(start)[0].exists():
+        fields = read_object(file).get(at.stage) if file.exists() else None
+        start = (fields.get("init") or fields.get("policy")) if isinstance(fields, dict) else None
+        if not start or not isinstance(start, str) or not split_stage(start)[0].exists():
             return None
         at = policy_path(start)
         if not at.stage:
@@ -234,7 +252,7 @@ def _placed_by_role(shapes: Params, mesh: Mesh) -> Params:
 
 def _check_finished(directory: Path, stage: str) -> None:
     parent = directory / "params"
-    if (parent / stage).exists():
+    if stage in MODEL_STAGES and (parent / stage).exists():
         return
     there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     if there:

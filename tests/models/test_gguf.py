@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gguf_files import ARCHITECTURES, HEADS, LAYERS, LENGTH, MLP, VOCAB, WIDTH, hf_tensors, write
 
+from rlhf_jax import gguf_file
 from rlhf_jax.files import CheckpointError
 from rlhf_jax.models.gguf import read as ours
 from rlhf_jax.models.gguf.read import read_gguf
@@ -251,7 +252,7 @@ def test_other_types_by_their_definition(kind, decode, halves, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", sorted(ours.QUANTISED))
+@pytest.mark.parametrize("kind", sorted(gguf_file.QUANTISED))
 def test_every_type_that_is_said_to_be_supported_is(kind, tmp_path):
     size = gguf.GGML_QUANT_SIZES[TYPES[kind]][1]
     found = _read_raw(tmp_path, np.zeros((2, size), np.uint8), TYPES[kind])
@@ -352,6 +353,7 @@ def test_a_header_that_announces_an_endless_list_is_refused_at_once(tmp_path):
     [
         ("bert", {}, {}, r"architecture 'bert' is not supported; supported are gemma2, .*qwen3"),
         ("llama", {"split.count": 3}, {}, r"one of 3 parts; join them with .*--merge"),
+        ("llama", {"split.count": "0"}, {}, r"one of '0' parts"),
         ("llama", {"llama.expert_count": 8}, {}, r"mixtures of experts are not supported"),
         ("olmo2", {"olmo2.attention.sliding_window": 8}, {}, r"OLMo 3 .* is not supported"),
         ("llama", {}, {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}, r"blk.0.attn_sinks.weight: no such tensor"),

@@ -279,6 +279,10 @@ def test_windows_follow_from_each_family_s_own_rule(length):
         ({"tie_word_embeddings": 1}, "tie_word_embeddings should be of type bool, found 1"),
         ({"num_attention_heads": 3}, "n_heads 3 is not a multiple of n_kv_heads 2"),
         ({"num_attention_heads": 3, "head_dim": None}, "supported: divisors of the width 16"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000 is not supported; supported: up to 4096"),
+        ({"vocab_size": 2**31}, "vocab_size 2147483648 is not supported; supported: finite numbers, and sizes below"),
+        ({"rms_norm_eps": 10**400}, "supported: finite numbers"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan is not supported; supported: finite numbers"),
         ({"num_attention_heads": 0}, "num_attention_heads 0 is not supported; supported: 1 or more"),
         ({"hidden_act": ["silu"]}, "hidden_act ['silu'] is not supported"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported; supported: silu, swish"),
@@ -436,6 +440,14 @@ BROKEN = {
         header('{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}'),
         "data_offsets (0, 8) do not hold shape [3] of F32",
     ),
+    "an axis too long": (
+        header('{"a": {"dtype": "F32", "shape": [0, 1' + 30 * "0" + '], "data_offsets": [0, 0]}}'),
+        "do not hold shape [0, 1000",
+    ),
+    "many axes": (
+        header('{"a": {"dtype": "F32", "shape": [' + "1, " * 80 + '1], "data_offsets": [0, 4]}}'),
+        "do not hold shape [1, 1, ",
+    ),
     "gap": (
         header('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}'),
         "tensor a starts at byte",
@@ -504,9 +516,9 @@ def index(text):
     [
         (drop_shard, "shard model-00002-of-"),
         (twice, "is also in model-00002-of-"),
-        (empty_shard, "which model.safetensors.index.json lists, is not in it"),
+        (empty_shard, "is listed as in model-00002"),
         (unlisted, "tensor x is here, but model.safetensors.index.json does not list it"),
-        (outside, "shard '../model.safetensors' should be the name of a file beside the index"),
+        (outside, "shard: '../model.safetensors' has a part '..'"),
         (index('{"weight_map": {}}'), "field 'weight_map' should map"),
         (index('{"weight_map": {"x": 5}}'), "field 'weight_map' should map"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from rlhf_jax.data.errors import DataError
 
 Row = Mapping[str, Any]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def bad_row(where: str, what: str, expected: str, found: str) -> DataError:
@@ -133,10 +133,11 @@ def checked_numbers(value: Any, field: str, where: str) -> np.ndarray:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number.
+    """Whether this is a finite number, and no larger than float32 holds.
 
     Example:
-        >>> is_number(0.5), is_number(True), is_number(float("nan"))
-        (True, False, False)
+        >>> is_number(0.5), is_number(True), is_number(float("nan")), is_number(10**400)
+        (True, False, False, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared as it is: Python compares a whole number of any size with a float, and cannot make a float of it.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST

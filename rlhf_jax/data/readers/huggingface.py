@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.readers.jsonl import collect, read_jsonl
+from rlhf_jax.paths import PathError, inside
 
 Row = TypeVar("Row")
 HUB = "hf:"
@@ -114,10 +116,33 @@ def _open(source: str) -> dict[str, _Read]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         load = _datasets().load_from_disk
         try:
+            _check_files(path)
+        except PathError as error:
+            raise DataError(str(error)) from error
+        try:
             return _tables(source, load(source))
         except Exception as error:  # whatever datasets and pyarrow raise
             raise _unreadable(source, error) from error
     return {split: _files(files) for split, files in _by_split(path).items()}
+
+
+def _check_files(folder: Path) -> None:
+    """Check that a data set written by save_to_disk names no files outside its folder: ``datasets`` opens any."""
+    splits = _listed(folder / "dataset_dict.json", "splits")
+    for part in [inside(folder, name, where=f"{folder}: split") for name in splits] or [folder]:
+        for entry in _listed(part / "state.json", "_data_files"):
+            name = entry.get("filename") if isinstance(entry, dict) else entry
+            inside(part, name, where=f"{part / 'state.json'}: file")
+
+
+def _listed(file: Path, field: str) -> list[Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get(field) if file.exists() else []
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise _unreadable(str(file), error) from error
+    if not isinstance(found, list):
+        raise DataError(f"{file}: field '{field}': expected a list, found {found!r:.60}; copy the folder again")
+    return found
 
 
 def _by_split(folder: Path) -> dict[str, list[Path]]:

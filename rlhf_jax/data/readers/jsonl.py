@@ -16,6 +16,7 @@ from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.files import atomic_text
 
 Row = TypeVar("Row")
+_LONGEST = 1 << 26  # bytes of a line: a small archive may unpack to one that no memory holds
 _MARK = b"\xef\xbb\xbf"  # which some editors put before any text
 
 
@@ -92,8 +93,10 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
                 yield from _listed(file.read().removeprefix(_MARK), path)
                 return
             file.seek(0)
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
                 where = f"{path}:{number}"
+                if len(raw) > _LONGEST:
+                    raise DataError(f"{where}: more than {_LONGEST:,} bytes without a line's end; write one row a line")
                 line = raw.removeprefix(_MARK) if number == 1 else raw
                 if line.strip():
                     yield where, _object(line, where)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlhf_jax.data.rows import Message, Prompt
 from rlhf_jax.data.tokenizer.chat_template import BREAK, ChatTemplate, Rendered, any_of
+from rlhf_jax.data.tokenizer.native import encoded
 from rlhf_jax.data.tokenizer.plain import continued
 from rlhf_jax.data.tokenizer.special_tokens import token_id
 
@@ -107,17 +108,17 @@ class ChatTokens:
 
     def _encode(self, text: str) -> list[int]:
         if BREAK not in text:
-            return self._backend.encode(text, add_special_tokens=False).ids
+            return encoded(self._backend, text)
         ids: list[int] = []
         clean = ""
         for part in self._controls.split(text):
             if BREAK not in part:
                 clean += part
                 continue
-            ids += self._backend.encode(clean, add_special_tokens=False).ids
+            ids += encoded(self._backend, clean)
             ids += continued(self._as_text, part.replace(BREAK, ""))
             clean = ""
-        return ids + self._backend.encode(clean, add_special_tokens=False).ids
+        return ids + encoded(self._backend, clean)
 
     def _as_text(self, text: str) -> list[int]:
-        return self._text_only.encode(text, add_special_tokens=False).ids
+        return encoded(self._text_only, text)

@@ -1,21 +1,20 @@
 """Chat templates: the program in Jinja that a pretrained model's tokenizer carries and that writes a chat as one text.
 
-A template is foreign code, so it runs in Jinja's sandbox. Here a chat is rendered, and the exact place of every turn
-of the assistant is found in the result; ``chat`` makes tokens of it.
+A template is foreign code, so it runs in Jinja's sandbox and in a process of its own (``template_process``). Here a
+chat is rendered, and the exact place of every turn of the assistant is found in it; ``chat`` makes tokens of the text.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import Message, roles
+from rlhf_jax.data.tokenizer.template_process import PROCESS, TemplateFailed
 
 # Code points that Unicode reserves as no characters: no text needs them, no template treats them as space.
 BREAK = "\ufdd0"
@@ -68,17 +67,20 @@ class ChatTemplate:
             '<user>Hi.</s><assistant>Hello!</s>'
         """
         try:
-            return _compiled(self.source, self.date).render(
-                **self.tokens,
-                messages=[message._asdict() for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
+            return PROCESS.render(
+                self.source,
+                self.date,
+                {
+                    **self.tokens,
+                    "messages": [message._asdict() for message in messages],
+                    "tools": None,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                },
             )
-        except Exception as error:  # a template is a program: it may fail in any way
-            reason = str(error) or type(error).__name__
+        except TemplateFailed as error:
             raise DataError(
-                f"chat template: it does not render a chat of {roles(messages)} ({reason}); "
+                f"chat template: it does not render a chat of {roles(messages)} ({error}); "
                 "give it the turns that it expects"
             ) from error
 
@@ -227,44 +229,3 @@ def any_of(texts: Sequence[str]) -> re.Pattern[str]:
     # Only a text of one character can be whole after a BREAK; to look for one before each of them all is slow.
     patterns = (re.escape(text) if len(text) > 1 else f"(?<!{BREAK}){re.escape(text)}" for text in longest_first)
     return re.compile("|".join(patterns) or r"(?!)")  # (?!) is found nowhere
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(source: str, date: str) -> Any:
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """A sandbox that refuses what is unsafe once a template reaches for it; Jinja's own waits until it is used."""
-
-        def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-            raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe")
-
-    class Generation(Extension):
-        """The tag ``{% generation %}``, which marks the assistant's part for other tools; here it has no effect."""
-
-        tags = frozenset({"generation"})  # type: ignore[assignment]
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = tojson  # Jinja's own escapes < and >, which a model was not trained on
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = datetime.date.fromisoformat(date).strftime
-    return environment.from_string(source)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.tokenizer.special_tokens import OURS, SPECIALS, SpecialTokens, read_beside, token_id, write_beside
+from rlhf_jax.data.tokenizer.native import native
+from rlhf_jax.data.tokenizer.special_tokens import (
+    OURS,
+    SPECIALS,
+    SpecialTokens,
+    checked,
+    read_beside,
+    token_id,
+    write_beside,
+)
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
     import tokenizers
 
+_LARGEST = 1 << 22  # above all ids; the largest vocabularies have a quarter of a million
 _KEY = "rlhf_jax"  # in our file: what a pretrained tokenizer keeps in other files than its vocabulary
 
 
@@ -39,19 +50,32 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Token
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     path = path / "tokenizer.json" if path.is_dir() else path
-    text = path.read_text(encoding="utf-8")
-    try:
-        fields = json.loads(text)
-        saved = SpecialTokens(**fields.pop(_KEY)) if _KEY in fields else None
-        backend = tokenizers.Tokenizer.from_str(text if saved is None else json.dumps(fields))
+    with native(str(path)):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        _check_numbers(fields, path)
+        saved = checked(SpecialTokens(**fields.pop(_KEY)), path) if _KEY in fields else None
+        # A file may ask for texts to be cut or filled up to any length; here a text has the tokens that it has.
+        backend = tokenizers.Tokenizer.from_str(json.dumps({**fields, "truncation": None, "padding": None}))
         ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
-    except Exception as error:  # the Rust side raises bare Exception for anything it cannot read
-        raise DataError(f"{path}: not a tokenizer ({error}); train it again, or fetch the file again") from error
     if saved is not None:
         return path, backend, saved
     if ours and not path.with_name("tokenizer_config.json").exists():
         return path, backend, OURS
-    return path, backend, read_beside(path, backend)
+    with native(str(path)):
+        return path, backend, checked(read_beside(path, backend), path)
+
+
+def _check_numbers(fields: Mapping[str, Any], path: Path) -> None:
+    """Refuse ids that no vocabulary has: the package makes room for all up to the largest, or ends the process."""
+    waiting: list[Any] = [value for name, value in fields.items() if name not in ("truncation", "padding")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and not 0 <= value < _LARGEST:
+            raise DataError(
+                f"{path}: it has the number {str(value)[:20]}; ids are below {_LARGEST:,}, so fetch it again"
+            )
 
 
 def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.tokenizer.gguf_pairs import check_kinds, read_pairs
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def write_tokenizer(gguf_path: str | os.PathLike[str], folder: str | os.PathLike
         DataError: if the file has no tokenizer, or one of a kind that is not known.
         FileNotFoundError: if there is no such file or folder.
     """
-    pairs = _pairs(os.fspath(gguf_path))
+    pairs = read_pairs(os.fspath(gguf_path))
     backend, config = build(pairs, where=os.fspath(gguf_path))
     special = {name: config[name] for name in SPECIALS if config[name] is not None}
     files = {
@@ -101,7 +102,7 @@ def build(pairs: Mapping[str, Any], *, where: str) -> tuple[tokenizers.Tokenizer
         The tokenizer, and the fields of tokenizer_config.json.
 
     Raises:
-        DataError: if there is no tokenizer, or one of a kind that is not known.
+        DataError: if there is no tokenizer, one of a kind that is not known, or a value of another kind than its key.
 
     Example:
         >>> letters = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b", "ab"]}
@@ -111,6 +112,7 @@ def build(pairs: Mapping[str, Any], *, where: str) -> tuple[tokenizers.Tokenizer
     """
     import tokenizers
 
+    check_kinds(pairs, where)
     kind, tokens = pairs.get("tokenizer.ggml.model"), pairs.get("tokenizer.ggml.tokens")
     if not kind or not tokens:
         raise DataError(f"{where}: expected a tokenizer (tokenizer.ggml.model and .tokens), found none")
@@ -247,15 +249,3 @@ def _special(pairs: Mapping[str, Any], tokens: Sequence[str], key: str, where: s
     if not 0 <= i < len(tokens):
         raise DataError(f"{where}: tokenizer.ggml.{key}_token_id is {i}, of {len(tokens)} tokens")
     return tokens[i]
-
-
-def _pairs(where: str) -> dict[str, Any]:
-    """Read the key-value pairs of a GGUF file."""
-    import gguf
-
-    if not Path(where).is_file():
-        raise FileNotFoundError(2, "no such file", where)
-    try:
-        return {key: field.contents() for key, field in gguf.GGUFReader(where).fields.items()}
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise DataError(f"{where}: not a GGUF file that can be read ({error}); download it again") from error

@@ -56,7 +56,7 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
         for name in ("bos_token", "eos_token", "pad_token"):
             number = ids.get(f"{name}_id")
             number = number[0] if isinstance(number, list) and number else number
-            text = backend.id_to_token(number) if isinstance(number, int) else None
+            text = backend.id_to_token(number) if isinstance(number, int) and 0 <= number < 2**32 else None
             if text:
                 tokens.setdefault(name, text)
     if "eos_token" not in tokens:
@@ -82,6 +82,35 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
         format=config.get("rlhf_jax_format", default),
         date=config.get("rlhf_jax_date", "") or _today(template),
     )
+
+
+def checked(special: SpecialTokens, path: Path) -> SpecialTokens:
+    """Check that everything that was read of a tokenizer is of its kind.
+
+    Args:
+        special: what files say.
+        path: the file, for the error.
+
+    Raises:
+        DataError: when a field is of another kind.
+    """
+    fits = {
+        "tokens": isinstance(special.tokens, Mapping)
+        and all(isinstance(text, str) for text in special.tokens.values()),
+        "adds_bos": isinstance(special.adds_bos, bool),
+        "template": isinstance(special.template, str | None),
+        "format": special.format in FORMATS,
+        "date": isinstance(special.date, str),
+    }
+    for field, fit in fits.items():
+        if not fit:
+            raise DataError(
+                f"{path}: {field} of the tokenizer is {special._asdict()[field]!r:.60}; fetch the file again"
+            )
+    for name in ("eos_token", *(("bos_token",) if special.adds_bos else ())):
+        if name not in special.tokens:
+            raise DataError(f"{path}: the tokenizer has no {name}; fetch the file again")
+    return special
 
 
 def token_id(backend: tokenizers.Tokenizer, text: str) -> int:
@@ -179,10 +208,14 @@ def _today(template: str | None) -> str:
 def _template(path: Path, config: Mapping[str, Any]) -> str | None:
     file = path.with_name("chat_template.jinja")
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: expected UTF-8 ({error}); fetch the file again") from error
     given = config.get("chat_template")
     if isinstance(given, list):  # several by name; "default" is the one for plain chats
-        by_name = {entry["name"]: entry["template"] for entry in given}
+        pairs = [entry for entry in given if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)]
+        by_name = {entry["name"]: entry.get("template") for entry in pairs}
         if "default" not in by_name:
             raise DataError(f"{path.with_name('tokenizer_config.json')}: chat_template: none is named 'default'")
         given = by_name["default"]
@@ -203,7 +236,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON ({error}); fetch the file again") from error
     if not isinstance(fields, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(fields).__name__}; fetch the file again")

@@ -22,6 +22,7 @@ from rlhf_jax.data.rows import Message, Prompt
 from rlhf_jax.data.tokenizer.chat import ChatTokens
 from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
 from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
+from rlhf_jax.data.tokenizer.native import decoded, encoded, native
 from rlhf_jax.data.tokenizer.plain import PlainTokens
 from rlhf_jax.data.tokenizer.special_tokens import (
     FORMATS,
@@ -128,13 +129,7 @@ class Tokenizer:
         return Tokenizer(self._backend, self._special._replace(tokens={**self._special.tokens, "pad_token": apart[0]}))
 
     def _set_format(self, format: str) -> None:
-        if format not in FORMATS:
-            raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
-        if format == "chat" and self.chat is None:
-            raise ValueError(
-                "format='chat': this tokenizer has no chat template; put one beside it as chat_template.jinja, start "
-                "from a model that has one, or take format='plain'"
-            )
+        _check_format(format, self.chat is not None)
         self.format = format
         self._special = self._special._replace(format=format)
         self._writer = self._chat_writer if format == "chat" else self._plain
@@ -207,7 +202,7 @@ class Tokenizer:
         Returns:
             The text. Bytes that are not UTF-8 (a sampler may stop inside a character) become U+FFFD.
         """
-        return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
+        return decoded(self._backend, np.asarray(ids).tolist())
 
     def decode_response(self, ids: Sequence[int] | np.ndarray, stop: Sequence[str] = ()) -> str:
         """Decode a response: like ``decode``, without the space, if any, that joins it to its prompt or to its end.
@@ -277,8 +272,11 @@ class Tokenizer:
             ValueError: if the format is "chat" and there is no chat template.
         """
         path, backend, special = read_tokenizer(path)
+        if format is not None:
+            _check_format(format, special.template is not None)
         try:
-            return cls(backend, special if format is None else special._replace(format=format))
+            with native("tokenizer"):
+                return cls(backend, special if format is None else special._replace(format=format))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -298,4 +296,14 @@ class Tokenizer:
             return cls.load(file)
 
     def _ids(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return encoded(self._backend, text)
+
+
+def _check_format(format: str, has_template: bool) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
+    if format == "chat" and not has_template:
+        raise ValueError(
+            "format='chat': this tokenizer has no chat template; put one beside it as chat_template.jinja, start "
+            "from a model that has one, or take format='plain'"
+        )

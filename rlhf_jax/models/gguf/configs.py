@@ -51,35 +51,40 @@ class Metadata:
 
     def token(self, kind: str) -> int | None:
         """Look up the id of a special token: bos, eos, padding."""
-        return self._values.get(f"tokenizer.ggml.{kind}_token_id")
+        value = self._values.get(f"tokenizer.ggml.{kind}_token_id")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise CheckpointError(
+                f"{self.where}: tokenizer.ggml.{kind}_token_id: expected a number, found {value!r:.80}"
+            )
+        return value
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Look up a whole number; a list with one entry a layer must have the same one everywhere."""
         value = self.get(key, default)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             value = value[0]
-        if not isinstance(value, int) or value < 0:
-            raise CheckpointError(f"{self.where}: {self.arch}.{key}: expected one whole number, found {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise CheckpointError(f"{self.where}: {self.arch}.{key}: expected one whole number, found {value!r:.80}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """Look up a number."""
         value = self.get(key, default)
-        if not isinstance(value, int | float):
-            raise CheckpointError(f"{self.where}: {self.arch}.{key}: expected a number, found {value!r}")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise CheckpointError(f"{self.where}: {self.arch}.{key}: expected a finite number, found {value!r:.80}")
         return float(value)
 
 
 def rope_scaling(meta: Metadata) -> dict[str, Any] | None:
     """Make Hugging Face's rope_scaling, as far as the key-value pairs say it."""
     kind = meta.get("rope.scaling.type", "none")
-    factor = meta.get("rope.scaling.factor") or meta.get("rope.scale_linear") or 1.0
+    factor = meta.number("rope.scaling.factor", 0.0) or meta.number("rope.scale_linear", 0.0) or 1.0
     if kind == "none":
-        kind = "linear" if meta.get("rope.scale_linear") else "none"
+        kind = "linear" if meta.number("rope.scale_linear", 0.0) else "none"
     if kind == "none" or (kind == "linear" and factor == 1):
         return None
-    scaling = {"rope_type": kind, "factor": float(factor)}
-    original = meta.get("rope.scaling.original_context_length")
+    scaling = {"rope_type": kind, "factor": factor}
+    original = meta.integer("rope.scaling.original_context_length", 0)
     return {**scaling, "original_max_position_embeddings": original} if original else scaling
 
 
@@ -176,7 +181,8 @@ def _gemma(meta: Metadata, sizes: Sizes, *, largest: int) -> dict[str, Any]:
 def _layer_types(meta: Metadata, sizes: Sizes, every: int) -> list[str]:
     """Say which layers have the window: those the file lists, or all but every n-th."""
     pattern = meta.get("attention.sliding_window_pattern", every)
-    if isinstance(pattern, int):
+    if not isinstance(pattern, list):
+        pattern = max(1, meta.integer("attention.sliding_window_pattern", every))
         pattern = [(i + 1) % pattern != 0 for i in range(sizes.layers)]
     return ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
 

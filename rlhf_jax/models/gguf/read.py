@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from rlhf_jax.files import CheckpointError
+from rlhf_jax.gguf_file import PLAIN, key_values, open_gguf
 from rlhf_jax.models.gguf.configs import Metadata, Sizes, llama3_scaling
 from rlhf_jax.models.gguf.layouts import LAYOUTS, GGUFPlace
 from rlhf_jax.models.weights import TensorInfo
 
-# Types that stay what they are; every other one becomes float32.
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-QUANTISED = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 ROPE_FACTORS = "rope_freqs.weight"
+_MOST_LAYERS = 4096  # which are listed one by one
 _SLAB = 1 << 18  # numbers that are dequantised at once
 
 
@@ -41,25 +39,23 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]
             not supported, and when a tensor is unknown or has the wrong shape. It names the file and the tensor.
         FileNotFoundError: when there is no file.
     """
-    import gguf
-
     where = os.fspath(path)
-    reader = _open(where)
-    arch = reader.fields[gguf.Keys.General.ARCHITECTURE].contents() if "general.architecture" in reader.fields else None
-    if arch not in LAYOUTS:
+    reader = open_gguf(where)
+    # Vocabularies are for the tokenizer, and unpacking them takes seconds.
+    pairs = key_values(reader, where, longest=10_000)
+    arch = pairs.get("general.architecture")
+    if not isinstance(arch, str) or arch not in LAYOUTS:
         raise CheckpointError(
             f"{where}: architecture {arch!r} is not supported; supported are {', '.join(sorted(LAYOUTS))}"
         )
-    # Vocabularies are for the tokenizer, and unpacking them takes seconds.
-    pairs = {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 10_000}
     _whole_and_dense(where, arch, pairs)
     meta, layout = Metadata(where, arch, pairs), LAYOUTS[arch]
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     sizes = _sizes(meta, tensors)
     config = layout.config(meta, sizes)
     places = _places(where, layout.places, sizes, tensors)
-    if ROPE_FACTORS in tensors and config["rope_scaling"] is None:
-        config["rope_scaling"] = _stored_scaling(meta, tensors[ROPE_FACTORS].data, config["rope_theta"])
+    if ROPE_FACTORS in tensors and "rope_scaling" in config and config["rope_scaling"] is None:
+        config["rope_scaling"] = _stored_scaling(meta, tensors[ROPE_FACTORS], config["rope_theta"])
     if arch == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
         config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
@@ -137,55 +133,10 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 # ---- what can be wrong with a file --------------------------------------------------------------------------------
 
 
-def _open(where: str) -> Any:
-    """Open a file, and say which tensor is cut off: by itself gguf's reader reads past the end of a short file."""
-    import gguf
-
-    class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise CheckpointError(f"{where}: the file ends inside its header; download it again")
-            return super()._get(offset, dtype, count, override_order)
-
-        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-            for field in fields:
-                name = str(bytes(field.parts[1]), "utf-8")
-                kind = gguf.GGMLQuantizationType(int(field.parts[4][0])).name
-                if kind not in PLAIN and kind not in QUANTISED:
-                    known = ", ".join([*PLAIN, *sorted(QUANTISED)])
-                    raise CheckpointError(f"{where}: {name}: type {kind} is not supported; supported are {known}")
-                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-                columns, *others = (int(n) for n in field.parts[3]) if len(field.parts[3]) else (1,)
-                if columns % block:
-                    raise CheckpointError(f"{where}: {name}: rows of {columns} numbers, not blocks of {block}")
-                n_bytes = columns // block * size
-                for n in others:
-                    n_bytes *= n
-                end = int(start_offs) + int(field.parts[5][0]) + n_bytes
-                if end > len(self.data):
-                    raise CheckpointError(
-                        f"{where}: {name} ends at byte {end:,} of a file of {len(self.data):,}; download it again"
-                    )
-            super()._build_tensors(start_offs, fields)
-
-    if not Path(where).is_file():
-        raise FileNotFoundError(2, "no such file", where)
-    try:
-        reader = Reader(where)
-    except CheckpointError:
-        raise
-    # The reader raises all of these for bytes that are not a GGUF header.
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{where}: not a GGUF file that can be read ({error})") from error
-    if reader.byte_order != "I":
-        raise CheckpointError(f"{where}: its byte order is not this machine's; convert it with gguf-convert-endian")
-    return reader
-
-
 def _whole_and_dense(where: str, arch: str, pairs: Mapping[str, Any]) -> None:
-    if pairs.get("split.count", 1) > 1:
+    if pairs.get("split.count", 1) not in (0, 1):
         raise CheckpointError(
-            f"{where}: one of {pairs['split.count']} parts; join them with llama.cpp's `llama-gguf-split --merge`"
+            f"{where}: one of {pairs['split.count']!r} parts; join them with llama.cpp's `llama-gguf-split --merge`"
         )
     if pairs.get(f"{arch}.expert_count", 0):
         raise CheckpointError(f"{where}: mixtures of experts are not supported")
@@ -199,6 +150,9 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
     if not heads or (width % heads and meta.get("attention.key_length") is None):
         raise CheckpointError(f"{meta.where}: {heads} heads do not divide a width of {width}")
     head = meta.integer("attention.key_length", width // heads)
+    layers = meta.integer("block_count")
+    if not head or layers > _MOST_LAYERS:
+        raise CheckpointError(f"{meta.where}: heads of width {head} in {layers} layers, of at most {_MOST_LAYERS}")
     if meta.integer("attention.value_length", head) != head:
         raise CheckpointError(f"{meta.where}: keys and values of different widths are not supported")
     return Sizes(
@@ -207,7 +161,7 @@ def _sizes(meta: Metadata, tensors: Mapping[str, Any]) -> Sizes:
         v=meta.integer("vocab_size", _shape(embedding)[0]),
         p=meta.integer("context_length"),
         h=head,
-        layers=meta.integer("block_count"),
+        layers=layers,
         heads=heads,
         kv_heads=meta.integer("attention.head_count_kv", heads),
     )
@@ -220,7 +174,7 @@ def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapp
     for name, tensor in tensors.items():
         if name == ROPE_FACTORS:
             continue
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+        match = re.fullmatch(r"(?:blk\.(\d{1,9})\.)?(\w+)\.(weight|bias)", name)
         layer, stem, suffix = match.groups() if match else (None, "", "")
         place = known.get(f"blk.{{}}.{stem}" if layer else stem)
         if place is None or (layer and int(layer) >= sizes.layers):
@@ -238,8 +192,12 @@ def _places(where: str, places: Iterable[GGUFPlace], sizes: Sizes, tensors: Mapp
     return found
 
 
-def _stored_scaling(meta: Metadata, factors: np.ndarray, theta: float) -> dict[str, Any] | None:
-    factors = np.asarray(factors, np.float32)
+def _stored_scaling(meta: Metadata, tensor: Any, theta: float) -> dict[str, Any] | None:
+    if tensor.tensor_type.name != "F32" or len(tensor.shape) != 1 or not tensor.data.size:
+        raise CheckpointError(f"{meta.where}: {ROPE_FACTORS}: expected a list of float32 numbers")
+    factors = np.asarray(tensor.data, np.float32)
+    if not (np.isfinite(factors).all() and factors.min() > 0 and theta > 0):
+        raise CheckpointError(f"{meta.where}: {ROPE_FACTORS}: expected factors above 0, for a base above 0")
     if np.all(factors == 1):
         return None
     original = meta.integer("rope.scaling.original_context_length", 8192)

@@ -34,6 +34,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _LLAMA3_KEYS = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 LAYER_TYPES = ("full_attention", "sliding_attention")
+_MOST_LAYERS = 4096
+_LARGEST_SIZE, _LARGEST_FLOAT = 2**31 - 1, 1e300
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
 
 
@@ -91,6 +93,8 @@ class _Reader:
             if value not in allowed:
                 raise self.fail(key, value, " or ".join(map(repr, allowed)))
         found = dict(family.network) | {field: self.value(field, key) for field, key in family.keys.items()}
+        if found["n_layers"] > _MOST_LAYERS:  # which are listed one by one
+            raise self.fail(family.keys["n_layers"], found["n_layers"], f"up to {_MOST_LAYERS}")
         for field in ("d_model", "n_heads"):  # by which others are divided, before the config looks at all of them
             if found[field] < 1:
                 raise self.fail(family.keys[field], found[field], "1 or more")
@@ -128,6 +132,8 @@ class _Reader:
             fits = True
         if not fits:
             raise CheckpointError(f"{self.where}: {key} should be of type {kind.__name__}, found {value!r}")
+        if not abs(value) <= (_LARGEST_SIZE if kind is int else _LARGEST_FLOAT):  # so written, also where it is nan
+            raise self.fail(key, value, "finite numbers, and sizes below 2^31")
         return kind(value)
 
     def value(self, field: str, key: str) -> Any:

@@ -29,6 +29,9 @@ _KNOWN = frozenset(
     fan_in_fan_out inference_mode init_lora_weights layers_pattern lora_alpha lora_dropout megatron_core modules_to_save
     peft_type peft_version qalora_group_size r rank_pattern revision target_modules task_type use_rslora""".split()  # noqa: SIM905
 )
+# What a pattern may be made of. Others can take longer than anybody waits to be looked for, and this one is foreign.
+_PATTERN = re.compile(r"\^?(?:\.\*|[\w.-]|\\\.|\\d\+?|\[[\d-]+\]\+?|\((?:[\w|-]|\\\.)+\))*\$?")
+_LARGEST = 2**20  # for ranks and alphas
 # Fields with few right values. Other ways to initialise (PiSSA, OLoRA, LoftQ) change the model below the adapter.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -151,8 +154,8 @@ def _read_fields(file: Path) -> _Fields:
 
 
 def _positive(file: Path, field: str, value: Any) -> float:
-    if not isinstance(value, int | float) or value <= 0:
-        raise CheckpointError(f"{file}: field {field} is {value!r}, expected a positive number")
+    if not isinstance(value, int | float) or not 0 < value <= _LARGEST or isinstance(value, bool):
+        raise CheckpointError(f"{file}: field {field} is {value!r:.80}, expected a positive number up to {_LARGEST:,}")
     return float(value)
 
 
@@ -161,6 +164,11 @@ def _patterns(file: Path, field: str, value: Any) -> dict[str, float]:
     if not isinstance(patterns, dict):
         raise CheckpointError(f"{file}: field {field} is {value!r}, expected an object")
     for pattern in patterns:
+        if len(pattern) > 500 or pattern.count("*") > 2 or not _PATTERN.fullmatch(pattern):
+            raise CheckpointError(
+                f"{file}: field {field}: {pattern!r:.80} is no pattern that is followed; names, \\., \\d+, [0-9]+, "
+                "(a|b) and up to two .* are: write the names of the modules"
+            )
         try:
             re.compile(pattern)
         except re.error as error:

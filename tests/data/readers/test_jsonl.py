@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import DataError, layouts, parse_comparison, parse_prompt, read_jsonl, write_jsonl
+from rlhf_jax.data.readers import jsonl
 
 GOOD = b'{"prompt": "P", "chosen": "C", "rejected": "R"}\n'
 SKIP = "fix the row or pass --on-bad-row skip"
@@ -106,3 +107,12 @@ def test_an_unknown_way_with_bad_rows_is_refused(tmp_path):
     path.write_bytes(GOOD)
     with pytest.raises(ValueError, match="on_bad_row='ignore'"):
         read_jsonl(path, parse_comparison, on_bad_row="ignore")
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch):
+    """A small archive may unpack to one line that no memory holds."""
+    monkeypatch.setattr(jsonl, "_LONGEST", 1000)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD + b" " * 990 + b"\n" + b'{"prompt": "' + b"x" * 10_000))
+    with pytest.raises(DataError, match=r"rows.jsonl.gz:3: more than 1,000 bytes without a line's end"):
+        read_jsonl(path, parse_prompt, on_bad_row="skip")
