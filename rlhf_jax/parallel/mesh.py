@@ -153,7 +153,7 @@ def across_slices(sizes: tuple[int, int, int], devices: Sequence[jax.Device], sl
     magnitude or two. Along ``data`` gradients cross it once a step; weights and activations never do.
 
     Args:
-        sizes: of data, fsdp and tensor.
+        sizes: devices along data, fsdp and tensor.
         devices: all of them, each with its ``slice_index``.
         slices: how many there are.
 
