@@ -16,6 +16,7 @@ from rlhf_jax.parallel.partition import (
     rule_spec,
 )
 from rlhf_jax.parallel.shapes import are_shapes, device_bytes, made_of, shaped
+from rlhf_jax.parallel.side_by_side import asked_devices, side_by_side
 
 __all__ = [
     "AXES",
@@ -25,6 +26,7 @@ __all__ = [
     "MeshError",
     "Rules",
     "are_shapes",
+    "asked_devices",
     "axis_size",
     "batch_shardings",
     "bring",
@@ -42,5 +44,6 @@ __all__ = [
     "replicated",
     "rule_spec",
     "shaped",
+    "side_by_side",
     "traced_on",
 ]
