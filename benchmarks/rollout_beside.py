@@ -31,7 +31,7 @@ from rlhf_jax.data import train_tokenizer
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import EncodedPrompt, GroupConfig, LoadedModel, OnlineTrainer
-from rlhf_jax.stages.online.beside import SampleAhead
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 
 WORDS = (
     "cat",

@@ -27,10 +27,11 @@ from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
-from rlhf_jax.stages.online.beside import SampleAhead, age_metrics, online_meshes
+from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.gap import Gate
 from rlhf_jax.stages.online.guard import KLGuard
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.train import Stopwatch, stopped

@@ -16,8 +16,9 @@ from rlhf_jax.models import ModelConfig, costs, members
 from rlhf_jax.parallel.limits import Limits, limits
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
-from rlhf_jax.stages.online.beside import SampleAhead, online_meshes
+from rlhf_jax.stages.online.beside import online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
 from rlhf_jax.stages.profile.models import (

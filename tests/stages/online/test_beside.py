@@ -14,7 +14,8 @@ from rlhf_jax.models import LoRAConfig
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import EncodedPrompt, GroupConfig, LoadedModel, OnlineTrainer, RunError
-from rlhf_jax.stages.online.beside import SampleAhead, age_metrics, online_meshes
+from rlhf_jax.stages.online.beside import age_metrics, online_meshes
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState
 
 LEARNS = {
@@ -329,6 +330,12 @@ def test_copies_share_prompts_and_slots_evenly(sft_run, one_device):
         by_hand(sft_run, one_device, rollout_mesh="data=3")
     with refused(r"sampling\.slots is 5, and data of the rollout mesh is 2", RunError):
         by_hand(sft_run, one_device, rollout_mesh="data=2", sampling=SamplingConfig(slots=5))
+
+
+def test_prompts_that_the_copies_cannot_share_are_refused_and_not_left_out(sft_run, one_device):
+    trainer, prompts = by_hand(sft_run, one_device, rollout_mesh="data=2")
+    with refused("3 prompts are no multiple of the 2 copies that sample"):
+        trainer.collect(trainer.init(), prompts[:3], 0)
 
 
 def test_what_describes_one_mesh_refuses_two():
