@@ -1,6 +1,6 @@
 """Sampling beside training on 4 + 4 simulated devices: the same curve, and both at work at once.
 
-    python -m benchmarks.rollout_beside [--seeds 8] [--trace FOLDER] [--fast]
+    python -m benchmarks.rollout_beside [--seeds 8] [--rate 3e-3] [--trace FOLDER] [--fast]
 
 RLOO on a small policy that is rewarded for the letter a; one JSON line a figure. One arm trains and samples on 4
 devices, the other trains on 4 and samples one update behind on 4 others. After every update both policies answer the
@@ -64,9 +64,10 @@ class Arm:
         seed: draws the weights, and everything that is sampled.
         iterations: how many updates there are.
         beside: sample on 4 other devices, one update behind.
+        rate: the learning rate, and so how far an update takes the policy from its successor's samples.
     """
 
-    def __init__(self, seed: int, iterations: int, *, beside: bool):
+    def __init__(self, seed: int, iterations: int, *, beside: bool, rate: float = 3e-3):
         tokenizer = train_tokenizer(TEXTS * 4, 300)
         config = GroupConfig(
             seed=seed,
@@ -74,7 +75,7 @@ class Arm:
             prompts=32,
             samples=4,
             sampling=SamplingConfig(max_new_tokens=16, window=8),
-            policy_optimizer=training.OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
+            policy_optimizer=training.OptimizerConfig(learning_rate=rate, weight_decay=0.0),
             **({"rollout_mesh": "data=4", "staleness": 1} if beside else {}),
         )
         sizes = dataclasses.replace(SIZES, vocab_size=tokenizer.vocab_size)
@@ -113,12 +114,12 @@ class Arm:
         return float(np.mean([text.count("a") for text in self.trainer.sampler.texts(sampled)]))
 
 
-def curves(seeds: int, iterations: int) -> Iterator[dict[str, Any]]:
+def curves(seeds: int, iterations: int, rate: float) -> Iterator[dict[str, Any]]:
     """Train both arms from every seed, and compare their policies after every update."""
     rewards, sizes = np.zeros((2, seeds, iterations)), []
     for seed in range(seeds):
         for i in (0, 1):
-            arm = Arm(seed, iterations, beside=bool(i))
+            arm = Arm(seed, iterations, beside=bool(i), rate=rate)
             for step in range(iterations):
                 info = arm.iterate(step)
                 rewards[i, seed, step] = arm.reward()
@@ -129,7 +130,7 @@ def curves(seeds: int, iterations: int) -> Iterator[dict[str, Any]]:
         low, high = evaluation.bootstrap_mean(x, seed=0)
         at = slice(None) if name.startswith("mean") else slice(int(name.split()[-1]) - 1, int(name.split()[-1]))
         plain, beside = (float(rewards[i, :, at].mean()) for i in (0, 1))
-        more = {"difference": float(x.mean()), "low": low, "high": high, "seeds": seeds}
+        more = {"difference": float(x.mean()), "low": low, "high": high, "seeds": seeds, "rate": rate}
         yield line("rollout_beside", f"reward, {name}", beside, "letters", beside={"on_4": plain, **more})
     yield line("rollout_beside", "effective sample size", float(np.mean(sizes)), "share", beside={"least": min(sizes)})
 
@@ -191,9 +192,9 @@ def common(one: Intervals, other: Intervals) -> float:
     return sum(max(0.0, min(e, end) - max(b, begin)) for b, e in one for begin, end in other)
 
 
-def lines(asked: Options, seeds: int = 8, trace: Path | None = None) -> Iterator[dict[str, Any]]:
+def lines(asked: Options, seeds: int = 8, rate: float = 3e-3, trace: Path | None = None) -> Iterator[dict[str, Any]]:
     """Compare the curves, then read the overlap from a trace."""
-    yield from curves(1, 2) if asked.fast else curves(seeds, 16)
+    yield from curves(1, 2, rate) if asked.fast else curves(seeds, 16, rate)
     with tempfile.TemporaryDirectory() as folder:
         yield overlap(trace or Path(folder))
 
@@ -201,13 +202,14 @@ def lines(asked: Options, seeds: int = 8, trace: Path | None = None) -> Iterator
 def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("--seeds", type=int, default=8, help="how often both arms are trained")
+    asked.add_argument("--rate", type=float, default=3e-3, help="learning rate")
     asked.add_argument("--trace", type=Path, help="keep the trace in this folder, for ui.perfetto.dev")
     given = asked.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     with tempfile.TemporaryDirectory() as folder:  # both arms and all seeds run the same programs
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-        print_lines(lines(options(given), given.seeds, given.trace))
+        print_lines(lines(options(given), given.seeds, given.rate, given.trace))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Waiting(NamedTuple):
     """Responses that were sampled ahead, on the mesh that trains, and how far both programs were apart on them."""
 
     sampled: Rollout
-    gap: Metrics  # of the sampler and a pass over whole rows, with the weights that sampled
+    gap: Metrics  # between the sampler and a pass over whole rows, with the weights that sampled
 
 
 def online_meshes(config: OnlineConfig, mesh: Mesh | None = None) -> tuple[Mesh, Mesh | None]:
