@@ -52,8 +52,8 @@ def profile_online(
         config: the stage's.
         random: sizes of the models with random weights.
         repeats: iterations that are measured, after two that compile.
-        trace: a folder for a trace that Perfetto reads. It shows one more iteration, or with ``staleness`` 1 two of them
-            with nothing waited for.
+        trace: a folder for a trace that Perfetto reads. It shows one more iteration, or with ``staleness`` 1 two with
+            nothing waited for.
         mesh: devices that train; by default ``config.mesh`` over all that a ``config.rollout_mesh`` leaves.
 
     Returns:
