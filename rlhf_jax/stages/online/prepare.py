@@ -79,7 +79,9 @@ def add_behaviour(config: OnlineConfig, batch: SequenceBatch, logprobs: Array) -
 
 
 def weight_metrics(batch: SequenceBatch, cap: float) -> Metrics:
-    """Compute the mean importance weight of a token, and which share of the tokens they are worth so weighed.
+    """Compute the mean importance weight of a token, and which share of tokens and responses they are worth so weighed.
+
+    A response's own weight is that of all its tokens together, as objectives have it to which it is one action.
 
     Args:
         batch: with ``old_logprobs`` and ``behaviour_logprobs`` [B, K, S].
@@ -87,9 +89,12 @@ def weight_metrics(batch: SequenceBatch, cap: float) -> Metrics:
     """
     old, behaviour = (losses.masked_fill(x, batch.mask) for x in (batch.old_logprobs, batch.behaviour_logprobs))
     weights = losses.truncated_importance_weights(old, behaviour, cap=cap)
+    apart = jnp.sum(old - behaviour, axis=-1)
+    whole = losses.truncated_importance_weights(apart, jnp.zeros_like(apart), cap=cap)
     return {
         "importance_weight": (losses.masked_sum(weights, batch.mask), jnp.sum(batch.mask, dtype=jnp.float32)),
         "effective_sample_size": once(losses.effective_sample_size(weights, batch.mask)),
+        "effective_responses": once(losses.effective_sample_size(whole, batch.mask.any(-1))),
     }
 
 

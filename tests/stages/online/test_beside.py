@@ -122,6 +122,10 @@ def test_responses_come_from_the_weights_before_the_last_update_and_weigh_what_t
         assert training.fetch(info)["importance_weight"] == pytest.approx(weights.mean(), rel=1e-4)
         size = weights.sum() ** 2 / (len(weights) * (weights**2).sum())
         assert training.fetch(info)["effective_sample_size"] == pytest.approx(size, rel=1e-4)
+        summed = np.where(sampled.mask, batch.old_logprobs - want.logprobs, 0).sum(-1, dtype=np.float64)
+        whole = np.minimum(np.exp(summed), 2.0)
+        size = whole.sum() ** 2 / (whole.size * (whole**2).sum())
+        assert training.fetch(info)["effective_responses"] == pytest.approx(size, rel=1e-4)
         assert (np.abs(apart).max() > 1e-3) == (step > 0)
         state, _ = ahead.update(state, batch, step)
     assert not np.asarray(state.waiting.sampled.mask).any()  # three iterations, and nothing is sampled for a fourth
