@@ -49,7 +49,9 @@ class SequenceBatch(NamedTuple):
     score: MaybeArray = None  # float32 [B, K]; what the reward function gave
     reward: MaybeArray = None  # float32 [B, K]; the score after shaping: what is to be maximised
     votes: MaybeArray = None  # float32 [B, K, K]; [i, j] = votes that prefer i to j, ties counted half
-    old_logprobs: MaybeArray = None  # float32 [B, K, S]; under the policy that sampled
+    old_logprobs: MaybeArray = None  # float32 [B, K, S]; under the policy before its update, which mostly sampled
+    behaviour_logprobs: MaybeArray = None  # float32 [B, K, S]; under an older policy, where that one sampled
+    importance_cap: MaybeArray = None  # float32 [B, K]; the largest weight of what an older policy sampled
     ref_logprobs: MaybeArray = None  # float32 [B, K, S]; under the frozen reference
     advantages: MaybeArray = None  # float32 [B, K, S]
     returns: MaybeArray = None  # float32 [B, K, S]

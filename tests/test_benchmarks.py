@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import compare, growth, measure, ppo_iteration, run, sft_step
+from benchmarks import compare, growth, measure, ppo_iteration, rollout_beside, run, sft_step
 from benchmarks.machine import KNOWN, Limits, Machine
 from benchmarks.measure import Timing, line, take_turns
 from benchmarks.options import Options, options, parser
@@ -144,6 +144,20 @@ def test_growth_is_drawn_with_the_exponents_it_fitted(tmp_path):
             records.append(line("growth", f"exponent of {what} by {name}", slope, "exponent"))
     growth.plot(records, tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()
+
+
+def test_the_overlap_of_two_meshes_is_that_of_their_runs():
+    """Devices 0 to 3 run a program from 0 to 10; 4 and 5 run one from 2 to 5, one from 4 to 6, and one from 9 to 12."""
+    runs = [("a", 0, 0, 9), ("a", 3, 1, 10), ("b", 4, 2, 4), ("b", 5, 3, 5), ("c", 4, 4, 6), ("d", 5, 9, 12)]
+    events = [
+        {"ts": begin, "dur": end - begin, "args": {"run_id": run_id, "device_ordinal": str(device)}}
+        for run_id, device, begin, end in runs
+    ]
+    events += [{"ts": 0, "dur": 99}, {"ts": 0, "dur": 99, "args": {"run_id": "host alone"}}]
+    trains, samples = (rollout_beside.busy(events, range(first, first + 4)) for first in (0, 4))
+    assert trains == [(0, 10)]
+    assert samples == [(2, 6), (9, 12)]
+    assert rollout_beside.common(trains, samples) == rollout_beside.common(samples, trains) == 5
 
 
 def test_lines_are_printed_as_they_come(capsys):

@@ -7,6 +7,7 @@ Inputs of any float type are computed in float32; hyperparameters are keyword-on
 from rlhf_jax.losses.bradley_terry import bradley_terry
 from rlhf_jax.losses.gae import gae
 from rlhf_jax.losses.group import best_of_n_kl, grpo_advantages, gspo_ratio, rloo_advantages
+from rlhf_jax.losses.importance import effective_sample_size, truncated_importance_weights
 from rlhf_jax.losses.kl import full_kl, k1, k2, k3, kl_penalised_rewards
 from rlhf_jax.losses.kto import kto
 from rlhf_jax.losses.likert import likert
@@ -40,6 +41,7 @@ __all__ = [
     "cpo",
     "cross_entropy",
     "dpo",
+    "effective_sample_size",
     "entropy",
     "full_kl",
     "gae",
@@ -70,4 +72,5 @@ __all__ = [
     "slic",
     "token_logprobs",
     "token_mean",
+    "truncated_importance_weights",
 ]

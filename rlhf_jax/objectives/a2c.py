@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
-from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.objectives.fields import fixed, learned, weighted
 from rlhf_jax.objectives.group import Estimator, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
@@ -31,7 +31,8 @@ def a2c(
         outputs: ``logprobs``, ``entropy`` (the policy's) and ``values`` (the critic's), each [B, K, S].
         batch: ``mask``, ``advantages`` and ``returns``, each [B, K, S]; with a KL in the loss ``ref_logprobs``
             [B, K, S]. A controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. No gradient
-            flows into any of them.
+            flows into any of them. Where an older policy sampled, ``old_logprobs``, ``behaviour_logprobs`` [B, K, S]
+            and ``importance_cap`` [B, K] weigh each token's policy gradient.
         value_coef: weight of the value loss; usually 0.1 (Ziegler et al. 2019) to 1.
         entropy_coef: weight of the entropy bonus; usually 0, up to 0.01 (Mnih et al. 2016).
         kl_coef: weight of the KL in the loss; usually 0, as the standard is a KL in the reward, or up to 0.1.
@@ -65,6 +66,7 @@ def a2c(
     returns = fixed(batch.returns, "batch.returns", mask)
 
     policy_loss = losses.policy_gradient(logprobs, fixed(batch.advantages, "batch.advantages", mask))
+    policy_loss = weighted(policy_loss, batch)
     value_loss = 0.5 * jnp.square(values - returns)
     per_token = policy_loss + value_coef * value_loss
     if entropy_coef != 0:  # times 0 it would still have a gradient to compute

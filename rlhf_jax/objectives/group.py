@@ -19,7 +19,7 @@ from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.masked import Reduction
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
-from rlhf_jax.objectives.fields import fixed, kl_weight, learned
+from rlhf_jax.objectives.fields import fixed, kl_weight, learned, weighted
 from rlhf_jax.types import Array, Loss, Outputs, SequenceBatch
 
 Estimator = Callable[[Array, Array], Array]
@@ -53,13 +53,15 @@ def clipped_group(
     Args:
         outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] with an entropy bonus, otherwise logged if it is there.
         batch: ``mask`` and ``old_logprobs`` [B, K, S], ``reward`` [B, K]; with a KL in the loss ``ref_logprobs``
-            [B, K, S]; ``kl_coef`` [B, K], if it is there, replaces the number of that name.
+            [B, K, S]; ``kl_coef`` [B, K], if it is there, replaces the number of that name. Where an older policy
+            sampled, ``behaviour_logprobs`` [B, K, S] and ``importance_cap`` [B, K] weigh the policy's term, a token or,
+            where there is a ``pool``, a response.
         advantages: [B, K], constants.
         clip_low: room of the ratio below 1.
         clip_high: room above 1.
         reduction: one of ``losses``, over tokens, or over responses where there is a ``pool``.
-        pool: ``losses.masked_sum`` or ``losses.masked_mean``: makes one log-ratio, one KL and one entropy of a
-            response's tokens.
+        pool: ``losses.masked_sum`` or ``losses.masked_mean``: makes one log-ratio, one weight, one KL and one entropy
+            of a response's tokens.
         scale: multiplies every value.
         kl_coef: weight of the KL in the loss; None where the KL is in the reward, whatever the batch carries.
         entropy_coef: weight of the entropy bonus.
@@ -87,6 +89,7 @@ def clipped_group(
     policy_loss = scale * losses.clipped_surrogate(
         log_ratio, jnp.zeros_like(log_ratio), advantage, clip_low=clip_low, clip_high=clip_high
     )
+    policy_loss = weighted(policy_loss, batch, pool)
     ratio = jnp.exp(jnp.minimum(log_ratio, MAX_LOG_RATIO))
     within = _WITHIN_RESPONSE.get(reduction)
     metrics = {

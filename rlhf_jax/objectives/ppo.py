@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.losses.checks import check_range, warn_outside
 from rlhf_jax.losses.ppo import MAX_LOG_RATIO
-from rlhf_jax.objectives.fields import fixed, learned
+from rlhf_jax.objectives.fields import fixed, learned, weighted
 from rlhf_jax.objectives.group import Estimator, check_clips, check_entropy_coef, check_kl_coef, has_kl, kl_penalty
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
@@ -41,7 +41,8 @@ def ppo(
         outputs: ``logprobs``, ``entropy`` (the policy's) and ``values`` (the critic's), each [B, K, S].
         batch: ``mask``, ``old_logprobs``, ``advantages``, ``returns`` and ``old_values``, each [B, K, S]; with a KL in
             the loss ``ref_logprobs`` [B, K, S]. A controller's ``kl_coef`` [B, K], if it is there, replaces the number
-            of that name. No gradient flows into any of them.
+            of that name. Where an older policy sampled, ``behaviour_logprobs`` [B, K, S] and ``importance_cap`` [B, K]
+            weigh the surrogate of each token. No gradient flows into any of them.
         clip_low: room of the probability ratio below 1; usually 0.2 (Schulman et al. 2017).
         clip_high: room above 1; usually 0.2, or 0.28 to keep exploring (Yu et al. 2025).
         dual_clip: bound for tokens with negative advantage and an exploding ratio; None, or 3 (Ye et al. 2020).
@@ -89,6 +90,7 @@ def ppo(
     policy_loss = losses.clipped_surrogate(
         logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
+    policy_loss = weighted(policy_loss, batch)
     value_loss = losses.clipped_value(values, old_values, returns, clip=value_clip)
     per_token = policy_loss + value_coef * value_loss
     if entropy_coef != 0:  # times 0 it would still have a gradient to compute

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from rlhf_jax import losses
-from rlhf_jax.objectives.fields import learned
+from rlhf_jax.objectives.fields import importance_weights, learned
 from rlhf_jax.objectives.group import check_entropy_coef, check_kl_coef, penalised_reward
 from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
@@ -28,8 +28,9 @@ def reinforce(
     Args:
         outputs: ``logprobs`` [B, K, S]; ``entropy`` [B, K, S] with an entropy bonus, otherwise logged if it is there.
         batch: ``mask`` [B, K, S] and ``reward`` [B, K]; with a KL ``old_logprobs`` and ``ref_logprobs`` [B, K, S]. A
-            controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. No gradient flows into
-            any of them.
+            controller's ``kl_coef`` [B, K], if it is there, replaces the number of that name. Where an older policy
+            sampled, ``old_logprobs``, ``behaviour_logprobs`` [B, K, S] and ``importance_cap`` [B, K] weigh each
+            response. No gradient flows into any of them.
         baseline: what a response is expected to earn, in units of reward, for instance a running mean of the rewards;
             it lowers the variance and does not move the mean of the gradient.
         kl_coef: price of a nat of KL to the reference, paid in the reward; usually 0.01 to 0.1 (Ahmadian et al. 2024).
@@ -60,6 +61,9 @@ def reinforce(
     advantages = penalised - baseline
 
     policy_loss = losses.policy_gradient(logprobs, jnp.broadcast_to(advantages[..., None], mask.shape))
+    weights = importance_weights(batch, losses.masked_sum)  # one a response, which is one action
+    if weights is not None:
+        policy_loss = weights[..., None] * policy_loss
     metrics = {
         "policy_loss": (losses.masked_sum(policy_loss, mask, axis=-1), present),
         "advantage": (advantages, present),

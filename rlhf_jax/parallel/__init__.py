@@ -17,6 +17,7 @@ from rlhf_jax.parallel.partition import (
     rule_spec,
 )
 from rlhf_jax.parallel.shapes import are_shapes, device_bytes, made_of, shaped
+from rlhf_jax.parallel.side_by_side import asked_devices, side_by_side
 from rlhf_jax.processes import BarrierError, barrier
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "MeshError",
     "Rules",
     "are_shapes",
+    "asked_devices",
     "axis_size",
     "barrier",
     "batch_shardings",
@@ -48,5 +50,6 @@ __all__ = [
     "replicated",
     "rule_spec",
     "shaped",
+    "side_by_side",
     "traced_on",
 ]

@@ -93,6 +93,7 @@ _PLACES = frozenset(
         "policy",
         "reward_model",
         "mesh",
+        "rollout_mesh",
         "offload",
         "remat",
         "checkpoint_every",

@@ -32,7 +32,8 @@ class Sampler:
         model: the policy as pure functions.
         tokenizer: the policy's.
         sampling: how to draw.
-        reference: the frozen policy that KL is measured against; it is put onto the mesh.
+        reference: the frozen policy that KL is measured against; it is put onto the mesh. None where nobody asks for a
+            KL.
         mesh: devices.
         seed: the run's; with the step and the prompt it decides every sample.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
@@ -49,14 +50,14 @@ class Sampler:
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
         *,
-        reference: Params,
+        reference: Params | None,
         mesh: jax.sharding.Mesh,
         seed: int = 0,
         prompt_columns: int = 8,
         parked: bool = False,
     ):
         self.tokenizer, self.mesh, self.prompt_columns = tokenizer, mesh, prompt_columns
-        self.held_reference = place(reference, mesh, parked=parked)
+        self.held_reference = None if reference is None else place(reference, mesh, parked=parked)
         self.engine = make_engine(model, tokenizer, sampling)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
@@ -97,11 +98,18 @@ class Sampler:
         return parallel.bring(self.held_reference)
 
     def __call__(
-        self, policy: Params | Laid, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1
+        self, policy: Params | Laid, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1, columns: int = 0
     ) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same.
 
         Several calls with one policy pay once for ``engine.lay_out(policy)`` if they are given that.
+
+        Args:
+            policy: the policy's parameters, or what ``engine.lay_out`` made of them.
+            prompts: B of them.
+            step: folded into the key of every token.
+            samples: K.
+            columns: prompts are padded to a multiple of this many; 0 takes ``prompt_columns``.
         """
         return self.engine(
             policy,
@@ -110,7 +118,7 @@ class Sampler:
             step=step,
             prompt_ids=np.asarray([p.id for p in prompts]),
             samples=samples,
-            bucket=self.prompt_columns,
+            bucket=columns or self.prompt_columns,
             sharding=self.sharding(len(prompts)),
         )
 

@@ -70,6 +70,19 @@ def test_a_rollout_in_8_bits_reads_less_and_random_weights_have_no_stop_strings(
     assert found.phases[0].tokens == 32
 
 
+def test_a_rollout_mesh_has_limits_of_its_own_and_the_trace_is_of_iterations_that_overlap(one_device, tmp_path):
+    """Two devices sample, one trains; with random weights and responses of full length, as above."""
+    beside = {"rollout_mesh": "data=2", "staleness": 1}
+    config = online(GroupConfig, policy="nowhere", reward_model="nowhere", samples=2, iterations=1, **beside)
+    found = profile_online("group", config, random=MODEL, repeats=1, mesh=one_device, trace=tmp_path)
+    prefill, read = costs.forward_flops(MODEL, 24, 6, logits=4), costs.decode_bytes(MODEL, 8, 6, 4)
+    assert found.phases[0].least == prefill / (2 * LIMITS.flops) + read / (2 * LIMITS.bandwidth)
+    assert found.phases[3].flops == 2 * 3 * costs.forward_flops(MODEL, 80, 10, logits=32)
+    assert found.phases[3].least == found.phases[3].flops / LIMITS.flops
+    assert list(tmp_path.glob("plugins/profile/*/perfetto_trace.json.gz"))
+    assert found.trace == str(tmp_path)
+
+
 def test_group_methods_have_no_critic(one_device):
     config = online(GroupConfig, policy="nowhere", reward_model="nowhere", samples=2)
     phases = profile_online("group", config, random=MODEL, repeats=1, mesh=one_device).phases

@@ -21,6 +21,7 @@ from rlhf_jax.stages.ahead.compiler import Compiler
 from rlhf_jax.stages.ahead.figures import Work
 from rlhf_jax.stages.ahead.packed import train_flops
 from rlhf_jax.stages.blocks import shape_of
+from rlhf_jax.stages.online.beside import check_one_mesh
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.profile.models import PROMPT, NoText, own_critic, scoring_model, starting_model
@@ -60,7 +61,11 @@ def online_work(config: OnlineConfig, sizes: ModelConfig, mesh: Mesh) -> OnlineW
         config: the stage's.
         sizes: those of the policy, and of the models beside it.
         mesh: devices, which need not be there.
+
+    Raises:
+        RunError: the config has a rollout mesh as well.
     """
+    check_one_mesh(config)
     config = dataclasses.replace(config, ptx=PTXConfig(), sampling=dataclasses.replace(config.sampling, stop=()))
     columns = config.max_prompt_length or PROMPT
     policy, _ = starting_model(

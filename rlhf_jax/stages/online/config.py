@@ -9,6 +9,7 @@ from typing import Literal
 from rlhf_jax import training
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.losses.checks import warn_outside
+from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_positive, is_one_of
@@ -121,6 +122,16 @@ class OnlineConfig(StageConfig):
     shaping: ShapingConfig = ShapingConfig()
     kl: KLConfig = KLConfig()
     ptx: PTXConfig = PTXConfig()
+    rollout_mesh: str = ""
+    """Devices that sample beside those that train, `data=4`, with sizes as in `--mesh`: training has the first devices
+    of the machine, sampling the last, and one of the two may leave `data` open for what the other leaves. If empty,
+    all devices do both."""
+    staleness: int = 0
+    """How many updates older than the policy the weights are that sample, 0 or 1. With 1 an iteration is sampled while
+    the update before it runs, on the rollout mesh, and the samples carry truncated importance weights; 0 gives what the
+    same devices give without a rollout mesh."""
+    importance_cap: float = 2.0
+    """`staleness` 1: the largest importance weight; 2 in Yao et al. 2025, 1 in V-trace."""
     policy_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, weight_decay=0.0)
     """1e-6 to 1e-5 for billions of parameters; a model of one million needs about a hundred times that."""
     offload: Offload = "none"
@@ -165,6 +176,7 @@ class OnlineConfig(StageConfig):
         if self.patience < 0:
             raise ValueError(f"patience must be 0 (never stop early) or positive, found {self.patience}")
         self._check_stop_kl()
+        self._check_rollout_mesh()
         check_multiple(self, "prompts", "minibatches")
         if self.prompts // self.minibatches % self.micro_batches:
             raise ValueError(
@@ -197,6 +209,28 @@ class OnlineConfig(StageConfig):
         if self.stop_kl:
             below = f"a run ends at stop_kl, so it has no checkpoints between it and max_kl ({self.max_kl:g})"
             warn_outside("stop_kl", self.stop_kl, self.max_kl, math.inf, below)
+
+    def _check_rollout_mesh(self) -> None:
+        if self.rollout_mesh:
+            try:
+                MeshConfig.parse(self.rollout_mesh)
+            except MeshError as error:
+                raise ValueError(f"rollout_{error}") from error
+        if self.staleness not in (0, 1):
+            raise ValueError(f"staleness must be 0 or 1 updates, found {self.staleness}")
+        if self.staleness and not self.rollout_mesh:
+            raise ValueError(
+                "staleness is 1, and rollout_mesh is empty: on the same devices an update and the sampling for the "
+                "next one take turns, so older weights gain nothing. Pass --rollout-mesh data=4, say, or --staleness 0"
+            )
+        if not self.importance_cap > 0:
+            raise ValueError(f"importance_cap must be above 0, found {self.importance_cap}")
+        if self.importance_cap != OnlineConfig.importance_cap and not self.staleness:
+            raise ValueError(
+                f"importance_cap ({self.importance_cap:g}) does nothing while staleness is 0, as the policy's own "
+                "samples all weigh 1: pass --staleness 1 with it, or leave it out"
+            )
+        warn_outside("importance_cap", self.importance_cap, 1.0, 10.0, "Espeholt et al. 2018; Yao et al. 2025")
 
     @property
     def updates(self) -> int:

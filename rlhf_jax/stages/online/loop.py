@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import data, evaluation, models, parallel, processes, training
+from rlhf_jax import data, evaluation, models, processes, training
 from rlhf_jax.checkpoint import tree_sha256
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.order import evenly
@@ -28,9 +28,11 @@ from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
+from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
 from rlhf_jax.stages.online.gap import Gate
 from rlhf_jax.stages.online.guard import KLGuard
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.train import stopped
@@ -57,7 +59,7 @@ def train_online(
         return folder.load_result(directory, stage, config)
     keep_compiled()
     watch = Attempt(directory, stage, config)
-    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+    mesh, _ = online_meshes(config, mesh)
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
@@ -99,6 +101,9 @@ def train_online(
         platform=mesh.devices.flat[0].platform,
         int8=config.sampling.int8 != "none",
     )
+    ahead = None
+    if config.staleness:
+        ahead = SampleAhead(trainer, functools.partial(batch_of_prompts, train_prompts, config))
     guard = KLGuard(stage, config, watch.host)
     watcher = PolicyWatcher(directory, stage, heldout, guard.check)
 
@@ -108,11 +113,12 @@ def train_online(
         if guard.pulls(i):
             state = trainer.pull_back(state)
         chosen = batch_of_prompts(train_prompts, config, i)
-        sampled = trainer.collect(state, chosen, i)
+        sampled, gap = (trainer.collect(state, chosen, i), {}) if ahead is None else ahead.collect(state, i)
         batch, info = trainer.prepare(state, sampled, chosen)
+        info = {**info, **gap, **age_metrics(config, i)}
         gate.check(i + 1, info, functools.partial(trainer.rounding, state, sampled))
         seen.update(batch=batch, rollout=sampled, prompts=[prompt.text for prompt in chosen])
-        state, metrics = trainer.update(state, batch, i)
+        state, metrics = (trainer if ahead is None else ahead).update(state, batch, i)
         # From here on the device is at the update while the host looks at the responses.
         described = evaluation.describe_responses(
             response_tokens(sampled), processes.fetch(sampled.finished).reshape(-1)
@@ -132,7 +138,7 @@ def train_online(
 
         fitted = training.fit(
             stage=stage,
-            state=trainer.init(),
+            state=(trainer if ahead is None else ahead).init(),
             total=config.iterations,
             update=update,
             writer=writer,

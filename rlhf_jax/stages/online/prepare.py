@@ -47,17 +47,55 @@ def prepare_batch(
     moments = rewards.add_to_moments(moments, scores.reward)
     shaped = rewards.shape_rewards(scores.reward, sampled.finished, lengths, moments, config.shaping)
     batch = batch._replace(score=scores.reward, reward=shaped, old_logprobs=out.logprobs, ref_logprobs=ref_logprobs)
+    if config.staleness:
+        batch = add_behaviour(config, batch, sampled.logprobs)
     info = {
         **rollout_metrics(batch, sampled),
         "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
-        **gap_metrics(out.logprobs, sampled.logprobs, sampled.mask),
+        **(weight_metrics(batch, config.importance_cap) if config.staleness else {}),
     }
+    if not config.staleness:  # an older policy's are further from the trainer's than rounding explains
+        info |= gap_metrics(out.logprobs, sampled.logprobs, sampled.mask)
     if config.kl.kind != "objective":
         info["kl_coef"] = once(coef)
     if isinstance(config, PPOConfig):
         batch = add_advantages(config, batch, out.values, coef)
         info["explained_variance"] = once(explained_variance(out.values, batch.returns, batch.mask))
     return add_kl(config, batch, coef), info
+
+
+def add_behaviour(config: OnlineConfig, batch: SequenceBatch, logprobs: Array) -> SequenceBatch:
+    """Put into the batch what weighs the samples of an older policy: its log-probabilities, and the largest weight.
+
+    The objective makes the weights of them, as only it knows whether a token or a response is what is weighed.
+
+    Args:
+        config: ``importance_cap``.
+        batch: with the shaped ``reward`` [B, K].
+        logprobs: the sampler's own, [B, K, S].
+    """
+    cap = jnp.full(batch.reward.shape, config.importance_cap, jnp.float32)
+    return batch._replace(behaviour_logprobs=logprobs, importance_cap=cap)
+
+
+def weight_metrics(batch: SequenceBatch, cap: float) -> Metrics:
+    """Compute the mean importance weight of a token, and which share of tokens and responses they are worth so weighed.
+
+    A response's own weight is that of all its tokens together, as objectives have it to which it is one action.
+
+    Args:
+        batch: with ``old_logprobs`` and ``behaviour_logprobs`` [B, K, S].
+        cap: the largest weight.
+    """
+    old, behaviour = (losses.masked_fill(x, batch.mask) for x in (batch.old_logprobs, batch.behaviour_logprobs))
+    weights = losses.truncated_importance_weights(old, behaviour, cap=cap)
+    apart = jnp.sum(old - behaviour, axis=-1)
+    whole = losses.truncated_importance_weights(apart, jnp.zeros_like(apart), cap=cap)
+    return {
+        "importance_weight": (losses.masked_sum(weights, batch.mask), jnp.sum(batch.mask, dtype=jnp.float32)),
+        "effective_sample_size": once(losses.effective_sample_size(weights, batch.mask)),
+        "effective_responses": once(losses.effective_sample_size(whole, batch.mask.any(-1))),
+    }
 
 
 def kl_in_reward(config: OnlineConfig, coef: Array) -> Array:

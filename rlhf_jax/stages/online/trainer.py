@@ -38,6 +38,7 @@ from rlhf_jax.stages.blocks import Rows, by_response, in_blocks, lengths_of, pac
 from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.online.beside import Beside, Waiting, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig, PPOConfig, PPOLossConfig
 from rlhf_jax.stages.online.critic import make_critic
 from rlhf_jax.stages.online.gap import rounding
@@ -59,11 +60,13 @@ class OnlineState(NamedTuple):
             ``OnlineTrainer.with_trunk`` joins them.
         controller: state of the controller of the KL coefficient.
         moments: mean and spread of the scores seen so far, which reward shaping may normalise by.
+        waiting: with ``staleness`` 1 the responses that were sampled for the next iteration; None otherwise.
     """
 
     train: TrainState
     controller: KLState
     moments: Moments
+    waiting: Waiting | None = None
 
 
 class OnlineTrainer:
@@ -78,7 +81,8 @@ class OnlineTrainer:
         objective: what ``config.objective`` names by default.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every iteration.
-        mesh: devices; ``config.mesh`` over all of them by default.
+        mesh: devices that train; by default ``config.mesh`` over all of them, or over those that a
+            ``config.rollout_mesh`` leaves, which has the last ones.
         phases: told what an iteration is doing.
     """
 
@@ -97,7 +101,7 @@ class OnlineTrainer:
         self.config = config
         self._phases = Phases() if phases is None else phases
         self.critic = config if isinstance(config, PPOConfig) else None
-        self.mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
+        self.mesh, apart = online_meshes(config, mesh)
         parked = parks_policy(config.offload, config.lora)
         policy = LoadedModel(policy.config, place(policy.params, self.mesh, parked=parked))
         self._policy, self._policy_config = models.build(policy.config), policy.config
@@ -122,6 +126,11 @@ class OnlineTrainer:
             prompt_columns=prompt_columns,
             parked=parked,
         )
+        self.beside: Beside | None = None  # where sampling has devices of its own
+        if apart is not None:
+            self.beside = Beside(
+                self._policy, tokenizer, config, trunk=self.frozen["policy"], mesh=apart, home=self.sampler
+            )
         self.reward = RolloutReward(reward, self.sampler, config.ensemble, parked=config.offload == "frozen")
         self._text = pretraining_batches(config, tokenizer) if config.ptx.coef else None
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
@@ -151,9 +160,11 @@ class OnlineTrainer:
         return OnlineState(train, *put(rest, parallel.replicated(self.mesh)))
 
     def collect(self, state: OnlineState, prompts: Sequence[EncodedPrompt], step: int) -> Rollout:
-        """Sample K responses to each prompt from the current policy."""
-        policy = self.with_trunk(state.train.params)["policy"]
+        """Sample K responses to each prompt from the current policy, on the rollout mesh where there is one."""
         with self._phases.during("collect"):
+            if self.beside is not None:
+                return self.beside(self.beside.copy(state.train.params["policy"]), prompts, step)
+            policy = self.with_trunk(state.train.params)["policy"]
             return self.sampler(policy, prompts, step, samples=self.config.samples)
 
     def prepare(

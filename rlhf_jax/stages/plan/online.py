@@ -12,6 +12,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.parallel.hardware import Hardware
 from rlhf_jax.stages.blocks import shape_of
+from rlhf_jax.stages.online.beside import check_one_mesh
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.plan.activations import Rows
@@ -34,7 +35,11 @@ def plan_online(config: OnlineConfig, sizes: ModelConfig, mesh: AbstractMesh, ha
         sizes: those of the policy; the reward model and a critic of its own have the same.
         mesh: from ``planned_mesh``.
         hardware: its devices.
+
+    Raises:
+        RunError: the config has a rollout mesh as well.
     """
+    check_one_mesh(config)
     config = dataclasses.replace(config, ptx=PTXConfig())
     made: Any = mesh
     policy, _ = starting_model(

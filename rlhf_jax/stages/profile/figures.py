@@ -115,7 +115,14 @@ class Laps:
         self._last = now
 
 
-def repeated(iterate: Callable[[int], Laps | None], laps: Laps, repeats: int, trace: Path | None) -> Compilations:
+def repeated(
+    iterate: Callable[[int], None],
+    laps: Laps,
+    repeats: int,
+    trace: Path | None,
+    *,
+    traced: Callable[[int], None] | None = None,
+) -> Compilations:
     """Run an iteration once to compile it, several times to measure it, and once more to trace it.
 
     Args:
@@ -123,6 +130,7 @@ def repeated(iterate: Callable[[int], Laps | None], laps: Laps, repeats: int, tr
         laps: its stopwatch; what the first iteration took is thrown away.
         repeats: how many are measured.
         trace: where a trace goes; None makes none.
+        traced: what the trace is of, in place of one more iteration; it is run once before.
     """
     compilations = Compilations()
     with compilations.watched():
@@ -133,8 +141,10 @@ def repeated(iterate: Callable[[int], Laps | None], laps: Laps, repeats: int, tr
         iterate(2 + number)
     measured = dict(laps.best)
     if trace is not None:
+        if traced is not None:
+            traced(2 + repeats)
         with jax.profiler.trace(str(trace), create_perfetto_trace=True):
-            iterate(2 + repeats)
+            (traced or iterate)(2 + repeats)
     laps.best = measured
     return compilations
 

@@ -6,16 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax import evaluation, parallel
+from rlhf_jax import evaluation
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models import ModelConfig, costs, members
 from rlhf_jax.parallel.limits import Limits, limits
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.stages.online.beside import online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig, PTXConfig
+from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineTrainer
 from rlhf_jax.stages.profile.figures import Laps, Phase, Profile, peak_memory, repeated
 from rlhf_jax.stages.profile.models import (
@@ -49,15 +52,16 @@ def profile_online(
         config: the stage's.
         random: sizes of the models with random weights.
         repeats: iterations that are measured, after two that compile.
-        trace: a folder for a trace that Perfetto reads.
-        mesh: devices; ``config.mesh`` over all of them by default.
+        trace: a folder for a trace that Perfetto reads. It shows one more iteration, or with ``staleness`` 1 two with
+            nothing waited for.
+        mesh: devices that train; by default ``config.mesh`` over all that a ``config.rollout_mesh`` leaves.
 
     Returns:
         Phases ``rollout``, ``score``, ``reference`` (log-probabilities of the policy and the reference, values,
         advantages), ``update`` and ``host`` (texts and descriptions of the responses).
     """
-    mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    config = dataclasses.replace(config, ptx=PTXConfig())
+    mesh, apart = online_meshes(config, mesh)
+    config = dataclasses.replace(config, ptx=PTXConfig(), iterations=max(config.iterations, 3))  # two are traced
     policy, tokenizer = starting_model(
         config.policy, config.lora, random or ModelConfig(), mesh=mesh, seed=config.seed, remat=config.remat
     )
@@ -92,9 +96,20 @@ def profile_online(
         laps.lap("host", ())
         sampled_last[:] = [sampled]
 
-    compilations = repeated(iterate, laps, repeats, trace)
+    def in_turns(number: int) -> None:
+        """Two iterations as the stage runs them, the second sampled beside the update of the first."""
+        ahead = SampleAhead(trainer, lambda _: prompts)
+        state = box[0]._replace(waiting=None)
+        for step in (0, 1):
+            sampled, _ = ahead.collect(state, step)
+            batch, _ = trainer.prepare(state, sampled, prompts)
+            state, _ = ahead.update(state, batch, step)
+        box[0] = jax.block_until_ready(state)
+
+    compilations = repeated(iterate, laps, repeats, trace, traced=in_turns if config.staleness else None)
     device = mesh.devices.flat[0]
     most, count = limits(device), mesh.devices.size
+    sampling = count if apart is None else apart.devices.size
     lengths = np.asarray(sampled_last[0].mask).sum(-1).reshape(-1)
     peak, of = peak_memory(device)
     return Profile(
@@ -104,7 +119,7 @@ def profile_online(
         limits=most,
         work=f"{config.prompts} prompts of {columns} tokens, {config.samples} responses each with {lengths.mean():.1f} "
         f"tokens on average; {config.epochs} epochs of {config.minibatches} minibatches",
-        phases=_phases(config, policy, reward, trainer, columns, lengths, laps.best, most, count),
+        phases=_phases(config, policy, reward, trainer, columns, lengths, laps.best, most, (count, sampling)),
         compile_seconds=compilations.seconds,
         programs=compilations.programs,
         read_back=compilations.read_back,
@@ -124,12 +139,16 @@ def _phases(
     lengths: np.ndarray,
     seconds: dict[str, float],
     most: Limits,
-    devices: int,
+    devices: tuple[int, int],
 ) -> tuple[Phase, ...]:
-    """Say of every phase what it had to do: ``lengths`` are those of the responses, [B * K]."""
+    """Say of every phase what it had to do: ``lengths`` are those of the responses, [B * K].
+
+    ``devices`` are as many as train and as many as sample.
+    """
     new, whole = float(lengths.sum()), [float(prompt + n) for n in lengths]
     total = sum(whole)
-    flops_per_second, bytes_per_second = devices * most.flops, devices * most.bandwidth
+    flops_per_second = devices[0] * most.flops
+    drawn_flops, drawn_bytes = devices[1] * most.flops, devices[1] * most.bandwidth
 
     def over(count: Any, model: ModelConfig) -> float:
         """Add up over the sequences, with the vocabulary's logits at the responses alone."""
@@ -142,7 +161,7 @@ def _phases(
     prefill = costs.forward_flops(policy.config, config.prompts * prompt, prompt, logits=config.prompts)
     each, sizes = (len(lengths), prompt, new / max(len(lengths), 1)), _sizes(policy.config, config.sampling)
     decode, read = costs.decode_flops(policy.config, *each), costs.decode_bytes(policy.config, *each, **sizes)
-    least = prefill / flops_per_second + max(decode / flops_per_second, read / bytes_per_second)
+    least = prefill / drawn_flops + max(decode / drawn_flops, read / drawn_bytes)
     critic = own_critic(config, policy, reward, trainer)
     scored = (members(reward.params) or 1) * over(costs.forward_flops, reward.config)
     known = 2 * over(costs.forward_flops, policy.config)
