@@ -164,7 +164,7 @@ def busy(events: Sequence[dict[str, Any]], devices: Sequence[int]) -> Intervals:
 
     Example:
         >>> def event(begin, long, device):
-        ...     return {"ts": begin, "dur": long, "args": {"run_id": "1", "device_ordinal": str(device)}}
+        ...     return {"ts": begin, "dur": long, "args": {"run_id": str(begin), "device_ordinal": str(device)}}
         >>> busy([event(0, 2, 4), event(1, 3, 5), event(9, 1, 4), event(0, 50, 0)], range(4, 8))
         [(0, 4), (9, 10)]
     """

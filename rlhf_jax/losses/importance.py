@@ -40,7 +40,7 @@ def truncated_importance_weights(logprobs: ArrayLike, behaviour_logprobs: ArrayL
         ValueError: if ``cap`` is not above 0.
 
     Example:
-        >>> new, sampler = jnp.log(jnp.array([0.5, 0.2, 0.9])), jnp.log(jnp.array([0.5, 0.4, 0.3]))
+        >>> new, sampler = jnp.log(jnp.array([0.5, 0.25, 0.75])), jnp.log(jnp.array([0.5, 0.5, 0.25]))
         >>> print(truncated_importance_weights(new, sampler))  # ratios 1, 0.5, 3
         [1.  0.5 2. ]
 
