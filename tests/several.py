@@ -15,14 +15,19 @@ def free_port():
         return found.getsockname()[1]
 
 
+def simulated(devices):
+    """Variables of a process that simulates so many devices, and compiles fast."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 def start(command, count, *, devices=1, cache=None):
     """Start ``count`` processes of a command, each with so many devices."""
     port, begun = free_port(), []
     for index in range(count):
         environment = {
             **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+            **simulated(devices),
             "RLHF_COORDINATOR": f"127.0.0.1:{port}",
             "RLHF_PROCESS_COUNT": str(count),
             "RLHF_PROCESS_INDEX": str(index),

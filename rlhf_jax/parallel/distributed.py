@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
 import jax
+
+from rlhf_jax.processes import LostProcessError
 
 Mode = Literal["auto", "off", "manual"]
 
@@ -46,6 +49,7 @@ def initialize(
     count: int = 0,
     index: int = -1,
     timeout: int = 300,
+    heartbeat: int = HEARTBEAT,
 ) -> None:
     """Join the other processes of the run.
 
@@ -58,6 +62,7 @@ def initialize(
         count: number of processes.
         index: this one's, from 0.
         timeout: seconds to wait for the others.
+        heartbeat: a process that is silent for so many seconds is lost; the same in all of them.
 
     Raises:
         DistributedError: ``manual`` lacks a setting, one is out of range, or the others do not come in time.
@@ -76,12 +81,15 @@ def initialize(
             f"index ({INDEX})"
         )
     arguments: dict[str, Any] = {} if place is None else _as_jax_has_them(place)
+    patience = threading.Timer(timeout, _give_up, (place, timeout))
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             **arguments,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=2 * HEARTBEAT,
+            initialization_timeout=timeout + heartbeat,
+            heartbeat_timeout_seconds=heartbeat,
+            shutdown_timeout_seconds=2 * heartbeat,
         )
     except ValueError as error:
         if place is None and "should be defined" in str(error):
@@ -92,8 +100,22 @@ def initialize(
             return
         where = "" if place is None else f"process {place.index} of {place.count}, coordinator {place.coordinator}: "
         raise DistributedError(f"{where}the processes did not come together ({str(error)[:300]})") from error
+    finally:
+        patience.cancel()
     if jax.process_count() > 1:
         sys.excepthook = _end_at_once
+
+
+def _give_up(place: Place | None, timeout: int) -> None:
+    """End a process that waits for others in vain: JAX would abort, with the stack of its C++ and no word of why."""
+    where = "" if place is None else f"process {place.index} of {place.count}, coordinator {place.coordinator}: "
+    print(
+        f"{where}the others did not come within {timeout} s: were all started, with the same coordinator and count, "
+        "and can they reach it? --distributed off runs this one alone",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LostProcessError.exit_code)
 
 
 def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

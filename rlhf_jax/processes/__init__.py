@@ -1,21 +1,9 @@
 """Several processes as one run: what is on every host, what is this one's share, and who writes the files."""
 
+from rlhf_jax.processes.agreement import agree, exchange, exchange_json, first, from_first, meet, several, share
+from rlhf_jax.processes.arrays import fetch, put
 from rlhf_jax.processes.barriers import BarrierError, barrier
-from rlhf_jax.processes.errors import LostProcessError, OtherProcessError
-from rlhf_jax.processes.exchange import (
-    agree,
-    exchange,
-    exchange_json,
-    fetch,
-    first,
-    from_first,
-    loss_of,
-    lost,
-    meet,
-    put,
-    several,
-    share,
-)
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, loss_of, lost
 
 __all__ = [
     "BarrierError",

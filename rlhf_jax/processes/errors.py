@@ -1,5 +1,9 @@
 """What ends a run of several processes although this one is well."""
 
+from __future__ import annotations
+
+import jax
+
 
 class OtherProcessError(RuntimeError):
     """Another process of the run met an error; the text says which process and what it said."""
@@ -9,3 +13,25 @@ class LostProcessError(RuntimeError):
     """Another process of the run is gone: nothing that all of them do can go on."""
 
     exit_code = 75  # "try again later": whoever starts processes should start all of them once more
+
+
+# What JAX says when a process, or the one that coordinates, no longer answers.
+_LOSS = ("Connection closed by peer", "Gloo", "coordination service", "heartbeat", "Socket closed", "UNAVAILABLE")
+
+
+def lost(error: BaseException) -> bool:
+    """Tell whether an error of JAX means that another process is gone."""
+    return (
+        jax.distributed.is_initialized()
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and any(word in str(error) for word in _LOSS)
+    )
+
+
+def loss_of(what: str, error: BaseException) -> LostProcessError:
+    """Make the error to raise in its place."""
+    said = str(error).splitlines()[0]
+    return LostProcessError(
+        f"{what}: another process of the run is gone ({said[:200]}); start all processes again with the same command, "
+        "which continues from the last checkpoint"
+    )

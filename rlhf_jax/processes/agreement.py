@@ -1,0 +1,150 @@
+"""What every process of a run knows: how many they are, which part is whose, and what one of them found out.
+
+A pod has a process a host, and each runs the same program. Every process has to call ``exchange``, and what stands on
+it, in the same order. In one process everything here gives back what it is given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from rlhf_jax.processes.barriers import barrier
+from rlhf_jax.processes.errors import OtherProcessError
+
+T = TypeVar("T")
+
+# Seconds to wait for others where something is exchanged: a reward on text may ask a slow judge before.
+PATIENCE = 1800.0
+
+
+def several() -> bool:
+    """Tell whether the run has more than one process."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Tell whether this is the process that writes files and speaks for all."""
+    return not several() or jax.process_index() == 0
+
+
+def share(count: int) -> slice:
+    """Take this process's part of a list: neighbours, as even as can be, those of process 0 first.
+
+    Args:
+        count: length of the list, the same in every process.
+
+    Returns:
+        The part; all parts joined in the order of the processes are the list.
+
+    Example:
+        >>> share(5)
+        slice(0, 5, None)
+    """
+    index, of = (jax.process_index(), jax.process_count()) if several() else (0, 1)
+    return slice(count * index // of, count * (index + 1) // of)
+
+
+def exchange(own: bytes) -> list[bytes]:
+    """Give every process what each of them has.
+
+    Args:
+        own: this process's.
+
+    Returns:
+        Everybody's, in the order of the processes.
+
+    Raises:
+        BarrierError: a process did not come; the message says which.
+
+    Example:
+        >>> exchange(b"mine")
+        [b'mine']
+    """
+    if not several():
+        return [own]
+    from jax.experimental.multihost_utils import process_allgather
+
+    barrier("exchange", timeout=PATIENCE)  # which says who does not come; a collective would wait without end
+    lengths = process_allgather(np.array([len(own)], np.int64)).reshape(-1)
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(own)] = np.frombuffer(own, np.uint8)
+    everybody = np.asarray(process_allgather(padded))
+    return [row[:length].tobytes() for row, length in zip(everybody, lengths.tolist(), strict=True)]
+
+
+def exchange_json(own: Any) -> list[Any]:
+    """Exchange JSON values, as ``exchange`` does bytes."""
+    return [json.loads(x) for x in exchange(json.dumps(own).encode())] if several() else [own]
+
+
+def agree(make: Callable[[], T], what: str, errors: tuple[type[Exception], ...] = (Exception,)) -> T:
+    """Do something in every process, and stop all of them where it fails in one.
+
+    A process that stopped alone would leave the others waiting for it.
+
+    Args:
+        make: what is done; it exchanges nothing.
+        what: names it in the error.
+        errors: those that others are told of.
+
+    Returns:
+        What ``make`` gave here.
+
+    Raises:
+        OtherProcessError: it failed in another process. Where it failed here, its own error is raised.
+
+    Example:
+        >>> agree(lambda: 3, "counting")
+        3
+    """
+    if not several():
+        return make()
+    failed: Exception | None = None
+    made: Any = None
+    try:
+        made = make()
+    except errors as error:
+        failed = error
+    said = exchange_json("" if failed is None else f"{type(failed).__name__}: {failed}")
+    if failed is not None:
+        raise failed
+    for number, text in enumerate(said):
+        if text:
+            raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})")
+    return made
+
+
+def from_first(make: Callable[[], T], what: str) -> T:
+    """Let the first process find something out, and tell it to the others.
+
+    What depends on files must be asked once: another process may look before, or after, the first has written them.
+
+    Args:
+        make: gives a JSON value; called in the first process alone.
+        what: names it in the error.
+
+    Returns:
+        The value, in every process.
+
+    Raises:
+        OtherProcessError: it failed in the first process, where its own error is raised.
+
+    Example:
+        >>> from_first(lambda: {"found": True}, "looking")
+        {'found': True}
+    """
+    if not several():
+        return make()
+    made = agree(lambda: make() if first() else None, what)
+    return exchange_json(made)[0]
+
+
+def meet(what: str) -> None:
+    """Wait until every process is here, so that what the first has written is there for all."""
+    if several():
+        exchange(what.encode())
