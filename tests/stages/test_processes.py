@@ -90,6 +90,7 @@ def test_four_processes_train_ppo_like_one(tmp_path, cache):
         if isinstance(value, int | float):
             assert four["ppo"][name] == pytest.approx(value, rel=1e-4), name
     for row, other in zip(rows, other_rows, strict=True):
+        assert row.pop("stage") == other.pop("stage")
         assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
