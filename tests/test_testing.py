@@ -453,7 +453,12 @@ def test_the_tiny_batch_lets_shifts_be_told_from_a_forgotten_mask():
     assert len({*np.asarray(batch.label).ravel().tolist()}) == 2
     assert (batch.kl == np.float32(0.3)).all()
     assert batch.kl.shape == batch.reward.shape
-    assert {name for name, x in batch._asdict().items() if x is None} == {"kl_coef", "packing"}
+    assert {name for name, x in batch._asdict().items() if x is None} == {
+        "behaviour_logprobs",  # those of an older policy, and what caps their ratios: only where one samples ahead
+        "importance_cap",
+        "kl_coef",
+        "packing",
+    }
     with pytest.raises(ValueError, match="length must be at least 9, found 8"):
         testing.tiny_batch(length=8)
 

@@ -168,11 +168,11 @@ class Checkpoints:
         check(path, manifest, wanted)
         if shardings is None:
             # numpy arrays in ``like`` are nowhere in particular: they come back on the default device.
-            default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            places = {name: default if isinstance(leaf, np.ndarray) else leaf.sharding for name, leaf in wanted.items()}
+            places = {name: None if isinstance(leaf, np.ndarray) else leaf.sharding for name, leaf in wanted.items()}
         else:
             places = flatten(jax.tree.broadcast(shardings, like))
-        leaves = read(path, manifest, places)
+        found = read(path, manifest, places)
+        leaves = {name: x if isinstance(x, jax.Array) else jax.device_put(x) for name, x in found.items()}
         tree = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
         return Restored(step, tree, host)
 

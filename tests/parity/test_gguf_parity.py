@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from gguf_files import VOCAB, byte_level, hf_tensors, sentencepiece, write
 
-from rlhf_jax.data.tokenizer.gguf import _pairs, build
+from rlhf_jax.data.tokenizer.gguf import build
+from rlhf_jax.data.tokenizer.gguf_pairs import read_pairs
 from rlhf_jax.models.gguf.read import read_gguf
 
 REFERENCE = Path(__file__).parents[1] / "models" / "data" / "smollm2_reference.json"
@@ -130,7 +131,7 @@ def test_transformers_gives_the_same_ids_from_a_file(arch, tokenizer, transforme
 
 def test_smollm2s_ids_and_chat_are_those_of_transformers(smollm2, transformers, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
-    pairs = _pairs(str(smollm2))
+    pairs = read_pairs(str(smollm2))
     ours, config = build(pairs, where="smollm2")
     # Where it reads GGUF, transformers cuts every text as GPT-2 does; SmolLM2 takes digits apart from the space before
     # them, which shows after two spaces. With GPT-2's cut every text must agree, with the right one these.
@@ -150,7 +151,7 @@ def test_transformers_loads_the_tokenizer_that_is_written(smollm2, transformers,
 
     write_tokenizer(smollm2, tmp_path)
     written = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    ours, _ = build(_pairs(str(smollm2)), where="smollm2")
+    ours, _ = build(read_pairs(str(smollm2)), where="smollm2")
     for text in [*TRICKY, "x  2024", "½ ²"]:
         assert written(text).input_ids == ours.encode(text).ids
     assert (written.bos_token_id, written.eos_token_id, written.pad_token_id) == (1, 2, 2)

@@ -44,8 +44,8 @@ def devices(files: Path = Path("/dev")) -> Finding:
                 "devices",
                 False,
                 f"{text}, but the machine has a {name.upper()}",
-                f"Install the {name.upper()} build of jax: pip install 'rlhf-jax[{extra}]'; or set JAX_PLATFORMS=cpu "
-                "if that is meant",
+                f"Install the {name.upper()} build of jax: in a clone, pip install -e '.[{extra}]'; "
+                "or set JAX_PLATFORMS=cpu if that is meant",
             )
     if not processes.several():
         return Finding("devices", True, f"{text}, one process")

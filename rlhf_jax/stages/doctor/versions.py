@@ -36,10 +36,10 @@ def versions() -> Finding:
         if name in found and not fits(found[name], wanted)
     ]
     if unfit:
-        return Finding("versions", False, "; ".join(unfit), "Install what is asked for: pip install -U rlhf-jax")
+        return Finding("versions", False, "; ".join(unfit), "Install what is asked for: pip install -U -e . in a clone")
     missing = [name for name in PACKAGES if name not in found]
     if missing:
-        return Finding("versions", False, f"{', '.join(missing)} missing", "Install it: pip install -U rlhf-jax")
+        return Finding("versions", False, f"{', '.join(missing)} missing", "Install it: pip install -e . in a clone")
     other = [
         f"{name} {found[name]}, process 0 has {first.get(name, 'none')}"
         for name in found
