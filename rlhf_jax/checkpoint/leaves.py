@@ -102,7 +102,7 @@ def write(path: Path, tree: Mapping[str, Any], body: Mapping[str, Any]) -> Writi
     Args:
         path: the folder, which all processes see.
         tree: arrays by path; they may be donated as soon as this returns.
-        body: JSON values, the same in every process.
+        body: JSON values; those of the first process are written.
 
     Returns:
         The save, which goes on in the background.
@@ -125,7 +125,7 @@ def saving(path: Path) -> Iterator[None]:
     """Turn whatever a write fails with into a CheckpointError that names the folder and says what to do."""
     try:
         yield
-    except (CheckpointError, processes.OtherProcessError, jax.errors.JaxRuntimeError):
+    except (CheckpointError, processes.OtherProcessError, processes.LostProcessError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # the file system's errors come as any type, through Orbax and tensorstore
         said = str(error).splitlines()[0][:300] if str(error) else ""
@@ -203,7 +203,11 @@ def read(path: Path, manifest: Mapping[str, Any], shardings: Mapping[str, Any] |
             raise Damaged(
                 f"{path}: leaf {name!r} is {said[0]}{said[1]}, but {entry['dtype']}{entry['shape']} was written"
             )
-        if (wrong := wrong_piece(value, entry, path / "arrays", i)) is not None:
+        try:
+            wrong = wrong_piece(value, entry, path / "arrays", i)
+        except Exception as error:  # as above
+            raise Damaged(f"{path}: leaf {name!r} cannot be read ({type(error).__name__}: {error!s:.200})") from error
+        if wrong is not None:
             raise Damaged(f"{path}: sha256 of leaf {name!r}{wrong}")
         leaves[name] = _as_key(value, entry["dtype"]) if entry["dtype"].startswith("key<") else value
     return leaves

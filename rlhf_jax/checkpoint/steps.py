@@ -110,7 +110,7 @@ class Checkpoints:
             writing.result()
         if processes.first():
             for old in self.steps()[: -self._keep]:
-                shutil.rmtree(self.directory / str(old))
+                shutil.rmtree(self.directory / str(old), ignore_errors=True)  # the next save tries again
 
     def steps(self) -> list[int]:
         """List the committed steps, oldest first.

@@ -96,7 +96,6 @@ def run(argv: list[str]) -> int:
         DataError,
         MeshError,
         DistributedError,
-        OtherProcessError,
         RunError,
         ReportError,
         CheckpointError,
@@ -122,7 +121,7 @@ def run(argv: list[str]) -> int:
         goes_on = "; the same command continues from the last checkpoint" if name in TRAINING else ""
         print(f"rlhf {name}: stopped{goes_on}", file=sys.stderr)
         return 130
-    except LostProcessError as gone:
+    except (LostProcessError, OtherProcessError) as gone:
         return _fail(f"{name}: {gone}", gone.exit_code)
     except jax.errors.JaxRuntimeError as error:
         if not processes.lost(error):

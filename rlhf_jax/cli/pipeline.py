@@ -74,9 +74,9 @@ def _finish(directory: Path) -> None:
     from rlhf_jax.report import verdicts, write_report
     from rlhf_jax.runs.folder import read_record
 
-    if not processes.first():
-        return
-    report = write_report(directory)
-    for verdict in verdicts(read_record(directory / "summary.json")):
-        print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
-    print(report)
+    if processes.first():
+        report = write_report(directory)
+        for verdict in verdicts(read_record(directory / "summary.json")):
+            print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
+        print(report)
+    processes.meet("the report")  # who is done first must not take the others for lost

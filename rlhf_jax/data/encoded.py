@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,6 +34,8 @@ def in_shares(rows: Sequence[Any], encode: Callable[[Sequence[Any]], Encoded], w
         DataError: a row of this process' share cannot be used.
         OtherProcessError: one of another's cannot.
     """
+    if processes.several():
+        _same_everywhere(rows, what)
     part = processes.share(len(rows))
     kept, examples, bad = processes.agree(lambda: encode(rows[part]), what, (DataError,))
     if not processes.several():
@@ -44,6 +47,20 @@ def in_shares(rows: Sequence[Any], encode: Callable[[Sequence[Any]], Encoded], w
         [example for own in parts for example in from_bytes(own)],
         [text for _, own in said for text in own],
     )
+
+
+def _same_everywhere(rows: Sequence[Any], what: str) -> None:
+    """Raise a DataError where processes have other rows: one's tokens would stand beside another's texts."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    said = processes.exchange_json([len(rows), digest.hexdigest()])
+    for number, (count, sha256) in enumerate(said):
+        if [count, sha256] != said[0]:
+            raise DataError(
+                f"{what}: process {number} has read other rows than process 0 ({count} and {said[0][0]}): all hosts "
+                "must see the same files"
+            )
 
 
 def to_bytes(examples: Sequence[Example]) -> bytes:

@@ -123,7 +123,7 @@ def _end_at_once(kind: type[BaseException], error: BaseException, trace: Traceba
     sys.__excepthook__(kind, error, trace)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(error.exit_code if hasattr(error, "exit_code") else 1)
 
 
 def given_place(coordinator: str, count: int, index: int, environment: Mapping[str, str]) -> Place | None:

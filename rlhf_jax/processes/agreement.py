@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # Seconds to wait for others where something is exchanged: a reward on text may ask a slow judge before.
 PATIENCE = 1800.0
+AT_ONCE = 2**26  # bytes of each process that are exchanged at a time
 
 
 def several() -> bool:
@@ -70,11 +71,17 @@ def exchange(own: bytes) -> list[bytes]:
     from jax.experimental.multihost_utils import process_allgather
 
     barrier("exchange", timeout=PATIENCE)  # which says who does not come; a collective would wait without end
-    lengths = process_allgather(np.array([len(own)], np.int64)).reshape(-1)
-    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
-    padded[: len(own)] = np.frombuffer(own, np.uint8)
-    everybody = np.asarray(process_allgather(padded))
-    return [row[:length].tobytes() for row, length in zip(everybody, lengths.tolist(), strict=True)]
+    # Without 64-bit types a length has two halves; what is long goes in parts, as each is on every device at once.
+    halves = np.asarray(process_allgather(np.array(divmod(len(own), 2**31), np.int32)))
+    lengths = [int(high) * 2**31 + int(low) for high, low in halves.reshape(-1, 2)]
+    parts: list[list[bytes]] = [[] for _ in lengths]
+    for start in range(0, max(lengths), AT_ONCE):
+        padded = np.zeros(min(AT_ONCE, max(lengths) - start), np.uint8)
+        mine = np.frombuffer(own[start : start + AT_ONCE], np.uint8)
+        padded[: len(mine)] = mine
+        for found, row, length in zip(parts, np.asarray(process_allgather(padded)), lengths, strict=True):
+            found.append(row[: max(0, length - start)].tobytes())
+    return [b"".join(found) for found in parts]
 
 
 def exchange_json(own: Any) -> list[Any]:
@@ -110,12 +117,14 @@ def agree(make: Callable[[], T], what: str, errors: tuple[type[Exception], ...] 
         made = make()
     except errors as error:
         failed = error
-    said = exchange_json("" if failed is None else f"{type(failed).__name__}: {failed}")
+    text = "" if failed is None else f"{type(failed).__name__}: {failed}"
+    # Our errors about wrong input are ValueErrors.
+    said = exchange_json([text, 2 if isinstance(failed, ValueError) else 1])
     if failed is not None:
         raise failed
-    for number, text in enumerate(said):
+    for number, (text, status) in enumerate(said):
         if text:
-            raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})")
+            raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})", status)
     return made
 
 

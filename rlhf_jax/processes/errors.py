@@ -6,7 +6,16 @@ import jax
 
 
 class OtherProcessError(RuntimeError):
-    """Another process of the run met an error; the text says which process and what it said."""
+    """Another process of the run met an error.
+
+    Args:
+        message: which process, and what it said.
+        exit_code: the status to leave with: 2 where the other met wrong input, which no restart mends.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class LostProcessError(RuntimeError):

@@ -222,7 +222,7 @@ def load_result(directory: Path, stage: str, config: Any) -> RunResult:
     """Read the result of a stage that was completed before."""
     params, model_config, tokenizer = load_stage(directory, stage)
     metrics = processes.from_first(lambda: read_metrics(directory / "metrics.jsonl", stage), "reading metrics")
-    summary = read_record(directory / "summary.json")[stage]
+    summary = processes.from_first(lambda: read_record(directory / "summary.json")[stage], "reading a summary")
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 

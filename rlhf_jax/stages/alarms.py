@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rlhf_jax import evaluation
+from rlhf_jax import evaluation, processes
 from rlhf_jax.training import read_metrics
 
 
@@ -21,7 +21,9 @@ class Alarms:
         self._path, self._stage, self._said = directory / "metrics.jsonl", stage, set[str]()
 
     def report(self) -> list[evaluation.Alarm]:
-        """Say what is new, and return all that the log holds."""
+        """Say what is new, and return all that the log holds; the first process alone reads what it has written."""
+        if not processes.first():
+            return []
         found = evaluation.alarms(read_metrics(self._path, self._stage), stage=self._stage)
         for alarm in found:
             if alarm.name not in self._said:

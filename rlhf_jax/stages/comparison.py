@@ -81,7 +81,8 @@ class Judges:
             sampled = self.sampler(laid, filled, step, samples=n)
             best = keep_best(sampled, self.reward(sampled, filled).reward)
             kept.append(processes.fetch(Rollout(*(x[: len(part)] for x in best))))
-        return self.measure(policy, jax.tree.map(lambda *x: jnp.concatenate(x), *kept), prompts)
+        best = processes.put(jax.tree.map(lambda *x: np.concatenate(x), *kept), self.sampler.sharding(len(prompts)))
+        return self.measure(policy, best, prompts)
 
 
 def keep_best(sampled: Rollout, reward: Any) -> Rollout:

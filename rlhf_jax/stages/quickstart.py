@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax import models
+from rlhf_jax import models, processes
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
@@ -95,6 +95,8 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
             folder.update_json(directory / "summary.json", {"prompts": dict(instructions)})
         if after_stage is not None:
             after_stage(directory)
+    if not processes.first():
+        return directory
     seconds = folder.read_record(directory / "summary.json")["seconds"]
     if "total" not in seconds:
         # The stages' own clocks go on over restarts; what lies around them is counted in this process.

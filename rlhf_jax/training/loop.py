@@ -288,7 +288,7 @@ def fit(
                     top.see(stage, done, values, train_state(state).params)
                     flush(values)
                     stop_reason = ask(done, values)
-                asked = stop.asked(done)
+                asked = stop.asked()
                 saved = done % checkpoint_every == 0 or done == total or bool(stop_reason) or asked is not None
                 if saved:
                     flush({})  # the rows up to a checkpoint are on disk before it is
@@ -297,6 +297,9 @@ def fit(
                     goodput.stepped(done, write=evaluated or saved)
                 if asked is not None:
                     raise Interrupted(stage, done, asked)
+    except processes.LostProcessError:
+        gone = True
+        raise
     except jax.errors.JaxRuntimeError as error:
         if not processes.lost(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -33,6 +34,10 @@ class Interrupted(Exception):
         self.stage = stage
         self.step = step
         self.exit_code = 128 + signum  # what shells and schedulers expect: 143 for SIGTERM, 130 for Ctrl-C
+
+
+# Where all are to stop is a number of questions from here: steps begin anew in every stage, and jump where one goes on.
+_ASKED = itertools.count(1)
 
 
 class StopSignals:
@@ -68,18 +73,16 @@ class StopSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
-    def asked(self, step: int) -> int | None:
-        """Ask whether to stop now, at the boundary after this step: the signal, or None.
+    def asked(self) -> int | None:
+        """Ask whether to stop now, at a boundary between steps: the signal, or None.
 
         Where there are several processes, a signal to one is a signal to all, and they stop after the same step. JAX
-        keeps the handler of SIGTERM for that, and finds the step.
-
-        Args:
-            step: number of updates done; every process asks after each of them.
+        keeps the handler of SIGTERM for that, and finds the step; every process has to ask equally often. A signal that
+        comes between two stages, or before the first step, is answered at the next boundary.
         """
         if not processes.several():
             return self.received
-        return signal.SIGTERM if reached_preemption_sync_point(step) else None
+        return signal.SIGTERM if reached_preemption_sync_point(next(_ASKED)) else None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame

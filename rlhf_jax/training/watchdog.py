@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from rlhf_jax import processes
 from rlhf_jax.training.phases import OUTSIDE, Phases
 from rlhf_jax.training.progress import duration
 
@@ -139,4 +140,6 @@ class Watchdog:
         return f"the stacks of all its threads are in {self.path}"
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr if self._stream is None else self._stream, flush=True)
+        # The real one: the command line takes sys.stderr from all processes but the first.
+        stream = (sys.stderr if processes.first() else sys.__stderr__) if self._stream is None else self._stream
+        print(text, file=stream, flush=True)

@@ -1,9 +1,12 @@
 """What one of two processes does and says, for ``test_exchange``.
 
-python exchange_task.py [fail]
+python exchange_task.py [fail|stop]
 """
 
+import os
+import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from rlhf_jax.data.encoded import in_shares
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.packing import Example
 from rlhf_jax.stages.scoring import score_shared
+from rlhf_jax.training.signals import StopSignals
 
 if __name__ == "__main__":
     parallel.initialize(heartbeat=10)
@@ -24,6 +28,16 @@ if __name__ == "__main__":
             processes.exchange(b"")
         except jax.errors.JaxRuntimeError as error:
             raise processes.loss_of("exchange", error) from error
+    if sys.argv[1:] == ["stop"]:
+        with StopSignals() as signals:  # a stage whose steps are counted from 1, as the next one's are
+            assert [signals.asked() for _ in range(5)] == [None] * 5
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # both hear of it while no stage trains
+        with StopSignals() as signals:
+            answers = [signals.asked() for _ in range(5)]
+        print("stopped", answers.index(signal.SIGTERM) if signal.SIGTERM in answers else None)
+        sys.exit()
     print("share", list(range(5))[processes.share(5)])
     print("exchanged", processes.exchange([b"", b"one"][index]))
     print("first says", processes.from_first(lambda: index, "asking"))

@@ -43,6 +43,13 @@ def test_a_process_that_fails_ends_at_once_and_the_other_hears_of_it():
     assert "BarrierError: barrier 'exchange': process 0 of 2" in said
 
 
+def test_a_signal_between_two_stages_stops_all_after_the_same_step_of_the_next():
+    first, second = several.run([TASK, "stop"], 2, seconds=100)
+    stopped = [line for said in (first, second) for line in said.splitlines() if line.startswith("stopped")]
+    assert len(stopped) == 2
+    assert stopped[0] == stopped[1] != "stopped None"
+
+
 def test_alone_everything_is_given_back():
     assert not processes.several()
     assert processes.first()

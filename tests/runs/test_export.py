@@ -71,7 +71,7 @@ def test_weights_can_be_narrowed(sft_run, tmp_path):
 def test_one_member_of_an_ensemble_is_exported_and_has_to_be_named(reward_run, tmp_path, monkeypatch):
     two = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), reward_run.params)
     loaded = (two, reward_run.model_config, reward_run.tokenizer)
-    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: loaded)
+    monkeypatch.setattr("rlhf_jax.runs.export.open_stage", lambda *_: loaded)
     for member in (None, 2, -1):
         with pytest.raises(RunError, match="--member, 0 to 1"):
             export(reward_run.directory, tmp_path / "model", stage="reward", member=member)
@@ -110,7 +110,7 @@ def test_the_checkpoint_that_a_run_started_from_is_left_alone(sft_run, tmp_path,
 
 def test_a_model_that_no_family_is_like_is_an_error_of_the_run(sft_run, tmp_path, monkeypatch):
     odd = dataclasses.replace(sft_run.model_config, family="gpt2")
-    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
+    monkeypatch.setattr("rlhf_jax.runs.export.open_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
     with pytest.raises(RunError, match=r"the sft stage of .* cannot be exported: .*gpt2"):
         export(sft_run.directory, tmp_path / "model", stage="sft")
 
@@ -172,9 +172,8 @@ def test_weights_go_from_disk_to_disk_one_layer_of_one_leaf_at_a_time(sft_run, t
 
 def test_stored_weights_that_were_changed_on_the_disk_are_not_exported(sft_run, tmp_path):
     shutil.copytree(sft_run.directory, tmp_path / "run")
-    data = max(
-        (tmp_path / "run" / "params" / "sft" / "arrays").rglob("*"), key=lambda f: f.is_file() and f.stat().st_size
-    )
+    files = [f for f in (tmp_path / "run" / "params" / "sft" / "arrays").rglob("*") if f.is_file()]
+    data = max(files, key=lambda f: f.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)

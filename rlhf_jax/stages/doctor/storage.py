@@ -89,7 +89,9 @@ def round_trip(folder: Path, mebibytes: float = 1.0) -> Finding:
     start = time.perf_counter()
     checkpoint.save_params(folder / "params", {"spread": part}, {"made_by": "rlhf doctor"})
     saved = time.perf_counter() - start
-    found, metadata = checkpoint.load_params(folder / "params", part.sharding)
+    found, metadata = processes.agree(
+        lambda: checkpoint.load_params(folder / "params", part.sharding), "reading the checkpoint back"
+    )
     loaded = time.perf_counter() - start - saved
     differ = int(processes.fetch(jax.jit(lambda a, b: jnp.sum(a != b))(found["spread"], part)))
     if differ or metadata != {"made_by": "rlhf doctor"}:
