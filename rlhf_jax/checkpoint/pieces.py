@@ -117,14 +117,8 @@ def open_stored(stored: Path, number: int) -> Any:
     """
     import tensorstore
 
-<<<<<<< HEAD
-    base = {"driver": "ocdbt", "base": f"file://{stored}/", "path": f"{number:05d}/"}
-    return tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
-=======
     base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{stored}/"}, "path": f"{number:05d}/"}
-    array = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
-    return array[tuple(slice(a, b) for a, b in bounds)].read().result()
->>>>>>> main
+    return tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
 
 
 def _bounds(index: Sequence[slice], shape: Sequence[int]) -> Bounds:
