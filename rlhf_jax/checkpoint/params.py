@@ -94,14 +94,14 @@ def load_params(path: str | Path, shardings: Any = None) -> tuple[Params, dict[s
     """
     path = Path(path).resolve()
     manifest = read_manifest(path)
-    about, shapes = part(path, manifest, "metadata"), _nested(path, shapes_of(manifest))
+    about, shapes = part(path, manifest, "metadata"), nested(path, shapes_of(manifest))
     if shardings is None:
-        return jax.device_put(_nested(path, read(path, manifest))), about
+        return jax.device_put(nested(path, read(path, manifest))), about
     places = jax.tree.broadcast(shardings(shapes) if callable(shardings) else shardings, shapes)
-    return _nested(path, read(path, manifest, flatten(places))), about
+    return nested(path, read(path, manifest, flatten(places))), about
 
 
-def _nested(path: Path, leaves: Mapping[str, Any]) -> Params:
+def nested(path: Path, leaves: Mapping[str, Any]) -> Params:
     """Make nested dicts of what is known by its path in the tree."""
     tree: Params = {}
     for name, leaf in leaves.items():

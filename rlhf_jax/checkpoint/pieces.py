@@ -88,7 +88,7 @@ def wrong_piece(value: Any, entry: Mapping[str, Any], stored: Path, number: int)
         elif (number + turn) % jax.process_count() != jax.process_index():
             continue  # another process reads it
         else:
-            piece = _stored_piece(stored, number, bounds)
+            piece = open_stored(stored, number)[tuple(slice(a, b) for a, b in bounds)].read().result()
         found = sha256_of(np.asarray(piece))
         if found != sha256:
             where = "" if bounds == _whole(entry["shape"]) else f" at {_text(bounds)}"
@@ -108,12 +108,17 @@ def _own(leaf: Any) -> list[tuple[Bounds, Any]]:
     return [(_bounds(s.index, leaf.shape), s.data) for s in leaf.addressable_shards if s.replica_id == 0]
 
 
-def _stored_piece(stored: Path, number: int, bounds: Bounds) -> np.ndarray:
+def open_stored(stored: Path, number: int) -> Any:
+    """Open an array that Orbax wrote, to read parts of it.
+
+    Args:
+        stored: the folder that holds the arrays.
+        number: the leaf's in that folder.
+    """
     import tensorstore
 
     base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{stored}/"}, "path": f"{number:05d}/"}
-    array = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
-    return array[tuple(slice(a, b) for a, b in bounds)].read().result()
+    return tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
 
 
 def _bounds(index: Sequence[slice], shape: Sequence[int]) -> Bounds:

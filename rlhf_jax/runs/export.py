@@ -11,7 +11,7 @@ import jax
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import base_of, first_finished, load_stage, origin
+from rlhf_jax.runs.loading import base_of, first_finished, load_stage, open_stage, origin
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.types import Params
@@ -54,7 +54,8 @@ def export(
     name = stage or named or first_finished(run, MODEL_STAGES)
     if name not in MODEL_STAGES:
         raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(MODEL_STAGES)}")
-    params, config, tokenizer = load_stage(run, name)
+    # Weights that are all the stage's own stay on the disk, from where one tensor after the other is copied.
+    params, config, tokenizer = (load_stage if adapter else open_stage)(run, name)
     model = params["reward" if name == "reward" else "policy"]
     count = models.members(model) if "head" in model else 0
     if count:

@@ -196,6 +196,24 @@ def _described(metadata: dict[str, Any], directory: Path, stage: str) -> ModelCo
         ) from error
 
 
+def open_stage(directory: Path | str, stage: str) -> tuple[Params, ModelConfig, Tokenizer]:
+    """Open the parameters of a finished stage without reading them into memory; adapters and their trunk are loaded.
+
+    Returns:
+        Parameters by role, where all weights are the stage's own as ``checkpoint.StoredLeaf``; model config, tokenizer.
+
+    Raises:
+        RunError: when the folder, the stage or the tokenizer is missing.
+    """
+    directory = Path(directory)
+    _check_finished(directory, stage)
+    if base_of(directory, stage) is not None:
+        return load_stage(directory, stage)
+    params, metadata = checkpoint.stored_params(directory / "params" / stage)
+    tokenizer = Tokenizer.load(directory / "tokenizer.json")
+    return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
+
+
 def base_of(directory: Path | str, stage: str) -> Base | None:
     """Read which base the adapters of a finished stage stand on; None where it trained all weights."""
     return _noted(checkpoint.load_metadata(Path(directory) / "params" / stage), Path(directory))

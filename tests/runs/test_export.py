@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import models
+from rlhf_jax.checkpoint import CheckpointError, StoredLeaf, load_metadata, stored_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.runs.export import export
 from rlhf_jax.runs.loading import origin, start_from
@@ -69,7 +71,7 @@ def test_weights_can_be_narrowed(sft_run, tmp_path):
 def test_one_member_of_an_ensemble_is_exported_and_has_to_be_named(reward_run, tmp_path, monkeypatch):
     two = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), reward_run.params)
     loaded = (two, reward_run.model_config, reward_run.tokenizer)
-    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: loaded)
+    monkeypatch.setattr("rlhf_jax.runs.export.open_stage", lambda *_: loaded)
     for member in (None, 2, -1):
         with pytest.raises(RunError, match="--member, 0 to 1"):
             export(reward_run.directory, tmp_path / "model", stage="reward", member=member)
@@ -108,7 +110,7 @@ def test_the_checkpoint_that_a_run_started_from_is_left_alone(sft_run, tmp_path,
 
 def test_a_model_that_no_family_is_like_is_an_error_of_the_run(sft_run, tmp_path, monkeypatch):
     odd = dataclasses.replace(sft_run.model_config, family="gpt2")
-    monkeypatch.setattr("rlhf_jax.runs.export.load_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
+    monkeypatch.setattr("rlhf_jax.runs.export.open_stage", lambda *_: (sft_run.params, odd, sft_run.tokenizer))
     with pytest.raises(RunError, match=r"the sft stage of .* cannot be exported: .*gpt2"):
         export(sft_run.directory, tmp_path / "model", stage="sft")
 
@@ -144,3 +146,37 @@ def test_a_stage_starts_from_an_adapter_of_pefts_as_from_its_merged_model(sft_ru
     settings.write_text(settings.read_text().replace(str(below), "someone/model"))
     with pytest.raises(models.CheckpointError, match="base_model_name_or_path 'someone/model' is no checkpoint here"):
         start_from(str(tmp_path / "adapter"), models.LoRAConfig(), mesh=one_device, seed=0)
+
+
+@pytest.mark.parametrize("dtype", ["", "bfloat16"])
+def test_weights_go_from_disk_to_disk_one_layer_of_one_leaf_at_a_time(sft_run, tmp_path, monkeypatch, dtype):
+    """The largest array that is ever there is one layer of a matrix, or an embedding."""
+    read, original = [], StoredLeaf.__getitem__
+
+    def counted(self, index):
+        found = original(self, index)
+        read.append(found.size)
+        return found
+
+    folder = sft_run.directory / "params" / "sft"
+    checked = stored_params(folder)[0]["policy"]  # its hashes are compared before anything is written
+    monkeypatch.setattr(StoredLeaf, "__getitem__", counted)
+    monkeypatch.setattr("rlhf_jax.runs.loading.checkpoint.stored_params", lambda path: ({"policy": checked}, metadata))
+    metadata = load_metadata(folder)
+    _, params = models.load_pretrained(export(sft_run.directory, tmp_path / "model", stage="sft", dtype=dtype))
+    wanted = jax.tree.map(lambda x: x.astype(dtype) if dtype else x, sft_run.params["policy"])
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+    one_layer = max(x.size // x.shape[0] for x in jax.tree.leaves(sft_run.params["policy"]["blocks"]))
+    assert max(read) <= max(one_layer, sft_run.params["policy"]["embedding"].size)
+
+
+def test_stored_weights_that_were_changed_on_the_disk_are_not_exported(sft_run, tmp_path):
+    shutil.copytree(sft_run.directory, tmp_path / "run")
+    files = [f for f in (tmp_path / "run" / "params" / "sft" / "arrays").rglob("*") if f.is_file()]
+    data = max(files, key=lambda f: f.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(CheckpointError, match="params/sft: leaf"):
+        export(tmp_path / "run", tmp_path / "model", stage="sft")
+    assert not (tmp_path / "model").exists()

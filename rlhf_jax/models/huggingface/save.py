@@ -238,9 +238,8 @@ def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
     A jax array keeps the numpy copy that was once made of it, so a large one is copied in slices, which then go away.
     Each device's part is sliced by itself, because a slice of the whole would be made on every device.
     """
-    if isinstance(leaf, np.ndarray) or leaf.nbytes <= SMALL:
-        host = np.asarray(leaf)
-        return host if layer is None else host[layer]
+    if not isinstance(leaf, jax.Array) or leaf.nbytes <= SMALL:  # on the host, or on the disk, which is read here
+        return np.asarray(leaf) if layer is None else np.asarray(leaf[layer])
     out = np.empty(leaf.shape if layer is None else leaf.shape[1:], leaf.dtype)
     for shard in leaf.addressable_shards:
         if shard.replica_id:
