@@ -199,6 +199,10 @@ def _described(metadata: dict[str, Any], directory: Path, stage: str) -> ModelCo
 def open_stage(directory: Path | str, stage: str) -> tuple[Params, ModelConfig, Tokenizer]:
     """Open the parameters of a finished stage without reading them into memory; adapters and their trunk are loaded.
 
+    Args:
+        directory: the run folder.
+        stage: the stage's name.
+
     Returns:
         Parameters by role, where all weights are the stage's own as ``checkpoint.StoredLeaf``; model config, tokenizer.
 
