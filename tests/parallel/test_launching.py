@@ -75,7 +75,8 @@ def gone(pid):
 
 
 def test_the_first_process_speaks_as_it_is_and_the_others_with_their_number(tmp_path):
-    then = 'print("who", index); print("why", index, file=sys.stderr)'
+    # In one write: the parts of a line that is not buffered may have another process' line between them.
+    then = 'print(f"who {index}\\n", end=""); print(f"why {index}\\n", end="", file=sys.stderr)'
     status, out, err = run(tmp_path, then, processes=3)
     assert status == 0
     assert sorted(out.splitlines()) == ["[1] who 1", "[2] who 2", "who 0"]
