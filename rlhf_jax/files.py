@@ -107,6 +107,26 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already where all went well
 
 
+def drop_torn_line(path: str | os.PathLike[str]) -> None:
+    """Cut off what a killed writer left of a file's last line; a file that is not there is left so.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "rows.jsonl"
+        ...     _ = file.write_text('{"step": 1}\\n{"st')
+        ...     drop_torn_line(file)
+        ...     file.read_text()
+        '{"step": 1}\\n'
+    """
+    path = Path(path)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(path, whole)
+
+
 def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
     """Write a value as indented JSON; the folders above the file are made.
 

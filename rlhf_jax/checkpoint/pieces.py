@@ -7,6 +7,7 @@ among the processes, to be compared with what was saved.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,9 +79,12 @@ def wrong_piece(value: Any, entry: Mapping[str, Any], stored: Path, number: int)
     value = value if there is not None else np.asarray(value)
     # What two processes hold was read by both, and is looked at by both.
     mine = {} if there is None else {_bounds(s.index, value.shape): s.data for s in value.addressable_shards}
+    opened = functools.cache(
+        lambda: open_stored(stored, number)
+    )  # once for all pieces, and only where one is asked for
     for turn, (bounds, sha256) in enumerate(expected(entry).items()):
         if there is None:
-            piece: Any = value[tuple(slice(a, b) for a, b in bounds)]
+            piece: Any = value[slices(bounds)]
         elif bounds in there:
             if bounds not in mine:
                 continue  # another process has it
@@ -88,12 +92,17 @@ def wrong_piece(value: Any, entry: Mapping[str, Any], stored: Path, number: int)
         elif (number + turn) % jax.process_count() != jax.process_index():
             continue  # another process reads it
         else:
-            piece = open_stored(stored, number)[tuple(slice(a, b) for a, b in bounds)].read().result()
+            piece = opened()[slices(bounds)].read().result()
         found = sha256_of(np.asarray(piece))
         if found != sha256:
             where = "" if bounds == _whole(entry["shape"]) else f" at {_text(bounds)}"
             return f"{where} is {found}, but {sha256} was written"
     return None
+
+
+def slices(bounds: Bounds) -> tuple[slice, ...]:
+    """Turn the bounds of a piece into the index that takes it out of the whole."""
+    return tuple(slice(a, b) for a, b in bounds)
 
 
 def all_bounds(array: jax.Array) -> set[Bounds]:

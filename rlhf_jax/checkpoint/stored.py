@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_jax.checkpoint.leaves import Damaged, part, read_manifest, shapes_of
 from rlhf_jax.checkpoint.params import nested
-from rlhf_jax.checkpoint.pieces import expected, open_stored
+from rlhf_jax.checkpoint.pieces import expected, open_stored, slices
 from rlhf_jax.types import Params
 
 _AT_ONCE = 2**26  # bytes that are read and hashed at a time
@@ -93,7 +93,7 @@ def stored_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 
 def _verifies(leaf: StoredLeaf, entry: dict[str, Any]) -> bool:
     for bounds, sha256 in expected(entry).items():
-        digest, places = hashlib.sha256(), tuple(slice(a, b) for a, b in bounds)
+        digest, places = hashlib.sha256(), slices(bounds)
         row = leaf.dtype.itemsize * math.prod(b - a for a, b in bounds[1:])
         step = max(1, _AT_ONCE // row)
         first, last = bounds[0] if bounds else (0, 1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
-import sys
 from collections.abc import Iterator
 from typing import get_args
 
@@ -118,7 +116,7 @@ def join(command: str, asked: Asked) -> None:
 
 
 def leave(status: int) -> None:
-    """End a process of several that failed at once: JAX would wait for the others, which may be waiting for this one.
+    """End a process of several that failed at once.
 
     Args:
         status: the exit status; 0 leaves in the usual way, when all others are done too.
@@ -126,9 +124,7 @@ def leave(status: int) -> None:
     from rlhf_jax import processes
 
     if status and processes.several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        processes.end_at_once(status)
 
 
 @contextlib.contextmanager

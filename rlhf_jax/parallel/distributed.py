@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax
 
-from rlhf_jax.processes import LostProcessError
+from rlhf_jax.processes import LostProcessError, end_at_once
 
 Mode = Literal["auto", "off", "manual"]
 
@@ -115,15 +115,13 @@ def _give_up(place: Place | None, timeout: int) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(LostProcessError.exit_code)
+    end_at_once(LostProcessError.exit_code)
 
 
 def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error that nobody caught, and end: JAX would wait for the others, who may be waiting for this one."""
     sys.__excepthook__(kind, error, trace)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(error.exit_code if hasattr(error, "exit_code") else 1)
+    end_at_once(error.exit_code if hasattr(error, "exit_code") else 1)
 
 
 def given_place(coordinator: str, count: int, index: int, environment: Mapping[str, str]) -> Place | None:

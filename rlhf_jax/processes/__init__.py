@@ -3,7 +3,7 @@
 from rlhf_jax.processes.agreement import agree, exchange, exchange_json, first, from_first, meet, several, share
 from rlhf_jax.processes.arrays import fetch, put
 from rlhf_jax.processes.barriers import BarrierError, barrier
-from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, loss_of, lost
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once, loss_of, lost
 
 __all__ = [
     "BarrierError",
@@ -11,6 +11,7 @@ __all__ = [
     "OtherProcessError",
     "agree",
     "barrier",
+    "end_at_once",
     "exchange",
     "exchange_json",
     "fetch",

@@ -109,23 +109,7 @@ def agree(make: Callable[[], T], what: str, errors: tuple[type[Exception], ...] 
         >>> agree(lambda: 3, "counting")
         3
     """
-    if not several():
-        return make()
-    failed: Exception | None = None
-    made: Any = None
-    try:
-        made = make()
-    except errors as error:
-        failed = error
-    text = "" if failed is None else f"{type(failed).__name__}: {failed}"
-    # Our errors about wrong input are ValueErrors.
-    said = exchange_json([text, 2 if isinstance(failed, ValueError) else 1])
-    if failed is not None:
-        raise failed
-    for number, (text, status) in enumerate(said):
-        if text:
-            raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})", status)
-    return made
+    return make() if not several() else _agreed(make, what, errors, told=lambda made: None)[0]
 
 
 def from_first(make: Callable[[], T], what: str) -> T:
@@ -149,8 +133,28 @@ def from_first(make: Callable[[], T], what: str) -> T:
     """
     if not several():
         return make()
-    made = agree(lambda: make() if first() else None, what)
-    return exchange_json(made)[0]
+    return _agreed(lambda: make() if first() else None, what, (Exception,), told=lambda made: made)[1][0]
+
+
+def _agreed(
+    make: Callable[[], Any], what: str, errors: tuple[type[Exception], ...], told: Callable[[Any], Any]
+) -> tuple[Any, list[Any]]:
+    """Do something in every process, and exchange what became of it: what was made here, and what each one tells."""
+    failed: Exception | None = None
+    made: Any = None
+    try:
+        made = make()
+    except errors as error:
+        failed = error
+    text = "" if failed is None else f"{type(failed).__name__}: {failed}"
+    # Our errors about wrong input are ValueErrors.
+    said = exchange_json([text, 2 if isinstance(failed, ValueError) else 1, told(made)])
+    if failed is not None:
+        raise failed
+    for number, (text, status, _) in enumerate(said):
+        if text:
+            raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})", status)
+    return made, [value for _, _, value in said]
 
 
 def meet(what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -33,7 +33,8 @@ def _gathered(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     apart = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not _is_here(x)]
     if apart:
-        whole = _replicate(tuple(_on_device(leaves[i]) for i in apart))
+        arrays = tuple(_on_device(leaves[i]) for i in apart)
+        whole = _replicate(tuple(_whole(x.sharding) for x in arrays))(arrays)
         for i, x in zip(apart, whole, strict=True):
             leaves[i] = x
     return jax.tree.unflatten(structure, leaves)
@@ -48,25 +49,16 @@ def _is_here(x: jax.Array) -> bool:
     return x.is_fully_addressable or x.is_fully_replicated
 
 
-def _replicate(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    places = tuple(_whole(x.sharding) for x in arrays)
-    return _identity(places)(arrays)
-
-
 def _whole(sharding: Any) -> NamedSharding:
     if not isinstance(sharding, NamedSharding):
         raise TypeError(f"an array that lies over several processes needs a NamedSharding, found {sharding}")
     return NamedSharding(sharding.mesh, PartitionSpec())
 
 
-_PROGRAMS: dict[Any, Any] = {}
-
-
-def _identity(places: tuple[NamedSharding, ...]) -> Any:
-    """Make the program that gathers to these places, once for each."""
-    if places not in _PROGRAMS:
-        _PROGRAMS[places] = jax.jit(lambda x: x, out_shardings=places)
-    return _PROGRAMS[places]
+@functools.cache
+def _replicate(places: tuple[NamedSharding, ...]) -> Any:
+    """Make the program that gathers to these places."""
+    return jax.jit(lambda x: x, out_shardings=places)
 
 
 def put(tree: Any, shardings: Any) -> Any:

@@ -14,6 +14,11 @@ import numpy as np
 
 from rlhf_jax import processes
 from rlhf_jax.checkpoint import CheckpointError, save_params
+from rlhf_jax.data import Tokenizer
+from rlhf_jax.models import ModelConfig
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.loading import Base
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.training import GoodputLog, LastUpdate, Phases, Watchdog
 from rlhf_jax.types import Params
@@ -62,12 +67,32 @@ class Attempt:
         with self.watched(), self.phases.during("evaluate"):
             yield
 
-    @contextlib.contextmanager
-    def finishing(self) -> Iterator[None]:
-        """Write the results inside; the last line of the goodput log follows."""
+    def finish(
+        self,
+        *,
+        params: Params,
+        model_config: ModelConfig,
+        tokenizer: Tokenizer,
+        metrics: list[dict[str, Any]],
+        summary: dict[str, Any],
+        base: Base | None,
+    ) -> RunResult:
+        """Write the results, as ``runs.folder.finish`` does, and the last line of the goodput log."""
         with self.watched(), self.phases.during("save"):
-            yield
+            found = folder.finish(
+                self.directory,
+                self._stage,
+                self._config,
+                params=params,
+                model_config=model_config,
+                tokenizer=tokenizer,
+                metrics=metrics,
+                summary=summary,
+                seconds=self.lap(),
+                base=base,
+            )
         self.goodput.write()
+        return found
 
     def dump(self, last: LastUpdate, seen: Mapping[str, Any]) -> str:
         """Write what is there to look at after updates that were not finite, in place of an earlier dump of the stage.

@@ -232,19 +232,14 @@ def preference(
         **quality(gained[0] - gained[1]),
         **outcome(fitted),
     }
-    with watch.finishing():
-        return folder.finish(
-            directory,
-            "preference",
-            config,
-            params=fitted.best_params,
-            model_config=start.config,
-            tokenizer=tokenizer,
-            metrics=fitted.history,
-            summary=summary,
-            seconds=watch.lap(),
-            base=start.base,
-        )
+    return watch.finish(
+        params=fitted.best_params,
+        model_config=start.config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        base=start.base,
+    )
 
 
 class PreferenceBatches:

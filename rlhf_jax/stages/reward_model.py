@@ -176,19 +176,14 @@ def reward_model(
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}
         folder.update_json(directory / "summary.json", beside)
-    with watch.finishing():
-        return folder.finish(
-            directory,
-            "reward",
-            config,
-            params=fitted.best_params,
-            model_config=model_config,
-            tokenizer=tokenizer,
-            metrics=fitted.history,
-            summary=summary,
-            seconds=watch.lap(),
-            base=start.base,
-        )
+    return watch.finish(
+        params=fitted.best_params,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        base=start.base,
+    )
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:

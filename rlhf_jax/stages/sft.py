@@ -143,19 +143,14 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         "training_rows": len(training_set),
         "warnings": list(rows.notes),
     }
-    with watch.finishing():
-        return folder.finish(
-            directory,
-            "sft",
-            config,
-            params=fitted.best_params,
-            model_config=model_config,
-            tokenizer=tokenizer,
-            metrics=fitted.history,
-            summary=summary,
-            seconds=watch.lap(),
-            base=start.base,
-        )
+    return watch.finish(
+        params=fitted.best_params,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        base=start.base,
+    )
 
 
 def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], mesh: Mesh) -> Start:

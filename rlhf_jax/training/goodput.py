@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.files import drop_torn_line
 from rlhf_jax.training.phases import COMPILE, OUTSIDE, Phases
 
 FILE = "goodput.jsonl"
@@ -144,7 +145,7 @@ class GoodputLog:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._wrote:
-            _drop_torn_line(self.path)
+            drop_torn_line(self.path)
             self._wrote = True
         with self.path.open("ab", buffering=0) as file:  # one write call a line: a kill tears the last line at most
             file.write(json.dumps(row).encode() + b"\n")
@@ -228,12 +229,3 @@ def process_start() -> float:
     lines = system.read_text(encoding="utf-8").splitlines()
     booted = [int(line.split()[1]) for line in lines if line.startswith("btime ")]
     return min(_IMPORTED, booted[0] + ticks / os.sysconf("SC_CLK_TCK")) if booted else _IMPORTED
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a killed process left of a line."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            os.truncate(path, whole)

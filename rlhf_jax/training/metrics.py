@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rlhf_jax import processes
-from rlhf_jax.files import atomic_binary
+from rlhf_jax.files import atomic_binary, drop_torn_line
 
 Row = dict[str, Any]
 
@@ -84,7 +84,7 @@ class MetricsWriter:
         self._file: Any = None  # where there are several processes, the first alone writes
         if processes.first():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._drop_torn_line()
+            drop_torn_line(self.path)
             self._file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -157,13 +157,6 @@ class MetricsWriter:
         if self._events is not None:
             self._events.close()
             self._events = None
-
-    def _drop_torn_line(self) -> None:
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                self._replace(whole)
 
     def _replace(self, content: bytes) -> None:
         with atomic_binary(self.path) as file:

@@ -179,19 +179,14 @@ def train_online(
         ],
         "skipped_updates": int(fitted.state.train.skipped),
     }
-    with watch.finishing():
-        return folder.finish(
-            directory,
-            stage,
-            config,
-            params=best,
-            model_config=start.config,
-            tokenizer=tokenizer,
-            metrics=fitted.history,
-            summary=summary,
-            seconds=watch.lap(),
-            base=start.base,
-        )
+    return watch.finish(
+        params=best,
+        model_config=start.config,
+        tokenizer=tokenizer,
+        metrics=fitted.history,
+        summary=summary,
+        base=start.base,
+    )
 
 
 def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, iteration: int) -> list[EncodedPrompt]:
