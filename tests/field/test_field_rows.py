@@ -1,13 +1,15 @@
 """Rows and tokenizers as other people have them, as tables: what goes in, and what is right."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from chat_families import IM, IM_CONFIG, Family, chat, write_folder
 
-from rlhf_jax.data import DataError, Demonstration, Dialogue, Tokenizer
+from rlhf_jax.data import DataConfig, DataError, Demonstration, Dialogue, Message, Tokenizer, layouts, write_jsonl
 from rlhf_jax.data.encode import encode, encode_all
+from rlhf_jax.data.reading import Source, read_rows
 
 # 1. A tokenizer.json keeps what somebody's last call asked for.
 
@@ -154,3 +156,160 @@ def test_what_a_row_does_not_teach_is_no_target(chatml):
         example = encode(Dialogue(turns, "f:1", unlearned=(1,)), tokenizer)
         assert tokenizer.decode(example.tokens[0][example.masks[0]]).strip() == "Good."
         assert "Wrong." in tokenizer.decode(example.tokens[0])
+
+
+# 5. Fields that carry meaning are used, or refused by name.
+
+
+def user(text, **more):
+    return {"role": "user", "content": text, **more}
+
+
+def assistant(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+FRENCH = ({"role": "system", "content": "Speak French."}, user("One?"))
+ASKS = tuple(Message(turn["role"], turn["content"]) for turn in FRENCH)
+HI, TWO = [user("Hi."), assistant("Hello!")], [user("One?"), assistant("Un."), user("Two?")]
+PAIR = {"chosen": "Un.", "rejected": "One."}
+SHARED = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Un."}]
+CHATS = {"chosen": [user("One?"), assistant("Un.")], "rejected": [user("One?"), assistant("One.")]}
+VOTED = {"a": "Un.", "b": "One.", "preference": "a"}
+ANSWERS = {"chosen": [assistant("Un.")], "rejected": [assistant("One.")]}
+
+
+def turns(chat):
+    return tuple(Message(turn["role"], turn["content"]) for turn in chat)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "row", "asks"),
+    [
+        # Alpaca
+        ("demonstration", {"instruction": "One?", "input": "", "output": "Un.", "system": "Speak French."}, ASKS),
+        ("demonstration", {"instruction": "Two?", "output": "Deux.", "history": [["One?", "Un."]]}, turns(TWO)),
+        ("demonstration", {"instruction": "One?", "output": "Un.", "system": None, "history": []}, "One?"),
+        ("comparison", {"instruction": "One", "input": "?", **PAIR}, "One\n\n?"),
+        ("prompt", {"instruction": "Two?", "output": "Deux.", "history": [["One?", "Un."]]}, turns(TWO)),
+        # ShareGPT and messages
+        (
+            "demonstration",
+            {
+                "system": "Speak French.",
+                "conversations": [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Un."}],
+            },
+            ASKS,
+        ),
+        ("demonstration", {"system": "Speak French.", "messages": [*FRENCH, assistant("Un.")], "tools": "[]"}, ASKS),
+        ("demonstration", {"messages": [{**FRENCH[0], "role": "developer"}, FRENCH[1], assistant("Un.")]}, ASKS),
+        ("demonstration", {"prompt": "One?", "messages": [*FRENCH, assistant("Un.")]}, ASKS),  # as in no_robots
+        ("demonstration", {"messages": [user([{"type": "text", "text": "Hi."}]), assistant("Hello!")]}, turns(HI[:1])),
+        ("demonstration", {"messages": [user("Hi."), assistant("Hello!", tool_calls=[], weight=1)]}, turns(HI[:1])),
+        # comparisons
+        ("comparison", {"prompt": [*FRENCH], **CHATS}, ASKS),
+        ("comparison", {"prompt": [*FRENCH], **ANSWERS}, ASKS),
+        ("comparison", {"prompt": [FRENCH[0]], **CHATS}, ASKS),
+        ("comparison", {"prompt": "One?", "system": "Speak French.", **CHATS}, ASKS),
+        ("comparison", {"prompt": "One?", "system": "Speak French.", **PAIR}, ASKS),
+        ("comparison", {"system": "Speak French.", "question": "One?", **PAIR}, ASKS),  # as in orca_dpo_pairs
+        ("comparison", {"conversations": [*FRENCH], "chosen": assistant("Un."), "rejected": assistant("One.")}, ASKS),
+        ("comparison", {"prompt": "One?", "messages": CHATS["chosen"], **CHATS}, ASKS[1:]),  # as in UltraFeedback
+        ("comparison", {"prompt": "One?", "response": "Un.", **PAIR}, "One?"),
+        (
+            "comparison",
+            {"prompt": "One?", "system_prompt": "Speak French.", "a": "Un.", "b": "One.", "preference": "a"},
+            ASKS,
+        ),
+        ("labelled", {"prompt": "One?", "system": "Speak French.", "completion": "Un.", "label": True}, ASKS),
+        # prompts
+        ("prompt", {"prompt": "One?", "system": "Speak French.", "response": "Un."}, ASKS),
+        ("prompt", {"messages": TWO}, turns(TWO)),
+        ("prompt", {"messages": [*TWO, assistant("Deux.")]}, turns(TWO)),
+        ("prompt", {"messages": [*FRENCH]}, ASKS),
+        ("prompt", {"conversations": [*FRENCH]}, ASKS),
+    ],
+)
+def test_what_a_row_says_is_used(purpose, row, asks):
+    found = getattr(layouts, purpose)(row, "f:1")
+    asked = found.messages[:-1] if isinstance(found, Dialogue) else found.prompt
+    assert asked == asks
+
+
+@pytest.mark.parametrize(
+    ("purpose", "row", "names"),
+    [
+        (
+            "demonstration",
+            {"messages": [user("Hi."), assistant("Hello!", tool_calls=[{"id": 1}])]},
+            "messages[1].tool_calls",
+        ),
+        ("demonstration", {"messages": [user("Hi."), assistant("5", reasoning_content="2 + 3")]}, "reasoning_content"),
+        (
+            "demonstration",
+            {"messages": [user("Hi."), assistant("Hello!", weight=0)]},
+            "only user, assistant, of weight 0",
+        ),
+        ("demonstration", {"messages": [user("Hi."), assistant("Hello!", weight=0.5)]}, "messages[1].weight"),
+        ("demonstration", {"messages": [user("Hi."), {"role": "tool", "content": "3"}]}, "messages[1].role"),
+        (
+            "demonstration",
+            {"messages": [user([{"type": "image_url"}]), assistant("A cat.")]},
+            "messages[0].content[0].type",
+        ),
+        ("demonstration", {"messages": HI, "images": ["cat.png"]}, "field 'images'"),
+        ("demonstration", {"messages": HI, "tools": [{"name": "f"}]}, "field 'tools'"),
+        ("demonstration", {"messages": [*FRENCH, assistant("Un.")], "system": "Speak German."}, "field 'system'"),
+        ("demonstration", {"messages": HI, "prompt": "Something else"}, "field 'prompt'"),
+        ("demonstration", {"messages": HI, "conversations": TWO}, "field 'messages'"),
+        ("demonstration", {"prompt": "One", "input": "two", "response": "Un."}, "field 'input'"),
+        ("demonstration", {"prompt": "Hi.", "response": "Hello!", "completion": "No."}, "field 'completion'"),
+        ("demonstration", {"prompt": "Hi.", "response": "Hello!", "weight": 0}, "field 'weight'"),
+        ("demonstration", {"instruction": "Hi.", "output": "Hello!", "history": "Ho."}, "field 'history[0]'"),
+        ("demonstration", {"instruction": "Hi.", "output": "Hello!", "kto_tag": False}, "field 'kto_tag'"),
+        ("comparison", {"prompt": "Something else", **CHATS}, "fields 'prompt' and 'chosen'"),
+        ("comparison", {"prompt": [user("Three?")], **CHATS}, "fields 'prompt' and 'chosen'"),
+        ("comparison", {"prompt": "One?", **PAIR, "preference": 0.1}, "field 'preference'"),
+        ("comparison", {"prompt": "One?", **PAIR, "margin": 2.0}, "field 'margin'"),
+        ("comparison", {"prompt": "One?", "messages": TWO, **CHATS}, "field 'messages'"),
+        ("judged", {"prompt": "Hi.", "response": "Hello!", "label": True, "ratings": [1]}, "field 'ratings'"),
+        ("judged", {"prompt": "Hi.", "response": "Hello!", "ratings": [1], "system": "Be brief."}, "field 'system'"),
+        ("prompt", {"prompt": "One?", "images": ["cat.png"]}, "field 'images'"),
+        ("prompt", {"prompt": "One?", "history": [["a", "b"]]}, "field 'history'"),
+        ("prompt", {"prompt": "One?", "conversations": TWO[1:]}, "field 'prompt'"),
+        ("prompt", {"messages": [FRENCH[0]]}, "a turn before the assistant's answer"),
+    ],
+)
+def test_what_a_row_says_and_nothing_reads_is_refused_by_name(purpose, row, names):
+    with pytest.raises(DataError, match=re.escape(names)) as caught:
+        getattr(layouts, purpose)(row, "f:1")
+    assert str(caught.value).startswith("f:1: ")
+
+
+def test_a_turn_of_weight_0_is_context(chatml):
+    row = {"messages": [user("Hi."), assistant("Wrong.", weight=0), user("So?"), assistant("Good.", weight=1)]}
+    found = layouts.demonstration({**row, "system": "Be brief."}, "f:1")
+    assert found.unlearned == (2,)
+    (example,) = encode_all(found, Tokenizer.load(chatml))
+    assert Tokenizer.load(chatml).decode(example.tokens[0][example.masks[0]]) == "Good."
+
+
+def test_fields_that_nobody_knows_are_named_once_with_a_count(tmp_path, capsys):
+    rows = [{"prompt": f"Say {i}.", "response": f"{i}", "source": "me", "id": i, "notes": None} for i in range(12)]
+    rows[3]["response"] = [assistant("3", name="Bo")]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    source = Source(DataConfig(source=str(tmp_path / "rows.jsonl")))
+    source.parts(layouts.demonstration, ())
+    source.parts(layouts.prompt, ())
+    said = capsys.readouterr().err
+    named = "fields that mean nothing here are left alone: 'source' (12), 'id' (12), 'response[].name' (1)"
+    assert said.count("left alone") == said.count(named) == 1
+
+
+def test_what_a_policy_says_can_be_scored_even_where_it_says_nothing(tmp_path, chatml):
+    rows = [{"prompt": [user("Hi.")], "response": text, "tokens": [2], "logprob": -0.1} for text in ("", "Hello!")]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    found = read_rows(tmp_path / "samples.jsonl", layouts.answered, "error")
+    assert [row.response for row in found] == ["", "Hello!"]
+    tokenizer = Tokenizer.load(chatml)
+    assert encode(found[0], tokenizer).tokens[0].tolist() == [*tokenizer.encode_prompt("Hi."), tokenizer.eos_id]
