@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax import data, evaluation, feedback
-from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer
+from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer, degenerate, equal
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
@@ -108,24 +108,45 @@ def _opinions(
             raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
     trained = frozenset(prompt_key(row) for row in rows.train)
     encode = functools.partial(encode_usable, tokenizer=tokenizer, config=config, task=task)
+    distinct = functools.partial(_distinct, encode=encode, source=config.source)
     if kinds == {LabelledResponse}:
-        known, held = encode(rows.train)[1], encode(rows.validation)[1]
-        test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained)
+        (_, known, notes), held = distinct(rows.train, "to train on"), distinct(rows.validation, "held out")[1]
+        test = held if rows.test is rows.validation else distinct(rows.test, "for the final figures")[1]
+        warnings = _said([degenerate.one_sided(known)])
+        return Labels(_given_epochs(known, seed), held, test, (*warnings, *notes, *rows.notes), trained)
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
-        warnings = _odd_ratings(rows.train)
+        warnings = (*_odd_ratings(rows.train), *_undecided(epoch(0), config.source))
     else:
-        pairs = functools.partial(_given_pairs, encode=encode)
-        epoch = _given_epochs(encode(rows.train)[1], seed)
-        warnings = _odd_labels(
-            [*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])]
-        )
+        pairs = functools.partial(_given_pairs, encode=functools.partial(distinct, part="held out"))
+        _, known, notes = distinct(rows.train, "to train on")
+        epoch = _given_epochs(known, seed)
+        odd = _odd_labels([*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])])
+        warnings = (*odd, *_undecided(known, config.source), *notes)
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
     return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained)
+
+
+def _distinct(
+    rows: Sequence[Any], part: str, *, encode: Callable[..., Any], source: str
+) -> tuple[list[Any], list[Example], tuple[str, ...]]:
+    """Encode pairs or labelled responses, and leave out those that say nothing: equal tokens, or votes to a draw."""
+    kept, examples = encode(rows)
+    places, notes = equal.telling(examples)
+    said = _said([f"{source}, {part}: {note}" for note in notes])
+    if not places:
+        raise DataError(f"{source}, {part}: none of {len(rows)} rows says which response is better: {'; '.join(notes)}")
+    return [kept[i] for i in places], [examples[i] for i in places], said
+
+
+def _undecided(examples: Sequence[Example], source: str) -> tuple[str, ...]:
+    """Refuse comparisons that prefer nothing at all."""
+    if said := degenerate.undecided(examples):
+        raise DataError(f"{source}: {said}")
+    return ()
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
@@ -146,9 +167,10 @@ def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
 
 
 def _said(warnings: list[str]) -> tuple[str, ...]:
-    for text in warnings:
+    said = tuple(filter(None, warnings))
+    for text in said:
         print(f"warning: {text}", file=sys.stderr)
-    return tuple(warnings)
+    return said
 
 
 def _given_epochs(examples: list[Example], seed: int) -> Callable[[int], list[Example]]:
@@ -188,8 +210,10 @@ def _rated_pairs(
 ) -> HeldOutPairs:
     """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared."""
     kept, examples = encode(rows)
-    domains = [task.domain(row.prompt) or row.prompt for row in kept]
-    pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
+    # Responses to one prompt are compared, in a data set with domains those of a domain.
+    together = [task.domain(row.prompt) or row.prompt for row in kept]
+    pairs = feedback.random_pairs(together, pairs_per_response, seed=0)
+    pairs = pairs[[not np.array_equal(examples[i].tokens[0], examples[j].tokens[0]) for i, j in pairs.tolist()]]
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
     golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
@@ -201,14 +225,14 @@ def _rated_pairs(
         pairs=pairs,
         share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
         votes=votes.astype(np.float32),
-        domains=domains,
+        domains=[task.domain(row.prompt) or "all" for row in kept],
         golden=golden,
     )
 
 
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
     """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
-    kept, examples = encode(rows)
+    kept, examples, _ = encode(rows)
     votes = np.stack([row.votes for row in kept])
     share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
