@@ -15,8 +15,8 @@ class DataConfig:
 
     source: str = HUMAN_SENTIMENT
     """`human_sentiment`; a .jsonl, .ndjson, .json (also .gz) or .parquet file; a folder of them, or one that `datasets`
-    saved; `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own; else
-    the name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
+    saved; `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own;
+    else the name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
     split: str = ""
     """The split to train on, where the source has several. Empty: `train`, else `train_sft` or `train_prefs`, whichever
     the stage is for."""

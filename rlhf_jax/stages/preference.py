@@ -39,6 +39,7 @@ from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -185,6 +186,7 @@ def preference(
     test_prompts = evenly(test_prompts, config.test_prompts)
     shape = config.packing(tokenizer.pad_id)
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
+    say_updates("preference", len(pairs.epoch(0)), batches, config)
     held = _heldout_examples(pairs, config)
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")

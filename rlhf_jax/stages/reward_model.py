@@ -32,6 +32,7 @@ from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
 from rlhf_jax.stages.train import outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
@@ -135,6 +136,8 @@ def reward_model(
         batches = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
+    rated = given[0].ratings is not None
+    say_updates("reward", sum(len(group.tokens) if rated else 1 for group in given), batches, config)
     score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 

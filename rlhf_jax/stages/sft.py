@@ -27,6 +27,7 @@ from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
 
@@ -123,13 +124,15 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     def evaluate(params: Params) -> Mapping[str, Any]:
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
+    batches = PackedEpochs(epoch, epochs=config.epochs, **shape)
+    say_updates("sft", len(training_set), batches, config)
     fitted = train(
         stage="sft",
         config=config,
         loss_fn=loss_fn,
         params={"policy": start.params},
         optimizer=config.optimizer,
-        batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
+        batches=batches,
         evaluate=evaluate,
         mesh=mesh,
         fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
