@@ -73,18 +73,17 @@ def sample(argv: list[str]) -> None:
     if o.best_of < 1:
         raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.rewards import EnsembleConfig
     from rlhf_jax.runs.scorer import best_of
     from rlhf_jax.runs.stage_path import split_stage
-    from rlhf_jax.stages import Policy, Scorer, sources
+    from rlhf_jax.stages import Policy, Scorer
 
     sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
     prompts: list[data.Prompt] = [o.prompt]
     if o.prompts:
-        rows, bad = data.read_jsonl(o.prompts, data.layouts.prompt, on_bad_row=o.on_bad_row)
-        sources.list_bad(bad)
-        prompts = [row.prompt for row in rows]
+        prompts = [row.prompt for row in read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)]
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if o.best_of > 1:
         made = best_of(made, Scorer.load(split_stage(o.run)[0], EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)

@@ -52,12 +52,12 @@ def score(argv: list[str]) -> None:
     o = parse(ScoreOptions, "score", argv)
     must_be_run(o.run)
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.runs.scorer import scorable, score_rows
-    from rlhf_jax.stages import Scorer, sources
+    from rlhf_jax.stages import Scorer
 
     scorer = Scorer.load(o.run)
-    rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
-    sources.list_bad(bad)
+    rows = read_rows(o.input, scorable, o.on_bad_row)
     if not rows:
         raise data.DataError(
             f"{o.input}: no row has a response to score; rlhf sample {o.run} --prompts FILE.jsonl --to OUT.jsonl "

@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.order import epoch_order
 from rlhf_jax.data.packing import Example
-from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow
+from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow, assistants
 from rlhf_jax.data.tokenizer import Tokenizer
 
 EVEN = 1e-6  # shares of votes that differ by less are the same
@@ -33,26 +33,43 @@ def encode(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokeni
 
     Returns:
         The group: K sequences of a prompt and a response, or for a chat one sequence with a mask for the assistant's
-        turns. Text without a prompt is plain text in every format.
+        turns, the first that ``encode_all`` gives. Text without a prompt is plain text in every format.
 
     Raises:
         DataError: if a chat template refuses the row.
     """
+    return encode_all(row, tokenizer)[0]
+
+
+def encode_all(row: Demonstration | Comparison | Dialogue | LabelledResponse, tokenizer: Tokenizer) -> list[Example]:
+    """Encode one row as the groups that teach all of it, which are several for some chats.
+
+    Args:
+        row: as for ``encode``.
+        tokenizer: what makes tokens of it.
+
+    Returns:
+        One group; for a chat one for every sequence of ``Tokenizer.encode_turns``.
+
+    Raises:
+        DataError: if a chat template refuses the row, or a chat has nothing to imitate.
+    """
     try:
         if isinstance(row, Dialogue):
-            chat, mask = tokenizer.encode_dialogue(row.messages)
-            return Example((chat,), (int(mask.argmax()),), masks=(mask,))
+            learned = [index for index in assistants(row.messages) if index not in row.unlearned]
+            chats = tokenizer.encode_turns(row.messages, learned)
+            return [Example((chat,), (int(mask.argmax()),), masks=(mask,)) for chat, mask in chats]
         if not row.prompt:
             tokenizer = tokenizer.with_format("plain")
         prompt = tokenizer.encode_prompt(row.prompt)
+        responses = row.responses if isinstance(row, Comparison) else (row.response,)
+        tokens = tuple(np.concatenate([prompt, tokenizer.encode_response(response)]) for response in responses)
     except DataError as error:
         raise _refused(row.where, error) from error
-    responses = row.responses if isinstance(row, Comparison) else (row.response,)
-    tokens = tuple(np.concatenate([prompt, tokenizer.encode_response(response)]) for response in responses)
     starts = (len(prompt),) * len(tokens)
     if isinstance(row, LabelledResponse):
-        return Example(tokens, starts, labels=np.array([float(row.label)], np.float32))
-    return Example(tokens, starts, row.votes if isinstance(row, Comparison) else None)
+        return [Example(tokens, starts, labels=np.array([float(row.label)], np.float32))]
+    return [Example(tokens, starts, row.votes if isinstance(row, Comparison) else None)]
 
 
 def encode_rows(
@@ -80,13 +97,13 @@ def encode_rows(
     bad: list[str] = []
     for row in rows:
         try:
-            example = encode(row, tokenizer)
+            made = encode_all(row, tokenizer)
         except DataError as error:
             _left_out(error, on_bad_row, bad)
             continue
-        longest = max(map(len, example.tokens))
+        longest = max(len(tokens) for example in made for tokens in example.tokens)
         if longest <= length:
-            examples.append(example)
+            examples += made
         else:
             _left_out(_too_long(row.where, longest, length), on_bad_row, bad)
     return examples, bad

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.data import layouts
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
@@ -105,12 +108,62 @@ class Source:
         rows, more = collect(self._read[named], parse, config.on_bad_row)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
+        unread = left_alone([row for _, row in self._read[named]])
+        if unread:
+            self._say(f"{named[0]}: {unread}", warning=False)
         return rows
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, warning: bool = True) -> None:
         if text not in self._said:
-            print(f"warning: {text}", file=sys.stderr)
+            print(f"warning: {text}" if warning else text, file=sys.stderr)
             self._said.add(text)
+
+
+def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) -> list[Any]:
+    """Read the rows of one file for a purpose, and say on standard error what was left out and left alone.
+
+    Args:
+        path: the file, as for ``read_jsonl``.
+        parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+
+    Returns:
+        The good rows.
+
+    Raises:
+        DataError: at a bad row, unless it is to be skipped.
+    """
+    seen: list[Row] = []
+
+    def kept(row: Row, where: str) -> Any:
+        seen.append(row)
+        return parse(row, where)
+
+    rows, bad = read_jsonl(path, kept, on_bad_row)
+    list_bad(bad)
+    if unread := left_alone(seen):
+        print(f"{path}: {unread}", file=sys.stderr)
+    return rows
+
+
+def left_alone(rows: Sequence[Row]) -> str:
+    """Name the fields that nobody knows, with how often they stand in the rows.
+
+    Args:
+        rows: as they came.
+
+    Returns:
+        A sentence; empty where there are none.
+
+    Example:
+        >>> left_alone([{"prompt": "Hi.", "source": "me"}, {"prompt": "Ho.", "source": "you", "id": 3}])
+        "fields that mean nothing here are left alone: 'source' (2), 'id' (1)"
+    """
+    found: Counter[str] = Counter()
+    for row in rows:
+        found += layouts.unknown_fields(row)
+    named = ", ".join(f"'{field}' ({count:,})" for field, count in found.most_common())
+    return f"fields that mean nothing here are left alone: {named}" if named else ""
 
 
 def list_bad(bad: Sequence[str]) -> None:

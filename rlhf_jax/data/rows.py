@@ -33,10 +33,11 @@ class Demonstration(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """A whole chat; every turn of the assistant is to be imitated."""
+    """A whole chat; every turn of the assistant is to be imitated, but for those that the row takes out."""
 
     messages: Chat
     where: str
+    unlearned: tuple[int, ...] = ()  # which messages are the assistant's and yet not to be imitated
 
 
 class LabelledResponse(NamedTuple):
@@ -138,3 +139,13 @@ def roles(messages: Sequence[Message]) -> str:
         'system, user'
     """
     return ", ".join(message.role for message in messages) or "no messages"
+
+
+def assistants(messages: Sequence[Message]) -> list[int]:
+    """List which messages are the assistant's.
+
+    Example:
+        >>> assistants([Message("user", "Hi."), Message("assistant", "Hello!")])
+        [1]
+    """
+    return [index for index, message in enumerate(messages) if message.role == "assistant"]

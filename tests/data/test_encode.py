@@ -160,7 +160,7 @@ def test_every_turn_of_the_assistant_is_a_target_of_a_dialogue(gemma, tokenizer)
     said = chat(*TALK)
     for made in (gemma, tokenizer):
         (example,), bad = encode_rows([Dialogue(said, "f:1")], made, length=400)
-        tokens, mask = made.encode_dialogue(said)
+        ((tokens, mask),) = made.encode_turns(said)
         np.testing.assert_array_equal(example.tokens[0], tokens)
         np.testing.assert_array_equal(example.masks[0], mask)
         assert example.starts == (len(made.encode_prompt(said[:1])),)

@@ -11,14 +11,14 @@ import copy
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.rows import Message, Prompt
+from rlhf_jax.data.rows import Message, Prompt, assistants
 from rlhf_jax.data.tokenizer.chat import ChatTokens
 from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
 from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
@@ -174,7 +174,10 @@ class Tokenizer:
             response: any text.
 
         Returns:
-            int32 [n_tokens + 1].
+            int32 [n_tokens + 1]. In the chat format, what the template makes of the text after its generation prompt.
+
+        Raises:
+            DataError: if the template refuses the response.
         """
         return self._writer.response(response)
 
@@ -186,12 +189,31 @@ class Tokenizer:
 
         Returns:
             Tokens int32 [n_tokens], and bool [n_tokens]: True on the text of the assistant's turns and on the token
-            that ends each, False elsewhere.
+            that ends each, False elsewhere. A turn that the template shows otherwise than it would be sampled (earlier
+            turns without their reasoning) is no target here; ``encode_turns`` teaches it as well.
 
         Raises:
-            DataError: if the template refuses the turns, or does not show what the assistant said as it was said.
+            DataError: if the template refuses the turns, or what the assistant said cannot be found.
         """
         return self._writer.dialogue(messages)
+
+    def encode_turns(
+        self, messages: Sequence[Message], learned: Collection[int] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Encode a chat as the sequences that teach the assistant's turns, each just as it would be sampled.
+
+        Args:
+            messages: the turns.
+            learned: which messages are targets, all of them the assistant's; every one of the assistant's if None.
+
+        Returns:
+            Tokens and targets as from ``encode_dialogue``: one sequence for the chat up to the last target, and one
+            more for each turn that the template shows otherwise in it, with what it is sampled from before it.
+
+        Raises:
+            DataError: if the template refuses the turns, or what the assistant said cannot be found.
+        """
+        return self._writer.dialogues(messages, assistants(messages) if learned is None else learned)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decode token ids to text, and drop special tokens.
@@ -205,7 +227,7 @@ class Tokenizer:
         return decoded(self._backend, np.asarray(ids).tolist())
 
     def decode_response(self, ids: Sequence[int] | np.ndarray, stop: Sequence[str] = ()) -> str:
-        """Decode a response: like ``decode``, without the space, if any, that joins it to its prompt or to its end.
+        """Decode a response: like ``decode``, without what joins it to its prompt or to its end, such as a space.
 
         Args:
             ids: integers [n_tokens].
@@ -219,7 +241,10 @@ class Tokenizer:
         known = self.decode(before)
         text = self.decode([*before, *np.asarray(ids).tolist()]).removeprefix(known)
         text = text[: min((text.index(end) for end in stop if end in text), default=len(text))]
-        return text.removeprefix(self._writer.joint).removesuffix(self._writer.space)
+        joint = self._writer.joint
+        if len(text) < len(joint) and joint.startswith(text):
+            return ""  # it has just begun
+        return text.removeprefix(joint).removesuffix(self._writer.space)
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
