@@ -14,8 +14,8 @@ from rlhf_jax.report.panels import stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by
 from rlhf_jax.report.run_folder import RunFolder, read_run
 from rlhf_jax.report.samples import COMPARED, before_and_after, comparison, over_steps
-from rlhf_jax.report.stage_names import POLICIES, TITLES, policy_name, stage_title
-from rlhf_jax.report.verdicts import verdicts
+from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name, stage_title
+from rlhf_jax.stages.verdicts import verdicts
 
 _SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
 _LONG_NAMES = {

@@ -11,8 +11,8 @@ from rlhf_jax.evaluation.over_optimisation import FEWEST
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import change, number, percent, percent_interval, with_interval
 from rlhf_jax.report.run_folder import Row, series
-from rlhf_jax.report.stage_names import POLICIES
 from rlhf_jax.stage_names import ONLINE_STAGES
+from rlhf_jax.stages.titles import POLICIES
 
 _JUDGES = {"gold": "the gold judge", "vader": "VADER"}
 # What the alarms look for, and the figures (any set of them) without which an alarm stays silent.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import importlib.metadata
 import json
@@ -205,6 +206,7 @@ def finish(
         {
             stage: summary,
             "seconds": {stage: seconds},
+            "finished": {stage: f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"},
             "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),

@@ -22,8 +22,8 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
-from rlhf_jax.stages import sources
-from rlhf_jax.stages.attempt import Attempt
+from rlhf_jax.stages import ending, sources
+from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.judges import choose_judges
@@ -35,6 +35,7 @@ from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
+from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import MetricsWriter
@@ -56,7 +57,7 @@ def train_online(
     directory = Path(config.out)
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
-        return folder.load_result(directory, stage, config)
+        return completed_before(directory, stage, config)
     keep_compiled()
     watch = Attempt(directory, stage, config)
     mesh, _ = online_meshes(config, mesh)
@@ -164,21 +165,24 @@ def train_online(
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
+    began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
-        "started_from": policy_path(config.policy).stage or "pretrained",
+        "started_from": began,
         "warnings": list(rows.notes),
-        "best_step": fitted.best_step,
-        "steps": fitted.history[-1]["step"],
+        "steps": ending.last_step(fitted),
         **stopped(fitted),
+        **ending.counts(fitted.state.train),
+        **ending.kept_by_reward(stage, fitted, max_kl=config.max_kl, start=f"the {starting_policy(began)}"),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history
             if f"{stage}/heldout_kl" in row
         ],
-        "skipped_updates": int(fitted.state.train.skipped),
     }
+    if why := ending.failure(summary, fitted.history, f"{stage}/heldout_kl"):
+        summary["failed"] = why
     return watch.finish(
         params=best,
         model_config=start.config,

@@ -1,4 +1,4 @@
-"""The stages that the report knows, and what it calls them, their objectives and the policies they train."""
+"""What console and page call the stages, their objectives and the policies that they train."""
 
 from __future__ import annotations
 
@@ -71,12 +71,36 @@ def policy_name(stage: str, figures: Mapping[str, Any], objective: str | None = 
     return "PPO" if name == "ppo" else name
 
 
-def starting_policy(figures: Mapping[str, Any]) -> str:
+def starting_policy(stage: str) -> str:
     """What the policy that a stage started from is called.
 
+    Args:
+        stage: the stage that made it; ``pretrained`` where none of ours did.
+
     Example:
-        >>> starting_policy({}), starting_policy({"started_from": "preference"})
-        ('SFT policy', 'preference policy')
+        >>> starting_policy("sft"), starting_policy("preference"), starting_policy("pretrained")
+        ('SFT policy', 'preference policy', 'pretrained policy')
     """
-    stage = figures.get("started_from", "sft")
     return f"{'SFT' if stage == 'sft' else stage} policy"
+
+
+def judge_name(name: str, figures: Mapping[str, Any]) -> str:
+    """What a score is called in a sentence: a judge's, or the reward's that was trained on.
+
+    Args:
+        name: as in the summary, ``gold``, ``proxy``, or what somebody called a judge of theirs.
+        figures: the stage's part of the summary, which may say what the reward and the judge are.
+
+    Example:
+        >>> judge_name("gold", {}), judge_name("helpful", {}), judge_name("proxy", {"reward": "mine.py:length"})
+        ('the gold judge', 'the judge helpful', 'the reward itself (mine.py:length)')
+    """
+    if name == "proxy":
+        return f"the reward itself{_what(figures.get('reward'))}"
+    if name == "gold":
+        return f"the gold judge{_what(figures.get('judges', {}).get('gold'))}"
+    return "VADER" if name == "vader" else f"the judge {name}"
+
+
+def _what(name: str | None) -> str:
+    return f" ({name})" if name else ""
