@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import importlib.metadata
 import json
@@ -31,6 +30,7 @@ from typing import Any
 from rlhf_jax import checkpoint, models, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
+from rlhf_jax.runs.circumstances import circumstances
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.runs.stage_path import split_stage
@@ -206,7 +206,7 @@ def finish(
         {
             stage: summary,
             "seconds": {stage: seconds},
-            "finished": {stage: f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"},
+            "made": {stage: circumstances()},
             "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),

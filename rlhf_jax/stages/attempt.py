@@ -141,7 +141,7 @@ def completed_before(directory: Path, stage: str, config: StageConfig) -> RunRes
     """
     found = folder.load_result(directory, stage, config)
     if processes.first():
-        since = read_record(directory / "summary.json").get("finished", {}).get(stage)
+        since = read_record(directory / "summary.json").get("made", {}).get(stage, {}).get("finished")
         print(f"{stage}: already complete in {directory}{f', since {since}' if since else ''}", file=sys.stderr)
     raise_if_failed(directory, stage, found.summary)
     return found

@@ -106,7 +106,7 @@ def kept_by_reward(stage: str, fitted: FitResult, *, max_kl: float, start: str) 
 
 
 def failure(figures: Mapping[str, Any], history: Sequence[Row], heldout: str, *, keep_last: bool = False) -> str:
-    """Say why a stage that came to its end has no result, as when half of its updates were skipped; empty if it has one.
+    """Say why a stage that came to its end has no result; an empty text where it has one.
 
     Args:
         figures: ``updates`` and ``skipped_updates``.

@@ -31,7 +31,7 @@ from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_object
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
@@ -229,6 +229,9 @@ def preference(
     summary |= {
         "objective": config.objective,
         "started_from": began,
+        "reward": config.reward_model,
+        "judges": judge_names(judges, config.judge),
+        "rows": pairs.rows(),
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),

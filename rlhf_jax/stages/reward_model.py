@@ -172,6 +172,7 @@ def reward_model(
     if members:
         summary["member_accuracy"] = [pair_metrics(one, test).get("accuracy") for one in each]
         summary["disagreement"] = float(each.std(0).mean())
+    summary["rows"] = data.rows()
     summary["warnings"] = [*data.warnings, *summary["warnings"]]
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}

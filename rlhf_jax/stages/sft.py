@@ -106,9 +106,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     model_config, tokenizer = start.config, start.tokenizer
     warn_of_rates("sft", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
-    training_set, held_rows = (
-        sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
-    )
+    used, training_set = sources.encode_usable(rows.train, tokenizer, config.data, task)
+    used_held, held_rows = sources.encode_usable(rows.validation, tokenizer, config.data, task)
     model = models.build(model_config)
     folder.start(directory, "sft", config, tokenizer)
 
@@ -141,6 +140,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
         "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
+        "rows": sources.counted(rows.left_out, (rows.train, rows.validation), (used, used_held)),
         "warnings": list(rows.notes),
     }
     return watch.finish(

@@ -36,21 +36,26 @@ def objective_name(objective: str) -> str:
     return found[1] if found else objective
 
 
-def stage_title(stage: str, objective: str | None) -> str:
+def stage_title(stage: str, objective: str | None, reward: str | None = None) -> str:
     """The heading of a stage, with its objective where that is not the one everybody expects.
 
     Args:
         stage: its name in the log.
         objective: as for ``objective_name``; None if the run does not say.
+        reward: what it was trained against, if the run says; a function's name is a part of the heading.
 
     Example:
         >>> stage_title("group", "rloo"), stage_title("ppo", "ppo"), stage_title("ppo", "a2c")
         ('Group policy gradient: rloo', 'PPO against the reward model', 'Policy gradient with a critic: a2c')
+        >>> stage_title("ppo", "ppo", "mine.py:length")
+        'PPO against mine.py:length'
     """
     title, name = TITLES.get(stage, stage), objective_name(objective or _USUAL.get(stage, ""))
+    own = reward if reward and ".py:" in reward else None
     if name == _USUAL.get(stage, ""):
-        return title
-    return f"{'Policy gradient with a critic' if stage == 'ppo' else title}: {name}"
+        return f"PPO against {own}" if own and stage == "ppo" else title
+    whole = f"{'Policy gradient with a critic' if stage == 'ppo' else title}: {name}"
+    return f"{whole}, against {own}" if own and stage in ("ppo", "group") else whole
 
 
 def policy_name(stage: str, figures: Mapping[str, Any], objective: str | None = None) -> str:

@@ -95,7 +95,9 @@ def rows_sentence(rows: Mapping[str, int]) -> str:
     parts = [f"{rows[key]:,} {'rows were ' * (key == 'trained')}{name}" for key, name in what.items() if key in rows]
     if not parts:
         return ""
-    return ", ".join(parts) + f"; {rows.get('left_out', 0) or 'none':,} were left out".replace("none were", "none was")
+    lost = rows.get("left_out", 0)
+    left = f"{lost:,} {'was' if lost == 1 else 'were'}" if lost else "none was"
+    return f"{', '.join(parts)}; {left} left out"
 
 
 def _ending(title: str, figures: Mapping[str, Any]) -> list[Verdict]:

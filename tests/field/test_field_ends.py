@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import types
 
 import pytest
 
+from rlhf_jax.report import write_report
+from rlhf_jax.report.panels import moving, stage_panels
+from rlhf_jax.report.plots import Line, Panel
 from rlhf_jax.stages import ending
 from rlhf_jax.stages.verdicts import alarm_verdicts, stage_verdicts
 
@@ -194,3 +199,137 @@ def test_the_error_has_a_status_of_its_own(tmp_path):
         ending.raise_if_failed(tmp_path, "ppo", {"failed": "all 8 updates were skipped"})
     assert caught.value.exit_code == 3
     ending.raise_if_failed(tmp_path, "ppo", {})
+
+
+# What a page has to show: summary, config, samples, and words that stand on it.
+OWN = {
+    **ONLINE,
+    "best_step": 8,
+    "kept": "Step 8 of 12 was kept.",
+    "reward": "mine.py:length",
+    "judges": {"helpful": "mine.py:helpful", "short": "mine.py:short"},
+    "helpful_win_rate": 0.75,
+    "helpful_win_rate_ci": [0.4, 0.9],
+    "helpful_before": 1.0,
+    "helpful_after": 2.5,
+    "short_win_rate": 0.5,
+    "rows": {"trained": 40, "held_out": 4, "test": 4, "left_out": 2},
+    "kl": 1.0,
+    "alarms": [{"name": "constant_reward", "step": 3, "message": "All rewards are the same: look at the function."}],
+}
+SAMPLE = {"prompt": "p", "before": "", "after": " ", "helpful_before": 1.0, "helpful_after": 2.5, "short_after": -1.0}
+MADE = {"finished": "2026-11-27 19:30 UTC", "command": "rlhf ppo --reward mine.py:length", "hardware": "8 x TPU v5"}
+PAGES = {
+    "a run on one's own data": (
+        {"ppo": OWN, "made": {"ppo": MADE}},
+        {"ppo": {"out": "runs/a", "iterations": 12, "sampling": {"temperature": 1.0}}},
+        [SAMPLE],
+        (
+            "PPO against mine.py:length",
+            "wins by the judge helpful 75.0% (40.0 to 90.0)",
+            "mean score by the judge helpful 1.00 → 2.50",
+            "helpful 2.50 · short -1.00",
+            "(empty)",
+            "(white space alone)",
+            "40 rows were trained on, 4 held out to choose the checkpoint, 4 for the final figures; 2 were left out",
+            "Finished 2026-11-27 19:30 UTC, on 8 x TPU v5",
+            "rlhf ppo --reward mine.py:length",
+            "iterations 12 30",
+            "step 8 of 12 was kept",
+            "All rewards are the same",
+        ),
+        ("gold", "sampling.temperature 1 1", "out runs/a runs/ppo"),
+    ),
+    "a run all of whose updates were skipped": (
+        {"sft": {"updates": 4, "skipped_updates": 4, "best_step": 4, "failed": "all 4 updates were skipped"}},
+        {},
+        [],
+        ("Supervised fine-tuning (failed)", "all 4 updates were skipped", "no result"),
+        ("complete",),
+    ),
+    "a run that gave up": (
+        {"failed": {"sft": "sft: the last 20 updates up to step 20 were skipped"}},
+        {},
+        [],
+        ("Supervised fine-tuning (failed)", "the last 20 updates"),
+        ("complete",),
+    ),
+    "rated prompts of their own": (
+        {
+            "reward": {
+                "accuracy": 0.7,
+                "accuracy_ci": [0.6, 0.8],
+                "pairs": 900,
+                "accuracy_by_domain": {f"domain {i}": 0.7 for i in range(150)},
+                "pairs_by_domain": {f"domain {i}": 6 for i in range(150)},
+            }
+        },
+        {},
+        [],
+        ("70.0% 60.0 to 80.0 900 pairs", "domain 19 6 70.0%", "130 more are in summary.json, by domain"),
+        ("domain 20",),
+    ),
+}
+
+
+def words_of(folder) -> tuple[str, str]:
+    html = write_report(folder).read_text(encoding="utf-8")
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
+    return html, re.sub(r"\s+", " ", text)
+
+
+def write_folder(folder, summary, config, samples):
+    for name, value in (("summary.json", summary), ("config.json", config)):
+        (folder / name).write_text(json.dumps(value))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    return folder
+
+
+@pytest.mark.parametrize("case", PAGES)
+def test_what_stands_on_the_page(tmp_path, case):
+    summary, config, samples, there, not_there = PAGES[case]
+    _, text = words_of(write_folder(tmp_path, summary, config, samples))
+    for words in there:
+        assert words in text, f"{words!r} is not in {text}"
+    for words in not_there:
+        assert words not in text, words
+
+
+def test_a_page_never_grows_without_bound(tmp_path):
+    """3,000 prompts in domains of their own, with responses of 100,000 letters, at 50 evaluations each."""
+    domains = {f"d{i}": 0.5 for i in range(3000)}
+    reward = {"accuracy": 0.5, "pairs": 9000, "accuracy_by_domain": domains, "pairs_by_domain": domains}
+    summary = {"reward": reward, "ppo": {"best_step": 1}, "agreement": domains}
+    long = "word " * 20_000
+    samples = [{"prompt": f"p{i}", "domain": f"d{i}", "before": long, "after": long} for i in range(40)]
+    samples += [{"stage": "ppo", "step": i, "prompt": f"p{i % 20}", "response": long} for i in range(200)]
+    html, text = words_of(write_folder(tmp_path, summary, {}, samples))
+    assert len(html) < 1_000_000
+    assert "2,980 more are in summary.json, by domain" in text
+    assert "8 more are in samples.jsonl" in text
+    assert "98,000 more characters" in text
+
+
+def test_every_text_of_the_page_has_one_typeface(tmp_path):
+    html, _ = words_of(write_folder(tmp_path, {"sft": {"heldout_loss": 1.0}}, {}, []))
+    assert len(re.findall(r"font(?:-family)?:[^;}]*sans-serif", html)) == 1
+    assert "Georgia" not in html
+
+
+def test_a_curve_that_never_moves_is_a_sentence():
+    panels = [
+        Panel("beta", [Line("beta", [(1, 0.1), (2, 0.1)])]),
+        Panel("loss", [Line("training", [(1, 2.0), (2, 1.0)]), Line("held out", [(2, 1.5)])]),
+        Panel("gap", [Line("gap", [(1, 1e-7), (2, 3e-7)])], (0.0, 0.06)),
+        Panel("once", [Line("once", [(1, 4.0)])]),
+    ]
+    shown, still = moving(panels)
+    assert [panel.title for panel in shown] == ["loss"]
+    assert still == ["beta 0.1", "gap at most 3e-07 (limit 0.06)", "once 4"]
+
+
+def test_judges_of_ones_own_have_diagrams_beside_the_reward():
+    rows = [{"stage": "ppo", "step": i, "ppo/heldout_helpful": 1.0 * i, "ppo/heldout_proxy": 1.0 * i} for i in (0, 4)]
+    main, other = stage_panels("ppo", rows, {"helpful": "score by helpful"})
+    assert [panel.title for panel in main] == ["proxy reward", "score by helpful, held out"]
+    assert other == []

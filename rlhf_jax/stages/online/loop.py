@@ -22,11 +22,12 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
+from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import ending, sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -74,13 +75,13 @@ def train_online(
     task = sources.find_task(config.data)
     rows = sources.prompts(config.data, task)
     asked, longest = ("train", "validation", "test"), config.max_prompt_length
-    train_prompts, heldout, test = sources.prompts_to_sample(
+    train_prompts, found_heldout, found_test = sources.prompts_to_sample(
         rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
     proxy = config.reward_model if reward is None else ""
-    texts = [p.text for p in heldout]
+    texts = [p.text for p in found_heldout]
     judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
-    every = (*train_prompts, *heldout, *test)
+    every = (*train_prompts, *found_heldout, *found_test)
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
@@ -93,7 +94,7 @@ def train_online(
     )
     trainer.sampler.check(every)
     folder.start(directory, stage, config, tokenizer)
-    heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
+    heldout, test = evenly(found_heldout, config.eval_prompts), evenly(found_test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
     gate = Gate(
         stage,
@@ -169,6 +170,9 @@ def train_online(
     summary |= {
         "objective": config.objective,
         "started_from": began,
+        "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
+        "judges": judge_names(judges, config.judge),
+        "rows": sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
         "warnings": list(rows.notes),
         "steps": ending.last_step(fitted),
         **stopped(fitted),
