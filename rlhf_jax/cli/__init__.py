@@ -52,7 +52,8 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal.
 
-    A process that its watchdog ends (``--watchdog-exit``) has the status 75.
+    The status is 3 when updates were not finite and nothing was trained; a process that its watchdog ends
+    (``--watchdog-exit``) has the status 75.
     """
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
@@ -100,7 +101,6 @@ def run(argv: list[str]) -> int:
         ReportError,
         CheckpointError,
         models.CheckpointError,
-        SkippedUpdates,
         SamplerMismatch,
     )
     try:
@@ -127,6 +127,8 @@ def run(argv: list[str]) -> int:
         if not processes.lost(error):
             raise
         return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
+    except SkippedUpdates as nothing:
+        return _fail(f"{name}: {nothing}", nothing.exit_code)
     except known as error:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:

@@ -34,7 +34,7 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._read: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row]], list[str]]] = {}
         self._said: set[str] = set()
 
     def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
@@ -53,6 +53,7 @@ class Source:
         """
         config, name = self._config, self._config.source
         named = self._named(endings)
+        self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
         if named[1] is None and named[2] is None:
             train, validation, test = hold_out(name, train)
@@ -65,13 +66,14 @@ class Source:
                 f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
                 f"{len(test)} for the final figures; each of the three is needed"
             )
-        parts = separate(Parts(train, validation, test))
+        parts = separate(Parts(train, validation, test, left_out=self._left_out))
         for note in parts.notes:
             self._say(f"{name}: {note}")
         limit = config.heldout_limit
         validation = evenly(parts.validation, limit or len(parts.validation))
         test = validation if parts.test is parts.validation else evenly(parts.test, limit or len(parts.test))
-        return Parts(parts.train[: config.limit] if config.limit else parts.train, validation, test, parts.notes)
+        train = parts.train[: config.limit] if config.limit else parts.train
+        return parts._replace(train=train, validation=validation, test=test)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -102,10 +104,11 @@ class Source:
 
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
         config = self._config
-        bad: list[str] = []
         if named not in self._read:
-            self._read[named], bad = _rows(*named, config)
-        rows, more = collect(self._read[named], parse, config.on_bad_row)
+            self._read[named] = _rows(*named, config)
+        found, bad = self._read[named]
+        rows, more = collect(found, parse, config.on_bad_row)
+        self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
         unread = left_alone([row for _, row in self._read[named]])

@@ -30,6 +30,7 @@ from typing import Any
 from rlhf_jax import checkpoint, models, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
+from rlhf_jax.runs.circumstances import circumstances
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.runs.stage_path import split_stage
@@ -205,6 +206,7 @@ def finish(
         {
             stage: summary,
             "seconds": {stage: seconds},
+            "made": {stage: circumstances()},
             "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from rlhf_jax.runs.errors import RunError
@@ -83,3 +85,29 @@ def load_function(name: str, what: str) -> Any:
         RunError: as for ``load_named``.
     """
     return load_named(name, what, Callable, "function", shown=FunctionType)
+
+
+def called(function: Callable[..., Any]) -> str:
+    """What a function is called on the page: the file and the name in it, or the kind of what can be called.
+
+    Args:
+        function: a reward or a judge, which somebody passed or named.
+
+    Example:
+        >>> import json
+        >>> called(json.dumps), called(functools.partial(json.dumps, indent=1))
+        ('__init__.py:dumps', '__init__.py:dumps(indent=1)')
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        bound = {**function.keywords, **bound}
+        function = function.func
+    named = inspect.unwrap(function)
+    if isinstance(named, MethodType):
+        named = named.__func__
+    if isinstance(named, FunctionType):
+        name = f"{Path(named.__code__.co_filename).name}:{named.__qualname__}"
+    else:
+        name = type(named).__name__
+    given = ", ".join(f"{key}={value!r:.40}" for key, value in sorted(bound.items()))
+    return f"{name}({given})" if given else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,12 @@ from rlhf_jax.checkpoint import CheckpointError, save_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs import folder
-from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.folder import RunResult, read_record
 from rlhf_jax.runs.loading import Base
 from rlhf_jax.stages.config import StageConfig
-from rlhf_jax.training import GoodputLog, LastUpdate, Phases, Watchdog
+from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.verdicts import stage_verdicts
+from rlhf_jax.training import GoodputLog, LastUpdate, Phases, SkippedUpdates, Watchdog
 from rlhf_jax.types import Params
 
 
@@ -59,7 +62,11 @@ class Attempt:
             ends=self._config.watchdog_exit,
         )
         with watchdog, self.phases.watched():
-            yield
+            try:
+                yield
+            except SkippedUpdates as error:  # there will be no summary of the stage to say it
+                folder.update_json(self.directory / "summary.json", {"failed": {self._stage: str(error)}})
+                raise
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
@@ -77,7 +84,14 @@ class Attempt:
         summary: dict[str, Any],
         base: Base | None,
     ) -> RunResult:
-        """Write the results, as ``runs.folder.finish`` does, and the last line of the goodput log."""
+        """Write the results, as ``runs.folder.finish`` does, and the last line of the goodput log.
+
+        Raises:
+            NothingTrained: when the summary says that the stage has failed; it is written then.
+        """
+        record = read_record(self.directory / "summary.json") if processes.first() else {}
+        said = [verdict._asdict() for verdict in stage_verdicts(self._stage, {**record, self._stage: summary})]
+        summary = {**summary, "verdicts": said}
         with self.watched(), self.phases.during("save"):
             found = folder.finish(
                 self.directory,
@@ -92,6 +106,7 @@ class Attempt:
                 base=base,
             )
         self.goodput.write()
+        raise_if_failed(self.directory, self._stage, summary)
         return found
 
     def dump(self, last: LastUpdate, seen: Mapping[str, Any]) -> str:
@@ -116,6 +131,20 @@ class Attempt:
             f"State, batch and metrics of step {last.step} are in {path}; to look at them: "
             f"from rlhf_jax import checkpoint; tree, about = checkpoint.load_params({os.fspath(path)!r})"
         )
+
+
+def completed_before(directory: Path, stage: str, config: StageConfig) -> RunResult:
+    """Read the result of a stage that was completed before, and say since when on standard error.
+
+    Raises:
+        NothingTrained: when it trained nothing then.
+    """
+    found = folder.load_result(directory, stage, config)
+    if processes.first():
+        since = read_record(directory / "summary.json").get("made", {}).get(stage, {}).get("finished")
+        print(f"{stage}: already complete in {directory}{f', since {since}' if since else ''}", file=sys.stderr)
+    raise_if_failed(directory, stage, found.summary)
+    return found
 
 
 def nested(tree: Any) -> Params:

@@ -10,7 +10,7 @@ from rlhf_jax import checkpoint, rewards
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
-from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.runs.user_code import called, load_function
 from rlhf_jax.stages.task import Task
 
 
@@ -49,6 +49,21 @@ def choose_judges(
     except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"judge {name}: {error}") from error
     return {"gold": judge}
+
+
+def judge_names(judges: Mapping[str, TextReward], name: str) -> dict[str, str]:
+    """What each judge is, for summary and page.
+
+    Args:
+        judges: from ``choose_judges``.
+        name: the config's ``judge``.
+
+    Example:
+        >>> from rlhf_jax import evaluation
+        >>> judge_names({"gold": evaluation.vader}, "mine.py:count"), judge_names({"gold": evaluation.vader}, "")
+        ({'gold': 'mine.py:count'}, {'gold': 'baselines.py:vader'})
+    """
+    return {key: name if key == "gold" and name else called(judge) for key, judge in judges.items()}
 
 
 def _load_judge(name: str, reward_model: str) -> TextReward:

@@ -18,7 +18,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
 from rlhf_jax.stages.held_out import HeldOutPairs
-from rlhf_jax.stages.sources import encode_usable, find_task
+from rlhf_jax.stages.sources import counted, encode_usable, find_task
 from rlhf_jax.stages.task import Task
 
 
@@ -30,6 +30,7 @@ class Comparisons(NamedTuple):
     test: Callable[[int], HeldOutPairs]  # gives the final figures
     warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
     trained: frozenset[str] = frozenset()  # keys of the prompts that are trained on, ``data.parts.prompt_key``
+    rows: Callable[[], dict[str, int]] = dict  # how many are used for what, ``sources.counted``; asked at the end
 
 
 class Labels(NamedTuple):
@@ -40,6 +41,7 @@ class Labels(NamedTuple):
     test: list[Example]  # gives the final figures
     warnings: tuple[str, ...] = ()
     trained: frozenset[str] = frozenset()
+    rows: Callable[[], dict[str, int]] = dict
 
 
 def comparisons(
@@ -107,11 +109,19 @@ def _opinions(
         if len(row.responses) != 2:
             raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
     trained = frozenset(prompt_key(row) for row in rows.train)
-    encode = functools.partial(encode_usable, tokenizer=tokenizer, config=config, task=task)
+    used: dict[int, list[Any]] = {}  # the rows of a part that fit, once it was encoded
+
+    def encode(part: Sequence[Any]) -> tuple[list[Any], list[Example]]:
+        used[id(part)], examples = encode_usable(part, tokenizer, config, task)
+        return used[id(part)], examples
+
+    def count() -> dict[str, int]:
+        return counted(rows.left_out, rows[:3], [used.get(id(part), part) for part in rows[:3]])
+
     if kinds == {LabelledResponse}:
         known, held = encode(rows.train)[1], encode(rows.validation)[1]
         test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained)
+        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained, count)
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
@@ -125,7 +135,7 @@ def _opinions(
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
-    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained)
+    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count)
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
@@ -138,7 +148,7 @@ def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
 
 def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
     """What is odd about ratings, told from random pairs of responses to the same prompt; nobody put these in order."""
-    pairs = feedback.random_pairs([row.prompt for row in rows], 1, seed=0)
+    pairs = feedback.random_pairs([f"{row.prompt}" for row in rows], 1, seed=0)
     votes = feedback.votes_from_histograms(feedback.histograms([row.ratings for row in rows])[pairs])
     share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
     lengths = np.array([len(row.response) for row in rows])[pairs]
@@ -186,10 +196,14 @@ def _rated_epochs(
 def _rated_pairs(
     rows: Sequence[RatedResponse], pairs_per_response: int, *, task: Task, encode: Callable[..., Any]
 ) -> HeldOutPairs:
-    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared."""
+    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared.
+
+    A prompt with few responses has few pairs: what is drawn again counts once.
+    """
     kept, examples = encode(rows)
-    domains = [task.domain(row.prompt) or row.prompt for row in kept]
-    pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
+    domains = [task.domain(row.prompt) or "all" for row in kept]
+    asked = [f"{domain}\n{row.prompt}" for domain, row in zip(domains, kept, strict=True)]  # in the domains' order
+    pairs = _distinct(feedback.random_pairs(asked, pairs_per_response, seed=0))
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
     golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
@@ -204,6 +218,12 @@ def _rated_pairs(
         domains=domains,
         golden=golden,
     )
+
+
+def _distinct(pairs: np.ndarray) -> np.ndarray:
+    """The first of each pair, whichever way round it was drawn, in their order; [m, 2]."""
+    _, first = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+    return pairs[np.sort(first)]
 
 
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:

@@ -26,18 +26,19 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
-from rlhf_jax.stages.attempt import Attempt
+from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
@@ -139,7 +140,7 @@ def preference(
     directory = Path(config.out)
     check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
-        return folder.load_result(directory, "preference", config)
+        return completed_before(directory, "preference", config)
     keep_compiled()
     watch = Attempt(directory, "preference", config)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
@@ -224,13 +225,17 @@ def preference(
     test, quality = measured(pairs, config.pairs_per_response)
     with watch.judging():
         gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
+    began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
-        "started_from": policy_path(config.policy).stage or "pretrained",
+        "started_from": began,
+        "reward": config.reward_model,
+        "judges": judge_names(judges, config.judge),
+        "rows": pairs.rows(),
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),
-        **outcome(fitted),
+        **outcome("preference", config, fitted, f"the {starting_policy(began)}"),
     }
     return watch.finish(
         params=fitted.best_params,

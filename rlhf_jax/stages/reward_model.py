@@ -23,7 +23,7 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
-from rlhf_jax.stages.attempt import Attempt
+from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
@@ -108,7 +108,7 @@ def reward_model(
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
     if folder.finished(directory, "reward", config):
-        return folder.load_result(directory, "reward", config)
+        return completed_before(directory, "reward", config)
     keep_compiled()
     watch = Attempt(directory, "reward", config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
@@ -167,11 +167,12 @@ def reward_model(
         **evaluation.reward_quality(
             each.mean(0), test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
         ),
-        **outcome(fitted),
+        **outcome("reward", config, fitted),
     }
     if members:
         summary["member_accuracy"] = [pair_metrics(one, test).get("accuracy") for one in each]
         summary["disagreement"] = float(each.std(0).mean())
+    summary["rows"] = data.rows()
     summary["warnings"] = [*data.warnings, *summary["warnings"]]
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}

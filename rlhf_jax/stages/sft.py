@@ -21,7 +21,7 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.attempt import Attempt
+from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -93,7 +93,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     if config.init:
         check_start(config.init, directory, "sft")
     if folder.finished(directory, "sft", config):
-        return folder.load_result(directory, "sft", config)
+        return completed_before(directory, "sft", config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     check_attention(config.model, mesh)
     keep_compiled()
@@ -106,9 +106,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     model_config, tokenizer = start.config, start.tokenizer
     warn_of_rates("sft", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
-    training_set, held_rows = (
-        sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
-    )
+    used, training_set = sources.encode_usable(rows.train, tokenizer, config.data, task)
+    used_held, held_rows = sources.encode_usable(rows.validation, tokenizer, config.data, task)
     model = models.build(model_config)
     folder.start(directory, "sft", config, tokenizer)
 
@@ -137,10 +136,11 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         show=("loss", "heldout_loss"),
     )
     summary = {
-        **outcome(fitted),
+        **outcome("sft", config, fitted),
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
         "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
+        "rows": sources.counted(rows.left_out, (rows.train, rows.validation), (used, used_held)),
         "warnings": list(rows.notes),
     }
     return watch.finish(

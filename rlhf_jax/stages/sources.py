@@ -140,7 +140,7 @@ def without(rows: Parts, trained: Collection[str]) -> Parts:
             notes.append(f"{len(held) - len(unseen)} {part} prompts are left out, because they are trained on")
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes))
+    return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes), rows.left_out)
 
 
 def prompts_to_sample(
@@ -170,6 +170,28 @@ def prompts_to_sample(
     """
     named = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     return [_encoded_prompts(named[part], config, tokenizer, max_prompt_length, task) for part in parts]
+
+
+def counted(left_out: int, rows: Sequence[Sequence[Any]], kept: Sequence[Sequence[Any]]) -> dict[str, int]:
+    """Count the rows of a stage for its summary.
+
+    Args:
+        left_out: rows that could not be read.
+        rows: the rows to train on, to choose a checkpoint on and to report on; the last two may be the same.
+        kept: those of each part that are used, which fit.
+
+    Returns:
+        ``trained``, ``held_out``, ``test`` and ``left_out``.
+
+    Example:
+        >>> held = [1, 2]
+        >>> counted(1, [[1, 2, 3], held, held], [[1, 2], [1], [1]])
+        {'trained': 2, 'held_out': 1, 'test': 1, 'left_out': 3}
+    """
+    parts = range(2 if len(rows) > 2 and rows[1] is rows[2] else len(rows))
+    lost = sum(len(rows[i]) - len(kept[i]) for i in parts)
+    names = ("trained", "held_out", "test")
+    return {name: len(part) for name, part in zip(names, kept, strict=False)} | {"left_out": left_out + lost}
 
 
 def _encoded_prompts(

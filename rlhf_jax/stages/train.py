@@ -13,6 +13,7 @@ from rlhf_jax import models, parallel, processes, training
 from rlhf_jax.data.batches import Batches, micro_batched
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.loading import place
+from rlhf_jax.stages import ending
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
@@ -24,15 +25,24 @@ def stopped(fitted: FitResult) -> dict[str, Any]:
     return {"stopped_early": fitted.stopped_early, "stop_reason": fitted.stop_reason or None}
 
 
-def outcome(fitted: FitResult) -> dict[str, Any]:
-    """Make the part of the summary that every stage run by ``train`` has."""
-    return {
+def outcome(stage: str, config: PackedConfig, fitted: FitResult, start: str = "what it started from") -> dict[str, Any]:
+    """Make the part of the summary that every stage run by ``train`` has.
+
+    Args:
+        stage: names the figures in the history.
+        config: the stage's.
+        fitted: from ``train``.
+        start: what the parameters before the first step are called.
+    """
+    made = {
         "heldout_loss": fitted.best_value,
-        "best_step": fitted.best_step,
         "steps": int(fitted.state.step),
         **stopped(fitted),
-        "skipped_updates": int(fitted.state.skipped),
+        **ending.counts(fitted.state),
+        **ending.kept_by_loss(stage, fitted, keep=config.keep, start=start),
     }
+    why = ending.failure(made, fitted.history, f"{stage}/heldout_loss", keep_last=config.keep == "last")
+    return made | ({"failed": why} if why else {})
 
 
 def heldout(loss_fn: Callable[..., Any], batches: Batches) -> dict[str, float]:
@@ -220,7 +230,5 @@ def train(
         )
     if config.keep == "last":  # the last step is always evaluated
         value = fitted.history[-1][f"{stage}/heldout_loss"]
-        fitted = fitted._replace(
-            best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=float(value)
-        )
+        fitted = fitted._replace(best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=value)
     return fitted._replace(best_params=models.join(fitted.best_params, program.trunks))

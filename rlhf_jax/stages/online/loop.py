@@ -22,11 +22,12 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
-from rlhf_jax.stages import sources
-from rlhf_jax.stages.attempt import Attempt
+from rlhf_jax.runs.user_code import called
+from rlhf_jax.stages import ending, sources
+from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -35,6 +36,7 @@ from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
+from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import MetricsWriter
@@ -56,7 +58,7 @@ def train_online(
     directory = Path(config.out)
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
-        return folder.load_result(directory, stage, config)
+        return completed_before(directory, stage, config)
     keep_compiled()
     watch = Attempt(directory, stage, config)
     mesh, _ = online_meshes(config, mesh)
@@ -73,13 +75,13 @@ def train_online(
     task = sources.find_task(config.data)
     rows = sources.prompts(config.data, task)
     asked, longest = ("train", "validation", "test"), config.max_prompt_length
-    train_prompts, heldout, test = sources.prompts_to_sample(
+    train_prompts, found_heldout, found_test = sources.prompts_to_sample(
         rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
     proxy = config.reward_model if reward is None else ""
-    texts = [p.text for p in heldout]
+    texts = [p.text for p in found_heldout]
     judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
-    every = (*train_prompts, *heldout, *test)
+    every = (*train_prompts, *found_heldout, *found_test)
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
@@ -92,7 +94,7 @@ def train_online(
     )
     trainer.sampler.check(every)
     folder.start(directory, stage, config, tokenizer)
-    heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
+    heldout, test = evenly(found_heldout, config.eval_prompts), evenly(found_test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
     gate = Gate(
         stage,
@@ -164,21 +166,27 @@ def train_online(
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
+    began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
-        "started_from": policy_path(config.policy).stage or "pretrained",
+        "started_from": began,
+        "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
+        "judges": judge_names(judges, config.judge),
+        "rows": sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
         "warnings": list(rows.notes),
-        "best_step": fitted.best_step,
-        "steps": fitted.history[-1]["step"],
+        "steps": ending.last_step(fitted),
         **stopped(fitted),
+        **ending.counts(fitted.state.train),
+        **ending.kept_by_reward(stage, fitted, max_kl=config.max_kl, start=f"the {starting_policy(began)}"),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history
             if f"{stage}/heldout_kl" in row
         ],
-        "skipped_updates": int(fitted.state.train.skipped),
     }
+    if why := ending.failure(summary, fitted.history, f"{stage}/heldout_kl"):
+        summary["failed"] = why
     return watch.finish(
         params=best,
         model_config=start.config,
