@@ -47,6 +47,8 @@ if __name__ == "__main__":
     numbers = np.arange(16, dtype=np.int32).reshape(4, 4)
     spread = processes.put(numbers, rows)
     print("fetched", processes.fetch(spread).tolist(), not spread.is_fully_addressable)
+    pieces = list(processes.slices(spread, 16))
+    print("in slices", [x.nbytes for x in pieces], b"".join(x.tobytes() for x in pieces) == numbers.tobytes())
     keys = processes.put(jax.random.split(jax.random.key(3), 4), rows)
     drawn = jax.jit(jax.vmap(jax.random.bits), out_shardings=rows)(keys)
     alone = jax.vmap(jax.random.bits)(jax.random.split(jax.random.key(3), 4))

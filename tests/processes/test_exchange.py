@@ -25,6 +25,7 @@ def test_two_processes_agree():
         assert "exchanged [b'', b'one']" in lines
         assert "first says 0" in lines
         assert "fetched [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]] True" in lines
+        assert "in slices [16, 16, 16, 16] True" in lines
         assert "the same draws as anywhere True" in lines
         assert "scores [0.0, 1.0, 2.0, 3.0, 4.0]" in lines
         assert f"scored {[2, 3][number]}" in lines
