@@ -1,6 +1,6 @@
 """What one of two processes does and says, for ``test_exchange``.
 
-python exchange_task.py [fail|stop]
+python exchange_task.py [fail|stop|die]
 """
 
 import os
@@ -28,6 +28,13 @@ if __name__ == "__main__":
             processes.exchange(b"")
         except jax.errors.JaxRuntimeError as error:
             raise processes.loss_of("exchange", error) from error
+    if sys.argv[1:] == ["die"]:
+        processes.exchange(b"all are here")
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 1:
+            processes.exchange(b"")
+        time.sleep(60)  # at work that exchanges nothing
     if sys.argv[1:] == ["stop"]:
         with StopSignals() as signals:  # a stage whose steps are counted from 1, as the next one's are
             assert [signals.asked() for _ in range(5)] == [None] * 5
