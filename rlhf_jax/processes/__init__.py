@@ -3,7 +3,9 @@
 from rlhf_jax.processes.agreement import agree, exchange, exchange_json, first, from_first, meet, several, share
 from rlhf_jax.processes.arrays import fetch, put
 from rlhf_jax.processes.barriers import BarrierError, barrier
-from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once, loss_of, lost
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once
+from rlhf_jax.processes.loss import loss_of, lost
+from rlhf_jax.processes.slices import slices
 
 __all__ = [
     "BarrierError",
@@ -23,4 +25,5 @@ __all__ = [
     "put",
     "several",
     "share",
+    "slices",
 ]
