@@ -40,7 +40,7 @@ class Engine:
         model: the policy as pure functions.
         config: how to draw.
         pad_id: written after a response has ended; never looked at.
-        eos_id: ends a response and counts as its last token.
+        eos_id: ends a response and counts as its last token; where there are several such ids, all of them.
         logprob_temperature: the temperature of the log-probabilities in a ``Rollout``, above 0. By default they are
             those of the distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation
             (at temperature 0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
@@ -67,7 +67,7 @@ class Engine:
         config: SamplingConfig,
         *,
         pad_id: int,
-        eos_id: int,
+        eos_id: int | Sequence[int],
         logprob_temperature: float | None = None,
         stop: StopTable | None = None,
     ):
@@ -80,10 +80,11 @@ class Engine:
         self.pad_id = pad_id
         self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
         self.cost = Cost(0, 0)  # what the last call took
+        ends = (eos_id,) if isinstance(eos_id, int | np.integer) else tuple(eos_id)
         if config.int8 != "none":
             model = model.in_int8(cache=config.int8 == "weights_and_cache")
         self.programs = make_programs(
-            model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature
+            model, config, pad_id=pad_id, end_ids=ends, stop=stop, logprob_temperature=logprob_temperature
         )
 
     def lay_out(self, params: Params | Laid, sharding: jax.sharding.Sharding | None = None) -> Laid:
