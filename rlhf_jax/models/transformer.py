@@ -204,7 +204,7 @@ class Transformer(nnx.Module):
         """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``, by the head that training reads as well."""
         c = self.config
         matrix = self.embedding if c.tie_embeddings else self.unembedding  # tied by reading it, never by sharing it
-        logits = OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap).logits(hidden)
+        logits = OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap, c.tokenless).logits(hidden)
         return by_rows(logits, *(None,) * (logits.ndim - 2), VOCABULARY)
 
     def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from rlhf_jax import processes
 from rlhf_jax.rollout import slots
 from rlhf_jax.rollout.programs import State, make_programs
-from rlhf_jax.rollout.sampling import SamplingConfig, response_keys
+from rlhf_jax.rollout.sampling import SamplingConfig, occurrences, response_keys
 from rlhf_jax.rollout.slots import Cost
 from rlhf_jax.rollout.stopping import StopTable
 from rlhf_jax.types import Array, Model, Params, Rollout
@@ -40,7 +40,7 @@ class Engine:
         model: the policy as pure functions.
         config: how to draw.
         pad_id: written after a response has ended; never looked at.
-        eos_id: ends a response and counts as its last token.
+        eos_id: ends a response and counts as its last token; where there are several such ids, all of them.
         logprob_temperature: the temperature of the log-probabilities in a ``Rollout``, above 0. By default they are
             those of the distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation
             (at temperature 0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
@@ -67,7 +67,7 @@ class Engine:
         config: SamplingConfig,
         *,
         pad_id: int,
-        eos_id: int,
+        eos_id: int | Sequence[int],
         logprob_temperature: float | None = None,
         stop: StopTable | None = None,
     ):
@@ -80,10 +80,11 @@ class Engine:
         self.pad_id = pad_id
         self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
         self.cost = Cost(0, 0)  # what the last call took
+        ends = (eos_id,) if isinstance(eos_id, int | np.integer) else tuple(eos_id)
         if config.int8 != "none":
             model = model.in_int8(cache=config.int8 == "weights_and_cache")
         self.programs = make_programs(
-            model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature
+            model, config, pad_id=pad_id, end_ids=ends, stop=stop, logprob_temperature=logprob_temperature
         )
 
     def lay_out(self, params: Params | Laid, sharding: jax.sharding.Sharding | None = None) -> Laid:
@@ -98,6 +99,7 @@ class Engine:
         key: Array,
         step: int = 0,
         prompt_ids: np.ndarray | None = None,
+        occurrence: np.ndarray | None = None,
         samples: int = 1,
         bucket: int = 8,
         sharding: jax.sharding.Sharding | None = None,
@@ -110,6 +112,8 @@ class Engine:
             key: the run's sampling key.
             step: folded into the key, so that the same prompt is sampled anew at another step.
             prompt_ids: int32 [B], what names a prompt in its key; its index in the list by default.
+            occurrence: int32 [B], how often each prompt is asked at this step before, so that one which is asked twice
+                is answered twice; counted in the list by default, which a part of a longer list is too short for.
             samples: K.
             bucket: prompts are padded to a multiple of this many columns.
             sharding: where rows go; their number, and that of the slots, must be a multiple of the parts that it cuts
@@ -123,6 +127,7 @@ class Engine:
         """
         self.check(prompts, prompt_ids)
         ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+        again = occurrences(ids) if occurrence is None else np.asarray(occurrence)
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
         tokens, lengths = _right_pad(prompts, width, self.pad_id)
         keys = response_keys(
@@ -130,6 +135,7 @@ class Engine:
             step,
             jnp.asarray(np.repeat(ids, samples), jnp.int32),
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
+            jnp.asarray(np.repeat(again, samples), jnp.int32),
         )
         laid = self.lay_out(params, sharding).weights
         if sharding is not None:

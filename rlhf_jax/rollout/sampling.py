@@ -1,17 +1,19 @@
 """From logits to the next token: temperature, top-k, top-p, and keys that make a sample its own.
 
-The key of a token is folded from (seed, step, prompt id, sample index, position), so a prompt gets the same sample on
-any mesh, in any batch and after any resume.
+The key of a token is folded from (seed, step, prompt id, occurrence, sample index, position), so a prompt gets the same
+sample on any mesh, in any batch and after any resume, and another one where it is asked again at the same step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.losses import token_logprobs
 from rlhf_jax.types import Array
@@ -84,7 +86,27 @@ class SamplingConfig:
         return self.temperature or 1.0
 
 
-def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index: Array) -> Array:
+def occurrences(prompt_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Count, for each prompt of a list, how often it stands in the list before: int32 [B].
+
+    Args:
+        prompt_ids: integers [B].
+
+    Example:
+        >>> occurrences([7, 3, 7, 7]).tolist()
+        [0, 0, 1, 2]
+    """
+    seen: dict[int, int] = {}
+    found = np.zeros(len(prompt_ids), np.int32)
+    for i, prompt in enumerate(np.asarray(prompt_ids).tolist()):
+        found[i] = seen.get(prompt, 0)
+        seen[prompt] = int(found[i]) + 1
+    return found
+
+
+def response_keys(
+    key: Array, step: int | Array, prompt_ids: Array, sample_index: Array, occurrence: Array | None = None
+) -> Array:
     """One key a response, folded from what names it.
 
     Args:
@@ -92,6 +114,7 @@ def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index
         step: the training step; the same prompt is sampled anew at every step.
         prompt_ids: int32 [N].
         sample_index: int32 [N], 0 ... K-1 among the samples of one prompt.
+        occurrence: int32 [N], how often the prompt is asked at this step before; 0 for all by default.
 
     Returns:
         keys [N].
@@ -103,10 +126,12 @@ def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index
     """
     at_step = jax.random.fold_in(key, step)
 
-    def one(prompt: Array, sample: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(at_step, prompt), sample)
+    def one(prompt: Array, sample: Array, before: Array) -> Array:
+        first = jax.random.fold_in(at_step, prompt)
+        again = jax.random.fold_in(first, -before)  # no sample's index: those are not negative
+        return jax.random.fold_in(jnp.where(before > 0, again, first), sample)
 
-    return jax.vmap(one)(prompt_ids, sample_index)
+    return jax.vmap(one)(prompt_ids, sample_index, jnp.zeros_like(prompt_ids) if occurrence is None else occurrence)
 
 
 def truncate(logits: Array, *, temperature: float, top_k: int, top_p: float) -> Array:

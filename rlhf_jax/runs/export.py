@@ -111,12 +111,12 @@ def _on_checkpoint(
 
 
 def _generation(start: Path | None, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """Take the generation config of the pretrained model that this one goes back to, with our end of sequence."""
+    """Take the generation config of the pretrained model that this one goes back to, with all that ends a response."""
     file = None if start is None else start / "generation_config.json"
-    if file is None or not file.is_file():
+    said = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+    if not said and len(tokenizer.end_ids) == 1:
         return None
-    said = json.loads(file.read_text(encoding="utf-8"))
-    ends = said.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    ends = [tokenizer.eos_id, *(end for end in ends if end != tokenizer.eos_id)]
+    theirs = said.get("eos_token_id")
+    theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
+    ends = list(dict.fromkeys([*tokenizer.end_ids, *theirs]))
     return {**said, "eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}

@@ -31,6 +31,7 @@ from rlhf_jax.runs.pretrained import (
     is_checkpoint,
     read_checkpoint,
     warn_of_unknown_tokens,
+    with_tokens,
 )
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
 from rlhf_jax.stage_names import MODEL_STAGES, POLICY_STAGES
@@ -108,7 +109,7 @@ def start_from(
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
-    config = with_remat(config, remat)
+    config = with_remat(with_tokens(config, tokenizer), remat)
     try:
         config = models.first_layers(config, layers or config.n_layers)
         if lora.rank:
@@ -184,7 +185,8 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
             )
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
-    return params, _for_this_device(_described(metadata, directory, stage)), tokenizer
+    config = with_tokens(_described(metadata, directory, stage), tokenizer)
+    return params, _for_this_device(config), tokenizer
 
 
 def _described(metadata: dict[str, Any], directory: Path, stage: str) -> ModelConfig:

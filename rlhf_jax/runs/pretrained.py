@@ -5,6 +5,7 @@ An adapter is folded into the checkpoint that it names.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import warnings
 from pathlib import Path
@@ -32,7 +33,12 @@ def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
     config, params = read_checkpoint(path)
     tokenizer = checkpoint_tokenizer(path)
     warn_of_unknown_tokens(path, config, tokenizer)
-    return config, params, tokenizer
+    return with_tokens(config, tokenizer), params, tokenizer
+
+
+def with_tokens(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """Tell a model which of its ids the tokenizer has no token for: it never says one, in sampling or in training."""
+    return dataclasses.replace(config, tokenless=tokenizer.missing(config.vocab_size))
 
 
 def warn_of_unknown_tokens(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -62,9 +68,13 @@ def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Par
 
 
 def checkpoint_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer beside the weights, or the one inside a .gguf file."""
-    if (path / ADAPTER_CONFIG).exists() and not (path / "tokenizer.json").exists():
-        path = _below(path)
+    """Load the tokenizer beside the weights, or the one inside a .gguf file.
+
+    An adapter may bring a tokenizer, but no generation config: what ends a response is what ends one of its base.
+    """
+    if (path / ADAPTER_CONFIG).exists():
+        below = checkpoint_tokenizer(_below(path))
+        return Tokenizer.load(path).with_ends(below.end_ids) if (path / "tokenizer.json").exists() else below
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:

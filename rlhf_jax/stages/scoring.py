@@ -123,7 +123,7 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     if stage is not None:
         raise RunError(f"reward_model {folder}: its reward stage is meant, so name the run folder alone, {path}")
     params, model_config, scored_with = load_stage(folder, "reward", mesh)
-    if scored_with.to_json() != tokenizer.to_json():
+    if not scored_with.writes_like(tokenizer):
         raise RunError(
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
             "policy (rlhf reward --init)"

@@ -19,6 +19,7 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
+from rlhf_jax.runs.pretrained import with_tokens
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
@@ -158,7 +159,7 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
     asked = with_remat(config.model, config.remat)
     if not config.init:
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
-        model_config = dataclasses.replace(asked, vocab_size=tokenizer.vocab_size)
+        model_config = with_tokens(dataclasses.replace(asked, vocab_size=tokenizer.vocab_size), tokenizer)
         params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
         return Start(model_config, params, tokenizer, None)
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed)

@@ -1,0 +1,286 @@
+"""What was seen on other people's data, as a table of inputs and what is right for them: what is drawn, and its end."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws_checkpoint import SPECIALS, make, make_tokenizer
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlhf_jax import models, parallel, rollout, testing
+from rlhf_jax.data import DataError, Tokenizer
+from rlhf_jax.data.tokenizer.gguf import build
+from rlhf_jax.models.output_head import output_head
+from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.chat import Conversation
+from rlhf_jax.runs.pretrained import checkpoint_tokenizer
+from rlhf_jax.stages import EncodedPrompt, GroupConfig, Policy, forward
+from rlhf_jax.stages.online.loop import batch_of_prompts
+from rlhf_jax.types import SequenceBatch
+
+# ---- the same prompt twice in one iteration --------------------------------------------------------------------------
+
+KEY = jax.random.key(5)
+ASKED = np.array([7, 3, 7, 7, 9, 3, 7, 1])  # ids of prompts: one comes four times, one twice
+PROMPTS = {7: [4, 5, 6], 3: [8, 9], 9: [3], 1: [10, 11, 12, 13]}
+FIRST = {7: 0, 3: 1, 9: 4, 1: 7}
+
+
+@pytest.fixture(scope="module")
+def policy():
+    roles, params = testing.tiny_models()
+    return roles["policy"], params["policy"]
+
+
+def drawn(policy, ids, *, slots=0, **how):
+    """Responses to these prompts, [B][K] lists of token ids."""
+    model, params = policy
+    config = SamplingConfig(max_new_tokens=8, window=4, slots=slots)
+    engine = rollout.Engine(model, config, pad_id=testing.PAD, eos_id=testing.EOS)
+    found = engine(params, [PROMPTS[i] for i in ids], key=KEY, step=3, prompt_ids=np.asarray(ids), samples=2, **how)
+    tokens, mask = np.asarray(found.tokens), np.asarray(found.mask)
+    return [[t[m].tolist() for t, m in zip(ts, ms, strict=True)] for ts, ms in zip(tokens, mask, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def asked(policy):
+    return drawn(policy, ASKED)
+
+
+def test_a_prompt_that_comes_again_is_answered_again(asked):
+    every = [tuple(response) for both in asked for response in both]
+    assert len(set(every)) == len(every)
+
+
+def test_the_first_time_it_is_answered_as_if_it_came_once(policy, asked):
+    once = dict(zip(FIRST, drawn(policy, list(FIRST)), strict=True))
+    assert {i: asked[at] for i, at in FIRST.items()} == once
+
+
+@pytest.mark.parametrize("how", ["another order", "slots", "a mesh", "in two parts"])
+def test_which_time_it_is_decides_and_nothing_else(policy, asked, how):
+    if how == "another order":  # copies stay in their order among themselves
+        order = np.argsort(ASKED, kind="stable")
+        assert drawn(policy, ASKED[order]) == [asked[i] for i in order]
+    elif how == "slots":
+        assert drawn(policy, ASKED, slots=8) == asked
+    elif how == "a mesh":
+        mesh = parallel.make_mesh(parallel.MeshConfig())
+        assert drawn(policy, ASKED, sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp")))) == asked
+    else:
+        times = rollout.occurrences(ASKED)
+        assert times.tolist() == [0, 0, 1, 2, 0, 1, 3, 0]
+        first, second = (drawn(policy, ASKED[at], occurrence=times[at]) for at in (slice(0, 3), slice(3, 8)))
+        assert first + second == asked
+
+
+def test_few_prompts_come_several_times_in_an_iteration():
+    """Five prompts, eight an iteration: epochs end within it, and three responses are second or third ones."""
+    prompts = [EncodedPrompt(str(i), np.array([3]), i) for i in range(5)]
+    config = GroupConfig(prompts=8, minibatches=1, seed=1)
+    for iteration in range(3):
+        ids = [prompt.id for prompt in batch_of_prompts(prompts, config, iteration)]
+        assert sorted(set(ids)) == [0, 1, 2, 3, 4]
+        assert np.count_nonzero(rollout.occurrences(ids)) == 3
+
+
+# ---- several tokens that end a response ------------------------------------------------------------------------------
+
+TEXT_END, _, TURN_END, MESSAGE_END = range(4)  # ids of SPECIALS
+WORD = 40  # an id that is a letter
+
+ENDS = {  # name -> (files beside the tokenizer, what ends a response; the first is what trained responses end with)
+    "nothing is said": ({}, (TURN_END,)),
+    "one": ({"generation_config": {"eos_token_id": TEXT_END}}, (TURN_END, TEXT_END)),
+    "several": ({"generation_config": {"eos_token_id": [TURN_END, TEXT_END, MESSAGE_END]}}, (2, 0, 3)),
+    "in config.json": ({"config": {"eos_token_id": [MESSAGE_END, TEXT_END]}}, (2, 3, 0)),
+    "in both": ({"config": {"eos_token_id": 5}, "generation_config": {"eos_token_id": [MESSAGE_END]}}, (2, 3)),
+    "null": ({"config": {"eos_token_id": [MESSAGE_END]}, "generation_config": {"eos_token_id": None}}, (2, 3)),
+    "ids without a token": ({"generation_config": {"eos_token_id": [MESSAGE_END, 4000, -1]}}, (2, 3)),
+    "a word": ({"generation_config": {"eos_token_id": [WORD]}}, (2, WORD)),
+    "another end of texts": ({"eos": SPECIALS[TEXT_END]}, (TURN_END, TEXT_END)),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_every_end_that_a_checkpoint_names_is_one(case, tmp_path):
+    files, want = ENDS[case]
+    make_tokenizer(tmp_path / "model", **files)
+    tokenizer = Tokenizer.load(tmp_path / "model")
+    assert tokenizer.end_ids == want
+    assert tokenizer.eos_id == tokenizer.encode_response("Yes.")[-1] == TURN_END
+    # In a run folder, and in the files that transformers reads.
+    tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer.save_pretrained(tmp_path / "again")
+    for path in (tmp_path / "tokenizer.json", tmp_path / "again"):
+        assert Tokenizer.load(path).end_ids == want
+        assert Tokenizer.load(path).to_json() == tokenizer.to_json()
+    assert tokenizer.with_padding_apart().pad_id not in want
+    make_tokenizer(tmp_path / "plain")
+    assert tokenizer.writes_like(Tokenizer.load(tmp_path / "plain")) == (case != "another end of texts")
+
+
+@pytest.mark.parametrize("value", ["2", [2, "0"], True, {"id": 2}, 2.0])
+def test_what_is_no_id_is_refused_by_name(value, tmp_path):
+    make_tokenizer(tmp_path, generation_config={"eos_token_id": value})
+    with pytest.raises(DataError, match=r"generation_config\.json: eos_token_id: expected a token's id or a list"):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_adapter_ends_where_its_base_does(tmp_path):
+    base = tmp_path / "base"
+    make_tokenizer(base, generation_config={"eos_token_id": [TURN_END, MESSAGE_END]}, config={})
+    (base / "model.safetensors").touch()  # no weight is read
+    make_tokenizer(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert checkpoint_tokenizer(tmp_path / "adapter").end_ids == (TURN_END, MESSAGE_END)
+
+
+def test_a_gguf_file_names_ends_of_texts_turns_and_messages(tmp_path):
+    pairs = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": ["a", "b", *SPECIALS],
+        "tokenizer.ggml.merges": [],
+    }
+    ends = {"eos": 2, "eot": 4, "eom": 5}
+    backend, config = build({**pairs, **{f"tokenizer.ggml.{k}_token_id": v for k, v in ends.items()}}, where="m.gguf")
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Tokenizer.load(tmp_path).end_ids == (2, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A model with three ends, one of them a letter, and 128 responses of it."""
+    ends = {"eos_token_id": [TURN_END, TEXT_END, WORD]}
+    loaded = Policy.load(make(tmp_path_factory.mktemp("ends") / "model", scale=4.0, generation_config=ends))
+    rows = list(loaded.sample(["Hello"], n=128, sampling=SamplingConfig(max_new_tokens=48, window=48)))
+    return loaded, rows
+
+
+def test_nothing_is_sampled_after_an_end(ended):
+    loaded, rows = ended
+    lasts = {row["tokens"][-1] for row in rows if len(row["tokens"]) < 48}
+    assert lasts == {TURN_END, TEXT_END, WORD}  # each of them did end some
+    for row in rows:
+        assert not set(row["tokens"][:-1]) & lasts
+    # The end is not shown, also where it is a letter.
+    letter = loaded.tokenizer.decode([WORD])
+    assert not any(letter in row["response"] for row in rows)
+
+
+def test_a_chat_ends_there_too(ended):
+    loaded, _ = ended
+    letter, said = loaded.tokenizer.decode([WORD]), []
+    conversation = Conversation(loaded, SamplingConfig(max_new_tokens=48, window=48))
+    for _ in range(8):
+        said.append("".join(conversation.ask("Hello")))
+        conversation.reset()
+    assert not any(letter in text for text in said)
+
+
+def test_what_is_exported_ends_there_too(ended, tmp_path):
+    loaded, _ = ended
+    models.save_pretrained(tmp_path / "model", loaded.config, loaded.params, tokenizer=loaded.tokenizer)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["eos_token_id"] == [TURN_END, TEXT_END, WORD]
+    assert Tokenizer.load(tmp_path / "model").end_ids == loaded.tokenizer.end_ids
+
+
+# ---- ids that no token has -------------------------------------------------------------------------------------------
+
+SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8, "d_ff": 32}
+TOKENLESS = ((0, 2), (20, 21), (30, 40))
+KNOWN = np.array([i for i in range(40) if not any(a <= i < b for a, b in TOKENLESS)])
+
+
+def padded(**changes):
+    """A model with 40 ids, of which 27 have a token; and the model whose matrix has those 27 rows alone."""
+    config = models.ModelConfig(vocab_size=40, **SIZES, **changes)
+    params = jax.tree.map(lambda x: 4 * x, models.build(config).init(jax.random.key(0)))
+    if not config.tie_embeddings:
+        small = {**params, "embedding": params["embedding"][KNOWN], "unembedding": params["unembedding"][:, KNOWN]}
+    else:
+        small = {**params, "embedding": params["embedding"][KNOWN]}
+    fewer = dataclasses.replace(config, vocab_size=len(KNOWN))
+    return dataclasses.replace(config, tokenless=TOKENLESS), params, fewer, small
+
+
+def loss_of(config, tokens, temperature=0.7):
+    """Log-probabilities, entropies and a loss of both, as training makes them."""
+    model = models.build(config)
+
+    def loss(params):
+        hidden = model.apply(params, tokens, jnp.arange(6)[None].repeat(2, 0), jnp.ones_like(tokens))
+        logprobs, entropy = model.token_stats(params, hidden, jnp.roll(tokens, -1, 1), temperature=temperature)
+        return jnp.sum(logprobs) + 0.5 * jnp.sum(entropy), (logprobs, entropy)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False, "logit_softcap": 3.0}], ids=["tied", "capped"])
+def test_a_padded_vocabulary_is_the_one_without_the_padding(changes):
+    """The same log-probabilities, entropies and gradients as a model that has only the rows with a token."""
+    config, params, fewer, small = padded(**changes)
+    drawn = jax.random.randint(jax.random.key(1), (2, 6), 0, len(KNOWN))
+    (_, (logprobs, entropy)), gradient = loss_of(config, jnp.asarray(KNOWN)[drawn])(params)
+    (_, (want_logprobs, want_entropy)), want = loss_of(fewer, drawn)(small)
+    np.testing.assert_allclose(logprobs, want_logprobs, atol=1e-5)
+    np.testing.assert_allclose(entropy, want_entropy, atol=1e-5)
+    name, axis = ("embedding", 0) if config.tie_embeddings else ("unembedding", 1)
+    matrix = np.asarray(gradient[name])
+    np.testing.assert_allclose(np.take(matrix, KNOWN, axis=axis), want[name], atol=1e-4)
+    assert not np.delete(matrix, KNOWN, axis=axis).any()
+    for below, wanted in zip(*map(jax.tree.leaves, (gradient["blocks"], want["blocks"])), strict=True):
+        np.testing.assert_allclose(below, wanted, atol=1e-4)
+    # The exact KL to a teacher that knows no id is without a token: what the student never says has none there either.
+    hidden = jax.random.normal(jax.random.key(2), (1, 3, 16))
+    teacher = dataclasses.replace(config, tokenless=())
+    heads = [output_head(c, p) for c, p in ((config, params), (teacher, jax.tree.map(lambda x: 2 * x, params)))]
+    few = [output_head(fewer, p) for p in (small, jax.tree.map(lambda x: 2 * x, small))]
+    for under in ("student", "teacher"):
+        found = models.token_kl(hidden, heads[0], hidden, heads[1], under=under)
+        np.testing.assert_allclose(found, models.token_kl(hidden, few[0], hidden, few[1], under=under), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.0}, {"top_k": 30}, {"int8": "weights"}])
+def test_an_id_without_a_token_is_never_drawn(sampling):
+    config, params, _, _ = padded()
+    settings = SamplingConfig(max_new_tokens=8, window=8, **sampling)
+    engine = rollout.Engine(models.build(config), settings, pad_id=2, eos_id=99)
+    drawn = engine(params, [[3, 4]], key=KEY, samples=256)
+    assert set(np.asarray(drawn.tokens[0, :, -8:]).reshape(-1).tolist()) <= set(KNOWN.tolist())
+    if sampling.get("int8"):
+        return  # another network, by a little
+    batch = SequenceBatch(drawn.tokens, drawn.mask, drawn.segment_ids, drawn.positions)
+    trained = jax.jit(lambda p, b: forward({"policy": models.build(config)}, {"policy": p}, b).logprobs)(params, batch)
+    np.testing.assert_allclose(trained, drawn.logprobs, atol=1e-4)  # the ratio is 1
+
+
+def test_without_padding_the_programs_are_the_same_to_the_letter():
+    config, params, _, _ = padded()
+    every = dataclasses.replace(config, tokenless=())
+    tokens = jnp.full((2, 6), 5)
+    texts = [jax.jit(loss_of(c, tokens)).lower(params).as_text() for c in (every, config)]
+    assert ["1.000000e+20" in text for text in texts] == [False, True]  # NEVER is nowhere
+
+
+@pytest.mark.parametrize("more", [0, 150])
+def test_a_checkpoints_padding_is_found_and_kept(more, tmp_path):
+    folder = make(tmp_path / "model")
+    tokenizer = Tokenizer.load(folder)
+    if more:
+        folder = make(tmp_path / "padded", vocab_size=tokenizer.vocab_size + more, scale=4.0)
+    loaded = Policy.load(folder)
+    first = tokenizer.vocab_size
+    assert loaded.config.tokenless == (((first, first + more),) if more else ())
+    rows = loaded.sample(["Hello"], n=64, sampling=SamplingConfig(max_new_tokens=16, window=16))
+    assert max(max(row["tokens"]) for row in rows) < first
+    again = models.ModelConfig.from_json(json.loads(json.dumps(dataclasses.asdict(loaded.config))))
+    assert again == loaded.config
+    models.save_pretrained(
+        tmp_path / "out", loaded.config, loaded.params, tokenizer=tokenizer
+    )  # what is stored is whole
+    assert models.load_pretrained(tmp_path / "out")[0].vocab_size == first + more
