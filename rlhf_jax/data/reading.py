@@ -111,7 +111,7 @@ class Source:
         self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
-        unread = left_alone([row for _, row in self._read[named]])
+        unread = left_alone([row for _, row in found])
         if unread:
             self._say(f"{named[0]}: {unread}", warning=False)
         return rows
