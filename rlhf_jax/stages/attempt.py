@@ -19,6 +19,7 @@ from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Base
+from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.training import GoodputLog, LastUpdate, Phases, Watchdog
 from rlhf_jax.types import Params
@@ -92,6 +93,8 @@ class Attempt:
                 base=base,
             )
         self.goodput.write()
+        if mirror := mirror_of(self.directory):
+            mirror.send_logs()
         return found
 
     def dump(self, last: LastUpdate, seen: Mapping[str, Any]) -> str:
