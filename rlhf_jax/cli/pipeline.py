@@ -91,9 +91,12 @@ def _finish(directory: Path) -> None:
     from rlhf_jax import processes
     from rlhf_jax.report import alarm_verdicts, verdicts, write_report
     from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.store import mirror_of
 
     if processes.first():
         report = write_report(directory)
+        if mirror := mirror_of(directory):
+            mirror.send_logs()
         summary = read_record(directory / "summary.json")
         for verdict in (*verdicts(summary), *alarm_verdicts(summary)):
             print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)

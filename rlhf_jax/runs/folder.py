@@ -34,8 +34,10 @@ from rlhf_jax.runs.circumstances import circumstances
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.runs.store import mirror_of
+from rlhf_jax.runs.store.checkpoints import StoredCheckpoints, send_params
 from rlhf_jax.stage_names import POLICY_STAGES
-from rlhf_jax.training import read_metrics
+from rlhf_jax.training import CheckpointStore, read_metrics
 from rlhf_jax.types import Model, Params
 
 
@@ -138,14 +140,16 @@ def brought_up(saved: dict[str, Any], config: Any) -> dict[str, Any]:
     return _deciding(json.loads(json.dumps(_with_new_fields(saved, config))))
 
 
-def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> checkpoint.Checkpoints:
+def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> CheckpointStore:
     """Open the checkpoints of a stage; ``fingerprint`` is the config's, and what else the result depends on."""
-    return checkpoint.Checkpoints(
+    here = checkpoint.Checkpoints(
         directory / "checkpoints" / stage,
         fingerprint=fingerprint,
         keep=config.keep_checkpoints,
         brought_up=functools.partial(brought_up, config=config),
     )
+    mirror = mirror_of(directory)
+    return here if mirror is None else StoredCheckpoints(here, mirror)
 
 
 def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
@@ -217,6 +221,8 @@ def finish(
     if base is not None:
         metadata["base"] = base.to_json(directory)
     checkpoint.save_params(directory / "params" / stage, own, metadata)
+    if mirror := mirror_of(directory):
+        send_params(mirror, stage)
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 

@@ -34,6 +34,7 @@ from rlhf_jax.runs.pretrained import (
     with_tokens,
 )
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import MODEL_STAGES, POLICY_STAGES
 from rlhf_jax.types import Params
 
@@ -164,7 +165,7 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     Raises:
         RunError: when the folder, the stage, the tokenizer or the trunk is missing; the message lists what is there.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     on_mesh = None if mesh is None else functools.partial(_placed_by_role, mesh=mesh)
     params, metadata = checkpoint.load_params(directory / "params" / stage, on_mesh)
@@ -211,7 +212,7 @@ def open_stage(directory: Path | str, stage: str) -> tuple[Params, ModelConfig, 
     Raises:
         RunError: when the folder, the stage or the tokenizer is missing.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     if base_of(directory, stage) is not None:
         return load_stage(directory, stage)
@@ -243,7 +244,8 @@ def origin(directory: Path | str, stage: str) -> Path | None:
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
     """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name."""
-    return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
+    directory = local(split_stage(directory)[0])
+    return next((stage for stage in stages if (directory / "params" / stage).exists()), "sft")
 
 
 def load_merged(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[ModelConfig, Params, Tokenizer]:

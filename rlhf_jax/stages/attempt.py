@@ -20,6 +20,7 @@ from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult, read_record
 from rlhf_jax.runs.loading import Base
+from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import raise_if_failed
 from rlhf_jax.stages.verdicts import stage_verdicts
@@ -106,6 +107,8 @@ class Attempt:
                 base=base,
             )
         self.goodput.write()
+        if mirror := mirror_of(self.directory):
+            mirror.send_logs()
         raise_if_failed(self.directory, self._stage, summary)
         return found
 

@@ -57,7 +57,8 @@ class StageConfig:
     """Fields that the config of every stage has."""
 
     out: str
-    """The run folder. The same command with the same folder continues where it stopped."""
+    """The run folder, or its URL in an object store, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER. The same command with
+    the same folder continues where it stopped."""
     seed: int = 0
     """Everything random comes from it."""
     mesh: MeshConfig = MeshConfig()

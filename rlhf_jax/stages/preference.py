@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
@@ -137,7 +137,7 @@ def preference(
     config = PreferenceConfig() if config is None else config
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    directory = open_run(config.out, config.policy, config.reward_model, config.judge)
     check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
         return completed_before(directory, "preference", config)

@@ -12,6 +12,7 @@ from rlhf_jax import models, processes
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
@@ -80,7 +81,7 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
     Returns:
         The run folder; its ``summary.json`` holds the results.
     """
-    directory = Path(config.sft.out)
+    directory = open_run(config.sft.out)
     start, inside = time.monotonic(), 0.0
     stages: list[tuple[Callable[[Any], Any], Any]] = [
         (sft, config.sft),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.baselines import agreement
@@ -106,7 +106,7 @@ def reward_model(
     config = RewardConfig() if config is None else config
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    directory = open_run(config.out, config.init)
     if folder.finished(directory, "reward", config):
         return completed_before(directory, "reward", config)
     keep_compiled()

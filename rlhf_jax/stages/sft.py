@@ -21,6 +21,7 @@ from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
 from rlhf_jax.runs.pretrained import with_tokens
 from rlhf_jax.runs.stage_path import check_start
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
@@ -90,7 +91,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     config = SFTConfig() if config is None else config
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    directory = open_run(config.out, config.init)
     if config.init:
         check_start(config.init, directory, "sft")
     if folder.finished(directory, "sft", config):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import ending, sources
 from rlhf_jax.stages.attempt import Attempt, completed_before
@@ -55,7 +55,7 @@ def train_online(
     """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains the arguments."""
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    directory = open_run(config.out, config.policy, config.reward_model, config.judge)
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
         return completed_before(directory, stage, config)
