@@ -10,7 +10,7 @@ from rlhf_jax.report import plots
 from rlhf_jax.report.about import MOST, flat, groups, latest, made
 from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import moving, stage_panels
-from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores
+from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores, trained
 from rlhf_jax.report.rewards import headline, reward_section
 from rlhf_jax.report.run_folder import RunFolder, read_run
 from rlhf_jax.report.samples import before_and_after, comparison, over_steps
@@ -70,7 +70,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "latest": latest(summary),
         "verdicts": verdicts(summary),
         "headline": headline(summary),
-        "policies": [_policy_name(stage, run) for stage in POLICIES if stage in summary],
+        "policies": [_policy_name(stage, run) for stage in trained(summary)],
         "policy_table": policy_table(summary),
         "stages": [_stage(name, run) for name in shown],
         "reward": reward_section(summary),

@@ -40,7 +40,7 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         >>> policy_table({"ppo": {"kl": 7.0}, "preference": {"kl": 2.0, "kl_ci": [1.5, 2.5]}})
         [('KL to the starting policy, nats a response', ['7.00', '2.00 (1.50 to 2.50)'])]
     """
-    policies = [summary[stage] for stage in POLICIES if stage in summary]
+    policies = [summary[stage] for stage in trained(summary)]
     names = {name: _judge(name, policies) for name in _in_order(policies)}
     rows = [
         ("prompts that both answered", [whole(p.get("test_prompts")) for p in policies]),
@@ -64,6 +64,16 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("step that was kept", [_kept(p) for p in policies]),
     ]
     return [row for row in rows if any(row[1])]
+
+
+def trained(summary: Mapping[str, Any]) -> list[str]:
+    """The stages that left a policy, in the order of the page; what failed has none to show.
+
+    Example:
+        >>> trained({"preference": {}, "ppo": {"failed": "all 4 updates were skipped"}})
+        ['preference']
+    """
+    return [stage for stage in POLICIES if stage in summary and not summary[stage].get("failed")]
 
 
 def scores(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -101,7 +111,7 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     points = _points(stage, rows, judge)
     titles = (_named("proxy", figures.get("reward")), _named(judge, figures.get("judges", {}).get(judge)))
     drawing = ""
-    if len(points) > 1:
+    if len({kl for kl, _, _ in points}) > 1:  # a policy that has not moved has nothing to show
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],

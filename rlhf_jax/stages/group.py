@@ -42,6 +42,7 @@ def group(
             cannot be used.
         SamplerMismatch: when sampler and trainer disagree.
         SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:

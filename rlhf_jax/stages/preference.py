@@ -128,6 +128,7 @@ def preference(
         RunError: when a folder lacks the policy, the objective is unknown, the judge cannot be used, or the folder
             holds a run of another config.
         SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:

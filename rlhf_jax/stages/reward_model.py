@@ -101,6 +101,8 @@ def reward_model(
     Raises:
         DataError: on a bad row.
         RunError: when a folder holds no SFT policy, or a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config

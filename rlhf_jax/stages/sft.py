@@ -82,6 +82,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     Raises:
         DataError: on a bad row.
         RunError: when the folder holds a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:

@@ -98,10 +98,10 @@ def judge_name(name: str, figures: Mapping[str, Any]) -> str:
 
     Example:
         >>> judge_name("gold", {}), judge_name("helpful", {}), judge_name("proxy", {"reward": "mine.py:length"})
-        ('the gold judge', 'the judge helpful', 'the reward itself (mine.py:length)')
+        ('the gold judge', 'the judge helpful', 'the reward (mine.py:length)')
     """
     if name == "proxy":
-        return f"the reward itself{_what(figures.get('reward'))}"
+        return f"the reward{_what(figures.get('reward'))}"
     if name == "gold":
         return f"the gold judge{_what(figures.get('judges', {}).get('gold'))}"
     return "VADER" if name == "vader" else f"the judge {name}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rlhf_jax.evaluation.reward_model import FEWEST_PAIRS
 from rlhf_jax.stage_names import STAGES
 from rlhf_jax.stages.policy_verdicts import policy_sentences
-from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name
+from rlhf_jax.stages.titles import POLICIES, policy_name, stage_title
 
 # The least a reward model on human_sentiment must reach over all domains.
 ACCURACY_BAR = 0.70
@@ -59,13 +60,13 @@ def stage_verdicts(stage: str, summary: Mapping[str, Any]) -> list[Verdict]:
         >>> [text for _, text in stage_verdicts("sft", {"sft": {"kept": "Step 4, the last one, was kept."}})]
         ['Supervised fine-tuning: step 4, the last one, was kept.']
     """
-    title = TITLES.get(stage, stage)
+    figures = summary.get(stage, {})
+    title = stage_title(stage, figures.get("objective"), figures.get("reward"))
     if stage not in summary:
         gave_up = summary.get("failed", {}).get(stage)
         return [Verdict("failed", f"{title} gave up: {_sentence(gave_up)}")] if gave_up else []
-    figures = summary[stage]
     found = _ending(title, figures)
-    if stage == "reward" and figures.get("accuracy") is not None and not figures.get("failed"):
+    if stage == "reward" and not figures.get("failed"):
         found += _reward_verdicts(figures, summary.get("baselines", {}))
     if stage in POLICIES and not figures.get("failed"):
         policy = f"the {policy_name(stage, figures)} policy"
@@ -123,14 +124,19 @@ def _ending(title: str, figures: Mapping[str, Any]) -> list[Verdict]:
 
 
 def _reward_verdicts(reward: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[Verdict]:
-    accuracy, interval, pairs = reward["accuracy"], reward.get("accuracy_ci"), reward.get("pairs")
+    accuracy, interval, pairs = reward.get("accuracy"), reward.get("accuracy_ci"), reward.get("pairs")
+    if accuracy is None:
+        none = "No held-out pair has a majority, so there is no accuracy to tell a good reward model from a bad one by."
+        return [Verdict("warning", none)] if pairs == 0 else []
     held = f"{pairs:,} held-out pairs" if pairs is not None else "held-out pairs"
     stated = f"The reward model ranks {accuracy:.1%} of {held} as the majority of people does"
     # The bar is about human_sentiment, and only its runs have this baseline.
     if "ridge" not in baselines:
         known = f" (95% interval {interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
         chance = interval and interval[0] <= 0.5 <= interval[1]
-        return [Verdict("note", f"{stated}{known}{': no better than chance is shown' if chance else ''}.")]
+        said = ": no better than chance is shown" if chance else ""
+        said += f"; {FEWEST_PAIRS} pairs are the least that say something" if pairs and pairs < FEWEST_PAIRS else ""
+        return [Verdict("note", f"{stated}{known}{said}.")]
     above = accuracy >= ACCURACY_BAR
     found = [
         Verdict(

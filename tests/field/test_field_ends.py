@@ -27,7 +27,7 @@ TABLE = {
         {"missed", "note"},
         (
             "no checkpoint beat the SFT policy",
-            "nothing to judge: the gold judge, the judge short, the reward itself, KL",
+            "nothing to judge: the gold judge, the judge short, the reward, KL",
         ),
     ),
     "a step was kept": (
@@ -38,7 +38,7 @@ TABLE = {
             "step 8 of 12 was kept",
             "On 8 held-out prompts the gold judge prefers the PPO policy",
             "the judge short prefers the PPO policy to the SFT policy 20.0% of the time",
-            "the reward itself (mine.py:length) prefers the PPO policy",
+            "the reward (mine.py:length) prefers the PPO policy",
             "within max_kl, 20",
         ),
     ),
@@ -77,6 +77,18 @@ TABLE = {
         {"accuracy": 0.6, "accuracy_ci": [0.4, 0.8], "pairs": 24},
         {"note"},
         ("60.0% of 24 held-out pairs", "no better than chance is shown"),
+    ),
+    "a reward model measured on few pairs": (
+        "reward",
+        {"accuracy": 1.0, "accuracy_ci": [1.0, 1.0], "pairs": 12},
+        {"note"},
+        ("100.0% of 12 held-out pairs", "20 pairs are the least that say something"),
+    ),
+    "a reward model measured on ties alone": (
+        "reward",
+        {"accuracy": None, "pairs": 0},
+        {"warning"},
+        ("No held-out pair has a majority",),
     ),
     "best of n has no limit to keep": ("best_of_n", {"n": 4, "kl": 0.64}, {"note"}, ("is 0.6 nats",)),
 }
