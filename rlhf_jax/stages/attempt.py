@@ -16,7 +16,7 @@ from rlhf_jax import processes
 from rlhf_jax.checkpoint import CheckpointError, save_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.runs import folder
+from rlhf_jax.runs import folder, lock
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Base
 from rlhf_jax.stages.config import StageConfig
@@ -42,6 +42,7 @@ class Attempt:
 
     def lap(self) -> float:
         """Add the time since the last lap, and return the seconds that the stage has run over all its restarts."""
+        lock.check(self.directory)
         now = time.monotonic()
         self.host["seconds"] += now - self._last
         self._last = now
