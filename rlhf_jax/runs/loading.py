@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.files import MachineFault
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import check_kernel
 from rlhf_jax.models.config import AskedRemat
@@ -178,6 +179,8 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     if base is not None:
         try:
             now = _fingerprint(base)
+        except MachineFault:
+            raise
         except (models.CheckpointError, checkpoint.CheckpointError) as error:
             raise RunError(
                 f"the {stage} stage of {directory} holds adapters for {base.path}, which is gone or damaged ({error}): "

@@ -2,19 +2,22 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
 import re
 import shutil
 import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import objectives, stages
+import rlhf_jax
+from rlhf_jax import checkpoint, objectives, stages
 from rlhf_jax.data import PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs import folder, lock
@@ -79,7 +82,7 @@ def defined(text):
     ],
 )
 def test_a_callable_is_what_it_computes(old, new, changes):
-    """Helpers, constants, closures, bound arguments and methods count; comments, docstrings and what is unused do not."""
+    """Helpers, constants, closures and bound arguments count; comments, docstrings and what is unused do not."""
     assert old in REWARD
     before, after = defined(REWARD), defined(REWARD.replace(old, new))
     assert [n for n in NAMES if content_of(before[n]) != content_of(after[n])] == list(changes)
@@ -94,13 +97,15 @@ def test_a_reward_that_counts_its_calls_stays_the_same():
 
     before = content_of(reward)
     reward(["a"], ["b"])
-    assert seen == [1] and content_of(reward) == before
+    assert seen == [1]
+    assert content_of(reward) == before
 
 
 def test_what_cannot_be_hashed_is_named():
     lock_object = threading.Lock()
     found = content_of(lambda prompts, responses: lock_object)
     assert found.unknown == ("<lambda>'s lock_object (an object of type _thread.lock)",)
+    assert content_of(np.float32(1)) != content_of(np.float64(1))
     assert content_of(functools.partial(max, jnp.ones(3))) != content_of(functools.partial(max, jnp.zeros(3)))
 
 
@@ -238,7 +243,8 @@ def test_a_thread_may_ask_again_another_may_not_and_nothing_is_left(tmp_path):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert not said and not (tmp_path / "runs").exists()
+    assert not said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_who_lost_the_folder_stops(tmp_path, monkeypatch):
@@ -256,17 +262,17 @@ def test_who_lost_the_folder_stops(tmp_path, monkeypatch):
 # --- folders that were mixed by hand ---
 
 
+def replace_parameters(run):
+    """As far as the summary knows: those that the stage left had another hash."""
+    edit(run / "summary.json", json.loads((run / "summary.json").read_text())["params_sha256"]["sft"], "0" * 64)
+
+
 @pytest.mark.parametrize(
     ("mix", "said"),
     [
         (lambda run: edit(run / "tokenizer.json", '"version"', ' "version"'), "tokenizer.json is not the tokenizer of"),
         (lambda run: (run / "params" / "sft").rename(run / "params" / "ppo"), "parameters of a sft stage, so it was"),
-        (
-            lambda run: edit(
-                run / "summary.json", json.loads((run / "summary.json").read_text())["params_sha256"]["sft"], "0" * 64
-            ),
-            "does not hold the parameters that the sft stage",
-        ),
+        (replace_parameters, "does not hold the parameters that the sft stage"),
     ],
 )
 def test_parameters_know_whose_they_are(copied, tmp_path, mix, said):
@@ -277,6 +283,65 @@ def test_parameters_know_whose_they_are(copied, tmp_path, mix, said):
         stages.Policy.load(run)
 
 
-def test_numbers_stay_out_of_identity():
-    """Equal numbers of another type are other bits."""
-    assert content_of(np.float32(1)) != content_of(np.float64(1))
+def test_a_step_that_was_renamed_is_no_later_step(tmp_path):
+    """The folder of step 3 under the name of the last step would count as finished."""
+    store = checkpoint.Checkpoints(tmp_path, fingerprint={})
+    store.save(3, {"x": np.zeros(2)}, {})
+    store.wait()
+    (tmp_path / "3").rename(tmp_path / "9")
+    with pytest.raises(checkpoint.CheckpointError, match=r"9 holds the checkpoint of step 3: the folder was renamed"):
+        store.restore({"x": np.zeros(2)})
+
+
+# --- the environment's faults are not the file's ---
+
+
+def raising(error):
+    def load(*_, **__):
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files; raise the limit with ulimit -n"),
+        (OSError(errno.EACCES, "Permission denied"), "permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "make room on the disk"),
+        (MemoryError(), "out of memory"),
+        (ValueError("NOT_FOUND: [OS error 24: EMFILE Too many open files]"), "Too many open files"),
+        (RuntimeError("Unable to initialize backend 'cuda'"), "Unable to initialize backend"),
+    ],
+)
+def test_only_content_is_called_damaged(tmp_path, monkeypatch, error, said):
+    """A healthy checkpoint on a machine that fails: the cause is named, and no earlier step is taken."""
+    store = checkpoint.Checkpoints(tmp_path / "steps", fingerprint={})
+    for step in (1, 2):
+        store.save(step, {"x": np.full(2, step)}, {})
+    store.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr("rlhf_jax.checkpoint.leaves.ocp.load_checkpointables", raising(error))
+        with pytest.raises(
+            checkpoint.CheckpointError, match=r"2 could not be read here .*nothing is known to be"
+        ) as caught:
+            store.restore({"x": np.zeros(2, int)})
+    assert said in str(caught.value)
+    assert not re.search("damaged|delete|verifies", str(caught.value))
+    assert store.restore({"x": np.zeros(2, int)}).step == 2
+
+
+def test_no_devices_is_no_damage(tmp_path, monkeypatch):
+    checkpoint.save_params(tmp_path / "params", {"x": np.ones(2)}, {})
+    monkeypatch.setattr("rlhf_jax.checkpoint.leaves.jax.devices", raising(AssertionError()))
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"was not read: JAX finds no devices here .*JAX_PLATFORMS=cuda"
+    ):
+        checkpoint.load_params(tmp_path / "params")
+
+
+def test_nothing_advises_to_delete():
+    sources = [path for path in Path(rlhf_jax.__file__).parent.rglob("*.py")]
+    advice = re.compile(r"[\"'].*\bdelete (the|it|this|your)\b", re.IGNORECASE)
+    assert [f"{p.name}: {line}" for p in sources for line in p.read_text().splitlines() if advice.search(line)] == []
