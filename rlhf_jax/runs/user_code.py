@@ -60,7 +60,7 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
     """
     path, _, wanted = name.rpartition(":")
     try:
-        defined = run_file(path, what)
+        defined = _run_once(path, what)
     except RunError:
         raise
     except Exception as error:  # whatever a file of the user's own raises
@@ -72,6 +72,21 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
         hint = f"did you mean {near[0]!r}?" if near else f"it defines {', '.join(names) or 'none'}"
         raise RunError(f"{what}: {path} has no {called} {wanted!r}: {hint}")
     return found
+
+
+# By path: the content that was run, and what it defined. A judge may load a model of its own, which is to happen once.
+_RUN: dict[tuple[str, str], tuple[bytes, dict[str, Any]]] = {}
+
+
+def _run_once(path: str, what: str) -> dict[str, Any]:
+    """Run a file, unless this process has run the same content for the same purpose already."""
+    file, purpose = Path(path), what.split()[0]
+    content = file.read_bytes() if file.is_file() else b""
+    known = _RUN.get((str(file.resolve()), purpose))
+    if known is None or known[0] != content:
+        known = content, run_file(path, what)
+        _RUN[str(file.resolve()), purpose] = known
+    return known[1]
 
 
 def load_function(name: str, what: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from rlhf_jax import processes
 from rlhf_jax.checkpoint import CheckpointError, save_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.runs import folder
+from rlhf_jax.runs import folder, lock
 from rlhf_jax.runs.folder import RunResult, read_record
 from rlhf_jax.runs.loading import Base
 from rlhf_jax.runs.store import mirror_of
@@ -46,6 +45,7 @@ class Attempt:
 
     def lap(self) -> float:
         """Add the time since the last lap, and return the seconds that the stage has run over all its restarts."""
+        lock.check(self.directory)
         now = time.monotonic()
         self.host["seconds"] += now - self._last
         self._last = now
@@ -134,20 +134,6 @@ class Attempt:
             f"State, batch and metrics of step {last.step} are in {path}; to look at them: "
             f"from rlhf_jax import checkpoint; tree, about = checkpoint.load_params({os.fspath(path)!r})"
         )
-
-
-def completed_before(directory: Path, stage: str, config: StageConfig) -> RunResult:
-    """Read the result of a stage that was completed before, and say since when on standard error.
-
-    Raises:
-        NothingTrained: when it trained nothing then.
-    """
-    found = folder.load_result(directory, stage, config)
-    if processes.first():
-        since = read_record(directory / "summary.json").get("made", {}).get(stage, {}).get("finished")
-        print(f"{stage}: already complete in {directory}{f', since {since}' if since else ''}", file=sys.stderr)
-    raise_if_failed(directory, stage, found.summary)
-    return found
 
 
 def nested(tree: Any) -> Params:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,6 +147,9 @@ def try_objective(
         raise RunError(f"objective {name}: {error}") from error
 
 
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # another one in every process
+
+
 def describe_objective(objective: Objective) -> str:
     """Describe a function that was passed, for the run's config: a continuation with another one is refused.
 
@@ -160,7 +164,7 @@ def describe_objective(objective: Objective) -> str:
     named = inspect.unwrap(objective)
     place = f"{named.__module__}.{named.__qualname__}" if inspect.isfunction(named) else type(named).__qualname__
     shown = ", ".join(
-        f"{key}={value.__qualname__ if inspect.isfunction(value) else repr(value)}"
+        f"{key}={value.__qualname__ if inspect.isfunction(value) else _ADDRESS.sub('', repr(value))}"
         for key, value in sorted(bound.items())
     )
     return f"{place}({shown})" if bound else place

@@ -10,6 +10,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
+from rlhf_jax.runs.made_of import ACCEPTABLE
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -87,7 +88,14 @@ class StageConfig:
     watchdog_exit: bool = False
     """End such a process with exit status 75 after the report, so that whatever started it can start it again."""
 
+    accept_changed: tuple[str, ...] = ()
+    """What may be other than it was when the run was begun: `data`, `prompts`, `ptx`, `objective`, `reward`, `judge`,
+    `optimizer`. The rest of the run is then made of what is there now, as after a fault in a reward was mended."""
+
     def __post_init__(self) -> None:
+        unknown = [name for name in self.accept_changed if name not in ACCEPTABLE]
+        if unknown:
+            raise ValueError(f"accept_changed takes {', '.join(ACCEPTABLE)}; found {unknown[0]!r}")
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
         if not self.watchdog_seconds >= 0:
             raise ValueError(f"watchdog_seconds must be 0 (off) or more, found {self.watchdog_seconds}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,16 +23,19 @@ from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, place, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
-from rlhf_jax.stages.attempt import Attempt, completed_before
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
+from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_reward, once
 from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -38,6 +43,7 @@ from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.stages.watcher import PolicyWatcher
@@ -140,8 +146,40 @@ def preference(
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = open_run(config.out, config.policy, config.reward_model, config.judge)
     check_start(config.policy, directory, "preference")
-    if folder.finished(directory, "preference", config):
-        return completed_before(directory, "preference", config)
+    if judges is not None:
+        config = dataclasses.replace(config, judge="")  # which is not asked
+    run = functools.partial(_preference, config=config, objective=objective, judges=judges, mesh=mesh)
+    return once("preference", directory, config, _made_of(config, objective, judges), run)
+
+
+def _made_of(
+    config: PreferenceConfig,
+    objective: Objective | None,
+    judges: Mapping[str, TextReward] | None,
+    task: Task | None = None,
+    prompts_task: Task | None = None,
+) -> Makers:
+    asked = config.prompts if config.prompts.source else config.data
+    found = {
+        "data": of_data(config.data, "opinions", task),
+        "prompts": of_data(asked, "prompts", prompts_task),
+        "objective": of_objective(objective, config.objective),
+        "policy": lambda: of_model(config.policy),
+        **of_judges(judges, config.judge, asked, prompts_task),
+    }
+    return {**found, "reward_model": of_reward(None, config.reward_model)} if config.reward_model else found
+
+
+def _preference(
+    directory: Path,
+    *,
+    config: PreferenceConfig,
+    objective: Objective | None,
+    judges: Mapping[str, TextReward] | None,
+    mesh: Mesh | None,
+) -> RunResult:
+    """Train, as nothing of the stage is complete."""
+    passed = judges
     keep_compiled()
     watch = Attempt(directory, "preference", config)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
@@ -154,7 +192,7 @@ def preference(
     parked = parks_policy(config.offload, config.lora)
     start = start._replace(params=place(start.params, mesh, parked=parked))
     reference = {"policy": models.adapter_off(start.params)}
-    task = sources.find_task(config.data)
+    task = pairs_task = sources.find_task(config.data)
     pairs = opinions.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
@@ -191,7 +229,8 @@ def preference(
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")
     held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
-    folder.start(directory, "preference", config, tokenizer)
+    makers = _made_of(config, objective, passed, pairs_task, task)
+    made_of = collect({**makers, "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(parallel.traced_on(mesh, loss_fn))
@@ -210,7 +249,8 @@ def preference(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), "policy_sha256": start.sha256},
+        fingerprint={**fingerprint(config, made_of), "policy_sha256": start.sha256},
+        begin=lambda: folder.start(directory, "preference", config, tokenizer, made_of),
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,

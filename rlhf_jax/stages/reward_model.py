@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,18 +20,22 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
-from rlhf_jax.stages.attempt import Attempt, completed_before
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -109,8 +114,20 @@ def reward_model(
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = open_run(config.out, config.init)
-    if folder.finished(directory, "reward", config):
-        return completed_before(directory, "reward", config)
+    makers = _made_of(config, objective)
+    return once("reward", directory, config, makers, lambda out: _reward_model(out, config, objective, mesh))
+
+
+def _made_of(config: RewardConfig, objective: Objective | None, task: Task | None = None) -> Makers:
+    return {
+        "data": of_data(config.data, "opinions", task),
+        "objective": of_objective(objective, config.objective),
+        "init": lambda: of_model(config.init),
+    }
+
+
+def _reward_model(directory: Path, config: RewardConfig, objective: Objective | None, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     keep_compiled()
     watch = Attempt(directory, "reward", config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
@@ -126,7 +143,7 @@ def reward_model(
     fields = {**own_fields(config), **rating_scale(given, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
-    folder.start(directory, "reward", config, tokenizer)
+    made_of = collect({**_made_of(config, objective, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     shape = config.packing(tokenizer.pad_id)
     loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
@@ -157,7 +174,8 @@ def reward_model(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), "init_sha256": start.sha256},
+        fingerprint={**fingerprint(config, made_of), "init_sha256": start.sha256},
+        begin=lambda: folder.start(directory, "reward", config, tokenizer, made_of),
         watch=watch,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,

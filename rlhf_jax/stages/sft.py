@@ -17,17 +17,21 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.pretrained import with_tokens
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.attempt import Attempt, completed_before
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Objective, Params
@@ -96,8 +100,19 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     directory = open_run(config.out, config.init)
     if config.init:
         check_start(config.init, directory, "sft")
-    if folder.finished(directory, "sft", config):
-        return completed_before(directory, "sft", config)
+    return once("sft", directory, config, _made_of(config, objective), lambda out: _sft(out, config, objective, mesh))
+
+
+def _made_of(config: SFTConfig, objective: Objective | None, task: Task | None = None) -> Makers:
+    found = {
+        "data": of_data(config.data, "demonstrations", task),
+        "objective": of_objective(objective, config.objective),
+    }
+    return {**found, "init": lambda: of_model(config.init)} if config.init else found
+
+
+def _sft(directory: Path, config: SFTConfig, objective: Objective | None, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     check_attention(config.model, mesh)
     keep_compiled()
@@ -113,7 +128,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     used, training_set = sources.encode_usable(rows.train, tokenizer, config.data, task)
     used_held, held_rows = sources.encode_usable(rows.validation, tokenizer, config.data, task)
     model = models.build(model_config)
-    folder.start(directory, "sft", config, tokenizer)
+    made_of = collect({**_made_of(config, objective, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
@@ -135,7 +150,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
+        fingerprint={**fingerprint(config, made_of), **({"init_sha256": start.sha256} if config.init else {})},
+        begin=lambda: folder.start(directory, "sft", config, tokenizer, made_of),
         watch=watch,
         show=("loss", "heldout_loss"),
     )

@@ -15,10 +15,11 @@ from rlhf_jax.data.encoded import Encoded, in_shares
 from rlhf_jax.data.parts import Parts, prompt_key
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
 from rlhf_jax.data.rows import Dialogue, LabelledResponse
+from rlhf_jax.runs import folder
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_named
 from rlhf_jax.stages import human_sentiment
-from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.task import Task, remembering
 
 
 def find_task(config: DataConfig) -> Task:
@@ -31,19 +32,20 @@ def find_task(config: DataConfig) -> Task:
     """
     source = config.source
     if source == HUMAN_SENTIMENT:
-        return human_sentiment.TASK
+        return remembering(human_sentiment.TASK)
     if ".py:" in source:
         for name, value in (("split", config.split), ("heldout", config.heldout), ("test", config.test)):
             if value:
                 raise RunError(f"data.{name} {value}: a task of your own cuts its parts itself; leave it empty")
-        return load_named(source, f"data.source {source}", Task, "stages.Task")
+        return remembering(load_named(source, f"data.source {source}", Task, "stages.Task"))
     rows = Source(config)
-    return Task(
+    task = Task(
         demonstrations=lambda _: rows.parts(layouts.demonstration, IMITATE),
         prompts=lambda _: rows.parts(layouts.prompt, ANSWER),
         opinions=lambda _: rows.parts(layouts.judged, COMPARE),
         text=lambda _: rows.parts(layouts.text, IMITATE),
     )
+    return remembering(task)
 
 
 def demonstrations(config: DataConfig, task: Task | None = None) -> Parts:
@@ -73,7 +75,7 @@ def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_s
     path = directory / "tokenizer.json"
 
     def found_or_trained() -> Tokenizer:
-        if path.exists():
+        if path.exists() and folder.begun(directory):  # or it was left by a command that failed
             return Tokenizer.load(path)
         return data.train_tokenizer((text for row in rows for text in _texts(row)), vocab_size)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, processes, training
 from rlhf_jax.data.batches import Batches, micro_batched
-from rlhf_jax.runs import folder
+from rlhf_jax.runs.fingerprint import checkpoints
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import ending
 from rlhf_jax.stages.attempt import Attempt
@@ -154,6 +154,7 @@ def train(
     evaluate: Callable[[Params], Mapping[str, Any]],
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
+    begin: Callable[[], None],
     watch: Attempt,
     show: tuple[str, ...],
     evaluate_first: bool = False,
@@ -174,6 +175,7 @@ def train(
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``, by which the best is chosen.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint with another fingerprint is refused.
+        begin: writes the config; called once everything that can be checked before the first step has been.
         watch: this process's attempt at the stage, which counts the seconds and is told what happens.
         show: names of the metrics that are shown beside the progress bar.
         evaluate_first: evaluate before the first step too, because the first parameters may be the best.
@@ -206,6 +208,7 @@ def train(
         watch.lap()
         return state, {**metrics, "learning_rate": rates[i]}
 
+    begin()
     with MetricsWriter(watch.directory, stage) as writer, watch.watched():
         fitted = training.fit(
             stage=stage,
@@ -213,7 +216,7 @@ def train(
             total=len(batches),
             update=update,
             writer=writer,
-            checkpoints=folder.checkpoints(watch.directory, stage, config, fingerprint),
+            checkpoints=checkpoints(watch.directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,

@@ -51,9 +51,11 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{file}:{number}: not a row of metrics ({error}); delete the line to go on") from error
+            raise ValueError(f"{file}:{number}: not a row of metrics ({error}); put the line right to go on") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{file}:{number}: expected a JSON object, found {line[:40]!r}; delete the line to go on")
+            raise ValueError(
+                f"{file}:{number}: expected a JSON object, found {line[:40]!r}; put the line right to go on"
+            )
         if stage is None or row.get("stage") == stage:
             rows.append(row)
     return rows

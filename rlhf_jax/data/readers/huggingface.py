@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.readers.jsonl import collect, read_jsonl
+from rlhf_jax.files import machine_fault
 from rlhf_jax.paths import PathError, inside
 
 Row = TypeVar("Row")
@@ -228,6 +229,8 @@ def _load(source: str) -> Any:
             # Data sets with a script of their own have a copy as parquet files, a folder for each config.
             return load(name, data_dir=config or "default", revision="refs/convert/parquet")
     except Exception as error:  # whatever datasets, the hub's client and the network raise
+        if fault := machine_fault(error):
+            raise DataError(f"{source}: could not be loaded here ({fault})") from error
         raise DataError(
             f"{source}: datasets.load_dataset({name!r}, {config or None!r}) failed: {_first_line(error)}; check the "
             f"name, the config ({HUB}org/name:config) and the network. Without a network: "
@@ -237,6 +240,8 @@ def _load(source: str) -> Any:
 
 
 def _unreadable(source: str, error: Exception) -> DataError:
+    if fault := machine_fault(error):
+        return DataError(f"{source}: could not be read here ({fault})")
     return DataError(f"{source}: cannot be read: {_first_line(error)}; the file may be incomplete, so copy it again")
 
 

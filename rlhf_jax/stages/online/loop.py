@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,18 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import checkpoints, fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import ending, sources
-from rlhf_jax.stages.attempt import Attempt, completed_before
+from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
+from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_reward, of_text, once
 from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
@@ -36,6 +40,7 @@ from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
@@ -55,10 +60,47 @@ def train_online(
     """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains the arguments."""
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
+    if reward is not None:
+        config = dataclasses.replace(config, reward_model="")  # what is not read is no part of the run
+    if judges is not None:
+        config = dataclasses.replace(config, judge="")
     directory = open_run(config.out, config.policy, config.reward_model, config.judge)
     check_start(config.policy, directory, stage)
-    if folder.finished(directory, stage, config):
-        return completed_before(directory, stage, config)
+    run = functools.partial(
+        _train, stage=stage, config=config, reward=reward, judges=judges, objective=objective, mesh=mesh
+    )
+    return once(stage, directory, config, _made_of(config, reward, judges, objective), run)
+
+
+def _made_of(
+    config: OnlineConfig,
+    reward: TextReward | None,
+    judges: Mapping[str, TextReward] | None,
+    objective: Objective | None,
+    task: Task | None = None,
+) -> Makers:
+    found = {
+        "data": of_data(config.data, "prompts", task),
+        "objective": of_objective(objective, config.objective),
+        "policy": lambda: of_model(config.policy),
+        "reward": of_reward(reward, config.reward_model),
+        **of_judges(judges, config.judge, config.data, task),
+    }
+    return {**found, "ptx": of_text(config.ptx.data)} if config.ptx.coef else found
+
+
+def _train(
+    directory: Path,
+    *,
+    stage: str,
+    config: OnlineConfig,
+    reward: TextReward | None,
+    judges: Mapping[str, TextReward] | None,
+    objective: Objective | None,
+    mesh: Mesh | None,
+) -> RunResult:
+    """Train, as nothing of the stage is complete."""
+    passed = judges
     keep_compiled()
     watch = Attempt(directory, stage, config)
     mesh, _ = online_meshes(config, mesh)
@@ -93,7 +135,6 @@ def train_online(
         phases=watch.phases,
     )
     trainer.sampler.check(every)
-    folder.start(directory, stage, config, tokenizer)
     heldout, test = evenly(found_heldout, config.eval_prompts), evenly(found_test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
     gate = Gate(
@@ -129,7 +170,11 @@ def train_online(
         return state, {**described, **info, **metrics}
 
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
-    fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
+    makers = {**_made_of(config, reward, passed, objective, task), "tokenizer": lambda: of_tokenizer(tokenizer)}
+    made_of = collect(makers)
+    starts = {"policy": start.sha256, "reward": scored_sha256}
+    known = {**fingerprint(config, made_of), "starts_sha256": starts}
+    folder.start(directory, stage, config, tokenizer, made_of)
     with MetricsWriter(directory, stage) as writer, watch.watched():
 
         def evaluate(state: OnlineState) -> dict[str, float]:
@@ -144,7 +189,7 @@ def train_online(
             total=config.iterations,
             update=update,
             writer=writer,
-            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
+            checkpoints=checkpoints(directory, stage, config, known),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,
             eval_every=config.eval_every,

@@ -1,0 +1,100 @@
+"""What each stage is made of: for every ingredient by name a function that looks at it, when it is to be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax import objectives
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.parts import Parts
+from rlhf_jax.rewards import TextReward
+from rlhf_jax.runs import folder
+from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs.lock import locked
+from rlhf_jax.runs.made_of import Ingredient, collect_again, of_callable, of_model, of_rows
+from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.runs.values import place_of
+from rlhf_jax.stages import sources
+from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.task import Task
+from rlhf_jax.types import Objective
+
+Makers = dict[str, Callable[[], Ingredient]]
+
+
+def once(
+    stage: str, directory: Path, config: StageConfig, made_of: Makers, run: Callable[[Path], RunResult]
+) -> RunResult:
+    """Run a stage in its folder, which no other process writes to meanwhile, or return what the folder holds already.
+
+    Args:
+        stage: the stage's name.
+        directory: the run folder.
+        config: its config.
+        made_of: what it is made of, all but what the stage finds out as it goes.
+        run: trains in a folder.
+
+    Raises:
+        RunError: when the folder holds the stage of another config, or made of something else.
+        LockedError: when another process has the folder.
+        NothingTrained: when the stage was finished before and trained nothing then.
+    """
+    if not folder.finished(directory, stage, config):
+        with locked(directory, f"the {stage} stage"):
+            if not folder.finished(directory, stage, config):  # whoever had the folder before may have finished it
+                return run(directory)
+    folder.check_unchanged(directory, stage, config, collect_again(made_of))
+    found = folder.load_result(directory, stage, config)
+    raise_if_failed(directory, stage, found.summary)
+    return found
+
+
+def of_data(config: DataConfig, purpose: str, task: Task | None = None) -> Callable[[], Ingredient]:
+    """Look at the rows that a stage reads for a purpose, with the task that has read them if there is one."""
+
+    def look() -> Ingredient:
+        return of_rows(config.source, (task or sources.find_task(config)).asked(purpose, config.source)(config))
+
+    return look
+
+
+def of_text(config: DataConfig) -> Callable[[], Ingredient]:
+    """Look at the pretraining text beside PPO."""
+    return lambda: of_rows(config.source, Parts(sources.pretraining_text(config), [], []))
+
+
+def of_objective(passed: Objective | None, name: str) -> Callable[[], Ingredient]:
+    """Look at an objective: the function that was passed, one of ours, or one in the user's file."""
+
+    def look() -> Ingredient:
+        found: Any = passed
+        if found is None:
+            found = load_function(name, f"objective {name}") if ":" in name else vars(objectives).get(name)
+        return of_callable(name, found)
+
+    return look
+
+
+def of_judges(passed: Mapping[str, TextReward] | None, name: str, data: DataConfig, task: Task | None = None) -> Makers:
+    """Look at judges: those that were passed, the config's, or the data set's own."""
+    if passed is not None:
+        return {f"judge.{key}": _callable(judge) for key, judge in passed.items()}
+    if ".py:" in name:
+        return {"judge": lambda: of_callable(name, load_function(name, f"judge {name}"))}
+    if name:
+        return {"judge": lambda: of_model(name, "reward")}
+    return {
+        "judge": lambda: of_callable(f"that of {data.source}", (task or sources.find_task(data)).judges),
+    }
+
+
+def of_reward(passed: TextReward | None, reward_model: str) -> Callable[[], Ingredient]:
+    """Look at the reward: the callable that was passed, or the reward model of a run folder."""
+    return (lambda: of_model(reward_model, "reward")) if passed is None else _callable(passed)
+
+
+def _callable(value: Any) -> Callable[[], Ingredient]:
+    return lambda: of_callable(place_of(value), value)
