@@ -15,8 +15,10 @@ from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.tokenizer import gguf
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.models.huggingface.config import model_config
 from rlhf_jax.models.peft.layout import ADAPTER_CONFIG
 from rlhf_jax.models.weights import read_object
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.types import Params
 
 
@@ -27,9 +29,43 @@ def is_checkpoint(path: Path | str) -> bool:
     return path.is_file() or weights or (path / ADAPTER_CONFIG).exists()
 
 
+def scores_text(path: Path) -> bool:
+    """Whether a checkpoint is a reward model, a sequence classifier with one label, by its config alone.
+
+    Raises:
+        CheckpointError: when the config cannot be read.
+    """
+    if (path / ADAPTER_CONFIG).exists():
+        return scores_text(_below(path))
+    if path.is_file():
+        return False
+    file = path / "config.json"
+    return model_config(read_object(file), str(file)).scalar_head
+
+
+def must_write_text(path: Path, what: str) -> None:
+    """Raise a RunError where a language model is needed and a checkpoint is a reward model.
+
+    Args:
+        path: the checkpoint.
+        what: what needs a language model.
+    """
+    if scores_text(path):
+        raise RunError(
+            f"{path} is a sequence classifier: it scores text and writes none, so it is no model to {what}. Name a "
+            "language model; this one can be a --reward-model, or the --init of a reward model"
+        )
+
+
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """Load a pretrained checkpoint with its tokenizer."""
+    """Load a pretrained language model with its tokenizer.
+
+    Raises:
+        RunError: when it is a reward model.
+        CheckpointError: when it cannot be used.
+    """
     path = Path(path)
+    must_write_text(path, "sample from")
     config, params = read_checkpoint(path)
     tokenizer = checkpoint_tokenizer(path)
     warn_of_unknown_tokens(path, config, tokenizer)

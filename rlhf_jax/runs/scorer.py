@@ -21,7 +21,7 @@ from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import load_stage
+from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.types import Params
 
 BATCH = 64
@@ -39,13 +39,17 @@ class Scorer:
 
     @classmethod
     def load(cls, run: Path | str, ensemble: EnsembleConfig | None = None) -> Scorer:
-        """Load the reward model of a run folder; an ensemble's members are combined as told, by their mean by default.
+        """Load a reward model; an ensemble's members are combined as told, by their mean by default.
+
+        Args:
+            run: a run folder, or a checkpoint that is a sequence classifier with one label.
+            ensemble: how the members of an ensemble are combined.
 
         Raises:
-            RunError: when the folder holds no finished reward model.
+            RunError: when there is no finished reward model, or the checkpoint is a language model.
         """
-        params, config, tokenizer = load_stage(run, "reward")
-        return cls(config, params, tokenizer, ensemble or EnsembleConfig())
+        config, params, tokenizer = load_reward_model(run)
+        return cls(config, {"reward": params}, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Score responses, float32 [n], so that a reward model is a reward like any other callable."""
@@ -84,7 +88,35 @@ class Scorer:
         return scores
 
 
-def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[dict[str, Any]]:
+def scored(rows: Iterable[dict[str, Any]], scorer: Scorer, *, as_text: bool = False) -> Iterator[dict[str, Any]]:
+    """Add its score to every sampled row, as ``score``.
+
+    Args:
+        rows: from ``Policy.sample``.
+        scorer: the reward model.
+        as_text: score the response's text, encoded anew, where the reward model reads other tokens than the policy
+            writes; otherwise the very tokens that were sampled.
+
+    Yields:
+        The rows, in order.
+    """
+    every = iter(rows)
+    while drawn := list(itertools.islice(every, BATCH)):
+        scores = _scores_of_samples(drawn, scorer, as_text)
+        yield from ({**row, "score": float(score)} for row, score in zip(drawn, scores, strict=True))
+
+
+def _scores_of_samples(rows: Sequence[dict[str, Any]], scorer: Scorer, as_text: bool) -> np.ndarray:
+    if as_text:
+        return scorer([row["prompt"] for row in rows], [row["response"] for row in rows])
+    # The tokens that were sampled, not their text encoded again: a response without an end stays without one.
+    prompts = [scorer.tokenizer.encode_prompt(row["prompt"]) for row in rows]
+    return scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(prompts, rows, strict=True)])
+
+
+def best_of(
+    rows: Iterable[dict[str, Any]], scorer: Scorer, n: int, *, as_text: bool = False
+) -> Iterator[dict[str, Any]]:
     """Keep the row with the highest score of every n sampled for one prompt, and add the score to it as ``score``.
 
     Args:
@@ -92,12 +124,19 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
         scorer: the reward model that chooses.
         n: how many rows were drawn for each that is kept. The policy that choosing makes has a KL of
             ``log n - (n - 1) / n`` (``losses.best_of_n_kl``) to the policy that sampled.
+        as_text: as for ``scored``.
+
+    Yields:
+        One row of every n.
+
+    Raises:
+        ValueError: if n is below 1.
     """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, found {n}")
     every = iter(rows)
     while drawn := list(itertools.islice(every, n)):
-        # The tokens that were sampled, not their text encoded again: a response without an end stays without one.
-        prompts = [scorer.tokenizer.encode_prompt(row["prompt"]) for row in drawn]
-        scores = scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(prompts, drawn, strict=True)])
+        scores = _scores_of_samples(drawn, scorer, as_text)
         best = int(np.argmax(scores))
         yield {**drawn[best], "score": float(scores[best])}
 

@@ -75,9 +75,10 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
         judge = Scorer.load(name)
     except RunError as error:
         raise RunError(
-            f"judge {name}: {error}; a judge is a run folder with a reward model, or FILE.py:function"
+            f"judge {name}: {error}; a judge is a run folder with a reward model, a sequence classifier as a "
+            "checkpoint, or FILE.py:function"
         ) from error
-    if reward_model and _same(Path(name) / "params" / "reward", Path(reward_model) / "params" / "reward"):
+    if reward_model and _same(Path(name), Path(reward_model)):
         warnings.warn(
             f"the judge {name} is the reward model {reward_model} itself: a gold score that is the proxy shows "
             "nothing; name one that was trained on other comparisons",
@@ -87,4 +88,8 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return other.exists() and checkpoint.params_digest(one) == checkpoint.params_digest(other)
+    """Whether two folders hold the same reward model: by content in run folders, by the folder as checkpoints."""
+    left, right = (x / "params" / "reward" for x in (one, other))
+    if left.exists() and right.exists():
+        return checkpoint.params_digest(left) == checkpoint.params_digest(right)
+    return one.resolve() == other.resolve()

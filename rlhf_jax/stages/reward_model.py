@@ -22,7 +22,7 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.loading import Start, check_length, start_from
 from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
@@ -54,7 +54,8 @@ class RewardConfig(PackedConfig):
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
     init: str = "runs/sft"
     """Run folder of the SFT policy whose trunk and tokenizer it starts from, `RUN:preference` (or another policy stage)
-    for that stage's; or a pretrained checkpoint, as in SFT."""
+    for that stage's; or a pretrained checkpoint, as in SFT. From `RUN:reward`, or a checkpoint that is a sequence
+    classifier with one label, training goes on with the head that it has."""
     layers: int = 0
     """Blocks of the trunk that are used, from the first; 0: all. The middle blocks of a pretrained model
     often judge a text better than the last, and cost less."""
@@ -131,7 +132,9 @@ def _reward_model(directory: Path, config: RewardConfig, objective: Objective | 
     keep_compiled()
     watch = Attempt(directory, "reward", config)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat)
+    start = start_from(
+        config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat, scores=True
+    )
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
     warn_of_rates("reward", config, start.params)
@@ -146,11 +149,11 @@ def _reward_model(directory: Path, config: RewardConfig, objective: Objective | 
     made_of = collect({**_made_of(config, objective, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     shape = config.packing(tokenizer.pad_id)
-    loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
+    loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start, model_config)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:
-        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, model_config, config)
+        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start, model_config, config)
         batches = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
@@ -263,10 +266,23 @@ def own_fields(config: RewardConfig) -> dict[str, float]:
     }
 
 
-def stacked_members(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
-    """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own."""
+def with_head(start: Start, model_config: models.ModelConfig, key: Array | None = None) -> Params:
+    """Make the first weights: a fresh head on a language model's, or those of a reward model with its trained head."""
+    params = models.with_scalar_head(start.params, model_config, key)
+    return params if start.head is None else {**params, "head": jax.tree.map(_own, start.head)}
+
+
+def _own(x: Array) -> Array:
+    return jnp.array(x, jnp.float32)  # a copy: what is trained is donated
+
+
+def stacked_members(start: Start, model_config: models.ModelConfig, config: RewardConfig) -> Params:
+    """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own.
+
+    Members that go on from one reward model share its head too, and come apart by the order in which they see the data.
+    """
     keys = jax.random.split(jax.random.key(config.seed), config.members)
-    parts = [models.split(models.with_scalar_head(policy, model_config, key)) for key in keys]
+    parts = [models.split(with_head(start, model_config, key)) for key in keys]
     return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 

@@ -10,15 +10,19 @@ import pytest
 from draws_checkpoint import SPECIALS, make, make_tokenizer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax import models, parallel, rollout, testing
+from rlhf_jax import cli, models, parallel, rollout, testing
 from rlhf_jax.data import DataError, Tokenizer
 from rlhf_jax.data.tokenizer.gguf import build
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.chat import Conversation
+from rlhf_jax.runs.loading import start_from
 from rlhf_jax.runs.pretrained import checkpoint_tokenizer
-from rlhf_jax.stages import EncodedPrompt, GroupConfig, Policy, forward
+from rlhf_jax.runs.scorer import scored
+from rlhf_jax.stages import EncodedPrompt, GroupConfig, Policy, RewardConfig, RunError, Scorer, forward
 from rlhf_jax.stages.online.loop import batch_of_prompts
+from rlhf_jax.stages.reward_model import stacked_members, with_head
+from rlhf_jax.stages.scoring import load_reward
 from rlhf_jax.types import SequenceBatch
 
 # ---- the same prompt twice in one iteration --------------------------------------------------------------------------
@@ -284,3 +288,85 @@ def test_a_checkpoints_padding_is_found_and_kept(more, tmp_path):
         tmp_path / "out", loaded.config, loaded.params, tokenizer=tokenizer
     )  # what is stored is whole
     assert models.load_pretrained(tmp_path / "out")[0].vocab_size == first + more
+
+
+# ---- a sequence classifier where a language model is meant, and the other way round ---------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("classifier") / "model", classifier=True)
+
+
+TRAINS = {"lora": models.LoRAConfig(), "seed": 0}
+
+
+def test_a_classifier_is_no_policy(classifier, capsys):
+    with pytest.raises(RunError, match="a sequence classifier: it scores text and writes none, so it is no model to"):
+        Policy.load(classifier)
+    with pytest.raises(RunError, match=r"no model to train a policy from.*can be a --reward-model"):
+        start_from(str(classifier), mesh=one_mesh(), **TRAINS)
+    assert cli.run(["sample", str(classifier), "Hello"]) != 0
+    assert "scores text and writes none" in capsys.readouterr().err
+
+
+def test_a_classifier_scores(classifier):
+    """At the token that ends the response, as transformers finds it: the last that is no padding."""
+    scorer = Scorer.load(classifier)
+    asked, said = ["Hello", "Hello there"], ["Paris.", "today"]
+    tokens = [
+        np.append(scorer.tokenizer.encode_prompt(prompt), scorer.tokenizer.encode_response(response))
+        for prompt, response in zip(asked, said, strict=True)
+    ]
+    config, params = models.load_pretrained(classifier)
+    model = models.build(config)
+    for row, found in zip(tokens, scorer(asked, said), strict=True):
+        there = jnp.ones((1, len(row)), jnp.int32)
+        hidden = model.apply(params, jnp.asarray(row)[None], jnp.arange(len(row))[None], there)
+        assert found == pytest.approx(float(model.scores(params, hidden, jnp.array([len(row) - 1]))[0]), abs=1e-5)
+    loaded = load_reward(str(classifier), scorer.tokenizer)
+    assert loaded.config.scalar_head
+    # Exported, a reward model pads with another token: what it reads is the same.
+    exported = scorer.tokenizer.with_ends([TEXT_END]).with_padding_apart()
+    assert exported.pad_id != scorer.tokenizer.pad_id
+    load_reward(str(classifier), exported)
+    with pytest.raises(RunError, match="different tokenizers"):
+        load_reward(str(classifier), scorer.tokenizer.with_format("plain"))
+
+
+def test_a_language_model_scores_nothing(ended, tmp_path):
+    loaded, _ = ended
+    models.save_pretrained(tmp_path / "model", loaded.config, loaded.params, tokenizer=loaded.tokenizer)
+    with pytest.raises(RunError, match=r"is a language model, which has no score.*rlhf reward --init trains one"):
+        Scorer.load(tmp_path / "model")
+    assert start_from(str(tmp_path / "model"), mesh=one_mesh(), scores=True, **TRAINS).head is None
+
+
+def one_mesh():
+    return parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_reward_model_that_goes_on_keeps_its_head(classifier, layers):
+    start = start_from(str(classifier), mesh=one_mesh(), scores=True, layers=layers, **TRAINS)
+    config, params = models.load_pretrained(classifier)
+    begun = with_head(start, config)
+    jax.tree.map(np.testing.assert_array_equal, begun, params)
+    assert start.sha256 != start._replace(head=None).sha256
+    members = stacked_members(start, config, RewardConfig(members=2, layers=layers))
+    assert members["head"]["kernel"].shape == (2, 16, 1)
+
+
+def test_samples_are_scored(classifier, ended, tmp_path, capsys):
+    loaded, _ = ended
+    models.save_pretrained(tmp_path / "model", loaded.config, loaded.params, tokenizer=loaded.tokenizer)
+    words = ["sample", str(tmp_path / "model"), "Hello", "--n", "3", "--max-new-tokens", "4"]
+    assert cli.run([*words, "--reward-model", str(classifier)]) == 0
+    shown = capsys.readouterr().out
+    rows = list(loaded.sample(["Hello"], n=3, sampling=SamplingConfig(max_new_tokens=4)))
+    scorer = Scorer.load(classifier)
+    prompt = scorer.tokenizer.encode_prompt("Hello")
+    want = scorer.score_tokens([np.append(prompt, row["tokens"]) for row in rows])
+    assert shown == "".join(f"{score:.3f}  {row['response']}\n" for score, row in zip(want, rows, strict=True))
+    as_text = [row["score"] for row in scored(rows, scorer, as_text=True)]
+    np.testing.assert_allclose(as_text, scorer(["Hello"] * 3, [row["response"] for row in rows]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Collection, Sequence
@@ -170,9 +171,14 @@ class Tokenizer:
         return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
 
     def writes_like(self, other: Tokenizer) -> bool:
-        """Whether both make the same tokens of every prompt and response, wherever samples of them may end."""
-        own, its = (as_json(x._backend, x._special._replace(ends=())) for x in (self, other))
-        return own == its
+        """Whether both make the same tokens of every prompt and response; padding, and other ends, may differ."""
+        return self._writing() == other._writing()
+
+    def _writing(self) -> tuple[object, ...]:
+        fields, special = json.loads(self._backend.to_str()), self._special
+        added = sorted((token["id"], token["content"]) for token in fields["added_tokens"])
+        cut = tuple(fields[name] for name in ("normalizer", "pre_tokenizer", "model"))
+        return (*cut, added, special.adds_bos, special.format, special.template, self.bos_id, self.eos_id)
 
     @functools.cached_property
     def _chat_writer(self) -> ChatTokens:
