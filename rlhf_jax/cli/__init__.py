@@ -89,6 +89,7 @@ def run(argv: list[str]) -> int:
     from rlhf_jax.processes import LostProcessError, OtherProcessError
     from rlhf_jax.report import ReportError
     from rlhf_jax.runs.compilation_cache import keep_compiled
+    from rlhf_jax.runs.lock import LockedError
     from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
@@ -127,8 +128,8 @@ def run(argv: list[str]) -> int:
         if not processes.lost(error):
             raise
         return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
-    except SkippedUpdates as nothing:
-        return _fail(f"{name}: {nothing}", nothing.exit_code)
+    except (SkippedUpdates, LockedError) as error:
+        return _fail(f"{name}: {error}", error.exit_code)
     except known as error:
         return _fail(f"{name}: {error}")
     except FileNotFoundError as error:

@@ -59,7 +59,7 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     Args:
         default: a frozen dataclass; its type is what a config file must hold.
         name: the command, for messages.
-        argv: ``--config FILE.py``, ``--mesh AXIS=SIZE,...`` and ``--any.field VALUE``.
+        argv: ``--config FILE.py`` or ``RUN/config.json``, ``--mesh AXIS=SIZE,...`` and ``--any.field VALUE``.
 
     Returns:
         A config of the default's type.
@@ -75,7 +75,8 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     ]
     description = (
         f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
-        "`config`; experiments/ has examples."
+        "`config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with another --out does "
+        "it again."
     )
     try:
         return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
@@ -98,8 +99,13 @@ def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     """
     from rlhf_jax.parallel import MeshConfig, MeshError
 
-    path, rest = _take(list(argv), "--config", "the path of a Python file")
-    config = load_config(path, type(default)) if path else default
+    path, rest = _take(list(argv), "--config", "the path of a Python file, or of a run's config.json")
+    if path.endswith(".json"):
+        from rlhf_jax.cli.records import recorded_config
+
+        config = recorded_config(path, default, rest)
+    else:
+        config = load_config(path, type(default)) if path else default
     mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
     try:
         return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest

@@ -176,6 +176,11 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 def _ours(name: str) -> Any:
     if name not in objectives.NAMES:
+        if "." in name:
+            raise RunError(
+                f"objective {name} is a function that was passed in Python: pass it again, or name its file, "
+                "FILE.py:function"
+            )
         near = difflib.get_close_matches(name, objectives.NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RunError(

@@ -12,6 +12,7 @@ from rlhf_jax import models, processes
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.lock import locked
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
@@ -82,6 +83,11 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         The run folder; its ``summary.json`` holds the results.
     """
     directory = open_run(config.sft.out)
+    with locked(directory, "the quickstart"):
+        return _quickstart(config, directory, after_stage)
+
+
+def _quickstart(config: QuickstartConfig, directory: Path, after_stage: Callable[[Path], object] | None) -> Path:
     start, inside = time.monotonic(), 0.0
     stages: list[tuple[Callable[[Any], Any], Any]] = [
         (sft, config.sft),

@@ -17,7 +17,7 @@ import pytest
 import tiny_task
 
 import rlhf_jax
-from rlhf_jax import checkpoint, objectives, stages
+from rlhf_jax import checkpoint, cli, objectives, stages
 from rlhf_jax.data import PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs import folder, lock
@@ -345,3 +345,38 @@ def test_nothing_advises_to_delete():
     sources = [path for path in Path(rlhf_jax.__file__).parent.rglob("*.py")]
     advice = re.compile(r"[\"'].*\bdelete (the|it|this|your)\b", re.IGNORECASE)
     assert [f"{p.name}: {line}" for p in sources for line in p.read_text().splitlines() if advice.search(line)] == []
+
+
+# --- --config RUN/config.json ---
+
+
+@pytest.mark.parametrize(
+    ("change", "argv", "said"),
+    [
+        ({}, [], ""),
+        ({"data": {"on_bad_rows": "skip"}}, [], "no field sft.data.on_bad_rows"),
+        ({"objective": "mine.py:f"}, [], "names code in a file, objective 'mine.py:f'.*add --objective mine.py:f"),
+        ({"objective": "mine.py:f"}, ["--objective", "mine.py:f"], ""),
+        ({"objective": "mine.py:f"}, ["--objective=sft"], ""),
+        ({"rows": 0}, [], "sft: rows must be at least 1"),
+    ],
+)
+def test_the_config_of_a_run_is_one_to_start_from(tmp_path, change, argv, said):
+    """The folder may have moved; with another --out it is done again."""
+    begun = stages.SFTConfig(out="gone/mine", init="gone/mine:preference", epochs=7)
+    record = {"sft": {**dataclasses.asdict(begun), **change}}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(record))
+    argv = ["--config", str(file), *argv]
+    if said:
+        with pytest.raises(cli.UsageError, match=said):
+            cli.override(stages.SFTConfig(), "sft", argv)
+        return
+    found = cli.override(stages.SFTConfig(), "sft", [*argv, "--rows", "32"])
+    objective = argv[-1].removeprefix("--objective=") if len(argv) > 2 else "sft"
+    moved = {"out": str(tmp_path), "init": f"{tmp_path}:preference", "rows": 32, "objective": objective}
+    assert found == dataclasses.replace(begun, **moved)
+    again = cli.override(stages.SFTConfig(), "sft", [*argv, "--out", "elsewhere"])
+    assert (again.out, again.init, again.epochs) == ("elsewhere", f"{tmp_path}:preference", 7)
+    with pytest.raises(cli.UsageError, match="holds the config of sft, and ppo is asked for"):
+        cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
