@@ -13,6 +13,7 @@ from rlhf_jax.cli.files import must_be_run, write
 from rlhf_jax.cli.parsing import one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
+from rlhf_jax.targets import check_file, check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
     must_be_run(o.run)
+    check_file(o.run / "report.html", "the page")
     from rlhf_jax.report import write_report
 
     print(write_report(o.run))
@@ -51,6 +53,7 @@ def score(argv: list[str]) -> None:
     """Score the rows of a file."""
     o = parse(ScoreOptions, "score", argv)
     must_be_run(o.run)
+    check_file(o.to, "--to")
     from rlhf_jax import data
     from rlhf_jax.runs.scorer import scorable, score_rows
     from rlhf_jax.stages import Scorer, sources
@@ -91,5 +94,5 @@ def export(argv: list[str]) -> None:
     from rlhf_jax.runs.stage_path import split_stage
 
     must_be_run(split_stage(o.run)[0])
-
+    check_folder(o.to, "--to")
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

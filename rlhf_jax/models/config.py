@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from rlhf_jax.fields import check_fields
 
 AttentionKind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
 Remat = Literal["none", "dots", "block"]
@@ -27,6 +29,9 @@ class RopeScaling:
     original_length: int = 8192
     """llama3: context of pretraining, tokens."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
@@ -44,6 +49,7 @@ class LoRAConfig:
     """Hold the frozen matrices in 8 bits: a quarter of float32's memory, and logits that are slightly off."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rank < 0:
             raise ValueError(f"lora.rank must be 0 (off) or positive, found {self.rank}")
         if self.alpha <= 0:
@@ -157,8 +163,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.remat, bool):
             object.__setattr__(self, "remat", "block" if self.remat else "none")
-        if self.remat not in get_args(Remat):
-            raise ValueError(f"remat is none, dots or block, found {self.remat!r}")
+        check_fields(self)
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
@@ -174,8 +179,6 @@ class ModelConfig:
             raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
         if not (self.norm_before or self.norm_after):
             raise ValueError("a block needs norm_before, norm_after or both")
-        if self.attention not in get_args(AttentionKind):
-            raise ValueError(f"attention is auto, xla, chunked, cudnn or splash, found {self.attention!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
 

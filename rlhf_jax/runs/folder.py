@@ -34,6 +34,7 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.targets import check_folder
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -231,6 +232,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
     Raises:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
+        TargetError: when nothing can be written here, which an unfinished stage has to.
     """
     return processes.from_first(lambda: _finished(directory, stage, config), f"opening {directory}")
 
@@ -245,7 +247,10 @@ def _finished(directory: Path, stage: str, config: Any) -> bool:
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
             "Name another folder with --out."
         )
-    return (directory / "params" / stage).exists()
+    if (directory / "params" / stage).exists():
+        return True
+    check_folder(directory, "out")
+    return False
 
 
 def versions() -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_fields, check_seed
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
@@ -87,13 +88,15 @@ class StageConfig:
     """End such a process with exit status 75 after the report, so that whatever started it can start it again."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.out.strip():
+            raise ValueError("out must name a folder, found nothing: runs/mine, say")
+        check_seed("seed", self.seed)
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
         if not self.watchdog_seconds >= 0:
             raise ValueError(f"watchdog_seconds must be 0 (off) or more, found {self.watchdog_seconds}")
         if self.watchdog_exit and not self.watchdog_seconds:
             raise ValueError("watchdog_exit needs watchdog_seconds above 0")
-        if self.remat not in get_args(AskedRemat):
-            raise ValueError(f"remat is model, none, dots or block, found {self.remat!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
