@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 2**53  # whole numbers that a JSON file, which a run's config is written to, keeps for every reader
+
 
 def check_fields(config: Any) -> None:
     """Refuse values that the annotations of a dataclass do not allow.
@@ -78,7 +80,7 @@ def fitted(name: str, value: Any, kind: Any) -> Any:
     if origin is typing.Literal:
         if value not in inner or type(value) not in {type(one) for one in inner}:
             allowed = " or ".join(", ".join(map(str, inner)).rsplit(", ", 1))
-            raise ValueError(f"{name} must be {allowed}, found {_shown(value)}")
+            raise ValueError(f"{name} must be {allowed}, found {value!r:.80}")
         return value
     if origin in (typing.Union, types.UnionType):
         return _one_of(name, value, inner)
@@ -123,6 +125,8 @@ def _plain(name: str, value: Any, kind: type) -> Any:
         raise ValueError(f"{name} must be True or False, found {_shown(value)}")
     if kind is int:
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            if abs(int(value)) > LARGEST:
+                raise ValueError(f"{name} must be a whole number of at most {LARGEST}, found {value}")
             return value if type(value) is int else int(value)
         raise ValueError(f"{name} must be a whole number, found {_shown(value)}")
     if kind is float:
@@ -151,6 +155,34 @@ def _number(name: str, value: Any) -> float:
             + ("; where no limit is meant, give a large number, 1e9 say" if value == math.inf else "")
         )
     return float(value) if isinstance(value, np.generic) else value
+
+
+def check_at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse the first of these fields that is below a bound.
+
+    Raises:
+        ValueError: the message names it.
+
+    Example:
+        >>> check_at_least(types.SimpleNamespace(patience=-1), 0, "patience")
+        Traceback (most recent call last):
+        ...
+        ValueError: patience must be at least 0, found -1
+    """
+    for name in names:
+        if not vars(config)[name] >= least:
+            raise ValueError(f"{name} must be at least {least:g}, found {vars(config)[name]}")
+
+
+def check_above_zero(config: Any, *names: str) -> None:
+    """Refuse the first of these fields that is not above 0.
+
+    Raises:
+        ValueError: the message names it.
+    """
+    for name in names:
+        if not vars(config)[name] > 0:
+            raise ValueError(f"{name} must be above 0, found {vars(config)[name]}")
 
 
 def check_seed(name: str, value: int) -> None:

@@ -202,5 +202,6 @@ def _overview() -> str:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(f"rlhf: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that has closed takes no words
+        print(f"rlhf: error: {message}", file=sys.stderr)
     return status

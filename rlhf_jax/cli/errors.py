@@ -112,7 +112,9 @@ def _first_line(error: BaseException) -> str:
 
 def _notes(error: BaseException) -> list[str]:
     """Take the notes of our own, which say what was saved."""
-    return [str(note) for note in vars(error).get("__notes__", []) if str(note).startswith("what was done")]
+    from rlhf_jax.training.rescue import SAVED
+
+    return [str(note) for note in vars(error).get("__notes__", []) if str(note).startswith(SAVED)]
 
 
 def _where(error: BaseException) -> str:

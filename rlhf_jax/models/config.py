@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from rlhf_jax.fields import check_fields
+from rlhf_jax.fields import check_above_zero, check_at_least, check_fields
 
 AttentionKind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
 Remat = Literal["none", "dots", "block"]
@@ -31,6 +31,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_above_zero(self, "factor", "low_freq_factor", "high_freq_factor")
+        check_at_least(self, 1, "original_length")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,9 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
+        check_above_zero(self, "rope_theta", "norm_eps", "embedding_scale")
+        check_at_least(self, 0, "max_length", "sliding_window", "local_rope_theta")
+        check_at_least(self, 0, "query_scale", "attention_softcap", "logit_softcap")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if not 0 <= self.rope_fraction <= 1:

@@ -7,7 +7,7 @@ import warnings
 from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.fields import check_fields, check_seed
+from rlhf_jax.fields import check_at_least, check_fields, check_seed
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
@@ -123,6 +123,7 @@ class PackedConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "epochs", "rows", "micro_batches", "row_length", "eval_every")
+        check_at_least(self, 0, "patience")
         check_multiple(self, "rows", "micro_batches")
         if self.row_length < self.data.max_length:
             raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")

@@ -16,6 +16,7 @@ from rlhf_jax.data import DataError, Example, chosen_first
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
@@ -91,6 +92,7 @@ class PreferenceConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
+        check_at_least(self, 0, "max_prompt_length")
         if not 0.5 <= self.min_share <= 1:
             raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
         warn_outside("epochs", self.epochs, 1, 5, "Rafailov et al. 2023 and most since use 1 to 3")

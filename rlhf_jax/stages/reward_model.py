@@ -16,6 +16,7 @@ from rlhf_jax import evaluation, models, parallel, processes
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
@@ -72,6 +73,7 @@ class RewardConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "members")
+        check_at_least(self, 0, "center", "margin")
         if self.layers < 0:
             raise ValueError(f"layers must be 0 (all) or positive, found {self.layers}")
         if self.group_size < 2:

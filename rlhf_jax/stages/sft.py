@@ -14,6 +14,8 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.tokenizer.bpe import SMALLEST_VOCAB
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
@@ -60,6 +62,8 @@ class SFTConfig(PackedConfig):
         super().__post_init__()
         if self.lora.rank and not self.init:
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
+        if not self.init:
+            check_at_least(self, SMALLEST_VOCAB, "vocab_size")
         if self.chat and not self.init:
             raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 

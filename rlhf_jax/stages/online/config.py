@@ -8,7 +8,7 @@ from typing import Literal
 
 from rlhf_jax import training
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.fields import check_fields
+from rlhf_jax.fields import check_at_least, check_fields
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
@@ -46,6 +46,7 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_at_least(self, 0, "target", "horizon", "low", "high", "factor", "minimum", "maximum")
         self.controller()  # refuses what does not fit together
         if self.kind == "objective" and (self.coef, self.placement) != (KLConfig.coef, KLConfig.placement):
             raise ValueError(
