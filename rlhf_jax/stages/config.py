@@ -20,6 +20,12 @@ def check_positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, found {getattr(config, name)}")
 
 
+def check_kind(config: Any, kind: type, stage: str) -> None:
+    """Raise a ValueError when a stage is given another stage's config, which would run as something else."""
+    if not isinstance(config, kind):
+        raise ValueError(f"stages.{stage} takes a {kind.__name__}, found {config!r:.60} ({type(config).__name__})")
+
+
 def check_multiple(config: Any, name: str, divisor: str) -> None:
     """Raise a ValueError when one field does not divide the other."""
     if getattr(config, name) % getattr(config, divisor):

@@ -30,7 +30,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
+from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -136,6 +136,7 @@ def preference(
         >>> result = preference(objective=objectives.simpo)  # doctest: +SKIP
     """
     config = PreferenceConfig() if config is None else config
+    check_kind(config, PreferenceConfig, "preference")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)

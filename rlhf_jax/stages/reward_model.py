@@ -27,7 +27,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
+from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -106,6 +106,7 @@ def reward_model(
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
+    check_kind(config, RewardConfig, "reward_model")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
@@ -126,8 +127,6 @@ def reward_model(
     fields = {**own_fields(config), **rating_scale(given, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
     try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
-    folder.start(directory, "reward", config, tokenizer)
-
     shape = config.packing(tokenizer.pad_id)
     loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
@@ -148,6 +147,7 @@ def reward_model(
         values |= pair_metrics(scores, validation)
         return {f"heldout_{name}": value for name, value in values.items()}
 
+    folder.start(directory, "reward", config, tokenizer)
     fitted = train(
         stage="reward",
         config=config,

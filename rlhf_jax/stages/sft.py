@@ -25,7 +25,7 @@ from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.config import PackedConfig, check_kind
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.train import heldout, outcome, train
@@ -91,6 +91,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         >>> result.summary["heldout_loss"]  # doctest: +SKIP
     """
     config = SFTConfig() if config is None else config
+    check_kind(config, SFTConfig, "sft")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = Path(config.out)
@@ -114,7 +115,6 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
     )
     model = models.build(model_config)
-    folder.start(directory, "sft", config, tokenizer)
 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
@@ -127,13 +127,15 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     def evaluate(params: Params) -> Mapping[str, Any]:
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
+    batches = PackedEpochs(epoch, epochs=config.epochs, **shape)
+    folder.start(directory, "sft", config, tokenizer)
     fitted = train(
         stage="sft",
         config=config,
         loss_fn=loss_fn,
         params={"policy": start.params},
         optimizer=config.optimizer,
-        batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
+        batches=batches,
         evaluate=evaluate,
         mesh=mesh,
         fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
