@@ -12,7 +12,7 @@ ROOT = Path(rlhf_jax.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 ON_FILES = {"paths", "gguf_file"}
-GROUND = {*ON_FILES, "types", "files", "renamed", "stage_names", "processes"}
+GROUND = {*ON_FILES, "types", "fields", "files", "targets", "renamed", "stage_names", "processes"}
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}

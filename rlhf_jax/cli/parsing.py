@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+
+from rlhf_jax.fields import check_fields
 
 Options = TypeVar("Options")
 
@@ -50,7 +53,13 @@ def one_of(names: Sequence[str]) -> str:
 
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
     """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
-    return tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
+    said = tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
+    try:
+        check_fields(said)
+    except ValueError as error:
+        field, found = str(error).split(" ", 1)
+        raise UsageError(f"--{field.replace('_', '-')} {found}") from error
+    return said
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -131,16 +140,18 @@ def load_config(path: str, kind: type) -> Any:
     Raises:
         UsageError: when there is no such file, or no ``config`` of this kind in it.
     """
-    from rlhf_jax.runs.user_code import run_file
+    from rlhf_jax.runs.user_code import blamed, run_file
 
     try:
         config = run_file(path, f"--config {path}").get("config")
-    except (ValueError, TypeError) as error:  # no such file; a field that is out of range, or that there is not
+    except (Exception, SystemExit) as error:  # whatever a file of the user's own raises
         said = str(error)
-        raise UsageError(said if said.startswith("--config") else f"--config {path}: {said}") from error
+        raise UsageError(said if said.startswith("--config") else f"--config {path}{blamed(error, path)}") from error
     if not isinstance(config, kind):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
-        raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}")
+        program = "__main__" in Path(path).read_text(encoding="utf-8", errors="replace")
+        hint = f"; it is a program by itself: python {path}" if config is None and program else ""
+        raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}{hint}")
     return config
 
 

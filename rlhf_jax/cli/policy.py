@@ -15,7 +15,9 @@ from tyro.conf import Positional
 from rlhf_jax.cli.files import write
 from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
+from rlhf_jax.fields import check_seed
 from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.runs.chat import Conversation
@@ -76,6 +78,9 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"--n must be at least 1, found {o.n}")
     if o.best_of < 1:
         raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
+    check_seed("--seed", o.seed)
+    if o.to:
+        check_file(o.to, "--to")
     from rlhf_jax import data
     from rlhf_jax.data.reading import read_rows
     from rlhf_jax.rewards import EnsembleConfig
@@ -144,6 +149,7 @@ class ChatOptions:
 def chat(argv: list[str]) -> None:
     """Answer line by line, and remember what was said."""
     o = parse(ChatOptions, "chat", argv)
+    check_seed("--seed", o.seed)
     from rlhf_jax.runs.chat import Conversation
     from rlhf_jax.stages import Policy
 

@@ -13,6 +13,7 @@ from rlhf_jax.cli.files import must_be_run, write
 from rlhf_jax.cli.parsing import one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
+from rlhf_jax.targets import check_file, check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ def report(argv: list[str]) -> None:
 
     run = local(o.run)
     must_be_run(run)
+    check_file(run / "report.html", "the page")
     print(write_report(run))
 
 
@@ -52,6 +54,7 @@ class ScoreOptions:
 def score(argv: list[str]) -> None:
     """Score the rows of a file."""
     o = parse(ScoreOptions, "score", argv)
+    check_file(o.to, "--to")
     from rlhf_jax import data
     from rlhf_jax.data.reading import read_rows
     from rlhf_jax.runs.scorer import scorable, score_rows
@@ -95,5 +98,5 @@ def export(argv: list[str]) -> None:
     from rlhf_jax.runs.store import local
 
     must_be_run(local(split_stage(o.run)[0]))
-
+    check_folder(o.to, "--to")
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

@@ -12,6 +12,7 @@ import tyro
 
 from rlhf_jax.cli.files import must_be_run
 from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh, load_config
+from rlhf_jax.fields import check_fields
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
@@ -141,6 +142,7 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
             description=describe(command),
             args=rest,
         )
+        check_fields(said.own)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return said.own, said.config

@@ -1,6 +1,16 @@
 """Several processes as one run: what is on every host, what is this one's share, and who writes the files."""
 
-from rlhf_jax.processes.agreement import agree, exchange, exchange_json, first, from_first, meet, several, share
+from rlhf_jax.processes.agreement import (
+    agree,
+    exchange,
+    exchange_json,
+    first,
+    from_first,
+    known_to_all,
+    meet,
+    several,
+    share,
+)
 from rlhf_jax.processes.arrays import fetch, put
 from rlhf_jax.processes.barriers import BarrierError, barrier
 from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once
@@ -19,6 +29,7 @@ __all__ = [
     "fetch",
     "first",
     "from_first",
+    "known_to_all",
     "loss_of",
     "lost",
     "meet",

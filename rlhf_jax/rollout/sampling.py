@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.fields import check_fields
 from rlhf_jax.losses import token_logprobs
 from rlhf_jax.types import Array
 
@@ -56,17 +57,15 @@ class SamplingConfig:
     by itself, and logs how far the sampler's are from them (`logprob_gap`)."""
 
     def __post_init__(self) -> None:
-        if self.int8 not in ("none", "weights", "weights_and_cache"):
-            raise ValueError(f"int8 is none, weights or weights_and_cache, found {self.int8!r}")
+        check_fields(self)
         for name in ("max_new_tokens", "window"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name} must be at least 1, found {vars(self)[name]}")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not all(self.stop):
             raise ValueError(
                 f"stop must be a tuple of texts, none of them empty, found {self.stop!r}: an empty text would end "
                 "every response at once; leave stop out to end at the end token alone"
             )
-        object.__setattr__(self, "stop", tuple(self.stop))
         if self.slots < 0:
             raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:

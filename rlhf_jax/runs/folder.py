@@ -41,6 +41,7 @@ from rlhf_jax.runs.made_of import ACCEPTABLE, MADE_OF, Ingredients, changed, rea
 from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.runs.store.checkpoints import send_params
 from rlhf_jax.stage_names import MODEL_STAGES
+from rlhf_jax.targets import check_folder
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -192,6 +193,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
     Raises:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
+        TargetError: when nothing can be written here, which an unfinished stage has to.
     """
     return processes.from_first(lambda: _finished(directory, stage, config), f"opening {directory}")
 
@@ -208,7 +210,10 @@ def _finished(directory: Path, stage: str, config: Any) -> bool:
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
             "Name another folder with --out."
         )
-    return (directory / "params" / stage).exists()
+    if (directory / "params" / stage).exists():
+        return True
+    check_folder(directory, "out")
+    return False
 
 
 def check_unchanged(directory: Path, stage: str, config: Any, made_of: Ingredients) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_at_least, check_fields, check_seed
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
@@ -18,6 +19,12 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, found {getattr(config, name)}")
+
+
+def check_kind(config: Any, kind: type, stage: str) -> None:
+    """Raise a ValueError when a stage is given another stage's config, which would run as something else."""
+    if not isinstance(config, kind):
+        raise ValueError(f"stages.{stage} takes a {kind.__name__}, found {config!r:.60} ({type(config).__name__})")
 
 
 def check_multiple(config: Any, name: str, divisor: str) -> None:
@@ -93,6 +100,10 @@ class StageConfig:
     `optimizer`. The rest of the run is then made of what is there now, as after a fault in a reward was mended."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.out.strip():
+            raise ValueError("out must name a folder, found nothing: runs/mine, say")
+        check_seed("seed", self.seed)
         unknown = [name for name in self.accept_changed if name not in ACCEPTABLE]
         if unknown:
             raise ValueError(f"accept_changed takes {', '.join(ACCEPTABLE)}; found {unknown[0]!r}")
@@ -101,8 +112,6 @@ class StageConfig:
             raise ValueError(f"watchdog_seconds must be 0 (off) or more, found {self.watchdog_seconds}")
         if self.watchdog_exit and not self.watchdog_seconds:
             raise ValueError("watchdog_exit needs watchdog_seconds above 0")
-        if self.remat not in get_args(AskedRemat):
-            raise ValueError(f"remat is model, none, dots or block, found {self.remat!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,7 @@ class PackedConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "epochs", "rows", "micro_batches", "row_length", "eval_every")
+        check_at_least(self, 0, "patience")
         check_multiple(self, "rows", "micro_batches")
         if self.row_length < self.data.max_length:
             raise ValueError(f"row_length {self.row_length} has no room for data.max_length {self.data.max_length}")

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.online.config import GroupConfig
 from rlhf_jax.stages.online.loop import train_online
 from rlhf_jax.types import Objective
@@ -50,4 +51,5 @@ def group(
         >>> result = group(objective=objectives.grpo)  # doctest: +SKIP
     """
     config = GroupConfig() if config is None else config
+    check_kind(config, GroupConfig, "group")
     return train_online("group", config, reward=reward, judges=judges, objective=objective, mesh=mesh)

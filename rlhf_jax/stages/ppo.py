@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.online.loop import train_online
 from rlhf_jax.types import Objective
@@ -52,4 +53,5 @@ def ppo(
         >>> result = ppo(reward=lambda prompts, responses: [r.count("!") for r in responses])  # doctest: +SKIP
     """
     config = PPOConfig() if config is None else config
+    check_kind(config, PPOConfig, "ppo")
     return train_online("ppo", config, reward=reward, judges=judges, objective=objective, mesh=mesh)

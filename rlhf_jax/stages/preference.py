@@ -17,6 +17,7 @@ from rlhf_jax.data import DataError, Example, chosen_first
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rewards import EnsembleConfig, TextReward
@@ -33,7 +34,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
+from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_reward, once
 from rlhf_jax.stages.judges import choose_judges, judge_names
@@ -98,6 +99,7 @@ class PreferenceConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
+        check_at_least(self, 0, "max_prompt_length")
         if not 0.5 <= self.min_share <= 1:
             raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
         warn_outside("epochs", self.epochs, 1, 5, "Rafailov et al. 2023 and most since use 1 to 3")
@@ -142,6 +144,7 @@ def preference(
         >>> result = preference(objective=objectives.simpo)  # doctest: +SKIP
     """
     config = PreferenceConfig() if config is None else config
+    check_kind(config, PreferenceConfig, "preference")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = open_run(config.out, config.policy, config.reward_model, config.judge)

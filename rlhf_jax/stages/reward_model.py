@@ -16,6 +16,7 @@ from rlhf_jax import evaluation, models, parallel, processes
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
@@ -29,7 +30,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
+from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -78,6 +79,7 @@ class RewardConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "members")
+        check_at_least(self, 0, "center", "margin")
         if self.layers < 0:
             raise ValueError(f"layers must be 0 (all) or positive, found {self.layers}")
         if self.group_size < 2:
@@ -112,6 +114,7 @@ def reward_model(
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
+    check_kind(config, RewardConfig, "reward_model")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = open_run(config.out, config.init)

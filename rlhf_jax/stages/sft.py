@@ -14,6 +14,8 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Demonstration, Example, epoch_order
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.tokenizer.bpe import SMALLEST_VOCAB
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
@@ -27,7 +29,7 @@ from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.config import PackedConfig, check_kind
 from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -66,6 +68,8 @@ class SFTConfig(PackedConfig):
         super().__post_init__()
         if self.lora.rank and not self.init:
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
+        if not self.init:
+            check_at_least(self, SMALLEST_VOCAB, "vocab_size")
         if self.chat and not self.init:
             raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 
@@ -95,6 +99,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         >>> result.summary["heldout_loss"]  # doctest: +SKIP
     """
     config = SFTConfig() if config is None else config
+    check_kind(config, SFTConfig, "sft")
     if objective is not None:
         config = dataclasses.replace(config, objective=describe_objective(objective))
     directory = open_run(config.out, config.init)
@@ -141,13 +146,14 @@ def _sft(directory: Path, config: SFTConfig, objective: Objective | None, mesh: 
     def evaluate(params: Params) -> Mapping[str, Any]:
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
+    batches = PackedEpochs(epoch, epochs=config.epochs, **shape)
     fitted = train(
         stage="sft",
         config=config,
         loss_fn=loss_fn,
         params={"policy": start.params},
         optimizer=config.optimizer,
-        batches=PackedEpochs(epoch, epochs=config.epochs, **shape),
+        batches=batches,
         evaluate=evaluate,
         mesh=mesh,
         fingerprint={**fingerprint(config, made_of), **({"init_sha256": start.sha256} if config.init else {})},

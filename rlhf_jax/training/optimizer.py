@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax.fields import check_fields
 from rlhf_jax.types import Params
 
 _NO_DECAY = re.compile(r"(norm|bias|scale)$")
@@ -56,10 +57,9 @@ class OptimizerConfig:
     max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, found {self.learning_rate}")
-        if self.schedule not in ("cosine", "linear"):
-            raise ValueError(f"schedule must be cosine or linear, found {self.schedule!r}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, found {self.max_grad_norm}")
         if not (self.weight_decay >= 0 and self.eps > 0):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rlhf_jax import training
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_at_least, check_fields
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
@@ -44,6 +45,8 @@ class KLConfig:
     """Beta never rises above this."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least(self, 0, "target", "horizon", "low", "high", "factor", "minimum", "maximum")
         self.controller()  # refuses what does not fit together
         if self.kind == "objective" and (self.coef, self.placement) != (KLConfig.coef, KLConfig.placement):
             raise ValueError(
@@ -83,6 +86,7 @@ class PTXConfig:
     """Packed rows of text in an update."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.coef >= 0:
             raise ValueError(f"ptx.coef must not be negative, found {self.coef}")
         check_positive(self, "rows")
@@ -274,6 +278,9 @@ class PPOLossConfig:
     """Weight of the entropy bonus; 0 to 0.01."""
     kl_coef: float = 0.0
     """Weight of the KL in the loss (k3) when `kl.kind` is `objective`; 0.01 to 0.1."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
