@@ -85,7 +85,8 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
 
 
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
-# computed again to save memory, what difference between sampler and trainer stops the run, and when it counts as hung.
+# computed again to save memory, what difference between sampler and trainer stops the run, when it counts as hung, who
+# is told of it, and whether an objective is looked at first.
 _PLACES = frozenset(
     {
         "out",
@@ -101,6 +102,8 @@ _PLACES = frozenset(
         "max_logprob_gap",
         "watchdog_seconds",
         "watchdog_exit",
+        "tracker",
+        "check",
     }
 )
 
@@ -118,6 +121,8 @@ def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
     deciding = {k: v for k, v in fields.items() if k not in _PLACES}
     if isinstance(deciding.get("model"), dict):
         deciding["model"] = {k: v for k, v in deciding["model"].items() if k not in _HOW}
+    if isinstance(deciding.get("judge"), str):  # a single one, as earlier versions wrote it
+        deciding["judge"] = [f"gold={deciding['judge']}"] if deciding["judge"] else []
     # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
     stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
     return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -146,7 +146,7 @@ def try_objective(
         raise RunError(f"objective {name}: {error}") from error
 
 
-def describe_objective(objective: Objective) -> str:
+def describe_objective(objective: Callable[..., Any]) -> str:
     """Describe a function that was passed, for the run's config: a continuation with another one is refused.
 
     Example:

@@ -27,20 +27,23 @@ from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
+from rlhf_jax.stages.choose import PREFERENCE, choose_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, parks_policy
+from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, named_judges, parks_policy
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -84,12 +87,14 @@ class PreferenceConfig(PackedConfig):
     """`frozen`: the reference and the reward model wait in the host's pinned memory. The reference is copied to the
     device in every step of an objective that reads it; the reward model only to evaluate. The trunk under adapters
     stays on the device."""
-    judge: str = ""
-    """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
-    folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
+    judge: tuple[str, ...] = ()
+    """What gives the samples scores that training never sees: `NAME=FILE.py:function` of (prompts, responses), or
+    `NAME=RUN`, a run folder with a reward model; several with a `--judge` each. Without a name it is `gold`, the one
+    that counts. If there are none, human_sentiment has judges of its own, and other data none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "judge", named_judges(self.judge))
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         if not 0.5 <= self.min_share <= 1:
             raise ValueError(f"min_share must lie between 0.5 and 1, found {self.min_share}")
@@ -101,6 +106,8 @@ def preference(
     *,
     objective: Objective | None = None,
     judges: Mapping[str, TextReward] | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
     mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a policy on comparisons, or return what the run folder already holds.
@@ -115,6 +122,9 @@ def preference(
             (KTO's reference point); what the objective does not read is never computed.
         judges: callables ``(prompts, responses) -> numbers`` that measure the policy and never train it; those of
             ``stages.ppo`` by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -134,20 +144,21 @@ def preference(
         >>> result = preference(objective=objectives.simpo)  # doctest: +SKIP
     """
     config = PreferenceConfig() if config is None else config
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
+    given = Given(objective=objective, judges=judges, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
     directory = Path(config.out)
     check_start(config.policy, directory, "preference")
     if folder.finished(directory, "preference", config):
         return folder.load_result(directory, "preference", config)
     keep_compiled()
-    watch = Attempt(directory, "preference", config)
+    watch = Attempt(directory, "preference", config, given.tracker)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     model, tokenizer = models.build(start.config), start.tokenizer
     warn_of_rates("preference", config, start.params)
+    try_optimizer(given.optimizer, config.optimizer, {"policy": start.params})
     check_length(start.config, config.data.max_length, "data.max_length")
     parked = parks_policy(config.offload, config.lora)
     start = start._replace(params=place(start.params, mesh, parked=parked))
@@ -163,7 +174,7 @@ def preference(
         prompt_rows, ("validation", "test"), tokenizer, asked, task, max_prompt_length=longest
     )
     texts = [p.text for p in heldout_prompts]
-    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
+    judges = choose_judges(given.judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
     sampler = Sampler(
         model,
         tokenizer,
@@ -210,6 +221,7 @@ def preference(
         mesh=mesh,
         fingerprint={**folder.fingerprint(config), "policy_sha256": start.sha256},
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
         frozen=reference,

@@ -25,14 +25,17 @@ from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
-from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import REWARD, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.train import outcome, train
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -81,7 +84,12 @@ class RewardConfig(PackedConfig):
 
 
 def reward_model(
-    config: RewardConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None
+    config: RewardConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a reward model on comparisons, or return what the run folder already holds.
 
@@ -90,6 +98,9 @@ def reward_model(
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.scores``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -104,13 +115,13 @@ def reward_model(
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
     directory = Path(config.out)
     if folder.finished(directory, "reward", config):
         return folder.load_result(directory, "reward", config)
     keep_compiled()
-    watch = Attempt(directory, "reward", config)
+    watch = Attempt(directory, "reward", config, given.tracker)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat)
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
@@ -119,11 +130,12 @@ def reward_model(
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
-    given = data.epoch(0)
-    said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {**own_fields(config), **rating_scale(given, config.objective)}
+    first = data.epoch(0)
+    said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
+    fields = {**own_fields(config), **rating_scale(first, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
-    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
+    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(first[0].tokens))
+    try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
     folder.start(directory, "reward", config, tokenizer)
 
     shape = config.packing(tokenizer.pad_id)
@@ -157,6 +169,7 @@ def reward_model(
         mesh=mesh,
         fingerprint={**folder.fingerprint(config), "init_sha256": start.sha256},
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
     )

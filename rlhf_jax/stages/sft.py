@@ -22,12 +22,15 @@ from rlhf_jax.runs.loading import Start, check_attention, check_length, start_fr
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import SFT, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Objective, Params
 
 
@@ -64,7 +67,14 @@ class SFTConfig(PackedConfig):
             raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 
 
-def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
+def sft(
+    config: SFTConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
+) -> RunResult:
     """Train a policy on demonstrations, or return what the run folder already holds.
 
     A stage that was interrupted continues from its last checkpoint.
@@ -72,6 +82,9 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.logprobs``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -87,8 +100,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         >>> result.summary["heldout_loss"]  # doctest: +SKIP
     """
     config = SFTConfig() if config is None else config
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
     directory = Path(config.out)
     if config.init:
         check_start(config.init, directory, "sft")
@@ -99,12 +112,13 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     keep_compiled()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
-    watch = Attempt(directory, "sft", config)
+    watch = Attempt(directory, "sft", config, given.tracker)
     task = sources.find_task(config.data)
     rows = sources.demonstrations(config.data, task)
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
     warn_of_rates("sft", config, start.params)
+    try_optimizer(given.optimizer, config.optimizer, {"policy": start.params})
     check_length(model_config, config.data.max_length, "data.max_length")
     training_set, held_rows = (
         sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
@@ -134,6 +148,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         mesh=mesh,
         fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "heldout_loss"),
     )
     summary = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.given import Given
+from rlhf_jax.stages.judges import choose_judges, choose_reward, try_texts
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -37,32 +36,30 @@ from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
-from rlhf_jax.training import MetricsWriter
-from rlhf_jax.types import Objective
 
 
 def train_online(
     stage: str,
     config: OnlineConfig,
-    *,
-    reward: TextReward | None,
-    judges: Mapping[str, TextReward] | None,
-    objective: Objective | None,
+    given: Given,
     mesh: Mesh | None,
 ) -> RunResult:
-    """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains the arguments."""
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
+    """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains what is given."""
+    config = given.named_in(config)
     directory = Path(config.out)
     check_start(config.policy, directory, stage)
     if folder.finished(directory, stage, config):
         return folder.load_result(directory, stage, config)
     keep_compiled()
-    watch = Attempt(directory, stage, config)
+    watch = Attempt(directory, stage, config, given.tracker)
     mesh, _ = online_meshes(config, mesh)
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
-    scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
+    scored_by: LoadedModel | TextReward
+    if given.reward is None and not config.reward:
+        scored_by = load_reward(config.reward_model, tokenizer, mesh)
+    else:
+        scored_by = choose_reward(given.reward, config.reward)
     if config.offload == "frozen":  # nobody else may hold them on the device
         start = start._replace(params=place(start.params, mesh, parked=not config.lora.rank))
         if isinstance(scored_by, LoadedModel):
@@ -76,16 +73,19 @@ def train_online(
     train_prompts, heldout, test = sources.prompts_to_sample(
         rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
-    proxy = config.reward_model if reward is None else ""
+    proxy = config.reward_model if isinstance(scored_by, LoadedModel) else ""
     texts = [p.text for p in heldout]
-    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
+    judges = choose_judges(given.judges, config.judge, task, prompts=texts, reward_model=proxy)
+    if given.reward is None and not isinstance(scored_by, LoadedModel):
+        try_texts(scored_by, f"reward {config.reward}", texts)
     every = (*train_prompts, *heldout, *test)
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
-        objective=objective,
+        objective=given.objective,
+        optimizer=given.optimizer,
         prompt_columns=max(len(p.tokens) for p in every),
         mesh=mesh,
         phases=watch.phases,
@@ -128,7 +128,7 @@ def train_online(
 
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
     fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
-    with MetricsWriter(directory, stage) as writer, watch.watched():
+    with watch.writer() as writer, watch.watched():
 
         def evaluate(state: OnlineState) -> dict[str, float]:
             policy = trainer.with_trunk(state.train.params)["policy"]
