@@ -27,7 +27,7 @@ from rlhf_jax.runs.loading import check_length, place, start_from
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import PREFERENCE, choose_objective, try_objective, try_single
+from rlhf_jax.stages.choose import PREFERENCE, check_own, choose_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import Offload, PackedConfig, check_positive, named_judges, parks_policy
 from rlhf_jax.stages.given import Given
@@ -154,6 +154,7 @@ def preference(
     watch = Attempt(directory, "preference", config, given.tracker)
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
+    check_own(bound, config, PREFERENCE, responses=2)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     model, tokenizer = models.build(start.config), start.tokenizer

@@ -25,7 +25,7 @@ from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
-from rlhf_jax.stages.choose import REWARD, choose_objective, try_objective
+from rlhf_jax.stages.choose import REWARD, check_own, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
@@ -134,7 +134,9 @@ def reward_model(
     said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
     fields = {**own_fields(config), **rating_scale(first, config.objective)}
     bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
-    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(first[0].tokens))
+    filled, responses = (REWARD[0], tuple(said)), len(first[0].tokens)
+    try_objective(bound, config.objective, filled, responses=responses)
+    check_own(bound, config, filled, responses=responses)
     try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
     folder.start(directory, "reward", config, tokenizer)
 

@@ -22,7 +22,7 @@ from rlhf_jax.runs.loading import Start, check_attention, check_length, start_fr
 from rlhf_jax.runs.stage_path import check_start
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import SFT, choose_objective, try_objective
+from rlhf_jax.stages.choose import SFT, check_own, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -112,6 +112,7 @@ def sft(
     keep_compiled()
     bound = choose_objective(objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
+    check_own(bound, config, SFT, responses=1)
     watch = Attempt(directory, "sft", config, given.tracker)
     task = sources.find_task(config.data)
     rows = sources.demonstrations(config.data, task)

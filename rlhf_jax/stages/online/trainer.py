@@ -35,7 +35,7 @@ from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.blocks import Rows, by_response, in_blocks, lengths_of, pack_block, shape_of
-from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import GROUP, PPO, check_own, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.beside import Beside, Waiting, online_meshes
@@ -143,6 +143,7 @@ class OnlineTrainer:
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
+        check_own(bound, config, given, responses=config.samples)
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2)
