@@ -16,7 +16,7 @@ GROUND = {*ON_FILES, "types", "fields", "files", "targets", "renamed", "stage_na
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
-STAGES = {*RUNS, "stages"}
+STAGES = {*RUNS, "testing", "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "runs": RUNS,
     "stages": STAGES,
     "report": STAGES,
-    "testing": STAGES,
-    "cli": {*STAGES, "report", "testing"},
+    "testing": {*BASE, *MIDDLE},
+    "cli": {*STAGES, "report"},
 }
 # Third-party packages that one layer alone may import; GGUF is opened in one place, and models unpack its numbers.
 OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "models"}, "fsspec": {"runs"}}

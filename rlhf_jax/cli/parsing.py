@@ -94,7 +94,10 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
 
 
 def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
-    """Take what stands for many fields at once out of the words: ``--config FILE.py`` and ``--mesh AXIS=SIZE,...``.
+    """Take what stands for many fields at once out of the words, and write what has a short form in its long one.
+
+    ``--config FILE.py`` and ``--mesh AXIS=SIZE,...`` are taken out; a ``--judge`` may be given several times, and
+    ``--optimizer FILE.py:NAME`` is the ``function`` of every optimiser that the stage has.
 
     Args:
         default: the config of a stage.
@@ -116,6 +119,7 @@ def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     else:
         config = load_config(path, type(default)) if path else default
     mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
+    rest = _own_optimizers(config, _gathered(rest, "--judge"))
     try:
         return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest
     except MeshError as error:
@@ -132,6 +136,27 @@ def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}="), argv[:i] + argv[i + 1 :]
     return "", argv
+
+
+def _gathered(argv: list[str], flag: str) -> list[str]:
+    """Put the values of a flag that stands several times behind one: a parser of options would keep the last."""
+    values: list[str] = []
+    rest = argv
+    while any(word == flag or word.startswith(f"{flag}=") for word in rest):
+        value, rest = _take(rest, flag, "NAME=FILE.py:function or NAME=RUN")
+        values.append(value)
+    return [*rest, flag, *values] if values else rest
+
+
+def _own_optimizers(config: Any, argv: list[str]) -> list[str]:
+    """Write ``--optimizer FILE.py:NAME`` as the field that it is: ``--optimizer.function``, or of every role's."""
+    from rlhf_jax.training import OptimizerConfig
+
+    fields = [name.replace("_", "-") for name, value in vars(config).items() if isinstance(value, OptimizerConfig)]
+    for flag, names in {"optimizer": fields, **{name: [name] for name in fields}}.items():
+        value, argv = _take(argv, f"--{flag}", "FILE.py:function, or FILE.py:NAME of an optax transformation")
+        argv += [word for name in names for word in (f"--{name}.function", value) if value]
+    return argv
 
 
 def load_config(path: str, kind: type) -> Any:

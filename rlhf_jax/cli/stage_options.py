@@ -62,6 +62,8 @@ def _texts(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]
             yield from _texts(value, f"{above}{key}.")
         elif isinstance(value, str):
             yield f"{above}{key}", value
+        elif isinstance(value, tuple):
+            yield from ((f"{above}{key}", each) for each in value if isinstance(each, str))
 
 
 def stage_and_config(word: str, usage: str) -> tuple[str, Any]:

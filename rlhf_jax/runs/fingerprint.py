@@ -21,7 +21,8 @@ from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.training import CheckpointStore
 
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
-# computed again to save memory, what difference between sampler and trainer stops the run, and when it counts as hung.
+# computed again to save memory, what difference between sampler and trainer stops the run, when it counts as hung, who
+# is told of it, and whether an objective is looked at first.
 _PLACES = frozenset(
     {
         "out",
@@ -39,6 +40,8 @@ _PLACES = frozenset(
         "watchdog_seconds",
         "watchdog_exit",
         "accept_changed",
+        "tracker",
+        "check",
     }
 )
 
@@ -121,9 +124,19 @@ def _renamed(was: Any, now: Any, path: str) -> list[str]:
         keys = [k for k in now if k in was and k not in _PLACES - {"judge"}]
         return [said for k in keys for said in _renamed(was[k], now[k], f"{path}.{k}" if path else k)]
     named = path.split(".")[-1] in _ROWS or path == "judge" or _CODE.fullmatch(str(was))
-    if was == now or not named or _real(was) == _real(now):
+    if was == now or not named or _known_as(was) == _known_as(now):
         return []
     return [f"{path} was {json.dumps(was)} and is now {json.dumps(now)}"]
+
+
+def _known_as(value: Any) -> Any:
+    """Resolve the paths in what a field names; an earlier version had one judge, without a name."""
+    if isinstance(value, list):
+        judges = {name: what for name, _, what in (str(judge).partition("=") for judge in value)}
+        return (
+            {name: _real(what) for name, what in judges.items()} if list(judges) != ["gold"] else _real(judges["gold"])
+        )
+    return _real(value)
 
 
 def _real(name: Any) -> str:

@@ -22,8 +22,10 @@ from rlhf_jax.runs.loading import Base
 from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.trackers import find_tracker, start_tracking
 from rlhf_jax.stages.verdicts import stage_verdicts
-from rlhf_jax.training import GoodputLog, LastUpdate, Phases, SkippedUpdates, Watchdog
+from rlhf_jax.training import GoodputLog, LastUpdate, MetricsWriter, Phases, SkippedUpdates, Watchdog
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Params
 
 
@@ -33,11 +35,16 @@ class Attempt:
     Args:
         directory: the run folder.
         stage: the stage's name.
-        config: its config, for the watchdog.
+        config: its config, for the watchdog and the tracker.
+        tracker: what is given every row of metrics; what ``config.tracker`` names by default.
+
+    Raises:
+        RunError: when the tracker cannot be used.
     """
 
-    def __init__(self, directory: Path, stage: str, config: StageConfig):
+    def __init__(self, directory: Path, stage: str, config: StageConfig, tracker: Tracker | None = None):
         self.directory, self._stage, self._config = directory, stage, config
+        self._tracker = find_tracker(config.tracker) if tracker is None else tracker
         self.host: dict[str, Any] = {"seconds": 0.0}  # kept in the checkpoint
         self._last = time.monotonic()
         self.phases = Phases()
@@ -50,6 +57,12 @@ class Attempt:
         self.host["seconds"] += now - self._last
         self._last = now
         return round(self.host["seconds"], 1)
+
+    def writer(self) -> MetricsWriter:
+        """Open the metrics of the stage, which its tracker is given too."""
+        return MetricsWriter(
+            self.directory, self._stage, start_tracking(self._tracker, self.directory, self._stage, self._config)
+        )
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
@@ -45,6 +47,30 @@ def is_one_of(objective: str, *names: str) -> bool:
     return objective.split("(")[0].rsplit(".")[-1] in names
 
 
+def named_judges(judges: str | Sequence[str]) -> tuple[str, ...]:
+    """Write judges in one form, ``NAME=WHAT``; a single text is one judge, and a judge without a name is ``gold``.
+
+    Args:
+        judges: ``WHAT`` or ``NAME=WHAT`` each, where ``WHAT`` is FILE.py:function or a run folder.
+
+    Raises:
+        ValueError: when two judges have one name.
+
+    Example:
+        >>> named_judges("runs/other"), named_judges(["mine.py:short", "fair=mine.py:fair"])
+        (('gold=runs/other',), ('gold=mine.py:short', 'fair=mine.py:fair'))
+    """
+    one_form = [judges] if isinstance(judges, str) else judges
+    whole = tuple(judge if _NAMED.match(judge) else f"gold={judge}" for judge in one_form if judge)
+    names = [judge.partition("=")[0] for judge in whole]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"judge: two of them are called {name}: give each a name of its own, --judge NAME=WHAT")
+    return whole
+
+
+_NAMED = re.compile(r"[^=/\\:.]+=")  # no path begins so
+
 Offload = Literal["none", "frozen"]
 """Which models wait in the host's memory while they are not used."""
 
@@ -80,6 +106,12 @@ class StageConfig:
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the objective, `--hyperparameters beta 0.05`: names as in its docstring, numbers as values
     (a switch is 1 or 0)."""
+    check: bool = True
+    """Look at an objective of your own before training, in the short form of `testing.check_objective`: whether it
+    depends on padding, on what is masked or on how a batch is cut, and the like. `--no-check` skips that."""
+    tracker: str = ""
+    """Where rows of metrics go beside `metrics.jsonl`: wandb, mlflow (each an extra), or FILE.py:function, which is
+    called with every row, `{"stage": "sft", "step": 3, "sft/loss": 2.5, ...}`."""
     lora: LoRAConfig = LoRAConfig()
     """Adapters to train in place of all weights, `--lora.rank 16`. Those of the stage before are folded into the
     trunk, and a policy's reference is the policy with its adapter off."""

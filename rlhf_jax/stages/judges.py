@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
@@ -11,59 +11,127 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.runs.user_code import called, load_function
+from rlhf_jax.stages.config import named_judges
 from rlhf_jax.stages.task import Task
+
+# What the log and the summary call figures of ours; a judge of such a name would take their place.
+OURS = frozenset({"kl", "proxy", "loss", "length", "eos", "eos_rate", "distinct_1", "distinct_2", "unique_tokens"})
 
 
 def choose_judges(
     passed: Mapping[str, TextReward] | None,
-    name: str,
+    named: str | Sequence[str],
     task: Task,
     *,
     prompts: Sequence[str] = ("Hello.", "How are you?"),
     reward_model: str = "",
 ) -> Mapping[str, TextReward]:
-    """Choose who measures a policy: what was passed, or else the config's judge, or else the data set's own.
+    """Choose who measures a policy: what was passed, or else the config's judges, or else the data set's own.
 
     Args:
         passed: judges by name that a stage was given.
-        name: the config's ``judge``, ``FILE.py:function`` or a run folder, whose scores are called ``gold``; or empty.
+        named: the config's ``judge``: ``NAME=WHAT`` each, where ``WHAT`` is ``FILE.py:function`` or a run folder;
+            without a name the scores are called ``gold``. Or none.
         task: the data set that the prompts come from; it may have judges of its own.
-        prompts: some of those whose responses will be judged. The config's judge is called once, on the first two, so
-            that a mistake in it shows before training.
+        prompts: some of those whose responses will be judged. The config's judges are called once, on the first two, so
+            that a mistake in them shows before training.
         reward_model: run folder of the reward model whose scores are called ``proxy``, if there is one.
 
     Returns:
         Judges by name; none where nobody named one.
 
     Raises:
-        RunError: when the judge cannot be loaded, fails, or does not give one finite number for each response.
+        RunError: when a judge cannot be loaded, fails, does not give one finite number for each response, or has the
+            name of a figure of ours.
+    """
+    if passed is not None:
+        check_names(passed)
+        return passed
+    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    if not asked:
+        return task.judges()
+    check_names(asked)
+    found = {}
+    for name, what in asked.items():
+        found[name] = _load_judge(what, reward_model)
+        try_texts(found[name], f"judge {what}", prompts)
+    return found
+
+
+def judge_runs(named: Sequence[str]) -> list[str]:
+    """List the run folders that a config's judges are in.
+
+    Example:
+        >>> judge_runs(["fair=mine.py:fair", "gold=runs/other"])
+        ['runs/other']
+    """
+    asked = [judge.partition("=")[2] for judge in named]
+    return [what for what in asked if ".py:" not in what]
+
+
+def check_names(judges: Iterable[str]) -> None:
+    """Refuse judges whose scores would take the place of figures of ours.
+
+    Example:
+        >>> check_names(["kl"])
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.runs.errors.RunError: judges: 'kl' is the name of a figure of ours: give the judge another one
+    """
+    for name in judges:
+        if name in OURS:
+            raise RunError(f"judges: {name!r} is the name of a figure of ours: give the judge another one")
+
+
+def choose_reward(passed: TextReward | None, name: str) -> TextReward:
+    """Choose the reward that was passed, or else the function that the config names.
+
+    Args:
+        passed: the callable that a stage was given.
+        name: the config's ``reward``, ``FILE.py:function``.
+
+    Raises:
+        RunError: when there is no such file or function.
     """
     if passed is not None:
         return passed
-    if not name:
-        return task.judges()
-    judge = _load_judge(name, reward_model)
+    if ".py:" not in name:
+        raise RunError(f"reward {name}: expected FILE.py:function; a run folder is --reward-model {name}")
+    return load_function(name, f"reward {name}")
+
+
+def try_texts(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
+    """Call a reward or a judge once, on two short texts, so that a mistake in it shows before training.
+
+    Args:
+        reward: ``(prompts, responses) -> numbers``.
+        what: what messages call it.
+        prompts: the first two are asked.
+
+    Raises:
+        RunError: when it fails, or does not give one finite number for each response.
+    """
     asked = list(prompts[:2])
     try:
-        rewards.score_texts(judge, asked, ["", "A short response."][: len(asked)])  # a policy may say nothing at all
+        rewards.score_texts(reward, asked, ["", "A short response."][: len(asked)])  # a policy may say nothing at all
     except Exception as error:  # whatever a function of the user's own raises
-        raise RunError(f"judge {name}: {error}") from error
-    return {"gold": judge}
+        raise RunError(f"{what}: {error}") from error
 
 
-def judge_names(judges: Mapping[str, TextReward], name: str) -> dict[str, str]:
+def judge_names(judges: Mapping[str, TextReward], named: Sequence[str]) -> dict[str, str]:
     """What each judge is, for summary and page.
 
     Args:
         judges: from ``choose_judges``.
-        name: the config's ``judge``.
+        named: the config's ``judge``.
 
     Example:
         >>> from rlhf_jax import evaluation
-        >>> judge_names({"gold": evaluation.vader}, "mine.py:count"), judge_names({"gold": evaluation.vader}, "")
+        >>> judge_names({"gold": evaluation.vader}, ["mine.py:count"]), judge_names({"gold": evaluation.vader}, ())
         ({'gold': 'mine.py:count'}, {'gold': 'baselines.py:vader'})
     """
-    return {key: name if key == "gold" and name else called(judge) for key, judge in judges.items()}
+    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    return {key: asked.get(key) or called(judge) for key, judge in judges.items()}
 
 
 def _load_judge(name: str, reward_model: str) -> TextReward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,19 @@ from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
-from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import REWARD, check_own, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
-from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, once
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, of_optimizers, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import outcome, train
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -89,7 +93,12 @@ class RewardConfig(PackedConfig):
 
 
 def reward_model(
-    config: RewardConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None
+    config: RewardConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a reward model on comparisons, or return what the run folder already holds.
 
@@ -98,6 +107,9 @@ def reward_model(
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.scores``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -115,25 +127,26 @@ def reward_model(
     """
     config = RewardConfig() if config is None else config
     check_kind(config, RewardConfig, "reward_model")
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
     directory = open_run(config.out, config.init)
-    makers = _made_of(config, objective)
-    return once("reward", directory, config, makers, lambda out: _reward_model(out, config, objective, mesh))
+    run = functools.partial(_reward_model, config=config, given=given, mesh=mesh)
+    return once("reward", directory, config, _made_of(config, given), run)
 
 
-def _made_of(config: RewardConfig, objective: Objective | None, task: Task | None = None) -> Makers:
+def _made_of(config: RewardConfig, given: Given, task: Task | None = None) -> Makers:
     return {
         "data": of_data(config.data, "opinions", task),
-        "objective": of_objective(objective, config.objective),
+        "objective": of_objective(given.objective, config.objective),
         "init": lambda: of_model(config.init),
+        **of_optimizers(given.optimizer, config),
     }
 
 
-def _reward_model(directory: Path, config: RewardConfig, objective: Objective | None, mesh: Mesh | None) -> RunResult:
+def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: Mesh | None) -> RunResult:
     """Train, as nothing of the stage is complete."""
     keep_compiled()
-    watch = Attempt(directory, "reward", config)
+    watch = Attempt(directory, "reward", config, given.tracker)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(
         config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat, scores=True
@@ -144,12 +157,15 @@ def _reward_model(directory: Path, config: RewardConfig, objective: Objective | 
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
-    given = data.epoch(0)
-    said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {**own_fields(config), **rating_scale(given, config.objective)}
-    bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
-    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
-    made_of = collect({**_made_of(config, objective, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
+    first = data.epoch(0)
+    said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
+    fields = {**own_fields(config), **rating_scale(first, config.objective)}
+    bound = choose_objective(given.objective, config.objective, config.hyperparameters, fields)
+    filled, responses = (REWARD[0], tuple(said)), len(first[0].tokens)
+    try_objective(bound, config.objective, filled, responses=responses)
+    check_own(bound, config, filled, responses=responses)
+    try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
+    made_of = collect({**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     shape = config.packing(tokenizer.pad_id)
     loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start, model_config)
@@ -183,6 +199,7 @@ def _reward_model(directory: Path, config: RewardConfig, objective: Objective | 
         fingerprint={**fingerprint(config, made_of), "init_sha256": start.sha256},
         begin=lambda: folder.start(directory, "reward", config, tokenizer, made_of),
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
     )

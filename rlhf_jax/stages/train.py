@@ -16,7 +16,8 @@ from rlhf_jax.runs.loading import place
 from rlhf_jax.stages import ending
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
+from rlhf_jax.stages.optimizers import OwnOptimizer, choose_optimizer
+from rlhf_jax.training import FitResult, OptimizerConfig, TrainState, Watcher
 from rlhf_jax.types import Array, Aux, LossFn, Params
 
 
@@ -85,6 +86,7 @@ def compile_step(
     frozen: Params | None = None,
     parked: bool = False,
     members: int = 0,
+    own_optimizer: OwnOptimizer | None = None,
 ) -> Program:
     """Place models and optimiser on the mesh, and make the step that updates them.
 
@@ -98,8 +100,9 @@ def compile_step(
         frozen: the parameters of another model.
         parked: the frozen model waits in the host's memory.
         members: how many models are stacked in ``params``.
+        own_optimizer: what the stage was given in place of the config's.
     """
-    rule = training.make_optimizer(optimizer, len(batches))
+    rule = choose_optimizer(own_optimizer, optimizer, len(batches))
     if members:
         rule = training.per_member(rule)
     parts = {role: models.split(x) for role, x in params.items()}
@@ -161,6 +164,7 @@ def train(
     frozen: Params | None = None,
     parked: bool = False,
     members: int = 0,
+    own_optimizer: OwnOptimizer | None = None,
     watcher: Watcher | None = None,
 ) -> FitResult:
     """Train on every batch, evaluate, keep the best or the last parameters, and survive being stopped.
@@ -182,6 +186,7 @@ def train(
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
         parked: the frozen model waits in the host's memory, from where ``loss_fn`` brings it.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
+        own_optimizer: what the stage was given in place of the config's.
         watcher: told of every evaluation.
 
     Returns:
@@ -200,16 +205,18 @@ def train(
         frozen=frozen,
         parked=parked,
         members=members,
+        own_optimizer=own_optimizer,
     )
     key = jax.random.key(config.seed)
 
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = program.step(state, batches[i], jax.random.fold_in(key, i))
         watch.lap()
-        return state, {**metrics, "learning_rate": rates[i]}
+        # An optimiser of the user's own has whatever rate it has.
+        return state, metrics if optimizer.function else {**metrics, "learning_rate": rates[i]}
 
     begin()
-    with MetricsWriter(watch.directory, stage) as writer, watch.watched():
+    with watch.writer() as writer, watch.watched():
         fitted = training.fit(
             stage=stage,
             state=program.state,

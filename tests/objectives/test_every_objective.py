@@ -20,8 +20,14 @@ OBJECTIVES = {*ON_TEXTS, *ON_SCORES, *ON_SAMPLES, *ON_PREFERENCES}
 
 NO_DEFAULT = {"dr_grpo": {"max_length": 14}}
 PROPERTIES = {
+    "takes outputs and batch",
+    "fields",
+    "runs",
     "returns a Loss",
+    "declared reduction",
     "scalar float32",
+    "metrics",
+    "traceable",
     "finite gradients",
     "has a gradient",
     "mask",
@@ -32,8 +38,11 @@ PROPERTIES = {
     "packing",
     "integer rewards",
     "micro-batching",
+    "filler groups",
     "mesh",
     "stop gradient",
+    "finite at ties",
+    "sign",
     "jit = eager",
 }
 
