@@ -69,7 +69,10 @@ def encode_all(row: Demonstration | Comparison | Dialogue | LabelledResponse, to
     starts = (len(prompt),) * len(tokens)
     if isinstance(row, LabelledResponse):
         return [Example(tokens, starts, labels=np.array([float(row.label)], np.float32))]
-    return [Example(tokens, starts, row.votes if isinstance(row, Comparison) else None)]
+    votes = row.votes if isinstance(row, Comparison) else None
+    if votes is not None and len(tokens) == 2 and np.array_equal(*tokens):
+        votes = np.asarray((votes + votes.T) / 2, np.float32)  # whatever the texts are, these are the same response
+    return [Example(tokens, starts, votes)]
 
 
 def encode_rows(
@@ -221,14 +224,15 @@ def _together(ratings: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def chosen_first(example: Example, min_share: float) -> Example | None:
-    """Put the response that more people prefer first, and label the pair [1, 0]; None for a pair too close to tell.
+    """Put the response that more people prefer first, and label the pair [1, 0]; None for a pair that says nothing.
 
     Args:
         example: K = 2, with votes.
         min_share: the smallest share of votes for the preferred response; a tie (0.5) never passes.
 
     Returns:
-        The pair in the order chosen, rejected; None when the votes tie or their share is below ``min_share``.
+        The pair in the order chosen, rejected; None when the votes tie, their share is below ``min_share``, or both
+        responses are the same tokens.
 
     Raises:
         ValueError: if the example is not a pair with votes.
@@ -244,7 +248,7 @@ def chosen_first(example: Example, min_share: float) -> Example | None:
     first, second = float(example.votes[0, 1]), float(example.votes[1, 0])
     share = max(first, second) / (first + second) if first + second else 0.5
     # Votes are float32: a share of 0.9 is stored as a little less.
-    if share - 0.5 < EVEN or share < min_share - EVEN:
+    if share - 0.5 < EVEN or share < min_share - EVEN or np.array_equal(*example.tokens):
         return None
     order = [0, 1] if first > second else [1, 0]
     return Example(

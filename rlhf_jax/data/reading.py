@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_jax.data import layouts
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.degenerate import repeated
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
@@ -66,13 +67,18 @@ class Source:
                 f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
                 f"{len(test)} for the final figures; each of the three is needed"
             )
-        parts = separate(Parts(train, validation, test, left_out=self._left_out))
+        every = repeated([*train, *validation, *(test if test is not validation else [])])
+        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out)
+        parts = separate(whole)
         for note in parts.notes:
             self._say(f"{name}: {note}")
         limit = config.heldout_limit
         validation = evenly(parts.validation, limit or len(parts.validation))
         test = validation if parts.test is parts.validation else evenly(parts.test, limit or len(parts.test))
         train = parts.train[: config.limit] if config.limit else parts.train
+        counts = f"{len(train):,} rows to train on, {len(validation):,} to choose the best checkpoint on"
+        same = "the same" if test is validation else f"{len(test):,}"
+        self._say(f"{name}: {counts} and {same} for the final figures", warning=False)
         return parts._replace(train=train, validation=validation, test=test)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax import data, evaluation, feedback
-from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer
+from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer, degenerate, equal
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
@@ -118,24 +118,49 @@ def _opinions(
     def count() -> dict[str, int]:
         return counted(rows.left_out, rows[:3], [used.get(id(part), part) for part in rows[:3]])
 
+    def distinct(part: Sequence[Any], what: str) -> tuple[list[Any], list[Example], tuple[str, ...]]:
+        found = _telling(part, f"{config.source}, {what}", encode)
+        used[id(part)] = found[0]
+        return found
+
     if kinds == {LabelledResponse}:
-        known, held = encode(rows.train)[1], encode(rows.validation)[1]
-        test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained, count)
+        (_, known, notes), held = distinct(rows.train, "to train on"), distinct(rows.validation, "held out")[1]
+        test = held if rows.test is rows.validation else distinct(rows.test, "for the final figures")[1]
+        warnings = _said([degenerate.one_sided(known)])
+        return Labels(_given_epochs(known, seed), held, test, (*warnings, *notes, *rows.notes), trained, count)
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
-        warnings = _odd_ratings(rows.train)
+        warnings = (*_odd_ratings(rows.train), *_undecided(epoch(0), config.source))
     else:
-        pairs = functools.partial(_given_pairs, encode=encode)
-        epoch = _given_epochs(encode(rows.train)[1], seed)
-        warnings = _odd_labels(
-            [*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])]
-        )
+        pairs = functools.partial(_given_pairs, encode=functools.partial(distinct, what="held out"))
+        _, known, notes = distinct(rows.train, "to train on")
+        epoch = _given_epochs(known, seed)
+        odd = _odd_labels([*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])])
+        warnings = (*odd, *_undecided(known, config.source), *notes)
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
     return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count)
+
+
+def _telling(
+    rows: Sequence[Any], part: str, encode: Callable[..., Any]
+) -> tuple[list[Any], list[Example], tuple[str, ...]]:
+    """Encode pairs or labelled responses, and leave out those that say nothing: equal tokens, or votes to a draw."""
+    kept, examples = encode(rows)
+    places, notes = equal.telling(examples)
+    said = _said([f"{part}: {note}" for note in notes])
+    if not places:
+        raise DataError(f"{part}: none of {len(rows)} rows says which response is better: {'; '.join(notes)}")
+    return [kept[i] for i in places], [examples[i] for i in places], said
+
+
+def _undecided(examples: Sequence[Example], source: str) -> tuple[str, ...]:
+    """Refuse comparisons that prefer nothing at all."""
+    if said := degenerate.undecided(examples):
+        raise DataError(f"{source}: {said}")
+    return ()
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
@@ -156,9 +181,10 @@ def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
 
 
 def _said(warnings: list[str]) -> tuple[str, ...]:
-    for text in warnings:
+    said = tuple(filter(None, warnings))
+    for text in said:
         print(f"warning: {text}", file=sys.stderr)
-    return tuple(warnings)
+    return said
 
 
 def _given_epochs(examples: list[Example], seed: int) -> Callable[[int], list[Example]]:
@@ -201,9 +227,10 @@ def _rated_pairs(
     A prompt with few responses has few pairs: what is drawn again counts once.
     """
     kept, examples = encode(rows)
-    domains = [task.domain(row.prompt) or "all" for row in kept]
-    asked = [f"{domain}\n{row.prompt}" for domain, row in zip(domains, kept, strict=True)]  # in the domains' order
-    pairs = _distinct(feedback.random_pairs(asked, pairs_per_response, seed=0))
+    # Responses to one prompt are compared, in a data set with domains those of a domain.
+    together = [task.domain(row.prompt) or row.prompt for row in kept]
+    pairs = _once_each(feedback.random_pairs(together, pairs_per_response, seed=0))
+    pairs = pairs[[not np.array_equal(examples[i].tokens[0], examples[j].tokens[0]) for i, j in pairs.tolist()]]
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
     golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
@@ -215,12 +242,12 @@ def _rated_pairs(
         pairs=pairs,
         share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
         votes=votes.astype(np.float32),
-        domains=domains,
+        domains=[task.domain(row.prompt) or "all" for row in kept],
         golden=golden,
     )
 
 
-def _distinct(pairs: np.ndarray) -> np.ndarray:
+def _once_each(pairs: np.ndarray) -> np.ndarray:
     """The first of each pair, whichever way round it was drawn, in their order; [m, 2]."""
     _, first = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
     return pairs[np.sort(first)]
@@ -228,7 +255,7 @@ def _distinct(pairs: np.ndarray) -> np.ndarray:
 
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
     """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
-    kept, examples = encode(rows)
+    kept, examples, _ = encode(rows)
     votes = np.stack([row.votes for row in kept])
     share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.

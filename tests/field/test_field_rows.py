@@ -7,9 +7,22 @@ import numpy as np
 import pytest
 from chat_families import IM, IM_CONFIG, Family, chat, write_folder
 
-from rlhf_jax.data import DataConfig, DataError, Demonstration, Dialogue, Message, Tokenizer, layouts, write_jsonl
+from rlhf_jax.data import (
+    DataConfig,
+    DataError,
+    Demonstration,
+    Dialogue,
+    Message,
+    Tokenizer,
+    chosen_first,
+    equal,
+    layouts,
+    write_jsonl,
+)
 from rlhf_jax.data.encode import encode, encode_all
+from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.reading import Source, read_rows
+from rlhf_jax.stages import opinions
 
 # 1. A tokenizer.json keeps what somebody's last call asked for.
 
@@ -313,3 +326,162 @@ def test_what_a_policy_says_can_be_scored_even_where_it_says_nothing(tmp_path, c
     assert [row.response for row in found] == ["", "Hello!"]
     tokenizer = Tokenizer.load(chatml)
     assert encode(found[0], tokenizer).tokens[0].tolist() == [*tokenizer.encode_prompt("Hi."), tokenizer.eos_id]
+
+
+# 7. What is held out is a share of the rows.
+
+
+def rows_of(*sizes):
+    return [
+        Demonstration(f"Prompt {prompt}.", f"answer {row}", f"f:{prompt}.{row}")
+        for prompt, size in enumerate(sizes)
+        for row in range(size)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held"),
+    [
+        ((1000, 20), 102),  # the large one would be a part of its own
+        ((1000, 20, 20), 104),
+        ((500, 500), 100),
+        ((1000,), 100),
+        ((30, 30, 30), 9),
+        ((8,) * 100, 80),
+        ((1,) * 100, 10),
+        ((900, *(1,) * 100), 25),  # the others fill the parts, and some of them are trained on
+    ],
+)
+def test_what_is_held_out_is_counted_in_rows(sizes, held):
+    train, validation, test = hold_out("f", rows_of(*sizes))
+    assert (len(validation), len(test)) == (held, held)
+    assert len(train) == sum(sizes) - 2 * held
+    again = separate(Parts(train, validation, test))
+    assert [len(part) for part in again[:3]] == [len(train), held, held]  # nothing is moved back
+    prompts = [{row.prompt for row in part} for part in again[:3]]
+    shared = (prompts[0] & prompts[1]) | (prompts[0] & prompts[2]) | (prompts[1] & prompts[2])
+    assert bool(shared) == bool(again.notes)  # a prompt in two parts is said
+    assert {row.where for part in again[:3] for row in part} == {row.where for row in rows_of(*sizes)}
+
+
+def test_a_prompt_that_most_rows_share_is_not_moved_out_of_training():
+    rows = rows_of(1000, 20)
+    held = [rows[3], Demonstration("Another.", "x", "h:1"), Demonstration("And one.", "x", "h:2")]
+    parts = separate(Parts(rows, held[:2], held[2:]))
+    assert [len(part) for part in parts[:3]] == [1020, 2, 1]
+    (note,) = parts.notes
+    assert note.startswith("the prompt 'prompt 0' has 1,001 of 1,023 rows, too many to be in one part alone")
+
+
+def test_halves_of_what_is_held_out_are_halves_of_the_rows():
+    for sizes in ((9, 1, 1, 1, 1, 1, 1, 1, 1, 1), (100, 2), (3, 3, 2), (1, 1)):
+        one, other = halve(rows_of(*sizes))
+        assert abs(len(one) - len(other)) <= max(2, sum(sizes) // 4)
+        assert len(one) + len(other) == sum(sizes)
+
+
+def test_the_counts_of_all_parts_are_printed(tmp_path, capsys):
+    write_jsonl(tmp_path / "f.jsonl", [{"prompt": row.prompt, "response": row.response} for row in rows_of(1000, 20)])
+    parts = Source(DataConfig(source=str(tmp_path / "f.jsonl"))).parts(layouts.demonstration, ())
+    said = capsys.readouterr().err
+    assert "f.jsonl: 816 rows to train on, 102 to choose the best checkpoint on and 102 for the final figures" in said
+    assert "has 1,000 of 1,020 rows" in said
+    assert len(parts.notes) == 1
+
+
+# 12. Pairs are compared as tokens.
+
+
+def pairs_of(*pairs):
+    return [{"prompt": "Say one.", "chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
+
+
+@pytest.fixture(scope="module")
+def trimming(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trimming")
+    write_folder(folder, family(TEMPLATES["trimmed"][0]))
+    return Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept", "says"),
+    [
+        (pairs_of(("One.", " One."), ("One.", "Two.")), [1], "1 pair is left out: both responses are the same tokens"),
+        (pairs_of(("One.", "One.\n"), ("One.", "Two.")), [1], "1 pair is left out: both"),
+        (pairs_of(("a", "b"), ("b", "a"), ("a", "c")), [2], "2 pairs are left out: others say the opposite"),
+        (pairs_of(("a", "b "), ("b", " a"), ("a", "c")), [2], "2 pairs are left out: others say the opposite"),
+        (pairs_of(("a", "b"), ("a", "b"), ("b", "a")), [0, 1, 2], "3 pairs contradict each other"),
+        (pairs_of(("a", "b"), ("a", "b"), ("a", "c")), [0, 1, 2], ""),
+    ],
+)
+def test_equal_pairs_say_nothing(rows, kept, says, trimming):
+    examples = [encode(layouts.comparison(row, "f:1"), trimming) for row in rows]
+    places, notes = equal.telling(examples)
+    assert places == kept
+    assert any(note.startswith(says) for note in notes) or not says
+    assert len(notes) == bool(says)
+    for example in examples:
+        if equal.same_tokens(example):
+            assert example.votes[0, 1] == example.votes[1, 0]  # nobody can have preferred one of them
+            assert chosen_first(example, 0.5) is None
+
+
+def test_labels_that_contradict_each_other_say_nothing(trimming):
+    rows = [{"prompt": "Hi.", "response": text, "label": up} for text, up in (("a", True), ("a ", False), ("b", True))]
+    places, notes = equal.telling([encode(layouts.labelled(row, "f:1"), trimming) for row in rows])
+    assert (places, len(notes)) == ([2], 1)
+
+
+# 24. Data that teaches nothing is said, or refused, before anything is trained.
+
+
+def votes(i, *, even=False):
+    return {"prompt": f"Say {i}.", "a": f"{i}", "b": f"not {i}", "preference": "tie" if even else "ab"[i % 2]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([votes(i, even=True) for i in range(40)], "every comparison to train on is a tie"),
+        (
+            [{"prompt": f"Say {i}.", "chosen": "One.", "rejected": "One. "} for i in range(40)],
+            "none of 32 rows says which",
+        ),
+        ([{"prompt": f"Say {i // 4}.", "response": f"{i}", "ratings": [3]} for i in range(80)], "every comparison"),
+    ],
+)
+def test_opinions_that_prefer_nothing_are_refused(rows, says, trimming, tmp_path):
+    write_jsonl(tmp_path / "f.jsonl", rows)
+    with pytest.raises(DataError, match=says):
+        opinions.comparisons(DataConfig(source=str(tmp_path / "f.jsonl")), trimming, group_size=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [{"prompt": f"Say {i}.", "response": f"{i}", "label": True} for i in range(40)],
+            "all 32 labels to train on are thumbs up",
+        ),
+        ([{"prompt": "Say one.", "chosen": "One.", "rejected": "Two."}] * 40, "all 40 rows are the same"),
+        ([votes(i % 3) for i in range(40)], "37 of 40 rows repeat another row"),
+        ([*pairs_of(("One.", " One.")), *map(votes, range(39))], "1 pair is left out"),
+    ],
+)
+def test_data_that_teaches_little_is_said(rows, says, trimming, tmp_path, capsys):
+    write_jsonl(tmp_path / "f.jsonl", rows)
+    found = opinions.preferences(DataConfig(source=str(tmp_path / "f.jsonl")), trimming, min_share=0.5, seed=0)
+    if not isinstance(found, opinions.Labels):
+        found.heldout(1), found.test(1)
+    assert says in capsys.readouterr().err
+
+
+def test_rated_prompts_are_one_domain_and_their_equal_responses_no_pair(trimming, tmp_path):
+    rows = [{"prompt": f"Say {i // 2}.", "response": f"{i}", "ratings": [i % 2]} for i in range(300)]
+    write_jsonl(tmp_path / "f.jsonl", [*rows, *({**row, "response": f"{row['response']} "} for row in rows)])
+    found = opinions.comparisons(DataConfig(source=str(tmp_path / "f.jsonl")), trimming, group_size=2, seed=0)
+    held = found.heldout(4)
+    assert set(held.domains) == {"all"}
+    assert len(held.pairs)
+    for i, j in held.pairs.tolist():
+        assert held.sequences[i].tolist() != held.sequences[j].tolist()

@@ -118,8 +118,9 @@ class ChatTemplate:
 
         Example:
             >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+            >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
             >>> template = ChatTemplate(source, controls=("</s>",))
-            >>> text, turns = template.dialogue([Message("user", "Hi."), Message("assistant", "Hello!")])
+            >>> text, turns, _ = template.dialogue([Message("user", "Hi."), Message("assistant", "Hello!")])
             >>> [text[start:end] for start, end in turns]
             ['Hello!</s>']
         """
