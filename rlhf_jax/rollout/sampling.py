@@ -180,16 +180,22 @@ def categorical(keys: Array, logits: Array) -> Array:
         >>> categorical(keys, jnp.log(jnp.array([[0.0, 1.0, 0.0]] * 3))).tolist()
         [1, 1, 1]
     """
+    return _drawn(keys, logits)[0]
+
+
+def _drawn(keys: Array, logits: Array) -> tuple[Array, Array]:
+    """Draw as ``categorical``, and give log Z as well, float32 [N], which the blocks' log-weights add up to."""
     rows, vocabulary = logits.shape
     size = math.isqrt(vocabulary - 1) + 1
     count = -(-vocabulary // size)
     padded = jnp.pad(logits, ((0, 0), (0, count * size - vocabulary)), constant_values=-jnp.inf)
     blocks = padded.reshape(rows, count, size)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (count + size,)))(keys)
-    block = jnp.argmax(jax.nn.logsumexp(blocks, axis=-1) + noise[:, :count], axis=-1)
+    weights = jax.nn.logsumexp(blocks, axis=-1)
+    block = jnp.argmax(weights + noise[:, :count], axis=-1)
     entries = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     inside = jnp.argmax(entries + noise[:, count:], axis=-1)
-    return (block * size + inside).astype(jnp.int32)
+    return (block * size + inside).astype(jnp.int32), jax.nn.logsumexp(weights, axis=-1)
 
 
 def sample_token(
@@ -224,12 +230,15 @@ def sample_token(
         >>> int(token[0]), round(float(logprob[0]), 4)
         (1, -0.0001)
     """
+    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     if temperature == 0:
         token = jnp.argmax(logits, axis=-1)
     else:
         allowed = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         positions = jnp.broadcast_to(position, keys.shape)
-        token = categorical(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        token, log_z = _drawn(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        if divisor == temperature and not top_k and top_p == 1:
+            # Logits are the largest array of a step: their sum is known, and need not be made again.
+            return token, jnp.take_along_axis(allowed, token[:, None], axis=-1)[:, 0] - log_z
     token = token.astype(jnp.int32)
-    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     return token, token_logprobs(logits if divisor == 1.0 else logits / divisor, token)
