@@ -11,6 +11,7 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.task import Task
 
 
@@ -36,16 +37,22 @@ def choose_judges(
         Judges by name; none where nobody named one.
 
     Raises:
-        RunError: when the judge cannot be loaded, fails, or does not give one finite number for each response.
+        RunError: when a judge has a name of ours; when the config's cannot be loaded, fails, or does not give one
+            finite number for each response.
     """
     if passed is not None:
+        check_judges(passed)
         return passed
     if not name:
-        return task.judges()
+        own = task.judges()
+        check_judges(own)
+        return own
     judge = _load_judge(name, reward_model)
     asked = list(prompts[:2])
     try:
-        rewards.score_texts(judge, asked, ["", "A short response."][: len(asked)])  # a policy may say nothing at all
+        rewards.score_texts(
+            judge, asked, ["", "A short response."][: len(asked)], called="it"
+        )  # a policy may say nothing at all
     except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"judge {name}: {error}") from error
     return {"gold": judge}
