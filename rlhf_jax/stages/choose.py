@@ -16,6 +16,7 @@ from rlhf_jax import losses, objectives
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.names import check_metrics
 from rlhf_jax.testing import ObjectiveError, check_arrays
 from rlhf_jax.testing.calling import explain
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
@@ -171,11 +172,14 @@ def try_objective(
         loss = objective(o, b)
         if not isinstance(loss, Loss):
             raise TypeError(f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)")
+        check_metrics(loss.metrics, name)
         logged = [losses.masked_sum(values, counted) for values, counted in loss.metrics.values()]
         return loss.reduction(loss.values, loss.mask), logged
 
     try:
         jax.eval_shape(whole, outputs, batch)
+    except RunError:
+        raise
     except Exception as error:  # whatever a function of the user's own raises
         said = explain(error, objective)[1] if ".py:" in name else error
         raise RunError(f"objective {name}: {said}") from error

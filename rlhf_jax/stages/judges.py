@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
@@ -12,10 +12,8 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.runs.user_code import called, load_function
 from rlhf_jax.stages.config import named_judges
+from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.task import Task
-
-# What the log and the summary call figures of ours; a judge of such a name would take their place.
-OURS = frozenset({"kl", "proxy", "loss", "length", "eos", "eos_rate", "distinct_1", "distinct_2", "unique_tokens"})
 
 
 def choose_judges(
@@ -41,20 +39,21 @@ def choose_judges(
         Judges by name; none where nobody named one.
 
     Raises:
-        RunError: when a judge cannot be loaded, fails, does not give one finite number for each response, or has the
-            name of a figure of ours.
+        RunError: when a judge has a name of ours; when one of the config's cannot be loaded, fails, or does not give
+            one finite number for each response.
     """
     if passed is not None:
-        check_names(passed)
+        check_judges(passed)
         return passed
     asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
     if not asked:
-        return task.judges()
-    check_names(asked)
-    found = {}
-    for name, what in asked.items():
-        found[name] = _load_judge(what, reward_model)
-        try_texts(found[name], f"judge {what}", prompts)
+        own = task.judges()
+        check_judges(own)
+        return own
+    found = {name: _load_judge(what, reward_model) for name, what in asked.items()}
+    check_judges(found)
+    for name, judge in found.items():
+        try_texts(judge, f"judge {asked[name]}", prompts)
     return found
 
 
@@ -67,20 +66,6 @@ def judge_runs(named: Sequence[str]) -> list[str]:
     """
     asked = [judge.partition("=")[2] for judge in named]
     return [what for what in asked if ".py:" not in what]
-
-
-def check_names(judges: Iterable[str]) -> None:
-    """Refuse judges whose scores would take the place of figures of ours.
-
-    Example:
-        >>> check_names(["kl"])
-        Traceback (most recent call last):
-        ...
-        rlhf_jax.runs.errors.RunError: judges: 'kl' is the name of a figure of ours: give the judge another one
-    """
-    for name in judges:
-        if name in OURS:
-            raise RunError(f"judges: {name!r} is the name of a figure of ours: give the judge another one")
 
 
 def choose_reward(passed: TextReward | None, name: str) -> TextReward:
@@ -113,7 +98,8 @@ def try_texts(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
     """
     asked = list(prompts[:2])
     try:
-        rewards.score_texts(reward, asked, ["", "A short response."][: len(asked)])  # a policy may say nothing at all
+        # A policy may say nothing at all.
+        rewards.score_texts(reward, asked, ["", "A short response."][: len(asked)], called="it")
     except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"{what}: {error}") from error
 

@@ -173,9 +173,10 @@ def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
 
 def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
     """What is odd about ratings, told from random pairs of responses to the same prompt; nobody put these in order."""
-    pairs = feedback.random_pairs([f"{row.prompt}" for row in rows], 1, seed=0)
+    # Where there are few, the same is drawn again and again.
+    pairs = _once_each(feedback.random_pairs([str(row.prompt) for row in rows], 1, seed=0))
     votes = feedback.votes_from_histograms(feedback.histograms([row.ratings for row in rows])[pairs])
-    share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
+    share = _share(votes)
     lengths = np.array([len(row.response) for row in rows])[pairs]
     return _said(evaluation.label_warnings(share, lengths, np.zeros(len(pairs), bool)))
 
@@ -185,6 +186,12 @@ def _said(warnings: list[str]) -> tuple[str, ...]:
     for text in said:
         print(f"warning: {text}", file=sys.stderr)
     return said
+
+
+def _share(votes: np.ndarray) -> np.ndarray:
+    """Compute the share of votes for the first of each pair, a half where everybody finds them equal: [m]."""
+    first, both = votes[:, 0, 1].astype(np.float64), votes[:, 0, 1] + votes[:, 1, 0]
+    return np.divide(first, both, out=np.full(len(votes), 0.5), where=both > 0)
 
 
 def _given_epochs(examples: list[Example], seed: int) -> Callable[[int], list[Example]]:
@@ -240,7 +247,7 @@ def _rated_pairs(
         texts=[row.response for row in kept],
         ratings=[np.asarray(row.ratings) for row in kept],
         pairs=pairs,
-        share=votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]),
+        share=_share(votes),
         votes=votes.astype(np.float32),
         domains=[task.domain(row.prompt) or "all" for row in kept],
         golden=golden,
@@ -257,7 +264,7 @@ def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode:
     """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
     kept, examples, _ = encode(rows)
     votes = np.stack([row.votes for row in kept])
-    share = votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0])
+    share = _share(votes)
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
     turned = np.arange(len(kept)) % 2 == 1
     pairs = np.arange(2 * len(kept)).reshape(-1, 2)

@@ -40,6 +40,7 @@ from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_optimizers, of_reward, once
 from rlhf_jax.stages.judges import choose_judges, judge_names, judge_runs
 from rlhf_jax.stages.model_sizes import warn_of_rates
+from rlhf_jax.stages.names import beside
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
@@ -240,7 +241,8 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         values = heldout(lambda batch: compiled(params, (batch, reference), None), held_batches)
-        return {**values, **heldout_metrics(watcher.saw(judged(params["policy"], heldout_prompts, HELDOUT)))}
+        measured = heldout_metrics(watcher.saw(judged(params["policy"], heldout_prompts, HELDOUT)))
+        return beside(values, measured, "judges, and metrics of the objective on held-out pairs")
 
     fitted = train(
         stage="preference",
