@@ -63,6 +63,8 @@ class SampleOptions:
     break is $'\\n'."""
     seed: int = 0
     """The same seed gives the same responses."""
+    templated: bool = False
+    """The prompts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 
@@ -87,6 +89,7 @@ def sample(argv: list[str]) -> None:
     from rlhf_jax.runs.scorer import best_of, scored
     from rlhf_jax.runs.stage_path import split_stage
     from rlhf_jax.stages import Policy, Scorer
+    from rlhf_jax.stages.sources import spelled
 
     sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
@@ -95,8 +98,14 @@ def sample(argv: list[str]) -> None:
         how = EnsembleConfig(combine=o.combine, k=o.k)
         scorer = Scorer.load(split_stage(o.run)[0] if o.reward_model is None else o.reward_model, how)
     prompts: list[data.Prompt] = [o.prompt]
+    asked = [data.PromptRow(o.prompt, "")]
     if o.prompts:
-        prompts = [row.prompt for row in read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)]
+        asked = read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)
+        prompts = [row.prompt for row in asked]
+    if o.templated:
+        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+    elif said := spelled(asked, policy.tokenizer):
+        print(f"warning: {said}, pass --templated", file=sys.stderr)
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if scorer is not None:
         apart = not scorer.tokenizer.writes_like(policy.tokenizer)

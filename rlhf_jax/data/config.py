@@ -31,6 +31,9 @@ class DataConfig:
     held out. No prompt is in two parts: rows are moved where it would be, with a warning that counts them."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the run, or is skipped, counted and listed."""
+    templated: bool = False
+    """Texts hold the chat template already applied: special tokens that they spell are special, nothing is put around
+    them, and of rows of `text` what the assistant says is learned."""
     max_length: int = 128
     """Longest prompt and response together, in tokens. Longer sentences of human_sentiment (19 of 23,703) are left
     out; a longer row of anybody else's data is a bad row."""
@@ -49,6 +52,8 @@ class DataConfig:
         if self.heldout_limit < 0:
             raise ValueError(f"data.heldout_limit must be 0 (all rows) or positive, found {self.heldout_limit}")
         ours = self.source == HUMAN_SENTIMENT
+        if ours and self.templated:
+            raise ValueError("data.templated: human_sentiment has no chat template in it; leave it out")
         if ours and self.heldout_limit:
             raise ValueError("data.heldout_limit: human_sentiment is always held out whole; leave it 0")
         for name, value in (("heldout", self.heldout), ("test", self.test)):

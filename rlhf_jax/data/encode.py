@@ -59,8 +59,9 @@ def encode_all(row: Demonstration | Comparison | Dialogue | LabelledResponse, to
             learned = [index for index in assistants(row.messages) if index not in row.unlearned]
             chats = tokenizer.encode_turns(row.messages, learned)
             return [Example((chat,), (int(mask.argmax()),), masks=(mask,)) for chat, mask in chats]
-        if not row.prompt:
-            tokenizer = tokenizer.with_format("plain")
+        if not row.prompt and isinstance(row, Demonstration):
+            text, mask = tokenizer.encode_text(row.response)
+            return [Example((text,), (int(mask.argmax()),), masks=None if mask[mask.argmax() :].all() else (mask,))]
         prompt = tokenizer.encode_prompt(row.prompt)
         responses = row.responses if isinstance(row, Comparison) else (row.response,)
         tokens = tuple(np.concatenate([prompt, tokenizer.encode_response(response)]) for response in responses)

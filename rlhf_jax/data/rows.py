@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,3 +149,23 @@ def assistants(messages: Sequence[Message]) -> list[int]:
         [1]
     """
     return [index for index, message in enumerate(messages) if message.role == "assistant"]
+
+
+def texts_of(row: Any) -> list[str]:
+    """List all texts of a typed row: of its prompt or chat, and its responses.
+
+    Args:
+        row: one of the types here.
+
+    Returns:
+        The texts, in order.
+
+    Example:
+        >>> texts_of(Demonstration("Hi.", "Hello!", "a.jsonl:1"))
+        ['Hi.', 'Hello!']
+    """
+    asked: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
+    texts = [asked] if isinstance(asked, str) else [turn.content for turn in asked]
+    if isinstance(row, Comparison):
+        return [*texts, *row.responses]
+    return [*texts, row.response] if isinstance(row, Demonstration | LabelledResponse | RatedResponse) else texts

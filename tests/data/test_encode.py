@@ -193,7 +193,7 @@ def test_a_chat_is_a_prompt_of_every_kind_of_row(gemma):
 def test_text_without_a_prompt_is_plain_text_in_the_chat_format(gemma):
     (example,), _ = encode_rows([Demonstration("", "four and four", "f:1")], gemma, length=20)
     plain = gemma.with_format("plain")
-    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode_response("four and four").tolist()]
+    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode("four and four"), plain.eos_id]
     assert example.tokens[0][-1] == plain.eos_id != gemma.eos_id
 
 

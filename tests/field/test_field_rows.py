@@ -22,7 +22,7 @@ from rlhf_jax.data import (
 from rlhf_jax.data.encode import encode, encode_all
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.reading import Source, read_rows
-from rlhf_jax.stages import opinions
+from rlhf_jax.stages import opinions, sources
 
 # 1. A tokenizer.json keeps what somebody's last call asked for.
 
@@ -485,3 +485,56 @@ def test_rated_prompts_are_one_domain_and_their_equal_responses_no_pair(trimming
     assert len(held.pairs)
     for i, j in held.pairs.tolist():
         assert held.sequences[i].tolist() != held.sequences[j].tolist()
+
+
+# 10. Text in which the chat template has been applied already.
+
+ONE = "<|im_start|>user\nTwo and two?<|im_end|>\n<|im_start|>assistant\n"
+TALK = f"{ONE}It is four.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nIt is.<|im_end|>\n"
+
+
+def test_a_templated_text_has_the_tokens_of_its_chat(chatml):
+    tokenizer = Tokenizer.load(chatml)
+    templated = tokenizer.templated()
+    np.testing.assert_array_equal(templated.encode_prompt(ONE), tokenizer.encode_prompt("Two and two?"))
+    for answer in ("It is four.", "It is four.<|im_end|>", "It is four.<|im_end|>\n"):
+        np.testing.assert_array_equal(templated.encode_response(answer), tokenizer.encode_response("It is four."))
+    ((tokens, mask),) = tokenizer.encode_turns(chat("Two and two?", "It is four.", "Sure?", "It is."))
+    text, targets = templated.encode_text(TALK)
+    assert text.tolist() == tokens.tolist()
+    assert targets.tolist() == mask.tolist()
+    with pytest.raises(
+        DataError, match="f:1: data.templated: expected text with the chat template applied, found a list"
+    ):
+        encode(Dialogue(chat("Hi.", "So."), "f:1"), templated)
+    assert tokenizer.templated().format == tokenizer.format == "chat"  # what a run keeps is the chat's tokenizer
+
+
+@pytest.mark.parametrize("templated", [False, True])
+def test_templated_rows_are_warned_of_with_a_count_and_the_remedy(templated, chatml, tmp_path, capsys):
+    rows = [{"prompt": ONE if i else "Two and two?", "response": f"It is {i}."} for i in range(20)]
+    write_jsonl(tmp_path / "f.jsonl", [*rows, *([{"text": TALK}] if templated else [])])
+    config = DataConfig(source=str(tmp_path / "f.jsonl"), templated=templated)
+    tokenizer = Tokenizer.load(chatml)
+    found = sources.demonstrations(config)
+    sources.encode_demonstrations([*found.train, *found.validation, *found.test], tokenizer, config)
+    said = capsys.readouterr().err
+    warned = (
+        "19 of 20 rows spell special tokens ('<|im_start|>'), which are text here, character by character; where the"
+    )
+    assert (warned in said) == (not templated)
+    assert ("pass --data.templated" in said) == (not templated)
+
+
+def test_a_text_begins_with_itself_where_no_token_begins_a_text(chatml, tmp_path):
+    """The tokenizer of a chat model without a token for the beginning: an end of turn is none."""
+    tokenizer = Tokenizer.load(chatml)
+    (example,) = encode_all(layouts.text({"text": "Hello there."}, "f:1"), tokenizer)
+    assert example.tokens[0].tolist() == [*tokenizer.encode("Hello there."), tokenizer.eos_id]
+    assert example.starts == (1,)  # nothing stands before the first token, so nobody can be asked for it
+    write_folder(
+        tmp_path, family(CHATML, ("<s>", *IM))._replace(config={**IM_CONFIG, "bos_token": "<s>", "add_bos_token": True})
+    )
+    begun = Tokenizer.load(tmp_path)
+    (example,) = encode_all(layouts.text({"text": "Hello there."}, "f:1"), begun)
+    assert example.tokens[0].tolist() == [begun.bos_id, *begun.encode("Hello there."), begun.eos_id]

@@ -23,6 +23,7 @@ from rlhf_jax.data.rows import (
     RatedResponse,
     assistants,
     roles,
+    texts_of,
 )
 
 
@@ -100,8 +101,7 @@ def prompt(row: Row, where: str) -> PromptRow:
     chats = (row[field] for field in ("chosen", "completion", "messages", "conversations") if field in row)
     if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
         asked = parse_prompt(row, where)  # which answers the row holds does not matter
-        texts = [asked.prompt] if isinstance(asked.prompt, str) else [turn.content for turn in asked.prompt]
-        check_meaning(row, where, ("prompt", *SYSTEM), texts, ASKED)
+        check_meaning(row, where, ("prompt", *SYSTEM), texts_of(asked), ASKED)
         return asked
     found, layout = read_row(row, where, parse_prompt, answered=False)
     if isinstance(found, Dialogue):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
@@ -21,7 +21,7 @@ from rlhf_jax.data.layouts.parse import (
     parse_text,
 )
 from rlhf_jax.data.layouts.turns import SYSTEM
-from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, RatedResponse
+from rlhf_jax.data.rows import texts_of
 
 
 class Layout(NamedTuple):
@@ -105,18 +105,8 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any], *, answered:
         found = parse_dialogue(row, where, field=layout.columns[0], answered=answered)
     else:
         found = ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
-    check_meaning(row, where, (*layout.columns, *layout.more), _texts(found), (*ASKED, *SAID))
+    check_meaning(row, where, (*layout.columns, *layout.more), texts_of(found), (*ASKED, *SAID))
     return found, layout
-
-
-def _texts(found: Any) -> Iterator[str]:
-    """List all texts of a typed row."""
-    prompt = found.messages if isinstance(found, Dialogue) else found.prompt
-    yield from [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-    if isinstance(found, Comparison):
-        yield from found.responses
-    elif isinstance(found, Demonstration | LabelledResponse | RatedResponse):
-        yield found.response
 
 
 def unfit(layout: Layout, row: Row, where: str, wanted: str) -> DataError:

@@ -169,6 +169,26 @@ class ChatTemplate:
             shown = self.break_up(thought) + closing + space + shown.lstrip()
         return re.sub(rf"\A\s*<{BREAK}?{re.escape(shape.thought)}>\n?", "", shown) + shape.end
 
+    def turns_in(self, text: str) -> list[tuple[int, int]]:
+        """Find the assistant's turns in a text that the template wrote, each with the token that ends it.
+
+        Args:
+            text: a whole chat, special tokens spelled out.
+
+        Returns:
+            Where each begins and ends.
+
+        Example:
+            >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+            >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
+            >>> ChatTemplate(source, controls=("</s>",)).turns_in("<user>Hi.</s><assistant>Hello!</s>")
+            [(22, 32)]
+        """
+        shape = self._shape
+        opened = shape.before if shape.thought else shape.prompt
+        found = re.finditer(rf"{re.escape(opened)}(.*?{re.escape(shape.end)})", text, re.DOTALL)
+        return [match.span(1) for match in found]
+
     @property
     def end(self) -> str:
         """What the template writes at the end of an assistant's turn, such as ``<|im_end|>``."""

@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import Message, Prompt, assistants
 from rlhf_jax.data.tokenizer.chat import ChatTokens
-from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
+from rlhf_jax.data.tokenizer.chat_template import ChatTemplate, any_of
 from rlhf_jax.data.tokenizer.ends import added
 from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
 from rlhf_jax.data.tokenizer.native import decoded, encoded, native
@@ -36,6 +37,7 @@ from rlhf_jax.data.tokenizer.special_tokens import (
     mark_special,
     token_id,
 )
+from rlhf_jax.data.tokenizer.templated import TemplatedTokens
 from rlhf_jax.data.tokenizer.token_bytes import token_bytes
 from rlhf_jax.files import atomic_text
 
@@ -66,7 +68,7 @@ class Tokenizer:
     format: str
     """How prompts and responses are written: "plain" or "chat"."""
 
-    _writer: PlainTokens | ChatTokens
+    _writer: PlainTokens | ChatTokens | TemplatedTokens
 
     def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens = OURS):
         if special == OURS:
@@ -108,6 +110,43 @@ class Tokenizer:
         other = copy.copy(self)
         other._set_format(format)
         return other
+
+    def templated(self) -> Tokenizer:
+        """Make the same tokenizer for texts in which the chat template has been applied already.
+
+        Returns:
+            A tokenizer for which special tokens that a text spells are special, and that adds nothing but a first and
+            a last token where a text has none; this one stays as it is.
+        """
+        import tokenizers
+
+        special = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        special.post_processor = None
+        other = copy.copy(self)
+        other._writer = TemplatedTokens(
+            functools.partial(encoded, special),
+            self.chat,
+            first=self.bos_id if self._special.adds_bos else None,
+            end=(self._backend.id_to_token(self.eos_id) or "", self.eos_id),
+        )
+        return other
+
+    def spells(self, text: str) -> str:
+        """Find a special token that a text spells, as one does in which a chat template has been applied already.
+
+        Args:
+            text: what a row holds.
+
+        Returns:
+            The token; empty where there is none.
+        """
+        found = self._spelled.search(text)
+        return found[0] if found else ""
+
+    @functools.cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        special = [token.content for token in self._backend.get_added_tokens_decoder().values() if token.special]
+        return any_of([text for text in special if len(text) > 2])  # a sign of one or two characters is text
 
     def with_padding_apart(self) -> Tokenizer:
         """Make the same tokenizer with a padding token that ends nothing.
@@ -225,6 +264,34 @@ class Tokenizer:
             DataError: if the template refuses the response.
         """
         return self._writer.response(response)
+
+    def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Encode text that answers nothing, such as a page of a book, as it is, and end it.
+
+        Args:
+            text: any text.
+
+        Returns:
+            Tokens int32 [n_tokens], and bool [n_tokens], True on the targets: all tokens but the first, which is the
+            beginning-of-sequence token where there is one that is no part of a turn. In a text with the chat template
+            applied (``templated``), the assistant's turns.
+        """
+        if isinstance(self._writer, TemplatedTokens):
+            return self._writer.text(text)
+        ids = [*([] if self._first is None else [self._first]), *self._ids(text), self._plain.eos_id]
+        return np.asarray(ids, np.int32), np.arange(len(ids)) > 0
+
+    @functools.cached_property
+    def _first(self) -> int | None:
+        """The id that begins a text which answers nothing; some templates begin every turn with what they call bos."""
+        if self._special.adds_bos or self.bos_id is None or self.chat is None:
+            return self.bos_id
+        bos = self._special.tokens["bos_token"]
+        try:
+            text = self.chat.render([Message("user", "a")], add_generation_prompt=True)
+        except DataError:
+            return None
+        return self.bos_id if text.startswith(bos) and text.count(bos) == 1 else None
 
     def encode_dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
         """Encode a whole chat, in which every turn of the assistant is a target.
