@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ def _opinions(
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
-        warnings = (*_odd_ratings(rows.train), *_undecided(epoch(0), config.source))
+        alone = _alone(rows.train, group_size, config.source)
+        warnings = (*_odd_ratings(rows.train), *alone, *_undecided(epoch(0), config.source))
     else:
         pairs = functools.partial(_given_pairs, encode=functools.partial(distinct, what="held out"))
         _, known, notes = distinct(rows.train, "to train on")
@@ -181,6 +183,24 @@ def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
     return _said(evaluation.label_warnings(share, lengths, np.zeros(len(pairs), bool)))
 
 
+def _alone(rows: Sequence[RatedResponse], group_size: int, source: str) -> tuple[str, ...]:
+    """Count the rated responses that are in no comparison, or not in every epoch, and print it."""
+    counts = Counter(row.prompt for row in rows).values()
+    alone, odd = sum(n == 1 for n in counts), sum(n > 1 and n % 2 == 1 for n in counts)
+    found = []
+    if alone:
+        found.append(
+            f"{source}: {alone} of {len(rows)} rated responses are the only ones to their prompts: nothing compares "
+            "them, and they are not trained on"
+        )
+    if odd and group_size == 2:
+        found.append(
+            f"{source}: {odd} prompts have an odd number of rated responses: one of each, drawn anew in every epoch, "
+            "is in no pair"
+        )
+    return _said(found)
+
+
 def _said(warnings: list[str]) -> tuple[str, ...]:
     said = tuple(filter(None, warnings))
     for text in said:
@@ -220,7 +240,7 @@ def _rated_epochs(
             epoch=number,
         )
         if not groups:
-            raise DataError(f"{config.source}: no prompt has {group_size} rated responses to compare with each other")
+            raise DataError(f"{config.source}: no prompt has 2 rated responses to compare with each other")
         return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
 
     return epoch

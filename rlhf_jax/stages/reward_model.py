@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
-from rlhf_jax.runs.loading import Start, check_length, start_from
+from rlhf_jax.runs.loading import check_length, start_from
 from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
@@ -68,7 +69,7 @@ class RewardConfig(PackedConfig):
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses."""
     group_size: int = 8
     """Rated responses of one prompt that are compared with each other: K forward passes give K(K-1)/2 comparisons.
-    Rows that are pairs already have K = 2."""
+    What is left of a prompt's responses makes a smaller group. Rows that are pairs already have K = 2."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)
     """For large models 1e-5 or less, and one epoch (Ouyang et al. 2022)."""
     center: float = 0.01
@@ -161,21 +162,22 @@ def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: 
     said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
     fields = {**own_fields(config), **rating_scale(first, config.objective)}
     bound = choose_objective(given.objective, config.objective, config.hyperparameters, fields)
-    filled, responses = (REWARD[0], tuple(said)), len(first[0].tokens)
+    filled, responses = (REWARD[0], tuple(said)), max(len(e.tokens) for e in first)
     try_objective(bound, config.objective, filled, responses=responses)
     check_own(bound, config, filled, responses=responses)
     try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
     made_of = collect({**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     shape = config.packing(tokenizer.pad_id)
-    loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start, model_config)
+    loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start.params, model_config, start.head)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:
-        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start, model_config, config)
-        batches = MemberBatches(
+        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, model_config, config, start.head)
+        batches = side_by_side = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
+        data = data._replace(warnings=(*data.warnings, *say_left_out(side_by_side)))
     score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 
@@ -228,6 +230,18 @@ def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: 
         summary=summary,
         base=start.base,
     )
+
+
+def say_left_out(batches: MemberBatches) -> tuple[str, ...]:
+    """Say how many groups the members' last batches hold that are not trained on, as one member has fewer batches."""
+    if not batches.left_out:
+        return ()
+    text = (
+        f"members are trained side by side, as many steps as the shortest has: {batches.left_out} of "
+        f"{batches.examples} groups, from the end of the others' last epoch, are left out"
+    )
+    print(f"warning: {text}", file=sys.stderr)
+    return (text,)
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:
@@ -286,23 +300,27 @@ def own_fields(config: RewardConfig) -> dict[str, float]:
     }
 
 
-def with_head(start: Start, model_config: models.ModelConfig, key: Array | None = None) -> Params:
-    """Make the first weights: a fresh head on a language model's, or those of a reward model with its trained head."""
-    params = models.with_scalar_head(start.params, model_config, key)
-    return params if start.head is None else {**params, "head": jax.tree.map(_own, start.head)}
+def with_head(
+    policy: Params, model_config: models.ModelConfig, head: Params | None, key: Array | None = None
+) -> Params:
+    """Make the first weights: those of a reward model with its trained head, or a fresh head on a language model's."""
+    params = models.with_scalar_head(policy, model_config, key)
+    return params if head is None else {**params, "head": jax.tree.map(_own, head)}
 
 
 def _own(x: Array) -> Array:
     return jnp.array(x, jnp.float32)  # a copy: what is trained is donated
 
 
-def stacked_members(start: Start, model_config: models.ModelConfig, config: RewardConfig) -> Params:
+def stacked_members(
+    policy: Params, model_config: models.ModelConfig, config: RewardConfig, head: Params | None = None
+) -> Params:
     """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own.
 
     Members that go on from one reward model share its head too, and come apart by the order in which they see the data.
     """
     keys = jax.random.split(jax.random.key(config.seed), config.members)
-    parts = [models.split(with_head(start, model_config, key)) for key in keys]
+    parts = [models.split(with_head(policy, model_config, head, key)) for key in keys]
     return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 

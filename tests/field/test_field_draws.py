@@ -10,8 +10,9 @@ import pytest
 from draws_checkpoint import SPECIALS, make, make_tokenizer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax import cli, models, parallel, rollout, testing
-from rlhf_jax.data import DataError, Tokenizer
+from rlhf_jax import cli, data, feedback, models, objectives, parallel, rollout, testing
+from rlhf_jax.data import DataError, Example, RatedResponse, Tokenizer
+from rlhf_jax.data.batches import MemberBatches, PackedEpochs
 from rlhf_jax.data.tokenizer.gguf import build
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.rollout import SamplingConfig
@@ -21,9 +22,10 @@ from rlhf_jax.runs.pretrained import checkpoint_tokenizer
 from rlhf_jax.runs.scorer import scored
 from rlhf_jax.stages import EncodedPrompt, GroupConfig, Policy, RewardConfig, RunError, Scorer, forward
 from rlhf_jax.stages.online.loop import batch_of_prompts
-from rlhf_jax.stages.reward_model import stacked_members, with_head
+from rlhf_jax.stages.opinions import _alone
+from rlhf_jax.stages.reward_model import say_left_out, stacked_members, with_head
 from rlhf_jax.stages.scoring import load_reward
-from rlhf_jax.types import SequenceBatch
+from rlhf_jax.types import Outputs, SequenceBatch
 
 # ---- the same prompt twice in one iteration --------------------------------------------------------------------------
 
@@ -350,10 +352,10 @@ def one_mesh():
 def test_a_reward_model_that_goes_on_keeps_its_head(classifier, layers):
     start = start_from(str(classifier), mesh=one_mesh(), scores=True, layers=layers, **TRAINS)
     config, params = models.load_pretrained(classifier)
-    begun = with_head(start, config)
+    begun = with_head(start.params, config, start.head)
     jax.tree.map(np.testing.assert_array_equal, begun, params)
     assert start.sha256 != start._replace(head=None).sha256
-    members = stacked_members(start, config, RewardConfig(members=2, layers=layers))
+    members = stacked_members(start.params, config, RewardConfig(members=2, layers=layers), start.head)
     assert members["head"]["kernel"].shape == (2, 16, 1)
 
 
@@ -370,3 +372,83 @@ def test_samples_are_scored(classifier, ended, tmp_path, capsys):
     assert shown == "".join(f"{score:.3f}  {row['response']}\n" for score, row in zip(want, rows, strict=True))
     as_text = [row["score"] for row in scored(rows, scorer, as_text=True)]
     np.testing.assert_allclose(as_text, scorer(["Hello"] * 3, [row["response"] for row in rows]))
+
+
+# ---- rated responses that do not fill a group ------------------------------------------------------------------------
+
+GROUPS = {  # responses of one prompt, group_size -> the sizes of an epoch's groups
+    (8, 8): [8],
+    (5, 8): [5],
+    (2, 8): [2],
+    (12, 8): [8, 4],
+    (17, 8): [8, 7, 2],
+    (3, 2): [2],
+    (4, 3): [2, 2],
+    (1, 8): [],
+}
+
+
+@pytest.mark.parametrize(("count", "size"), GROUPS)
+def test_every_rated_response_is_in_a_group(count, size):
+    """But for one that is alone, and for the odd one of pairs, whose turn comes in another epoch."""
+    sentences = [Example((np.array([1, n, 2], np.int32),), (1,)) for n in range(count)]
+    histograms = feedback.histograms([np.array([n % 3, 2]) for n in range(count)])
+    used = set()
+    for epoch in range(8):
+        groups = data.rated_groups(
+            sentences,
+            ["x"] * count,
+            histograms,
+            group_size=size,
+            votes=feedback.votes_from_histograms,
+            seed=0,
+            epoch=epoch,
+        )
+        assert [len(group.tokens) for group in groups] == GROUPS[count, size]
+        for group in groups:
+            members = [int(tokens[1]) for tokens in group.tokens]
+            used |= set(members)
+            np.testing.assert_allclose(group.votes, feedback.votes_from_histograms(histograms[members]))
+    assert used == (set(range(count)) if count > 1 else set())
+
+
+def test_a_smaller_group_says_what_it_says_alone():
+    """Beside a larger one it is filled up with empty responses, which count for nothing in any objective on groups."""
+    pair, three = (
+        Example(
+            tuple(np.array([1, 5 + n, 2], np.int32) for n in range(k)),
+            (1,) * k,
+            np.triu(np.arange(1.0, k * k + 1).reshape(k, k), 1).astype(np.float32),
+            np.arange(k, dtype=np.float32),
+        )
+        for k in (2, 3)
+    )
+    shape = {"rows": 2, "row_length": 12, "pad_id": 0}
+    batch = PackedEpochs(lambda _: [pair, three], epochs=1, **shape)[0]
+    alone = PackedEpochs(lambda _: [pair], epochs=1, **shape)[0]
+    assert batch.tokens.shape[:2] == (2, 3)
+    assert batch.mask.any(-1).tolist() == [[True, True, False], [True] * 3]
+    assert batch.votes[0].tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 0]]
+    packed = batch.packing.tokens.reshape(-1)
+    assert [packed[places[:3]].tolist() for places in batch.packing.places[0, :2]] == [[1, 5, 2], [1, 6, 2]]
+    scores = jnp.array([[0.5, -0.25, 7.0]])
+    for objective in (objectives.reward_model, objectives.plackett_luce):
+        whole = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch._replace(packing=None))
+        found = objective(Outputs(scores=scores), whole, center=0.01)
+        beside = jax.tree.map(jnp.asarray, alone._replace(packing=None))
+        want = objective(Outputs(scores=scores[:, :2]), beside, center=0.01)
+        for a, b in zip(found.reduction(found.values, found.mask), want.reduction(want.values, want.mask), strict=True):
+            assert float(a) == pytest.approx(float(b), rel=1e-6)
+
+
+def test_what_is_left_out_is_counted(capsys):
+    rows = [RatedResponse(prompt, str(i), np.array([1.0]), "") for i, prompt in enumerate("aaabbcd")]
+    (said,) = _alone(rows, 8, "f.jsonl")
+    assert said.startswith("f.jsonl: 2 of 7 rated responses are the only ones to their prompts")
+    assert _alone(rows, 2, "f.jsonl")[1].startswith("f.jsonl: 1 prompts have an odd number of rated responses")
+    assert said in capsys.readouterr().err
+    # Members of an ensemble take steps side by side: the batches that one has more are in no step.
+    one = Example((np.array([1, 5, 2], np.int32),), (1,))
+    members = MemberBatches([lambda _: [one] * 6, lambda _: [one] * 8], epochs=1, rows=1, row_length=6, pad_id=0)
+    assert (len(members), members.left_out, members.examples) == (3, 2, 14)
+    assert "2 of 14 groups" in say_left_out(members)[0]

@@ -504,7 +504,7 @@ def test_a_templated_text_has_the_tokens_of_its_chat(chatml):
     assert text.tolist() == tokens.tolist()
     assert targets.tolist() == mask.tolist()
     with pytest.raises(
-        DataError, match="f:1: data.templated: expected text with the chat template applied, found a list"
+        DataError, match=r"f:1: data.templated: expected text with the chat template applied, found a list"
     ):
         encode(Dialogue(chat("Hi.", "So."), "f:1"), templated)
     assert tokenizer.templated().format == tokenizer.format == "chat"  # what a run keeps is the chat's tokenizer
