@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
@@ -49,6 +49,16 @@ def choose_judges(
     except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"judge {name}: {error}") from error
     return {"gold": judge}
+
+
+def ruling_judge(judges: Collection[str]) -> str:
+    """The judge that decides whether a policy got better: ``gold``, or else the first there is.
+
+    Example:
+        >>> ruling_judge(["short", "gold"]), ruling_judge(["short", "kind"]), ruling_judge([])
+        ('gold', 'short', 'gold')
+    """
+    return next((name for name in ("gold", *judges) if name in judges), "gold")
 
 
 def judge_names(judges: Mapping[str, TextReward], name: str) -> dict[str, str]:

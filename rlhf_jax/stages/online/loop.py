@@ -107,7 +107,7 @@ def train_online(
     if config.staleness:
         ahead = SampleAhead(trainer, functools.partial(batch_of_prompts, train_prompts, config))
     guard = KLGuard(stage, config, watch.host)
-    watcher = PolicyWatcher(directory, stage, heldout, guard.check)
+    watcher = PolicyWatcher(directory, stage, heldout, judges, guard.check)
 
     seen: dict[str, Any] = {}  # what the last update was made from
 
