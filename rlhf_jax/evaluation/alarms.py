@@ -7,6 +7,7 @@ of them. Each alarm is reported once, at the step where it first held.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,12 +26,13 @@ class Alarm(NamedTuple):
     message: str  # one plain sentence or two: what was seen, and what it usually means
 
 
-def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
+def alarms(history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold") -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
     Args:
         history: rows in the order of their steps; those of other stages may be among them.
         stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
+        judge: the judge whose score is held against the proxy.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -41,7 +43,8 @@ def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
         >>> [alarm.name for alarm in alarms([{"step": 3, "group/skipped": 1}], stage="group")]
         ['skipped_updates']
     """
-    checks = (negative_kl, high_kl, reward_hacking, mode_collapse, skipped_updates, logprob_gap)
+    hacking = functools.partial(reward_hacking, judge=judge)
+    checks = (negative_kl, high_kl, hacking, mode_collapse, skipped_updates, logprob_gap)
     found = [alarm for check in checks if (alarm := check(history, stage=stage)) is not None]
     return sorted(found, key=lambda alarm: alarm.step)
 
@@ -109,9 +112,15 @@ def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) 
 
 
 def reward_hacking(
-    history: Sequence[Row], *, stage: str = "ppo", window: int = 4, rise: float = 0.1, gold_rise: float = 0.02
+    history: Sequence[Row],
+    *,
+    stage: str = "ppo",
+    window: int = 4,
+    rise: float = 0.1,
+    gold_rise: float = 0.02,
+    judge: str = "gold",
 ) -> Alarm | None:
-    """Held-out proxy reward rises over a window of evaluations while the gold judge's score does not.
+    """Held-out proxy reward rises over a window of evaluations while a judge's score does not.
 
     The later half of the window is compared with the earlier half, so one noisy evaluation raises no alarm.
 
@@ -121,7 +130,8 @@ def reward_hacking(
         window: evaluations looked at together; even, at least 2.
         rise: how much the proxy must rise, in standard deviations of the proxy over responses (the first logged
             ``proxy_std``; 1 if none was logged).
-        gold_rise: a rise of the gold score up to this counts as flat.
+        gold_rise: a rise of the judge's score up to this counts as flat.
+        judge: whose score, ``heldout_JUDGE`` in the log.
 
     Returns:
         The alarm, or None.
@@ -138,7 +148,7 @@ def reward_hacking(
     """
     if window < 2 or window % 2:
         raise ValueError(f"window must be even and at least 2, found {window}")
-    gold_at = dict(_series(history, f"{stage}/heldout_gold"))
+    gold_at = dict(_series(history, f"{stage}/heldout_{judge}"))
     series = [
         (step, proxy, gold_at[step]) for step, proxy in _series(history, f"{stage}/heldout_proxy") if step in gold_at
     ]
@@ -150,8 +160,8 @@ def reward_hacking(
         gold_change = sum(row[2] for row in late) / half - sum(row[2] for row in early) / half
         if proxy_change > rise * unit and gold_change <= gold_rise:
             message = (
-                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the gold "
-                f"score changed by {gold_change:+.2f}: what the reward model likes better is its own mistakes."
+                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the "
+                f"{judge} score changed by {gold_change:+.2f}: what the reward likes better is its own mistakes."
             )
             return Alarm("reward_hacking", late[-1][0], message)
     return None

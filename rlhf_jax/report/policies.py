@@ -20,7 +20,7 @@ _SHORT = {"vader": "VADER"}
 _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a negative KL", [{"kl"}]),
     ("a KL above the limit", [{"kl"}, {"heldout_kl"}]),
-    ("a proxy that rises while the gold score does not", [{"heldout_proxy", "heldout_gold"}]),
+    ("a proxy that rises while the {judge} score does not", [{"heldout_proxy", "heldout_{judge}"}]),
     ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
     ("skipped updates", [{"skipped"}]),
     ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
@@ -105,9 +105,10 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
         address, or empty), ``has_proxy`` (whether that drawing has a proxy reward) and ``judge`` (whose scores it has).
     """
     # While the run is going there is no summary yet, and its log says the same.
-    found = figures["alarms"] if "alarms" in figures else [alarm._asdict() for alarm in alarms(rows, stage=stage)]
-    logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
     judge = _ruling(stage, rows, figures)
+    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge)
+    found = figures.get("alarms", [alarm._asdict() for alarm in raised])
+    logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
     points = _points(stage, rows, judge)
     titles = (_named("proxy", figures.get("reward")), _named(judge, figures.get("judges", {}).get(judge)))
     drawing = ""
@@ -115,7 +116,7 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
-        "watched": [what for what, needs in _WATCHED if any(need <= logged for need in needs)],
+        "watched": _watched(logged, judge),
         "over_optimisation": drawing,
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
         "judge": judge,
@@ -130,6 +131,15 @@ def sampled_by(summary: Mapping[str, Any]) -> str | None:
         'ppo'
     """
     return next((stage for stage in reversed(list(summary)) if stage in POLICIES), None)
+
+
+def _watched(logged: set[str], judge: str) -> list[str]:
+    """What the alarms had the figures to look for, in words."""
+    return [
+        what.format(judge=judge)
+        for what, needs in _WATCHED
+        if any({name.format(judge=judge) for name in need} <= logged for need in needs)
+    ]
 
 
 def _ruling(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) -> str:

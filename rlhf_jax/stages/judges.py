@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
@@ -102,6 +102,16 @@ def try_texts(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
         rewards.score_texts(reward, asked, ["", "A short response."][: len(asked)], called="it")
     except Exception as error:  # whatever a function of the user's own raises
         raise RunError(f"{what}: {error}") from error
+
+
+def ruling_judge(judges: Collection[str]) -> str:
+    """The judge that decides whether a policy got better: ``gold``, or else the first there is.
+
+    Example:
+        >>> ruling_judge(["short", "gold"]), ruling_judge(["short", "kind"]), ruling_judge([])
+        ('gold', 'short', 'gold')
+    """
+    return next((name for name in ("gold", *judges) if name in judges), "gold")
 
 
 def judge_names(judges: Mapping[str, TextReward], named: Sequence[str]) -> dict[str, str]:

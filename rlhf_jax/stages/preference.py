@@ -237,7 +237,7 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
 
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(parallel.traced_on(mesh, loss_fn))
-    watcher = PolicyWatcher(directory, "preference", heldout_prompts)
+    watcher = PolicyWatcher(directory, "preference", heldout_prompts, judges)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         values = heldout(lambda batch: compiled(params, (batch, reference), None), held_batches)

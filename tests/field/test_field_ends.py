@@ -6,13 +6,17 @@ import json
 import re
 import types
 
+import jax.numpy as jnp
 import pytest
+import tiny_task
 
+from rlhf_jax import evaluation, losses
 from rlhf_jax.report import write_report
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.plots import Line, Panel
-from rlhf_jax.stages import ending
+from rlhf_jax.stages import ending, sft
 from rlhf_jax.stages.verdicts import alarm_verdicts, stage_verdicts
+from rlhf_jax.types import Loss
 
 ONLINE = {"updates": 48, "skipped_updates": 0, "steps": 12, "started_from": "sft", "max_kl": 20.0, "test_prompts": 8}
 WON = {"gold_win_rate": 0.9, "gold_win_rate_ci": [0.7, 0.97], "short_win_rate": 0.2, "short_win_rate_ci": [0.1, 0.4]}
@@ -127,18 +131,18 @@ def fitted(stage, rows, *, best_step=0, best_value=None):
     return types.SimpleNamespace(history=history, best_step=best_step, best_value=best_value)
 
 
-def evaluation(proxy, kl):
+def measured(proxy, kl):
     return {"heldout_proxy": proxy, "heldout_kl": kl}
 
 
 KEPT = {
     "the best of three": (
-        [(0, evaluation(0.5, 0.0)), (4, evaluation(0.9, 2.0)), (8, evaluation(0.7, 3.0))],
+        [(0, measured(0.5, 0.0)), (4, measured(0.9, 2.0)), (8, measured(0.7, 3.0))],
         4,
         ("Step 4 of 8 was kept", "0.9; 0.5 at step 0", "at most max_kl, 5"),
     ),
     "none was better": (
-        [(0, evaluation(0.5, 0.0)), (4, evaluation(0.4, 2.0)), (8, evaluation(0.9, 6.0)), (12, evaluation(1.0, None))],
+        [(0, measured(0.5, 0.0)), (4, measured(0.4, 2.0)), (8, measured(0.9, 6.0)), (12, measured(1.0, None))],
         0,
         (
             "No checkpoint beat the SFT policy",
@@ -149,7 +153,7 @@ KEPT = {
         ),
     ),
     "one evaluation": (
-        [(0, evaluation(0.5, 0.0)), (4, evaluation(0.5, 0.0))],
+        [(0, measured(0.5, 0.0)), (4, measured(0.5, 0.0))],
         0,
         ("Among the only evaluation", "no higher than 0.5"),
     ),
@@ -340,8 +344,33 @@ def test_a_curve_that_never_moves_is_a_sentence():
     assert still == ["beta 0.1", "gap at most 3e-07 (limit 0.06)", "once 4"]
 
 
+def test_the_alarm_for_a_hacked_reward_takes_the_runs_own_judge():
+    rows = [{"step": i, "ppo/heldout_proxy": 1.0 * i, "ppo/heldout_helpful": -1.0 * i} for i in range(4)]
+    assert evaluation.alarms(rows) == []
+    (found,) = evaluation.alarms(rows, judge="helpful")
+    assert "while the helpful score changed by -2.00" in found.message
+
+
 def test_judges_of_ones_own_have_diagrams_beside_the_reward():
     rows = [{"stage": "ppo", "step": i, "ppo/heldout_helpful": 1.0 * i, "ppo/heldout_proxy": 1.0 * i} for i in (0, 4)]
     main, other = stage_panels("ppo", rows, {"helpful": "score by helpful"})
     assert [panel.title for panel in main] == ["proxy reward", "score by helpful, held out"]
     assert other == []
+
+
+def never_finite(outputs, batch):
+    return Loss(outputs.logprobs * jnp.nan, batch.mask, losses.token_mean)
+
+
+def test_a_stage_without_a_result_is_written_and_is_an_error_each_time(tables, tmp_path, one_device, capsys):
+    config = tiny_task.sft_config(tables, tmp_path, epochs=1)
+    for _ in range(2):  # the second finds it complete
+        with pytest.raises(ending.NothingTrained, match="updates were skipped") as caught:
+            sft(config, objective=never_finite, mesh=one_device)
+        assert caught.value.directory == tmp_path
+    assert re.search(r"sft: already complete in .*, since 20..-..-.. ..:.. UTC", capsys.readouterr().err)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["sft"]["skipped_updates"] == summary["sft"]["updates"] > 0
+    assert summary["sft"]["verdicts"][0]["kind"] == "failed"
+    assert (tmp_path / "params" / "sft").is_dir()
+    assert "(failed" in words_of(tmp_path)[1]

@@ -31,9 +31,7 @@ def drawn(stage, rows):
 @pytest.mark.parametrize("stage", ["ppo", "group"])
 def test_the_fit_goes_through_the_evaluations_it_was_made_of(stage, monkeypatch):
     given = {}
-    monkeypatch.setattr(
-        plots, "over_optimisation", lambda points, fitted, titles: given.update(points=points, fitted=fitted)
-    )
+    monkeypatch.setattr(plots, "over_optimisation", lambda *drawn, titles: given.update(drawn=drawn))
     policy_section(stage, rows_of(stage, KL), {"alarms": []})
     kl, _, gold = zip(*given["drawn"][0], strict=True)
     np.testing.assert_allclose(given["drawn"][1](np.array(kl)), gold, atol=1e-5)
