@@ -26,7 +26,7 @@ def check_positive(config: Any, *names: str) -> None:
 def check_kind(config: Any, kind: type, stage: str) -> None:
     """Raise a ValueError when a stage is given another stage's config, which would run as something else."""
     if not isinstance(config, kind):
-        raise ValueError(f"stages.{stage} takes a {kind.__name__}, found {config!r:.60} ({type(config).__name__})")
+        raise ValueError(f"stages.{stage} takes {kind.__name__}(...), found {config!r:.60} ({type(config).__name__})")
 
 
 def check_multiple(config: Any, name: str, divisor: str) -> None:

@@ -137,6 +137,9 @@ def fit(
 ) -> FitResult:
     """Run a stage to its last step, from wherever its newest checkpoint left it.
 
+    What ``update``, ``evaluate`` or ``watcher`` raise is raised here too, after the state before it was saved where it
+    still can be; a note on the error says so. An evaluation that failed is made up for by the continuation.
+
     Args:
         stage: name, for messages and the progress bar.
         state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
@@ -170,10 +173,6 @@ def fit(
         Interrupted: SIGTERM, SIGHUP or Ctrl-C arrived; the state was saved at a step boundary.
         SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
         ValueError: evaluate is given without what it needs, or does not return ``best``.
-
-    Whatever else ``update``, ``evaluate`` or ``watcher`` raise is raised here too, after the state before it was saved
-    where it still can be; a note on the error says so. An evaluation that failed is made up for by the continuation.
-
     Example:
         >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
         >>> from rlhf_jax.checkpoint import Checkpoints

@@ -64,7 +64,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Steps a second; 0 while that is not known."""
+        """The speed, steps a second; 0 while that is not known."""
         steps, seconds = (self._last[i] - self._first[i] for i in (0, 1))
         if steps > self._longest[0]:
             steps, seconds = steps - self._longest[0], seconds - self._longest[1]
