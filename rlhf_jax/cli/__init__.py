@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rlhf_jax.cli import aot, distributed, doctor, inspect, launch, pipeline, plan, policy, profile, results, sources
-from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
+from rlhf_jax.cli.overview import first_view, overview
+from rlhf_jax.cli.parsing import UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
 
@@ -66,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+    if not argv:
+        print(first_view(Path("runs")))
+        return 0
+    if argv[0] in ("-h", "--help"):
+        print(overview(COMMANDS))
         return 0
     if argv[0] == "--version":
         from rlhf_jax import __version__
@@ -106,7 +110,7 @@ def run(argv: list[str]) -> int:
     try:
         asked, rest = distributed.take(rest)
         with _short_warnings():
-            if {"-h", "--help"} & set(rest):
+            if {"-h", "--help", "--help-all"} & set(rest):
                 with distributed.explained(name):
                     COMMANDS[name](rest)
                 return 0
@@ -153,24 +157,6 @@ def _short_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = whole
-
-
-def _overview() -> str:
-    lines = [
-        "usage: rlhf COMMAND [options]",
-        "",
-        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
-    lines += ["", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."]
-    lines += ["", distributed.HELP, ""]
-    lines += [
-        "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
-        "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
-    ]
-    return "\n".join(lines)
 
 
 def _fail(message: str, status: int = 2) -> int:
