@@ -30,7 +30,8 @@ from rlhf_jax.cli import (
     results,
     sources,
 )
-from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
+from rlhf_jax.cli.overview import first_view, overview
+from rlhf_jax.cli.parsing import UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
 
@@ -95,8 +96,10 @@ def run(argv: list[str]) -> int:
     try:
         if name:
             _run(name, words[1:])
-        elif not words or words[0] in ("-h", "--help"):
-            print(_overview())
+        elif not words:
+            print(first_view(Path("runs")))
+        elif words[0] in ("-h", "--help"):
+            print(overview(COMMANDS))
         elif words[0] == "--version":
             from rlhf_jax import __version__
 
@@ -122,7 +125,7 @@ def _run(name: str, words: list[str]) -> None:
 
     asked, rest = distributed.take(words)
     with _short_warnings():
-        if {"-h", "--help"} & set(rest):
+        if {"-h", "--help", "--help-all"} & set(rest):
             with distributed.explained(name):
                 COMMANDS[name](rest)
             return
@@ -184,25 +187,6 @@ def _short_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = whole
-
-
-def _overview() -> str:
-    lines = [
-        "usage: rlhf COMMAND [options]",
-        "",
-        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
-    lines += ["", "`rlhf COMMAND --help` explains each; `--debug` shows where an error comes from."]
-    lines += ["Start with `rlhf quickstart`."]
-    lines += ["", distributed.HELP, ""]
-    lines += [
-        "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
-        "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
-    ]
-    return "\n".join(lines)
 
 
 def _fail(message: str, status: int = 2) -> int:

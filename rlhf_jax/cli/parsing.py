@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from rlhf_jax.cli.first_help import EXAMPLES, first_help, objectives_line
 from rlhf_jax.fields import check_fields
 
 Options = TypeVar("Options")
@@ -82,11 +83,17 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     rest = [
         word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
     ]
-    description = (
-        f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
-        "`config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with another --out does "
-        "it again."
-    )
+    if {"-h", "--help"} & set(rest):
+        print(f"usage: rlhf {name} [options]\n\n{describe(name)}\n\n  {EXAMPLES[name]}\n\n{first_help(name, config)}")
+        raise SystemExit(0)
+    description = describe(name)
+    if "--help-all" in rest:
+        rest = ["--help"]
+        description += (
+            f" Objectives: {objectives_line(name)}. --config FILE.py takes the defaults below from a Python file that "
+            "defines `config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with another "
+            "--out does it again."
+        )
     try:
         return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
     except ValueError as error:

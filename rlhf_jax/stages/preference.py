@@ -65,7 +65,8 @@ class PreferenceConfig(PackedConfig):
     """Run folder of the SFT policy, or `RUN:ppo` (or another policy stage) for that stage's; a frozen copy of it is the
     reference."""
     objective: str = "dpo"
-    """`dpo`, `robust_dpo`, `ipo`, `kto`, `orpo`, `simpo`, `cpo`, `slic`, or FILE.py:function for one of your own."""
+    """What is minimised: an objective on pairs (`rlhf preference --help` lists ours), or FILE.py:function for one of
+    your own."""
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs; for `kto`
     also single responses with a `label`."""

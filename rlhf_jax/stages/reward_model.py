@@ -53,8 +53,8 @@ class RewardConfig(PackedConfig):
 
     out: str = "runs/reward"
     objective: str = "reward_model"
-    """`reward_model` (all pairs; `--hyperparameters theta 1.5` makes ties a third outcome), `plackett_luce`, `likert`,
-    or FILE.py:function for one of your own."""
+    """What is minimised: an objective on scores (`rlhf reward --help` lists ours; with `reward_model`,
+    `--hyperparameters theta 1.5` makes ties a third outcome), or FILE.py:function for one of your own."""
     members: int = 1
     """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""

@@ -1,5 +1,6 @@
 """What a newcomer asks of the command line: a reward, judges, an optimiser and a tracker of one's own, in one file."""
 
+import contextlib
 import json
 import sys
 import types
@@ -10,9 +11,12 @@ import optax
 import pytest
 import tiny_task
 
-from rlhf_jax import cli, stages, training
+from rlhf_jax import cli, objectives, stages, training
+from rlhf_jax.cli import first_help
+from rlhf_jax.cli.stage_options import stage_and_config
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.stages.config import named_judges
+from rlhf_jax.stages.fitting import objectives_of
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.optimizers import choose_optimizer, try_optimizer
 from rlhf_jax.stages.trackers import find_tracker
@@ -94,8 +98,6 @@ FLAGS = {
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_every_stage_takes_an_optimizer_and_a_tracker(command):
-    from rlhf_jax.cli.stage_options import stage_and_config
-
     flag, names = FLAGS[command]
     for words in ([flag, "mine.py:lion"], [f"{flag}=mine.py:lion"]):
         config = cli.override(stage_and_config(command, "")[1], command, [*words, "--tracker", "wandb", "--no-check"])
@@ -283,3 +285,73 @@ def test_a_service_is_given_rows_and_goes_on_with_its_run(services, name, tmp_pa
     fields = begun[0]["config"] if name == "wandb" else dict(c for c in services if c[0] == "params")["params"]
     assert fields["data.source"] == "x.jsonl"
     assert np.isfinite(list(training.tracking.numbers(row).values())).all()
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+STAGES = ("sft", "reward", "preference", "ppo", "group")
+
+
+def said_by(argv, capsys):
+    """What a command prints that ends with its help."""
+    with contextlib.suppress(SystemExit):
+        assert cli.run(argv) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_is_what_one_needs_first(stage, capsys):
+    default = stage_and_config(stage, "")[1]
+    paths = [path for group in first_help.FIRST[stage].values() for path in group]
+    assert 12 <= len(paths) <= 18
+    for path in paths:
+        owner, field, _ = first_help.find(default, "seed" if path == "mesh" else path)
+        assert first_help.field_doc(owner, field.name), path
+    said = said_by([stage, "--help"], capsys)
+    assert all(f"  --{path}" in said for path in paths)
+    assert len(said.splitlines()) < 90
+    assert f"rlhf {stage} --help-all" in said
+    words = " ".join(said.split())
+    assert f"objectives: {', '.join(objectives_of(stage))}; one of your own is FILE.py:function" in words
+
+
+def test_the_rest_is_one_word_away(capsys):
+    said = said_by(["sft", "--help-all"], capsys)
+    missing = [path for path in first_help.leaves(stages.SFTConfig()) if f"--{path}" not in said]
+    assert not missing
+    assert "Objectives: sft; one of your own is FILE.py:function" in said
+
+
+def test_every_objective_is_in_the_help_of_one_stage():
+    listed = [name for stage in STAGES for name in objectives_of(stage)]
+    assert sorted(listed) == list(objectives.NAMES)
+
+
+def test_a_command_that_looks_at_a_stage_has_both(capsys):
+    first, whole = (said_by(["plan", "group", word], capsys) for word in ("-h", "--help-all"))
+    for said in (first, whole):
+        assert "--hardware" in said
+        assert "--data.source" in said
+    assert "--kl.low" in whole
+    assert "--kl.low" not in first
+
+
+def test_rlhf_alone_says_what_comes_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = said_by([], capsys)
+    assert len(said.splitlines()) < 16
+    assert "rlhf quickstart --fast" in said
+    assert "Next:" not in said
+    for held, done, says in (
+        (["sft"], [], "the same rlhf sft command again"),
+        (["sft"], ["sft"], "rlhf reward --init runs/mine"),
+        (["sft", "reward"], ["sft", "reward"], "rlhf ppo --policy runs/mine --reward-model runs/mine --out runs/mine"),
+        (["sft", "reward", "ppo"], ["sft", "reward", "ppo"], "rlhf chat runs/mine"),
+    ):
+        for stage in done:
+            (tmp_path / "runs/mine/params" / stage).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs/mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs/mine/config.json").write_text(json.dumps({stage: {} for stage in held}))
+        assert f"Next: {says}" in said_by([], capsys)
+    (tmp_path / "runs/mine/config.json").write_text("{")
+    assert "Next:" not in said_by([], capsys)

@@ -299,7 +299,8 @@ class PPOConfig(OnlineConfig):
 
     out: str = "runs/ppo"
     objective: str = "ppo"
-    """`ppo`, `a2c` (set `epochs` and `minibatches` to 1), or FILE.py:function for one of your own."""
+    """What is minimised: an objective with a critic (`rlhf ppo --help` lists ours; `a2c` wants `epochs` and
+    `minibatches` of 1), or FILE.py:function for one of your own."""
     gamma: float = 1.0
     """Discount of later rewards."""
     gae_lambda: float = 0.95
@@ -346,7 +347,8 @@ class GroupConfig(OnlineConfig):
 
     out: str = "runs/group"
     objective: str = "rloo"
-    """`rloo`, `grpo`, `dr_grpo`, `dapo`, `gspo`, `reinforce`, `expert_iteration`, `online_dpo`, or FILE.py:function."""
+    """What is minimised: an objective on samples without a critic (`rlhf group --help` lists ours), or FILE.py:function
+    for one of your own."""
     prompts: int = 32
     samples: int = 4
     """Responses to each prompt, K; RLOO 2 to 4 (Ahmadian et al. 2024), GRPO 8 to 64 (Shao et al. 2024)."""
