@@ -91,8 +91,8 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
         rest = ["--help"]
         description += (
             f" Objectives: {objectives_line(name)}. --config FILE.py takes the defaults below from a Python file that "
-            "defines `config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with another "
-            "--out does it again."
+            "defines `config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with "
+            "another --out does it again."
         )
     try:
         return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
