@@ -22,10 +22,11 @@ from rlhf_jax.types import Array, Packing, Rollout, SequenceBatch
 
 # Tokens of a device's share of a block, and of a row. The gradients of every block are added to a sum of the size of
 # the parameters, which few tokens would not be worth; a processor is busy with far fewer than a GPU or a TPU. A pass
-# without gradients keeps little of a block, but brings all weights to the compute type for each.
+# without gradients keeps little of a block, but brings all weights to the compute type for each: on a GPU, where that
+# was measured, it takes larger ones.
 CPU_TOKENS, CPU_ROW = 384, 256
 TOKENS, ROW = 4096, 1024
-PASS_TOKENS = 16384
+GPU_PASS_TOKENS = 16384
 
 
 class Rows(NamedTuple):
@@ -53,8 +54,10 @@ def shape_of(
         parts: as in ``data.blocks.block_shape``.
         gradients: whether the blocks are trained on, or only run.
     """
-    on_cpu = parallel.platform(mesh) == "cpu"
-    tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS if gradients else PASS_TOKENS, ROW)
+    platform = parallel.platform(mesh)
+    tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if platform == "cpu" else (TOKENS, ROW)
+    if platform == "gpu" and not gradients:
+        tokens = GPU_PASS_TOKENS
     devices = parallel.axis_size(mesh, parallel.BATCH)
     return block_shape(groups, responses, length, tokens=tokens, row_tokens=row_tokens, devices=devices, parts=parts)
 
