@@ -15,9 +15,9 @@ class DataConfig:
     """Where a stage's rows come from, and which rows are held out."""
 
     source: str = HUMAN_SENTIMENT
-    """`human_sentiment`; a .jsonl, .json or .parquet file; a folder of them, or one that `datasets` saved;
-    `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own; else the
-    name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
+    """`human_sentiment`; a .jsonl, .ndjson, .json (also .gz) or .parquet file; a folder of them, or one that `datasets`
+    saved; `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own;
+    else the name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
     split: str = ""
     """The split to train on, where the source has several. Empty: `train`, else `train_sft` or `train_prefs`, whichever
     the stage is for."""
@@ -61,5 +61,5 @@ class DataConfig:
                 raise ValueError(f"data.{name} {value}: human_sentiment has validation and test splits; leave it empty")
         if self.test and self.test == self.heldout:
             raise ValueError(f"data.test {self.test} is data.heldout too: leave it empty, and half of it is kept")
-        if self.split and (ours or self.source.endswith(".jsonl")):
+        if self.split and (ours or self.source.lower().endswith((".jsonl", ".ndjson"))):
             raise ValueError(f"data.split {self.split}: {self.source} has no splits to choose from; leave it empty")

@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import layouts
@@ -17,7 +16,7 @@ from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
-from rlhf_jax.data.readers.jsonl import collect, read_jsonl
+from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -100,9 +99,9 @@ class Source:
         name = {"heldout": self._config.heldout, "test": self._config.test}[field]
         if not name:
             return None
-        if _is_jsonl(name) or is_huggingface(name):
+        if is_lines(name) or is_huggingface(name):
             return name, _training_split(name, _splits(name), endings)
-        if _is_jsonl(source):
+        if is_lines(source):
             raise DataError(
                 f"data.{field} {name}: expected a .jsonl, .json or .parquet file or a folder beside {source}"
             )
@@ -132,7 +131,7 @@ def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) 
     """Read the rows of one file for a purpose, and say on standard error what was left out and left alone.
 
     Args:
-        path: the file, as for ``read_jsonl``.
+        path: a file that ``read_jsonl`` or ``read_huggingface`` reads.
         parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
         on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
 
@@ -148,7 +147,10 @@ def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) 
         seen.append(row)
         return parse(row, where)
 
-    rows, bad = read_jsonl(path, kept, on_bad_row)
+    if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):
+        rows, bad = read_jsonl(path, kept, on_bad_row)
+    else:
+        rows, bad = huggingface.read_huggingface(path, "train", kept, on_bad_row)
     list_bad(bad)
     if unread := left_alone(seen):
         print(f"{path}: {unread}", file=sys.stderr)
@@ -182,12 +184,8 @@ def list_bad(bad: Sequence[str]) -> None:
         print(f"left out {len(bad)} bad rows:", *bad[:_LISTED], *rest, sep="\n  ", file=sys.stderr)
 
 
-def _is_jsonl(name: str) -> bool:
-    return Path(name).suffix == ".jsonl"
-
-
 def _splits(source: str) -> list[str]:
-    if _is_jsonl(source):
+    if is_lines(source):
         return ["train"]
     if is_huggingface(source):
         return huggingface.splits(source)
@@ -202,7 +200,7 @@ def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, 
     def as_it_is(row: Row, where: str) -> tuple[str, Row]:
         return where, row
 
-    if _is_jsonl(source):
+    if is_lines(source):
         return read_jsonl(source, as_it_is, config.on_bad_row)
     if is_huggingface(source):
         return huggingface.read_huggingface(source, split, as_it_is, config.on_bad_row)

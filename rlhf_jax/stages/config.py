@@ -61,6 +61,8 @@ def named_judges(judges: str | Sequence[str]) -> tuple[str, ...]:
         (('gold=runs/other',), ('gold=mine.py:short', 'fair=mine.py:fair'))
     """
     one_form = [judges] if isinstance(judges, str) else judges
+    if not isinstance(one_form, Sequence) or not all(isinstance(judge, str) for judge in one_form):
+        raise ValueError(f"judge must be texts, NAME=FILE.py:function or NAME=RUN, found {judges!r:.60}")
     whole = tuple(judge if _NAMED.match(judge) else f"gold={judge}" for judge in one_form if judge)
     names = [judge.partition("=")[0] for judge in whole]
     for name in names:

@@ -50,6 +50,7 @@ from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.training.tracking import Tracker
@@ -229,6 +230,7 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
     test_prompts = evenly(test_prompts, config.test_prompts)
     shape = config.packing(tokenizer.pad_id)
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
+    say_updates("preference", len(pairs.epoch(0)), batches, config)
     held = _heldout_examples(pairs, config)
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")

@@ -42,6 +42,7 @@ from rlhf_jax.stages.opinions import Comparisons
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
@@ -178,6 +179,8 @@ def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: 
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
         data = data._replace(warnings=(*data.warnings, *say_left_out(side_by_side)))
+    rated = first[0].ratings is not None
+    say_updates("reward", sum(len(group.tokens) if rated else 1 for group in first), batches, config)
     score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 

@@ -38,6 +38,7 @@ from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Objective, Params
@@ -165,6 +166,7 @@ def _sft(directory: Path, *, config: SFTConfig, given: Given, mesh: Mesh | None)
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
     batches = PackedEpochs(epoch, epochs=config.epochs, **shape)
+    say_updates("sft", len(training_set), batches, config)
     fitted = train(
         stage="sft",
         config=config,

@@ -131,7 +131,7 @@ def for_rows(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> T
     if config.templated:
         return tokenizer.templated()
     if said := spelled(rows, tokenizer):
-        print(f"warning: {config.source}: {said}, pass --data.templated True", file=sys.stderr)
+        print(f"warning: {config.source}: {said}, pass --data.templated", file=sys.stderr)
     return tokenizer
 
 

@@ -1,6 +1,8 @@
 """Rows and tokenizers as other people have them, as tables: what goes in, and what is right."""
 
+import gzip
 import itertools
+import json
 import re
 
 import numpy as np
@@ -21,6 +23,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.data.encode import encode, encode_all
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
+from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.reading import Source, read_rows
 from rlhf_jax.stages import opinions, sources
 
@@ -503,9 +506,7 @@ def test_a_templated_text_has_the_tokens_of_its_chat(chatml):
     text, targets = templated.encode_text(TALK)
     assert text.tolist() == tokens.tolist()
     assert targets.tolist() == mask.tolist()
-    with pytest.raises(
-        DataError, match=r"f:1: data.templated: expected text with the chat template applied, found a list"
-    ):
+    with pytest.raises(DataError, match=r"f:1: data.templated: expected text with .*, found a list of messages"):
         encode(Dialogue(chat("Hi.", "So."), "f:1"), templated)
     assert tokenizer.templated().format == tokenizer.format == "chat"  # what a run keeps is the chat's tokenizer
 
@@ -538,3 +539,62 @@ def test_a_text_begins_with_itself_where_no_token_begins_a_text(chatml, tmp_path
     begun = Tokenizer.load(tmp_path)
     (example,) = encode_all(layouts.text({"text": "Hello there."}, "f:1"), begun)
     assert example.tokens[0].tolist() == [begun.bos_id, *begun.encode("Hello there."), begun.eos_id]
+
+
+# 14. Files by their names, and the real cause of what cannot be read.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["f.ndjson", "f.JSONL", "f.NdJson", "f.json", "f.JSON", "f.json.gz", "f.jsonl.gz", "f.ndjson.gz", "f.JSONL.GZ"],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_file_of_json_is_read_whatever_its_name(name, listed, tmp_path):
+    rows = [{"prompt": f"Say {i}.", "response": str(i)} for i in range(12)]
+    text = json.dumps(rows) if listed else "".join(json.dumps(row) + "\n" for row in rows)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for file in (tmp_path / name, folder / f"train{name[1:]}"):
+        file.write_bytes(gzip.compress(text.encode()) if name.lower().endswith(".gz") else text.encode())
+    for source in (tmp_path / name, folder):
+        parts = Source(DataConfig(source=str(source))).parts(layouts.demonstration, ())
+        assert sum(map(len, parts[:3])) == 12
+    assert len(read_rows(tmp_path / name, layouts.prompt, "error")) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("f.csv", "load_dataset('csv'"),
+        ("f.jsonl.zst", "unpack it first"),
+        ("f.zip", "unpack it first"),
+        ("f.pkl", "a pickle may run code"),
+        ("f.txt", '{"prompt": ..., "response": ...}'),
+        ("f.data", "name it after what it holds"),
+    ],
+)
+def test_other_files_get_the_advice_that_fits(name, says, tmp_path):
+    (tmp_path / name).write_bytes(b"prompt,response\nHi.,Hello!\n")
+    with pytest.raises(DataError, match=re.escape(says)):
+        Source(DataConfig(source=str(tmp_path / name))).parts(layouts.demonstration, ())
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (ImportError("To support decoding images, please install 'Pillow'."), "pip install pillow"),
+        (ModuleNotFoundError("No module named 'PIL'", name="PIL.Image"), "pip install pillow"),
+        (ModuleNotFoundError("No module named 'soundfile'", name="soundfile"), "pip install soundfile"),
+        (OSError(24, "Too many open files"), "this machine's state, not the file's"),
+        (PermissionError(13, "Permission denied"), "this machine's state, not the file's"),
+        (ValueError("Couldn't deserialize thrift"), "the file may be incomplete"),
+    ],
+)
+def test_only_content_is_called_incomplete(cause, says, tmp_path):
+    def rows():
+        yield {"prompt": "Hi."}
+        raise RuntimeError("while decoding") from cause
+
+    with pytest.raises(DataError, match=re.escape(says)) as caught:
+        list(huggingface._numbered(rows(), "f.parquet", "f.parquet"))
+    assert ("may be incomplete" in str(caught.value)) == (says == "the file may be incomplete")

@@ -217,7 +217,8 @@ class Tokenizer:
         fields, special = json.loads(self._backend.to_str()), self._special
         added = sorted((token["id"], token["content"]) for token in fields["added_tokens"])
         cut = tuple(fields[name] for name in ("normalizer", "pre_tokenizer", "model"))
-        return (*cut, added, special.adds_bos, special.format, special.template, self.bos_id, self.eos_id)
+        named = [special.tokens.get(name) for name in ("bos_token", "eos_token")]  # which a chat template may write
+        return (*cut, added, named, special.adds_bos, special.format, special.template, self.bos_id, self.eos_id)
 
     @functools.cached_property
     def _chat_writer(self) -> ChatTokens:
