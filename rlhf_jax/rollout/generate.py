@@ -26,6 +26,10 @@ from rlhf_jax.types import Array, Model, Params, Rollout
 
 PromptIds = np.ndarray | list[int]  # token ids
 
+# Tokens of a prompt and its response where a model does not say how many it reads: programs for any number would be
+# compiled until the memory is full. A model that reads more says so with ``ModelConfig.max_length``.
+ROOM = 2**13
+
 
 class Laid(NamedTuple):
     """Weights laid out for decoding by ``Engine.lay_out``, for several calls with the same weights."""
@@ -78,7 +82,8 @@ class Engine:
             )
         self.config = config
         self.pad_id = pad_id
-        self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
+        self.unsaid = not model.max_length
+        self.room = model.max_length or ROOM  # tokens of a prompt and its response together
         self.cost = Cost(0, 0)  # what the last call took
         ends = (eos_id,) if isinstance(eos_id, int | np.integer) else tuple(eos_id)
         if config.int8 != "none":
@@ -123,9 +128,12 @@ class Engine:
             ``Rollout`` of B prompts with K responses. ``Engine.cost`` says what it cost.
 
         Raises:
-            ValueError: on an empty list, an empty prompt, or one that is too long for the model.
+            ValueError: on an empty list, an empty prompt, one that is too long for the model, or no ``samples``.
+            TypeError: on what is no list of token ids.
         """
         self.check(prompts, prompt_ids)
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, found {samples}")
         ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
         again = occurrences(ids) if occurrence is None else np.asarray(occurrence)
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
@@ -229,19 +237,25 @@ class Engine:
     def check(self, prompts: Sequence[PromptIds], prompt_ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise a ValueError on an empty list, an empty prompt, or one that leaves no room for the longest response.
 
+        What is no list of token ids is a TypeError.
+
         Args:
             prompts: lists of token ids.
             prompt_ids: what names a prompt in the message; its index in the list by default.
         """
-        if not prompts or any(len(p) == 0 for p in prompts):
+        if isinstance(prompts, str) or any(isinstance(p, str) or np.ndim(p) != 1 for p in prompts):
+            raise TypeError("prompts must be lists of token ids, one for each prompt: encode texts first")
+        if not len(prompts) or any(len(p) == 0 for p in prompts):
             raise ValueError("every prompt needs at least one token (the begin-of-sequence token, say)")
-        new = self.config.max_new_tokens
+        new, unsaid = self.config.max_new_tokens, " at most, as its config names no max_length" if self.unsaid else ""
         for i, prompt in enumerate(prompts):
-            if 0 < self.room < len(prompt) + new:
+            if np.asarray(prompt).dtype.kind not in "iu":
+                raise TypeError(f"prompt {i} holds {np.asarray(prompt).dtype}: expected token ids, whole numbers")
+            if self.room < len(prompt) + new:
                 raise ValueError(
                     f"prompt {i if prompt_ids is None else prompt_ids[i]} has {len(prompt)} tokens, and the model "
-                    f"reads {self.room}, which leaves {max(self.room - new, 0)} beside a response of max_new_tokens "
-                    f"{new}: shorten it, or lower max_new_tokens"
+                    f"reads {self.room}{unsaid}, which leaves {max(self.room - new, 0)} beside a response of "
+                    f"max_new_tokens {new}: shorten it, or lower max_new_tokens"
                 )
 
 

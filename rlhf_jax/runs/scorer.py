@@ -20,11 +20,14 @@ from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
+from rlhf_jax.rollout.generate import ROOM
+from rlhf_jax.runs.arguments import checked_count, checked_prompts, checked_texts
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.types import Params
 
-BATCH = 64
+BATCH = 64  # sequences at once
+BATCH_TOKENS = 2**15  # tokens at once, where sequences are long
 BUCKET = 32
 
 
@@ -52,8 +55,20 @@ class Scorer:
         return cls(config, {"reward": params}, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Score responses, float32 [n], so that a reward model is a reward like any other callable."""
-        pairs = zip(prompts, responses, strict=True)
+        """Score responses, float32 [n], so that a reward model is a reward like any other callable.
+
+        Args:
+            prompts: texts, or chats up to the turn that is answered.
+            responses: a text for each.
+
+        Raises:
+            RunError: when a prompt and its response are longer than what the model reads.
+            DataError: when a chat template refuses a prompt.
+            TypeError: when either is no list of what it should hold.
+            ValueError: when there are more of one than of the other.
+        """
+        asked = checked_prompts(prompts)
+        pairs = zip(asked, checked_texts(responses, "responses", len(asked)), strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
     @functools.cached_property
@@ -73,17 +88,24 @@ class Scorer:
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model."""
-        longest, readable = max(map(len, sequences), default=0), self.config.max_length
-        if 0 < readable < longest:
-            raise RunError(f"a prompt and response of {longest} tokens: the reward model reads {readable}; shorten it")
+        for i, sequence in enumerate(sequences):
+            if len(sequence) > (readable := self.config.max_length or ROOM):
+                unsaid = "" if self.config.max_length else " at most, as its config names no max_length"
+                raise RunError(
+                    f"prompt and response {i} have {len(sequence)} tokens: the reward model reads {readable}{unsaid}; "
+                    "shorten it"
+                )
         scores = np.zeros((max(1, models.members(self.params["reward"])), len(sequences)), np.float32)
         # Sorted by length, sequences of a batch are alike and a few shapes serve all.
         order = np.argsort([len(s) for s in sequences], kind="stable")
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
+        # Where they are long, fewer are scored at once: rows of padding take as much memory as others.
+        longest = max(map(len, sequences), default=1)
+        size = max(1, min(BATCH, BATCH_TOKENS // longest))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
             examples = [Example((sequences[i],), (1,)) for i in rows]
-            batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
+            batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=size)
             scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
         return scores
 
@@ -132,8 +154,7 @@ def best_of(
     Raises:
         ValueError: if n is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, found {n}")
+    n = checked_count(n, "n")
     every = iter(rows)
     while drawn := list(itertools.islice(every, n)):
         scores = _scores_of_samples(drawn, scorer, as_text)

@@ -10,12 +10,13 @@ import pytest
 from draws_checkpoint import SPECIALS, make, make_tokenizer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax import cli, data, feedback, models, objectives, parallel, rollout, testing
+from rlhf_jax import cli, data, evaluation, feedback, models, objectives, parallel, rollout, testing
 from rlhf_jax.data import DataError, Example, RatedResponse, Tokenizer
 from rlhf_jax.data.batches import MemberBatches, PackedEpochs
 from rlhf_jax.data.tokenizer.gguf import build
 from rlhf_jax.models.output_head import output_head
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.arguments import checked_prompts
 from rlhf_jax.runs.chat import Conversation
 from rlhf_jax.runs.loading import start_from
 from rlhf_jax.runs.pretrained import checkpoint_tokenizer
@@ -452,3 +453,99 @@ def test_what_is_left_out_is_counted(capsys):
     members = MemberBatches([lambda _: [one] * 6, lambda _: [one] * 8], epochs=1, rows=1, row_length=6, pad_id=0)
     assert (len(members), members.left_out, members.examples) == (3, 2, 14)
     assert "2 of 14 groups" in say_left_out(members)[0]
+
+
+# ---- what Python callers pass ----------------------------------------------------------------------------------------
+
+CHAT = [data.Message("user", "Hi.")]
+WRONG = {  # what is passed -> what the error says
+    "one text": ("hello", {}, TypeError, r"prompts is one text, 'hello'.*pass a list, \['hello'\]"),
+    "one chat": (CHAT, {}, TypeError, r"prompts is one chat.*pass a list, \[chat\]"),
+    "a number": ([7], {}, TypeError, r"prompts\[0\] is 7: expected a text, or a chat as a list of data\.Message"),
+    "dictionaries": ([[{"role": "user"}]], {}, TypeError, r"prompts\[0\] is .*: expected a text, or a chat"),
+    "no turns": (["Hi.", ()], {}, ValueError, r"prompts\[1\] is a chat without turns"),
+    "nothing": (None, {}, TypeError, "prompts is None: expected a list"),
+    "none of each": (["Hi."], {"n": 0}, ValueError, "n must be at least 1, found 0"),
+    "half of one": (["Hi."], {"n": 0.5}, TypeError, r"n must be a whole number, found 0\.5"),
+    "20,000 words": (
+        ["word " * 20_000],
+        {},
+        RunError,
+        r"prompt 0 has \d+ tokens, and the model reads 256, which leaves",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_sampled_from_is_said_at_the_door(case, ended):
+    """At the call, before the first row is asked for."""
+    prompts, others, kind, says = WRONG[case]
+    with pytest.raises(kind, match=says):
+        ended[0].sample(prompts, **others)
+
+
+def test_a_chat_is_a_prompt_and_no_prompts_are_no_rows(ended):
+    assert checked_prompts([CHAT, "Hi."]) == [CHAT, "Hi."]
+    assert list(ended[0].sample([])) == []
+
+
+def test_a_model_that_does_not_say_how_much_it_reads_is_given_a_limit(ended, classifier):
+    unsaid = dataclasses.replace(ended[0], config=dataclasses.replace(ended[0].config, max_length=0))
+    long = "word " * 20_000
+    with pytest.raises(RunError, match=r"prompt 0 has \d+ tokens, and the model reads 8192 at most, as its"):
+        unsaid.sample([long])
+    with pytest.raises(RunError, match=r"the question has \d+ tokens, and the model's context of 8192 leaves"):
+        list(Conversation(unsaid).ask(long))
+    scorer = Scorer.load(classifier)
+    scorer = dataclasses.replace(scorer, config=dataclasses.replace(scorer.config, max_length=0))
+    with pytest.raises(RunError, match=r"prompt and response 1 have \d+ tokens: the reward model reads 8192 at most"):
+        scorer(["Hi.", long], ["Yes.", "No."])
+    for prompts, responses, says in (
+        ("Hi.", ["Yes."], "prompts is one text"),
+        (["Hi."], "Yes.", "responses is one text"),
+        (["Hi."], [None], r"responses\[0\] is None: expected a text"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            scorer(prompts, responses)
+    with pytest.raises(ValueError, match="2 prompts have 1 responses: pass one for each"):
+        scorer(["Hi.", "Hello."], ["Yes."])
+
+
+def test_an_engine_takes_token_ids(policy):
+    model, params = policy
+    engine = rollout.Engine(model, SamplingConfig(max_new_tokens=4), pad_id=testing.PAD, eos_id=testing.EOS)
+    for wrong in ("hello", ["hello"], [[0.5, 1.0]], [3, 4]):
+        with pytest.raises(TypeError, match="token ids"):
+            engine(params, wrong, key=KEY)
+    with pytest.raises(ValueError, match="samples must be at least 1, found 0"):
+        engine(params, [[3]], key=KEY, samples=0)
+    with pytest.raises(ValueError, match=r"prompt 0 has 8189 tokens, and the model reads 8192 at most"):
+        engine(params, [[3] * 8189], key=KEY)
+
+
+# ---- samples that nothing can be learnt from -------------------------------------------------------------------------
+
+LOGS = {  # figures of the iterations -> the alarm and the step where it is raised
+    "nothing ends": ({"eos_rate": [0.0, 0.0, 0.0]}, ("no_response_ends", 2)),
+    "nothing ends any more": ({"eos_rate": [0.5, 0.0, 0.0]}, ("no_response_ends", 3)),
+    "one batch without an end": ({"eos_rate": [0.0, 0.1, 0.0]}, None),
+    "nothing ends on held-out prompts": ({"heldout_eos": [0.0, None, 0.0]}, ("no_response_ends", 3)),
+    "one reward": ({"proxy_std": [0.0, 0.0, 0.0], "proxy_mean": [1.0, 1.0, 1.0]}, ("constant_reward", 2)),
+    "one large reward": ({"proxy_std": [1e-4, 1e-4], "proxy_mean": [9e5, 9e5]}, ("constant_reward", 2)),
+    "a narrow reward": ({"proxy_std": [1e-3, 1e-3], "proxy_mean": [0.5, 0.5]}, None),
+    "one reward by chance": ({"proxy_std": [0.0, 0.2, 0.0], "proxy_mean": [0.0, 0.1, 0.0]}, None),
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+@pytest.mark.parametrize("stage", ["ppo", "group"])
+def test_an_alarm_says_that_there_is_nothing_to_learn_and_where_to_look(case, stage):
+    figures, want = LOGS[case]
+    count = max(map(len, figures.values()))
+    rows = [{"step": i + 1, **{f"{stage}/{name}": values[i] for name, values in figures.items()}} for i in range(count)]
+    found = evaluation.alarms(rows, stage=stage)
+    assert [(alarm.name, alarm.step) for alarm in found] == ([want] if want else [])
+    for alarm in found:
+        assert (
+            "Raise max_new_tokens" if alarm.name == "no_response_ends" else "Look whether the reward"
+        ) in alarm.message
