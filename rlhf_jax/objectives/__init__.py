@@ -4,7 +4,7 @@ An objective says what each token (or pair) costs, which of them count and how t
 gradients, micro-batches and devices are not its business. Hyperparameters are keyword-only; bind them with
 ``functools.partial``.
 
-A file here that defines a function of its own name, ``-> Loss``, is an objective: it is found, there is no list to keep.
+A file here that defines a function of its own name, ``-> Loss``, is an objective; it is found, no list is kept.
 The imports below only tell type checkers and editors of those that have been here for a while.
 """
 
