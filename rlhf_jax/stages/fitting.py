@@ -30,8 +30,8 @@ def objectives_of(stage: str) -> tuple[str, ...]:
         stage: ``sft``, ``reward``, ``preference``, ``ppo`` or ``group``.
 
     Example:
-        >>> objectives_of("ppo"), objectives_of("reward")
-        (('a2c', 'ppo'), ('likert', 'plackett_luce', 'reward_model'))
+        >>> "ppo" in objectives_of("ppo"), "dpo" in objectives_of("ppo"), "dpo" in objectives_of("preference")
+        (True, False, True)
     """
     given, responses, less = _STAGES[stage]
     return tuple(

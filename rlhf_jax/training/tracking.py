@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -76,14 +75,13 @@ def start_service(name: str, folder: str | os.PathLike[str], stage: str, config:
     ``MLFLOW_EXPERIMENT_NAME``) are obeyed.
 
     Args:
-        name: ``wandb`` or ``mlflow``; the package of this name is imported.
+        name: ``wandb`` or ``mlflow``.
         folder: the run folder, whose name the run at the service gets.
         stage: the stage's name, for the same.
         config: the stage's fields, which become the run's hyperparameters.
     """
-    package: Any = importlib.import_module(name)
-    title = f"{Path(folder).absolute().name}-{stage}"
-    return (_wandb if name == "wandb" else _mlflow)(package, title, _Memory(Path(folder), name, stage), config)
+    title, memory = f"{Path(folder).absolute().name}-{stage}", _Memory(Path(folder), name, stage)
+    return (_wandb if name == "wandb" else _mlflow)(title, memory, config)
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -109,8 +107,10 @@ class _Memory:
         return run
 
 
-def _wandb(package: Any, title: str, memory: _Memory, config: Mapping[str, Any]) -> Tracking:
-    run = package.init(
+def _wandb(title: str, memory: _Memory, config: Mapping[str, Any]) -> Tracking:
+    import wandb
+
+    run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rlhf_jax"),
         name=title,
         id=memory.id or memory.keep(uuid.uuid4().hex[:12]),
@@ -121,11 +121,13 @@ def _wandb(package: Any, title: str, memory: _Memory, config: Mapping[str, Any])
     return Tracking(lambda row: run.log(numbers(row), step=row["step"]), "wandb", run.finish)
 
 
-def _mlflow(package: Any, title: str, memory: _Memory, config: Mapping[str, Any]) -> Tracking:
-    package.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "rlhf_jax"))
+def _mlflow(title: str, memory: _Memory, config: Mapping[str, Any]) -> Tracking:
+    import mlflow
+
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "rlhf_jax"))
     if memory.id:
-        package.start_run(run_id=memory.id)
+        mlflow.start_run(run_id=memory.id)
     else:
-        memory.keep(package.start_run(run_name=title).info.run_id)
-        package.log_params({name: str(value)[:500] for name, value in config.items()})
-    return Tracking(lambda row: package.log_metrics(numbers(row), step=row["step"]), "mlflow", package.end_run)
+        memory.keep(mlflow.start_run(run_name=title).info.run_id)
+        mlflow.log_params({name: str(value)[:500] for name, value in config.items()})
+    return Tracking(lambda row: mlflow.log_metrics(numbers(row), step=row["step"]), "mlflow", mlflow.end_run)
