@@ -32,8 +32,6 @@ def quickstart(argv: list[str]) -> None:
     out = o.out or f"runs/quickstart-seed{o.seed}{'-fast' if o.fast else ''}"
     config = quickstart_config(out=out, seed=o.seed, fast=o.fast)
     _run(lambda: quickstart(config, after_stage=write_report if processes.first() else None), out)
-    if o.fast and processes.first():
-        print("   note: --fast runs miniatures of all stages: its figures mean nothing.", file=sys.stderr)
 
 
 def sft(argv: list[str]) -> None:
