@@ -112,7 +112,8 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     points = _points(stage, rows, judge)
     titles = (_named("proxy", figures.get("reward")), _named(judge, figures.get("judges", {}).get(judge)))
     drawing = ""
-    if len({kl for kl, _, _ in points}) > 1:  # a policy that has not moved has nothing to show
+    # A policy that has not moved has nothing to show, nor has one whose scores are what they were.
+    if len({kl for kl, _, _ in points}) > 1 and len({scored[1:] for scored in points}) > 1:
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
