@@ -9,6 +9,10 @@ from pathlib import Path
 
 from rlhf_jax.cli.parsing import override, parse
 
+_MINIATURE = (
+    "--fast is a miniature, to see that everything works: its figures and verdicts mean nothing; without --fast they do"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class QuickstartOptions:
@@ -19,7 +23,7 @@ class QuickstartOptions:
     out: str = ""
     """The run folder; runs/quickstart-seedN by default. The same folder continues where it stopped."""
     fast: bool = False
-    """A miniature of every stage in under two minutes, to see that everything works."""
+    """A miniature of every stage in under two minutes, to see that everything works; its figures mean nothing."""
 
 
 def quickstart(argv: list[str]) -> None:
@@ -31,7 +35,11 @@ def quickstart(argv: list[str]) -> None:
 
     out = o.out or f"runs/quickstart-seed{o.seed}{'-fast' if o.fast else ''}"
     config = quickstart_config(out=out, seed=o.seed, fast=o.fast)
+    if o.fast:
+        print(f"quickstart: {_MINIATURE}", file=sys.stderr)
     _run(lambda: quickstart(config, after_stage=write_report if processes.first() else None), out)
+    if o.fast and processes.first():
+        print(f"quickstart: {_MINIATURE}", file=sys.stderr)
 
 
 def sft(argv: list[str]) -> None:
@@ -91,9 +99,12 @@ def _finish(directory: Path) -> None:
     from rlhf_jax import processes
     from rlhf_jax.report import alarm_verdicts, verdicts, write_report
     from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.store import mirror_of
 
     if processes.first():
         report = write_report(directory)
+        if mirror := mirror_of(directory):
+            mirror.send_logs()
         summary = read_record(directory / "summary.json")
         for verdict in (*verdicts(summary), *alarm_verdicts(summary)):
             print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)

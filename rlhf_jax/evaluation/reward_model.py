@@ -15,7 +15,7 @@ DECIDED = 0.8
 # Shares come from float32 vote counts: equal up to this is equal.
 EVEN = 1e-6
 LOW_ACCURACY, HIGH_ACCURACY = 0.65, 0.90
-FEWEST_PAIRS = 20  # fewer say nothing of an accuracy
+FEWEST_PAIRS = 20  # fewer different ones say nothing of a model
 # A pair is saturated when the model gives it odds beyond 99:1, collapsed when the odds hardly leave 1:1.
 SATURATED, COLLAPSED_STD = 0.99, 0.05
 
@@ -168,7 +168,7 @@ def reward_quality(
         "golden_pairs": n_golden,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
-        "warnings": _warnings(accuracy if n_pairs >= FEWEST_PAIRS else None, values, gap),
+        "warnings": _warnings(accuracy, values, gap) if _enough(ij[counted]) else [],
     }
 
 
@@ -181,6 +181,11 @@ def _longer_wins(gap: np.ndarray, votes: np.ndarray, longer: np.ndarray) -> tupl
     model = (1 + np.sign(gap[uneven]) * side) / 2
     people = (1 + np.sign(votes[uneven] - 0.5) * side) / 2
     return float(model.mean()), float(people.mean())
+
+
+def _enough(pairs: np.ndarray) -> bool:
+    """Tell whether there are enough different pairs to say anything of a model; one that is drawn twice is one."""
+    return len(np.unique(np.sort(pairs, axis=1), axis=0)) >= FEWEST_PAIRS
 
 
 def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray) -> list[str]:

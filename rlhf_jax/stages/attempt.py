@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,13 +16,16 @@ from rlhf_jax import processes
 from rlhf_jax.checkpoint import CheckpointError, save_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.runs import folder
+from rlhf_jax.runs import folder, lock
 from rlhf_jax.runs.folder import RunResult, read_record
 from rlhf_jax.runs.loading import Base
+from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.trackers import find_tracker, start_tracking
 from rlhf_jax.stages.verdicts import stage_verdicts
-from rlhf_jax.training import GoodputLog, LastUpdate, Phases, SkippedUpdates, Watchdog
+from rlhf_jax.training import GoodputLog, LastUpdate, MetricsWriter, Phases, SkippedUpdates, Watchdog
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Params
 
 
@@ -33,11 +35,16 @@ class Attempt:
     Args:
         directory: the run folder.
         stage: the stage's name.
-        config: its config, for the watchdog.
+        config: its config, for the watchdog and the tracker.
+        tracker: what is given every row of metrics; what ``config.tracker`` names by default.
+
+    Raises:
+        RunError: when the tracker cannot be used.
     """
 
-    def __init__(self, directory: Path, stage: str, config: StageConfig):
+    def __init__(self, directory: Path, stage: str, config: StageConfig, tracker: Tracker | None = None):
         self.directory, self._stage, self._config = directory, stage, config
+        self._tracker = find_tracker(config.tracker) if tracker is None else tracker
         self.host: dict[str, Any] = {"seconds": 0.0}  # kept in the checkpoint
         self._last = time.monotonic()
         self.phases = Phases()
@@ -45,10 +52,17 @@ class Attempt:
 
     def lap(self) -> float:
         """Add the time since the last lap, and return the seconds that the stage has run over all its restarts."""
+        lock.check(self.directory)
         now = time.monotonic()
         self.host["seconds"] += now - self._last
         self._last = now
         return round(self.host["seconds"], 1)
+
+    def writer(self) -> MetricsWriter:
+        """Open the metrics of the stage, which its tracker is given too."""
+        return MetricsWriter(
+            self.directory, self._stage, start_tracking(self._tracker, self.directory, self._stage, self._config)
+        )
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -106,6 +120,8 @@ class Attempt:
                 base=base,
             )
         self.goodput.write()
+        if mirror := mirror_of(self.directory):
+            mirror.send_logs()
         raise_if_failed(self.directory, self._stage, summary)
         return found
 
@@ -131,20 +147,6 @@ class Attempt:
             f"State, batch and metrics of step {last.step} are in {path}; to look at them: "
             f"from rlhf_jax import checkpoint; tree, about = checkpoint.load_params({os.fspath(path)!r})"
         )
-
-
-def completed_before(directory: Path, stage: str, config: StageConfig) -> RunResult:
-    """Read the result of a stage that was completed before, and say since when on standard error.
-
-    Raises:
-        NothingTrained: when it trained nothing then.
-    """
-    found = folder.load_result(directory, stage, config)
-    if processes.first():
-        since = read_record(directory / "summary.json").get("made", {}).get(stage, {}).get("finished")
-        print(f"{stage}: already complete in {directory}{f', since {since}' if since else ''}", file=sys.stderr)
-    raise_if_failed(directory, stage, found.summary)
-    return found
 
 
 def nested(tree: Any) -> Params:

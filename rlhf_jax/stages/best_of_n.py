@@ -12,6 +12,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.arguments import checked_count
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.stage_path import policy_path
@@ -68,8 +69,7 @@ def best_of_n(
     Example:
         >>> summary, samples = best_of_n("runs/mine", "runs/mine", n=16)  # doctest: +SKIP
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, found {n}")
+    n = checked_count(n, "n")
     keep_compiled()
     data = data or DataConfig()
     at = policy_path(policy)

@@ -368,7 +368,7 @@ def test_a_stage_without_a_result_is_written_and_is_an_error_each_time(tables, t
         with pytest.raises(ending.NothingTrained, match="updates were skipped") as caught:
             sft(config, objective=never_finite, mesh=one_device)
         assert caught.value.directory == tmp_path
-    assert re.search(r"sft: already complete in .*, since 20..-..-.. ..:.. UTC", capsys.readouterr().err)
+    assert re.search(r"sft: finished before, on 20..-..-.. ..:.. UTC; .* is returned as it is", capsys.readouterr().err)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["sft"]["skipped_updates"] == summary["sft"]["updates"] > 0
     assert summary["sft"]["verdicts"][0]["kind"] == "failed"
