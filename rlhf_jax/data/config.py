@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from rlhf_jax.data.errors import OnBadRow
+from rlhf_jax.fields import check_fields
 
 HUMAN_SENTIMENT = "human_sentiment"  # the quickstart's data set, which cuts its parts itself
 
@@ -43,6 +44,7 @@ class DataConfig:
     held out; 0 uses all. Some data sets (TL;DR comparisons) have as many held-out rows as training rows."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.max_length < 4:
             raise ValueError(f"data.max_length must be at least 4 tokens, found {self.max_length}")
         if self.limit < 0:

@@ -175,16 +175,17 @@ def rated_groups(
     seed: int,
     epoch: int,
 ) -> list[Example]:
-    """Draw the groups of K rated sentences for one epoch: each domain is shuffled and cut into groups.
+    """Draw the groups of at most K rated sentences for one epoch: each domain is shuffled and cut into groups.
 
-    A domain is a prompt that many sentences answer. Every sentence is in at most one group of an epoch and meets other
-    sentences in the next. The last few sentences of a domain, which do not fill a group, wait for the next epoch.
+    A domain is a prompt that many sentences answer. Every sentence is in one group of an epoch and meets other
+    sentences in the next. What does not fill a group is a smaller one, of two at least. A sentence that is alone in its
+    domain has nothing to be compared with, and where K is 2 the odd one of a domain waits for the next epoch.
 
     Args:
         sentences: n groups of one sequence each.
         domains: [n], the domain of each.
         histograms: [n, n_levels], each sentence's ratings counted by level.
-        group_size: K, at least 2.
+        group_size: K, the largest group, at least 2.
         votes: the function from histograms [G, K, n_levels] to votes [G, K, K], such as
             ``feedback.votes_from_histograms``.
         seed: the run's seed.
@@ -200,23 +201,30 @@ def rated_groups(
         raise ValueError(f"group_size={group_size}: expected at least 2, since a comparison needs two responses")
     names = np.asarray(domains)
     order = epoch_order(len(sentences), seed, epoch)
-    cuts = []
-    for name in np.unique(names):
-        members = order[names[order] == name]
-        cuts.append(members[: len(members) // group_size * group_size].reshape(-1, group_size))
-    groups = np.concatenate(cuts) if cuts else np.zeros((0, group_size), np.int64)
-    if not len(groups):
-        return []
-    table = votes(np.asarray(histograms)[groups])
+    groups = [group for name in np.unique(names) for group in _cut(order[names[order] == name], group_size)]
+    tables: dict[int, np.ndarray] = {}  # by the number of a group; all groups of one size at once
+    for size in {len(group) for group in groups}:
+        alike = [number for number, group in enumerate(groups) if len(group) == size]
+        tables |= zip(alike, votes(np.asarray(histograms)[np.stack([groups[number] for number in alike])]), strict=True)
     return [
         Example(
-            tuple(sentences[i].tokens[0] for i in members),
-            tuple(sentences[i].starts[0] for i in members),
-            table[number],
-            _together([sentences[i].ratings for i in members]),
+            tuple(sentences[i].tokens[0] for i in members.tolist()),
+            tuple(sentences[i].starts[0] for i in members.tolist()),
+            tables[number],
+            _together([sentences[i].ratings for i in members.tolist()]),
         )
-        for number, members in enumerate(groups.tolist())
+        for number, members in enumerate(groups)
     ]
+
+
+def _cut(members: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut a domain's sentences into groups of so many, and what is left into a smaller one of at least two."""
+    full, left = divmod(len(members), size)
+    sizes = [size] * full + [left] * (left > 0)
+    if left == 1 and full and size > 2:  # the last one is given a partner
+        sizes[-2:] = [size - 1, 2]
+    cuts = np.split(members, np.cumsum(sizes)[:-1])
+    return [cut for cut in cuts if len(cut) > 1]
 
 
 def _together(ratings: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -28,6 +28,7 @@ class Parts(NamedTuple):
     validation: list[Any]  # chooses the best checkpoint
     test: list[Any]  # gives the figures that are reported
     notes: tuple[str, ...] = ()  # what a reader of these figures has to know
+    left_out: int = 0  # bad rows, which are in no part
 
 
 def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
@@ -191,7 +192,7 @@ def separate(parts: Parts) -> Parts:
             f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
         )
-    return Parts(named["train"], named["validation"], named["test"], tuple(notes))
+    return Parts(named["train"], named["validation"], named["test"], tuple(notes), parts.left_out)
 
 
 def _shown(key: str) -> str:

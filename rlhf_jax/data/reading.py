@@ -34,7 +34,7 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._read: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row]], list[str]]] = {}
         self._said: set[str] = set()
 
     def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
@@ -53,6 +53,7 @@ class Source:
         """
         config, name = self._config, self._config.source
         named = self._named(endings)
+        self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
         if named[1] is None and named[2] is None:
             train, validation, test = hold_out(name, train)
@@ -66,7 +67,8 @@ class Source:
                 f"{len(test)} for the final figures; each of the three is needed"
             )
         every = repeated([*train, *validation, *(test if test is not validation else [])])
-        parts = separate(Parts(train, validation, test, (every,) if every else ()))
+        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out)
+        parts = separate(whole)
         for note in parts.notes:
             self._say(f"{name}: {note}")
         limit = config.heldout_limit
@@ -76,7 +78,7 @@ class Source:
         counts = f"{len(train):,} rows to train on, {len(validation):,} to choose the best checkpoint on"
         same = "the same" if test is validation else f"{len(test):,}"
         self._say(f"{name}: {counts} and {same} for the final figures", warning=False)
-        return Parts(train, validation, test, parts.notes)
+        return parts._replace(train=train, validation=validation, test=test)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -107,13 +109,14 @@ class Source:
 
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
         config = self._config
-        bad: list[str] = []
         if named not in self._read:
-            self._read[named], bad = _rows(*named, config)
-        rows, more = collect(self._read[named], parse, config.on_bad_row)
+            self._read[named] = _rows(*named, config)
+        found, bad = self._read[named]
+        rows, more = collect(found, parse, config.on_bad_row)
+        self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
-        unread = left_alone([row for _, row in self._read[named]])
+        unread = left_alone([row for _, row in found])
         if unread:
             self._say(f"{named[0]}: {unread}", warning=False)
         return rows

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
+from rlhf_jax.files import machine_fault
 from rlhf_jax.paths import PathError, inside
 
 Row = TypeVar("Row")
@@ -32,7 +32,6 @@ _ADVICE = {
     ".arrow": "name the folder that save_to_disk wrote, or write it as .parquet",
     **dict.fromkeys((".pkl", ".pickle"), "a pickle may run code, so it is never opened; write the rows as .jsonl"),
 }
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOMEM, errno.EROFS)
 _INSTALLED_AS = {"PIL": "pillow"}
 _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")  # older ones end with a fingerprint
 
@@ -252,6 +251,8 @@ def _load(source: str) -> Any:
             # Data sets with a script of their own have a copy as parquet files, a folder for each config.
             return load(name, data_dir=config or "default", revision="refs/convert/parquet")
     except Exception as error:  # whatever datasets, the hub's client and the network raise
+        if fault := machine_fault(error):
+            raise DataError(f"{source}: could not be loaded here ({fault})") from error
         raise DataError(
             f"{source}: datasets.load_dataset({name!r}, {config or None!r}) failed: {_first_line(error)}; check the "
             f"name, the config ({HUB}org/name:config) and the network. Without a network: "
@@ -272,11 +273,11 @@ def _unreadable(source: str, error: Exception) -> DataError:
                 f"{source}: cannot be read: a package is missing ({_first_line(cause)}); {how}, or write the data set "
                 "without the column that needs it"
             )
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE):
-            return DataError(
-                f"{source}: cannot be read: {_first_line(cause)}; that is this machine's state, not the file's: give "
-                "it what it lacks and start again"
-            )
+    if fault := machine_fault(error):
+        return DataError(
+            f"{source}: cannot be read: {fault}; that is this machine's state, not the file's: give it what it lacks "
+            "and start again"
+        )
     return DataError(f"{source}: cannot be read: {_first_line(error)}; the file may be incomplete, so copy it again")
 
 

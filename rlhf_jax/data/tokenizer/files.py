@@ -101,7 +101,10 @@ def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
     text = backend.to_str(pretty=True)
     if special == OURS:
         return text
-    return json.dumps({**json.loads(text), _KEY: special._asdict()}, indent=2, ensure_ascii=False)
+    fields = special._asdict()
+    if not special.ends:
+        del fields["ends"]  # as older versions wrote it
+    return json.dumps({**json.loads(text), _KEY: fields}, indent=2, ensure_ascii=False)
 
 
 def write_folder(folder: str | os.PathLike[str], backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+import json
 import os
 import re
 import tempfile
@@ -22,6 +24,7 @@ from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import Message, Prompt, assistants
 from rlhf_jax.data.tokenizer.chat import ChatTokens
 from rlhf_jax.data.tokenizer.chat_template import ChatTemplate, any_of
+from rlhf_jax.data.tokenizer.ends import added
 from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
 from rlhf_jax.data.tokenizer.native import decoded, encoded, native
 from rlhf_jax.data.tokenizer.plain import PlainTokens
@@ -55,6 +58,9 @@ class Tokenizer:
     """Id of the token that begins a text; None where there is none."""
     eos_id: int
     """Id of the token that ends a response; in the chat format, the one that ends the assistant's turn."""
+    end_ids: tuple[int, ...]
+    """Ids that end a response which is sampled: ``eos_id`` first, then the end-of-sequence token and those that a
+    pretrained model's ``generation_config.json`` names."""
     vocab_size: int
     """One more than the largest id."""
     chat: ChatTemplate | None
@@ -71,6 +77,8 @@ class Tokenizer:
                 raise DataError(f"tokenizer: expected the first tokens to be {SPECIALS}, found {found}; train another")
             backend.post_processor = None  # that of an exported one adds <bos>, as encode_prompt does
         ids = {name: token_id(backend, text) for name, text in special.tokens.items()}
+        self._ends = [token_id(backend, text) for text in special.ends]
+        mark_special(backend, added(backend, special.ends))
         self.chat = chat_template(backend, special)
         mark_special(backend, special.tokens.values())
         backend.encode_special_tokens = True  # "<eos>" inside a text is text
@@ -153,7 +161,7 @@ class Tokenizer:
         Raises:
             DataError: if every special token ends something.
         """
-        ends = {self._plain.eos_id, self.eos_id}
+        ends = {self._plain.eos_id, *self.end_ids}
         if self.pad_id not in ends:
             return self
         named = [text for name, text in self._special.tokens.items() if name in ("bos_token", "unk_token")]
@@ -173,6 +181,44 @@ class Tokenizer:
         self._special = self._special._replace(format=format)
         self._writer = self._chat_writer if format == "chat" else self._plain
         self.eos_id = self._writer.eos_id
+        self.end_ids = tuple(dict.fromkeys((self.eos_id, self._plain.eos_id, *self._ends)))
+
+    def with_ends(self, ids: Sequence[int]) -> Tokenizer:
+        """Make the same tokenizer with more tokens that end a response.
+
+        Args:
+            ids: the tokens' ids; one that the vocabulary lacks ends nothing.
+
+        Returns:
+            A tokenizer; this one stays as it is.
+        """
+        texts = [self._backend.id_to_token(number) for number in ids if 0 <= number < self.vocab_size]
+        ends = dict.fromkeys([*self._special.ends, *(text for text in texts if text)])
+        return Tokenizer(self._backend, self._special._replace(ends=tuple(ends)))
+
+    def missing(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
+        """List the ids below a model's vocabulary size that no token has, as ranges [first, last + 1).
+
+        Args:
+            vocab_size: how many ids the model has.
+
+        Returns:
+            The ranges in order; empty where every id has a token.
+        """
+        known = {number for number in self._backend.get_vocab(with_added_tokens=True).values() if number < vocab_size}
+        edges = [-1, *sorted(known), vocab_size]
+        return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
+
+    def writes_like(self, other: Tokenizer) -> bool:
+        """Whether both make the same tokens of every prompt and response; padding, and other ends, may differ."""
+        return self._writing() == other._writing()
+
+    def _writing(self) -> tuple[object, ...]:
+        fields, special = json.loads(self._backend.to_str()), self._special
+        added = sorted((token["id"], token["content"]) for token in fields["added_tokens"])
+        cut = tuple(fields[name] for name in ("normalizer", "pre_tokenizer", "model"))
+        named = [special.tokens.get(name) for name in ("bos_token", "eos_token")]  # which a chat template may write
+        return (*cut, added, named, special.adds_bos, special.format, special.template, self.bos_id, self.eos_id)
 
     @functools.cached_property
     def _chat_writer(self) -> ChatTokens:
@@ -306,7 +352,9 @@ class Tokenizer:
         # After another token, since some tokenizers take a space off the beginning of any text.
         before = self._ids("a")
         known = self.decode(before)
-        text = self.decode([*before, *np.asarray(ids).tolist()]).removeprefix(known)
+        said = np.asarray(ids).tolist()
+        said = said[:-1] if said and said[-1] in self.end_ids else said  # an end may be a word, which would be shown
+        text = self.decode([*before, *said]).removeprefix(known)
         text = text[: min((text.index(end) for end in stop if end in text), default=len(text))]
         joint = self._writer.joint
         if len(text) < len(joint) and joint.startswith(text):
