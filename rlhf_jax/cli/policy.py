@@ -15,7 +15,9 @@ from tyro.conf import Positional
 from rlhf_jax.cli.files import write
 from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
+from rlhf_jax.fields import check_seed
 from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.runs.chat import Conversation
@@ -61,6 +63,8 @@ class SampleOptions:
     break is $'\\n'."""
     seed: int = 0
     """The same seed gives the same responses."""
+    templated: bool = False
+    """The prompts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 
@@ -76,11 +80,16 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"--n must be at least 1, found {o.n}")
     if o.best_of < 1:
         raise UsageError(f"--best-of must be at least 1, found {o.best_of}")
+    check_seed("--seed", o.seed)
+    if o.to:
+        check_file(o.to, "--to")
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.rewards import EnsembleConfig
     from rlhf_jax.runs.scorer import best_of, scored
     from rlhf_jax.runs.stage_path import split_stage
-    from rlhf_jax.stages import Policy, Scorer, sources
+    from rlhf_jax.stages import Policy, Scorer
+    from rlhf_jax.stages.sources import spelled
 
     sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
@@ -89,10 +98,14 @@ def sample(argv: list[str]) -> None:
         how = EnsembleConfig(combine=o.combine, k=o.k)
         scorer = Scorer.load(split_stage(o.run)[0] if o.reward_model is None else o.reward_model, how)
     prompts: list[data.Prompt] = [o.prompt]
+    asked = [data.PromptRow(o.prompt, "")]
     if o.prompts:
-        rows, bad = data.read_jsonl(o.prompts, data.layouts.prompt, on_bad_row=o.on_bad_row)
-        sources.list_bad(bad)
-        prompts = [row.prompt for row in rows]
+        asked = read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)
+        prompts = [row.prompt for row in asked]
+    if o.templated:
+        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+    elif said := spelled(asked, policy.tokenizer):
+        print(f"warning: {said}, pass --templated", file=sys.stderr)
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
     if scorer is not None:
         apart = not scorer.tokenizer.writes_like(policy.tokenizer)
@@ -145,6 +158,7 @@ class ChatOptions:
 def chat(argv: list[str]) -> None:
     """Answer line by line, and remember what was said."""
     o = parse(ChatOptions, "chat", argv)
+    check_seed("--seed", o.seed)
     from rlhf_jax.runs.chat import Conversation
     from rlhf_jax.stages import Policy
 

@@ -67,11 +67,20 @@ def plan(
         if end == begin:
             group = waiting[begin]
             raise ValueError(
-                f"group {group} with lengths {sizes[group]} does not fit in {rows} rows of {row_length} tokens"
+                f"group {group} with lengths {sizes[group]} does not fit in {rows} rows of {row_length} tokens: what "
+                f"is compared stands in one batch, so {_needed(sizes[group], row_length)} rows or "
+                "longer ones are needed (--rows, --row-length; with --micro-batches each part needs as many)"
             )
         batches.append(np.asarray(waiting[begin:end], np.int64))
         begin = end
     return batches
+
+
+def _needed(lengths: Sequence[int], row_length: int) -> int | str:
+    """Count the rows that sequences need; a phrase where no number of rows is enough."""
+    if max(lengths) > row_length:
+        return "more"
+    return next(rows for rows in range(1, len(lengths) + 1) if _fits(lengths, rows, row_length))
 
 
 def _fits(lengths: Sequence[int], rows: int, row_length: int) -> bool:

@@ -7,6 +7,7 @@ of them. Each alarm is reported once, at the step where it first held.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from rlhf_jax.evaluation.log_rows import Alarm, Row, figure, points_of
@@ -16,12 +17,16 @@ from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
 LARGEST_GAP = 0.06
 
 
-def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
+def alarms(
+    history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold", max_kl: float | None = None
+) -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
     Args:
         history: rows in the order of their steps; those of other stages may be among them.
         stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
+        judge: the judge whose score is held against the proxy.
+        max_kl: nats a response above which the KL is an alarm; 20 where nobody says.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -32,10 +37,12 @@ def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
         >>> [alarm.name for alarm in alarms([{"step": 3, "group/skipped": 1}], stage="group")]
         ['skipped_updates']
     """
+    hacking = functools.partial(reward_hacking, judge=judge)
+    far = high_kl if max_kl is None else functools.partial(high_kl, limit=max_kl)
     checks = (
         negative_kl,
-        high_kl,
-        reward_hacking,
+        far,
+        hacking,
         mode_collapse,
         no_response_ends,
         constant_reward,
@@ -109,9 +116,15 @@ def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) 
 
 
 def reward_hacking(
-    history: Sequence[Row], *, stage: str = "ppo", window: int = 4, rise: float = 0.1, gold_rise: float = 0.02
+    history: Sequence[Row],
+    *,
+    stage: str = "ppo",
+    window: int = 4,
+    rise: float = 0.1,
+    gold_rise: float = 0.02,
+    judge: str = "gold",
 ) -> Alarm | None:
-    """Held-out proxy reward rises over a window of evaluations while the gold judge's score does not.
+    """Held-out proxy reward rises over a window of evaluations while a judge's score does not.
 
     The later half of the window is compared with the earlier half, so one noisy evaluation raises no alarm.
 
@@ -121,7 +134,8 @@ def reward_hacking(
         window: evaluations looked at together; even, at least 2.
         rise: how much the proxy must rise, in standard deviations of the proxy over responses (the first logged
             ``proxy_std``; 1 if none was logged).
-        gold_rise: a rise of the gold score up to this counts as flat.
+        gold_rise: a rise of the judge's score up to this counts as flat.
+        judge: whose score, ``heldout_JUDGE`` in the log.
 
     Returns:
         The alarm, or None.
@@ -138,7 +152,7 @@ def reward_hacking(
     """
     if window < 2 or window % 2:
         raise ValueError(f"window must be even and at least 2, found {window}")
-    gold_at = dict(points_of(history, f"{stage}/heldout_gold"))
+    gold_at = dict(points_of(history, f"{stage}/heldout_{judge}"))
     series = [
         (step, proxy, gold_at[step]) for step, proxy in points_of(history, f"{stage}/heldout_proxy") if step in gold_at
     ]
@@ -150,8 +164,8 @@ def reward_hacking(
         gold_change = sum(row[2] for row in late) / half - sum(row[2] for row in early) / half
         if proxy_change > rise * unit and gold_change <= gold_rise:
             message = (
-                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the gold "
-                f"score changed by {gold_change:+.2f}: what the reward model likes better is its own mistakes."
+                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the "
+                f"{judge} score changed by {gold_change:+.2f}: what the reward likes better is its own mistakes."
             )
             return Alarm("reward_hacking", late[-1][0], message)
     return None

@@ -165,8 +165,7 @@ class Engine:
             found = found if sharding is None else processes.put(found, sharding)
         else:
             keys = keys if sharding is None else processes.put(keys, sharding)
-            for state in self._states(laid, tokens, lengths, keys, samples, sharding):
-                last = state
+            last = self._sampled(laid, tokens, lengths, keys, samples, sharding)
             found = (last.tokens, last.logprobs, last.written, last.finished)
             self.cost = Cost(int(jnp.sum(last.written)), len(prompts) * samples * (1 + int(last.steps)))
         return as_rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
@@ -190,28 +189,50 @@ class Engine:
         tokens, lengths = _right_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
         keys = response_keys(key, 0, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
         given = 0
-        for state in self._states(self.lay_out(params).weights, tokens, lengths, keys, samples=1):
+        for state in self._states(self.lay_out(params).weights, tokens, lengths, keys):
             # Read before the next window: it is given this state to reuse.
             drawn = np.asarray(state.tokens)[0, : int(state.written[0])].tolist()
             yield from drawn[given:]
             given = len(drawn)
 
-    def _states(
+    def _started(
+        self,
+        laid: Params,
+        prompts: Any,
+        lengths: Any,
+        keys: Array,
+        samples: int = 1,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> State:
+        """The state after the first token."""
+        columns = prompts.shape[1] + self.config.max_new_tokens
+        return self.programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns, sharding=sharding)
+
+    def _states(self, laid: Params, prompts: Any, lengths: Any, keys: Array) -> Iterator[State]:
+        """The state after the first token and after each window; each is used up by the next."""
+        state = self._started(laid, prompts, lengths, keys)
+        yield state
+        while not bool(jnp.all(state.done)):
+            state = self.programs.window(laid, state, 0, sharding=None)
+            yield state
+
+    def _sampled(
         self,
         laid: Params,
         prompts: Any,
         lengths: Any,
         keys: Array,
         samples: int,
-        sharding: jax.sharding.Sharding | None = None,
-    ) -> Iterator[State]:
-        """The state after the first token and after each window; each is used up by the next."""
-        columns = prompts.shape[1] + self.config.max_new_tokens
-        state = self.programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns, sharding=sharding)
-        yield state
-        while not bool(jnp.all(state.done)):
-            state = self.programs.window(laid, state, 0, sharding=sharding)
-            yield state
+        sharding: jax.sharding.Sharding | None,
+    ) -> State:
+        """The last state. The devices are at the next window while the host asks whether rows were left before it."""
+        state = self._started(laid, prompts, lengths, keys, samples, sharding)
+        for _ in range(-(-(self.config.max_new_tokens - 1) // self.config.window)):
+            ended = jnp.all(state.done)
+            state = self.programs.window(laid, state, 0, sharding=sharding)  # does nothing where all had ended
+            if bool(ended):
+                break
+        return state
 
     def check(self, prompts: Sequence[PromptIds], prompt_ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise a ValueError on an empty list, an empty prompt, or one that leaves no room for the longest response.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.fields import check_fields
 from rlhf_jax.losses import token_logprobs
 from rlhf_jax.types import Array
 
@@ -56,17 +57,15 @@ class SamplingConfig:
     by itself, and logs how far the sampler's are from them (`logprob_gap`)."""
 
     def __post_init__(self) -> None:
-        if self.int8 not in ("none", "weights", "weights_and_cache"):
-            raise ValueError(f"int8 is none, weights or weights_and_cache, found {self.int8!r}")
+        check_fields(self)
         for name in ("max_new_tokens", "window"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name} must be at least 1, found {vars(self)[name]}")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not all(self.stop):
             raise ValueError(
                 f"stop must be a tuple of texts, none of them empty, found {self.stop!r}: an empty text would end "
                 "every response at once; leave stop out to end at the end token alone"
             )
-        object.__setattr__(self, "stop", tuple(self.stop))
         if self.slots < 0:
             raise ValueError(f"slots must be 0 (a row for every response) or positive, found {self.slots}")
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -181,16 +180,22 @@ def categorical(keys: Array, logits: Array) -> Array:
         >>> categorical(keys, jnp.log(jnp.array([[0.0, 1.0, 0.0]] * 3))).tolist()
         [1, 1, 1]
     """
+    return _drawn(keys, logits)[0]
+
+
+def _drawn(keys: Array, logits: Array) -> tuple[Array, Array]:
+    """Draw as ``categorical``, and give log Z as well, float32 [N], which the blocks' log-weights add up to."""
     rows, vocabulary = logits.shape
     size = math.isqrt(vocabulary - 1) + 1
     count = -(-vocabulary // size)
     padded = jnp.pad(logits, ((0, 0), (0, count * size - vocabulary)), constant_values=-jnp.inf)
     blocks = padded.reshape(rows, count, size)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (count + size,)))(keys)
-    block = jnp.argmax(jax.nn.logsumexp(blocks, axis=-1) + noise[:, :count], axis=-1)
+    weights = jax.nn.logsumexp(blocks, axis=-1)
+    block = jnp.argmax(weights + noise[:, :count], axis=-1)
     entries = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     inside = jnp.argmax(entries + noise[:, count:], axis=-1)
-    return (block * size + inside).astype(jnp.int32)
+    return (block * size + inside).astype(jnp.int32), jax.nn.logsumexp(weights, axis=-1)
 
 
 def sample_token(
@@ -225,12 +230,15 @@ def sample_token(
         >>> int(token[0]), round(float(logprob[0]), 4)
         (1, -0.0001)
     """
+    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     if temperature == 0:
         token = jnp.argmax(logits, axis=-1)
     else:
         allowed = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         positions = jnp.broadcast_to(position, keys.shape)
-        token = categorical(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        token, log_z = _drawn(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        if divisor == temperature and not top_k and top_p == 1:
+            # Logits are the largest array of a step: their sum is known, and need not be made again.
+            return token, jnp.take_along_axis(allowed, token[:, None], axis=-1)[:, 0] - log_z
     token = token.astype(jnp.int32)
-    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     return token, token_logprobs(logits if divisor == 1.0 else logits / divisor, token)

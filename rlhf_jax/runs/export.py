@@ -15,6 +15,7 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import read_record
 from rlhf_jax.runs.loading import base_of, first_finished, load_stage, open_stage, origin
 from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.types import Params
 
@@ -51,6 +52,7 @@ def export(
         >>> export("runs/mine", "my-model")  # doctest: +SKIP
     """
     run, named = split_stage(run)
+    run = local(run)
     if named and stage not in (None, named):
         raise RunError(f"{run}:{named} names the {named} stage, and stage is {stage}: leave one of them out")
     name = stage or named or first_finished(run, MODEL_STAGES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +21,13 @@ from jax.sharding import Mesh
 
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.files import MachineFault
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import check_kernel
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.models.weights import read_object
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.identity import check_identity
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
     checkpoint_tokenizer,
@@ -35,8 +38,12 @@ from rlhf_jax.runs.pretrained import (
     with_tokens,
 )
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.types import Params
+
+# What stands beside the weights and has a say in what is trained.
+_BESIDE = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 class Base(NamedTuple):
@@ -175,15 +182,18 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     Raises:
         RunError: when the folder, the stage, the tokenizer or the trunk is missing; the message lists what is there.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     on_mesh = None if mesh is None else functools.partial(_placed_by_role, mesh=mesh)
+    check_identity(directory, stage, checkpoint.load_metadata(directory / "params" / stage))
     params, metadata = checkpoint.load_params(directory / "params" / stage, on_mesh)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     base = _noted(metadata, directory)
     if base is not None:
         try:
             now = _fingerprint(base)
+        except MachineFault:
+            raise
         except (models.CheckpointError, checkpoint.CheckpointError) as error:
             raise RunError(
                 f"the {stage} stage of {directory} holds adapters for {base.path}, which is gone or damaged ({error}): "
@@ -222,13 +232,31 @@ def open_stage(directory: Path | str, stage: str) -> tuple[Params, ModelConfig, 
     Raises:
         RunError: when the folder, the stage or the tokenizer is missing.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     if base_of(directory, stage) is not None:
         return load_stage(directory, stage)
     params, metadata = checkpoint.stored_params(directory / "params" / stage)
+    check_identity(directory, stage, metadata)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
+
+
+def model_digest(path: str, stage: str = "") -> str:
+    """Hash a model that others are built on, with its tokenizer and its generation config, without reading it all.
+
+    Args:
+        path: as for ``start_from``, or a checkpoint that is a sequence classifier.
+        stage: the stage that is meant where the path names a run folder alone; by default "sft".
+    """
+    at = policy_path(path, default=stage or "sft", or_reward=True)
+    if at.stage:
+        _check_finished(at.path, at.stage)
+    digest = hashlib.sha256(_fingerprint(Base(str(at.path), at.stage, "", int8=False)).encode())
+    for file in (at.path / name for name in _BESIDE):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:
@@ -254,7 +282,8 @@ def origin(directory: Path | str, stage: str) -> Path | None:
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
     """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name."""
-    return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
+    directory = local(split_stage(directory)[0])
+    return next((stage for stage in stages if (directory / "params" / stage).exists()), "sft")
 
 
 def load_merged(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[ModelConfig, Params, Tokenizer]:

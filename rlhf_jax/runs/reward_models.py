@@ -13,6 +13,7 @@ from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import load_stage
 from rlhf_jax.runs.pretrained import checkpoint_tokenizer, is_checkpoint, read_checkpoint, scores_text
+from rlhf_jax.runs.store import local
 from rlhf_jax.types import Params
 
 
@@ -28,7 +29,7 @@ def load_reward_model(path: Path | str, mesh: Mesh | None = None) -> tuple[Model
         RunError: when there is neither, or the checkpoint is a language model, which has no score.
         CheckpointError: when the checkpoint cannot be read.
     """
-    path = Path(path)
+    path = local(path)
     if not is_checkpoint(path):
         params, config, tokenizer = load_stage(path, "reward", mesh)
         return config, params["reward"], tokenizer

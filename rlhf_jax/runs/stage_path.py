@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import is_checkpoint
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import POLICY_STAGES
 
 
@@ -55,7 +56,8 @@ def policy_path(text: Path | str, default: str = "sft", *, or_reward: bool = Fal
         >>> policy_path("runs/mine").stage, policy_path("runs/mine:preference").stage
         ('sft', 'preference')
     """
-    path, stage = split_stage(text)
+    named, stage = split_stage(text)
+    path = local(named)
     if stage is None:
         return StagePath(path, "" if is_checkpoint(path) else default)
     if is_checkpoint(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,23 +18,33 @@ from rlhf_jax import evaluation, models, parallel, processes
 from rlhf_jax.data import Example
 from rlhf_jax.data.batches import Batches, MemberBatches, PackedEpochs
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_at_least
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
-from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_positive, is_one_of
+from rlhf_jax.stages.choose import REWARD, check_own, choose_objective, try_objective
+from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, of_optimizers, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -43,8 +54,8 @@ class RewardConfig(PackedConfig):
 
     out: str = "runs/reward"
     objective: str = "reward_model"
-    """`reward_model` (all pairs; `--hyperparameters theta 1.5` makes ties a third outcome), `plackett_luce`, `likert`,
-    or FILE.py:function for one of your own."""
+    """What is minimised: an objective on scores (`rlhf reward --help` lists ours; with `reward_model`,
+    `--hyperparameters theta 1.5` makes ties a third outcome), or FILE.py:function for one of your own."""
     members: int = 1
     """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
@@ -74,6 +85,7 @@ class RewardConfig(PackedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "pairs_per_response", "members")
+        check_at_least(self, 0, "center", "margin")
         if self.layers < 0:
             raise ValueError(f"layers must be 0 (all) or positive, found {self.layers}")
         if self.group_size < 2:
@@ -83,7 +95,12 @@ class RewardConfig(PackedConfig):
 
 
 def reward_model(
-    config: RewardConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None
+    config: RewardConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a reward model on comparisons, or return what the run folder already holds.
 
@@ -92,6 +109,9 @@ def reward_model(
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.scores``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -103,16 +123,32 @@ def reward_model(
     Raises:
         DataError: on a bad row.
         RunError: when a folder holds no SFT policy, or a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
-    if folder.finished(directory, "reward", config):
-        return folder.load_result(directory, "reward", config)
+    check_kind(config, RewardConfig, "reward_model")
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
+    directory = open_run(config.out, config.init)
+    run = functools.partial(_reward_model, config=config, given=given, mesh=mesh)
+    return once("reward", directory, config, _made_of(config, given), run)
+
+
+def _made_of(config: RewardConfig, given: Given, task: Task | None = None) -> Makers:
+    return {
+        "data": of_data(config.data, "opinions", task),
+        "objective": of_objective(given.objective, config.objective),
+        "init": lambda: of_model(config.init),
+        **of_optimizers(given.optimizer, config),
+    }
+
+
+def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     keep_compiled()
-    watch = Attempt(directory, "reward", config)
+    watch = Attempt(directory, "reward", config, given.tracker)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(
         config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat, scores=True
@@ -123,12 +159,15 @@ def reward_model(
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
-    given = data.epoch(0)
-    said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {**own_fields(config), **rating_scale(given, config.objective)}
-    bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
-    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=max(len(e.tokens) for e in given))
-    folder.start(directory, "reward", config, tokenizer)
+    first = data.epoch(0)
+    said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
+    fields = {**own_fields(config), **rating_scale(first, config.objective)}
+    bound = choose_objective(given.objective, config.objective, config.hyperparameters, fields)
+    filled, responses = (REWARD[0], tuple(said)), max(len(e.tokens) for e in first)
+    try_objective(bound, config.objective, filled, responses=responses)
+    check_own(bound, config, filled, responses=responses)
+    try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
+    made_of = collect({**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     shape = config.packing(tokenizer.pad_id)
     loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start.params, model_config, start.head)
@@ -140,6 +179,8 @@ def reward_model(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
         data = data._replace(warnings=(*data.warnings, *say_left_out(side_by_side)))
+    rated = first[0].ratings is not None
+    say_updates("reward", sum(len(group.tokens) if rated else 1 for group in first), batches, config)
     score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 
@@ -160,8 +201,10 @@ def reward_model(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), "init_sha256": start.sha256},
+        fingerprint={**fingerprint(config, made_of), "init_sha256": start.sha256},
+        begin=lambda: folder.start(directory, "reward", config, tokenizer, made_of),
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
     )
@@ -172,11 +215,12 @@ def reward_model(
         **evaluation.reward_quality(
             each.mean(0), test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
         ),
-        **outcome(fitted),
+        **outcome("reward", config, fitted),
     }
     if members:
         summary["member_accuracy"] = [pair_metrics(one, test).get("accuracy") for one in each]
         summary["disagreement"] = float(each.std(0).mean())
+    summary["rows"] = data.rows()
     summary["warnings"] = [*data.warnings, *summary["warnings"]]
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}

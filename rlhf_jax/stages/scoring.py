@@ -88,13 +88,16 @@ class RolloutReward:
         return Scores(*processes.put((scores, np.zeros(shape, np.float32)), sampled.finished.sharding))
 
 
-def score_shared(reward: TextReward, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+def score_shared(
+    reward: TextReward, prompts: Sequence[str], responses: Sequence[str], *, called: str = "the reward"
+) -> np.ndarray:
     """Score responses by a function on text, each process its share of them.
 
     Args:
         reward: ``(prompts, responses) -> numbers``; it sees some of the responses where there are several processes.
         prompts: n texts, the same in every process.
         responses: n texts.
+        called: what messages call the function.
 
     Returns:
         float32 [n], the same in every process.
@@ -103,14 +106,14 @@ def score_shared(reward: TextReward, prompts: Sequence[str], responses: Sequence
         OtherProcessError: the function failed in another process.
     """
     if not processes.several():
-        return rewards.score_texts(reward, prompts, responses)
+        return rewards.score_texts(reward, prompts, responses, called=called)
     part = processes.share(len(responses))
 
     def own() -> np.ndarray:
         asked, given = list(prompts[part]), list(responses[part])
-        return rewards.score_texts(reward, asked, given) if given else np.zeros(0, np.float32)
+        return rewards.score_texts(reward, asked, given, called=called) if given else np.zeros(0, np.float32)
 
-    scores = processes.agree(own, "a reward on text")
+    scores = processes.agree(own, called)
     return np.concatenate([np.frombuffer(x, np.float32) for x in processes.exchange(scores.tobytes())])
 
 

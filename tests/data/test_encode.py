@@ -161,7 +161,7 @@ def test_every_turn_of_the_assistant_is_a_target_of_a_dialogue(gemma, tokenizer)
     said = chat(*TALK)
     for made in (gemma, tokenizer):
         (example,), bad = encode_rows([Dialogue(said, "f:1")], made, length=400)
-        tokens, mask = made.encode_dialogue(said)
+        ((tokens, mask),) = made.encode_turns(said)
         np.testing.assert_array_equal(example.tokens[0], tokens)
         np.testing.assert_array_equal(example.masks[0], mask)
         assert example.starts == (len(made.encode_prompt(said[:1])),)
@@ -194,7 +194,7 @@ def test_a_chat_is_a_prompt_of_every_kind_of_row(gemma):
 def test_text_without_a_prompt_is_plain_text_in_the_chat_format(gemma):
     (example,), _ = encode_rows([Demonstration("", "four and four", "f:1")], gemma, length=20)
     plain = gemma.with_format("plain")
-    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode_response("four and four").tolist()]
+    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode("four and four"), plain.eos_id]
     assert example.tokens[0][-1] == plain.eos_id != gemma.eos_id
 
 

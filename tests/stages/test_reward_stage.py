@@ -45,6 +45,16 @@ def test_every_evaluation_logs_level_and_spread_of_the_held_out_scores(reward_ru
     assert best["reward/heldout_reward_mean"] == pytest.approx(scores.mean(), abs=1e-4)
 
 
+def test_a_group_that_fits_into_no_batch_is_said_before_anything_is_written(
+    tables, tmp_path, sft_run, folder, one_device
+):
+    """Four responses of one prompt in one row: the right command must find the folder as it was."""
+    config = tiny_task.reward_config(tables, tmp_path / "new", init=folder, table="ratings", rows=1)
+    with pytest.raises(ValueError, match=r"does not fit in 1 rows of 32 tokens.*so \d rows or longer ones.*--rows"):
+        stages.reward_model(config, mesh=one_device)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("table", ["preference", "ratings"])
 def test_soft_labels_and_ratings_train_it_as_well(tables, tmp_path, sft_run, folder, one_device, table):
     config = tiny_task.reward_config(tables, tmp_path, init=folder, table=table, epochs=6, patience=0)
