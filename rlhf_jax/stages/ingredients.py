@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax import objectives
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.rewards import TextReward
@@ -17,6 +16,7 @@ from rlhf_jax.runs.made_of import Ingredient, collect_again, of_callable, of_mod
 from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.runs.values import place_of
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.choose import named_objective
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.task import Task
 from rlhf_jax.types import Objective
@@ -66,7 +66,7 @@ def of_objective(passed: Objective | None, name: str) -> Callable[[], Ingredient
     def look() -> Ingredient:
         found: Any = passed
         if found is None:
-            found = load_function(name, f"objective {name}") if ":" in name else vars(objectives).get(name)
+            found = load_function(name, f"objective {name}") if ":" in name else named_objective(name)
         return of_callable(name, found)
 
     return look

@@ -19,6 +19,7 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.fingerprint import checkpoints, fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
@@ -99,6 +100,8 @@ def _train(
     mesh, _ = online_meshes(config, mesh)
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
+    if reward is None and not config.reward_model:
+        raise RunError(f"{stage}: no reward was passed, and reward_model is empty: pass reward=, or name a run folder")
     scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
     if config.offload == "frozen":  # nobody else may hold them on the device
         start = start._replace(params=place(start.params, mesh, parked=not config.lora.rank))
