@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from rlhf_jax import processes
 from rlhf_jax.checkpoint.manifest import fault
-from rlhf_jax.checkpoint.pieces import entries, sha256_of, wrong_piece
+from rlhf_jax.checkpoint.pieces import bytes_of, entries, wrong_piece
 from rlhf_jax.files import CheckpointError, MachineFault, machine_fault
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax puts this into the name of a folder that is not committed yet
@@ -55,7 +55,7 @@ class Writing(Protocol):
 def tree_sha256(tree: Any) -> str:
     """Hash every path, dtype, shape and bit of a tree, whatever mesh it lies on.
 
-    Leaves that lie over several processes are gathered one at a time; all processes have to call this together.
+    Leaves are gathered a slice at a time, so none is whole anywhere; all processes have to call this together.
 
     Args:
         tree: arrays, random keys included.
@@ -73,8 +73,10 @@ def tree_sha256(tree: Any) -> str:
     leaves = {}
     for path, leaf in flatten(tree).items():
         value, dtype = as_numbers(path, leaf)
-        whole = processes.fetch(value)
-        leaves[path] = {"dtype": dtype, "shape": list(whole.shape), "sha256": sha256_of(whole)}
+        hashed = hashlib.sha256()
+        for piece in processes.slices(value):
+            hashed.update(bytes_of(piece))
+        leaves[path] = {"dtype": dtype, "shape": list(value.shape), "sha256": hashed.hexdigest()}
     return digest(leaves)
 
 

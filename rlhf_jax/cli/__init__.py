@@ -10,12 +10,28 @@ import contextlib
 import difflib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from rlhf_jax.cli import aot, distributed, doctor, inspect, launch, pipeline, plan, policy, profile, results, sources
-from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
+from rlhf_jax.cli import (
+    aot,
+    distributed,
+    doctor,
+    errors,
+    inspect,
+    launch,
+    pipeline,
+    plan,
+    policy,
+    profile,
+    results,
+    sources,
+)
+from rlhf_jax.cli.overview import first_view, overview
+from rlhf_jax.cli.parsing import UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
 
@@ -50,93 +66,108 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its status: 0, 2 on a mistake in the input, 130 or 143 when stopped by a signal.
+    """Run one command and exit with its status.
 
-    A process that its watchdog ends (``--watchdog-exit``) has the status 75.
+    0; 2 on a mistake in the input; 3 when updates were not finite and nothing was trained; 70 on an error that nobody
+    has thought of, 74 on one outside, as a full disk; 75 while another process has the run folder, and where a process
+    of the run is lost or its watchdog ends it (``--watchdog-exit``); 129, 130, 141 or 143 when stopped by a terminal
+    that closed, Ctrl-C, a reader that has gone, or SIGTERM.
     """
+    status = run(list(sys.argv[1:] if argv is None else argv))
     try:
-        status = run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        distributed.leave(status)
-    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        if sys.stdout is not None:  # it was closed by whoever started this
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of(sys.stdout)
+    except OSError as error:
+        message, status = errors.explain(error)
+        _fail(f"what was printed is lost: {message}")
+        _let_go_of(sys.stdout)
+    distributed.leave(status)
     sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
-    """Run one command and return its exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if argv[0] == "--version":
-        from rlhf_jax import __version__
+    """Run one command and return its exit status; ``--debug`` among its words adds the traceback to an error."""
+    own = argv[: argv.index("--")] if "--" in argv else argv  # what follows is another command's
+    debug = "--debug" in own
+    words = [word for word in own if word != "--debug"] + argv[len(own) :]
+    name = words[0] if words and words[0] in COMMANDS else ""
+    try:
+        if name:
+            _run(name, words[1:])
+        elif not words:
+            print(first_view(Path("runs")))
+        elif words[0] in ("-h", "--help"):
+            print(overview(COMMANDS))
+        elif words[0] == "--version":
+            from rlhf_jax import __version__
 
-        print(f"rlhf_jax {__version__}")
-        return 0
-    name, *rest = argv
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
-        return _fail(f"unknown command {name!r}: {hint}")
+            print(f"rlhf_jax {__version__}")
+        else:
+            near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
+            return _fail(f"unknown command {words[0]!r}: {hint}")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # a table's reader has gone; rich leaves with 1
+            return _ended(name, end.__context__)
+        raise  # help was asked for, or the words are no options of this command
+    except BaseException as error:  # the one place where every error ends, as a sentence and a status
+        if debug:
+            traceback.print_exception(error)
+        return _ended(name, error)
+    return 0
+
+
+def _run(name: str, words: list[str]) -> None:
+    """Run one command."""
+    from rlhf_jax.runs.compilation_cache import keep_compiled
+
+    asked, rest = distributed.take(words)
+    with _short_warnings():
+        if {"-h", "--help", "--help-all"} & set(rest):
+            with distributed.explained(name):
+                COMMANDS[name](rest)
+            return
+        distributed.join(name, asked)
+        keep_compiled()
+        with distributed.one_voice():
+            COMMANDS[name](rest)
+
+
+def _ended(name: str, error: BaseException) -> int:
+    """Say why a command ended before its end, and return its status."""
     import jax
 
-    from rlhf_jax import models, processes
-    from rlhf_jax.checkpoint import CheckpointError
-    from rlhf_jax.data import DataError
-    from rlhf_jax.parallel import DistributedError, MeshError
+    from rlhf_jax import processes
     from rlhf_jax.processes import LostProcessError, OtherProcessError
-    from rlhf_jax.report import ReportError
-    from rlhf_jax.runs.compilation_cache import keep_compiled
     from rlhf_jax.runs.lock import LockedError
-    from rlhf_jax.stages import RunError, SamplerMismatch
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
-    known = (
-        UsageError,
-        DataError,
-        MeshError,
-        DistributedError,
-        RunError,
-        ReportError,
-        CheckpointError,
-        models.CheckpointError,
-        SkippedUpdates,
-        SamplerMismatch,
-    )
-    try:
-        asked, rest = distributed.take(rest)
-        with _short_warnings():
-            if {"-h", "--help"} & set(rest):
-                with distributed.explained(name):
-                    COMMANDS[name](rest)
-                return 0
-            distributed.join(name, asked)
-            keep_compiled()
-            with distributed.one_voice():
-                COMMANDS[name](rest)
-    except Interrupted as stop:
-        print(f"rlhf {name}: {stop}", file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        goes_on = "; the same command continues from the last checkpoint" if name in TRAINING else ""
-        print(f"rlhf {name}: stopped{goes_on}", file=sys.stderr)
+    goes_on = "the same command continues from the last checkpoint" if name in TRAINING else ""
+    if isinstance(error, Interrupted):
+        print(f"rlhf {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        print(f"rlhf {name}: stopped{'; ' if goes_on else ''}{goes_on}", file=sys.stderr)
         return 130
-    except (LostProcessError, OtherProcessError) as gone:
-        return _fail(f"{name}: {gone}", gone.exit_code)
-    except jax.errors.JaxRuntimeError as error:
-        if not processes.lost(error):
-            raise
-        return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
-    except LockedError as error:
+    if isinstance(error, BrokenPipeError):  # whoever reads has seen enough, as `| head` has
+        _let_go_of(sys.stdout)
+        _let_go_of(sys.stderr)
+        return 141 if name in TRAINING else 0
+    if isinstance(error, LostProcessError | OtherProcessError):
         return _fail(f"{name}: {error}", error.exit_code)
-    except known as error:
-        return _fail(f"{name}: {error}")
-    except FileNotFoundError as error:
-        return _fail(f"{name}: {error.filename}: no such file or folder")
-    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        return _fail(f"{name}: {error.filename}: {(error.strerror or 'cannot be read').lower()}")
-    return 0
+    if isinstance(error, jax.errors.JaxRuntimeError) and processes.lost(error):
+        return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
+    if isinstance(error, SkippedUpdates | LockedError):
+        return _fail(f"{name}: {error}", error.exit_code)
+    message, status = errors.explain(error, goes_on)
+    return _fail(f"{name}: {message}" if name else message, status)
+
+
+def _let_go_of(stream: Any) -> None:
+    """Send what is left in a stream that nobody reads to nowhere, or Python complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -158,24 +189,7 @@ def _short_warnings() -> Iterator[None]:
         warnings.formatwarning = whole
 
 
-def _overview() -> str:
-    lines = [
-        "usage: rlhf COMMAND [options]",
-        "",
-        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
-    lines += ["", "`rlhf COMMAND --help` explains each. Start with `rlhf quickstart`."]
-    lines += ["", distributed.HELP, ""]
-    lines += [
-        "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
-        "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
-    ]
-    return "\n".join(lines)
-
-
 def _fail(message: str, status: int = 2) -> int:
-    print(f"rlhf: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that has closed takes no words
+        print(f"rlhf: error: {message}", file=sys.stderr)
     return status

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.targets import check_file, check_folder
 
 if TYPE_CHECKING:
     from rlhf_jax.models import ModelConfig
@@ -49,6 +50,10 @@ class AotOptions:
 def aot(argv: list[str]) -> None:
     """Compile the programs of a stage for a topology, and print what they take."""
     stage, options, config = asked("aot", _USAGE, AotOptions(), argv)
+    if options.json is not None:
+        check_file(options.json, "--json")
+    if options.hlo is not None:
+        check_folder(options.hlo, "--hlo")
     if options.tries < 1:
         raise UsageError(f"--tries must be at least 1, found {options.tries}")
     if not options.topology:
@@ -106,6 +111,7 @@ def _searched(stage: str, config: Any, wanted: Topology, random: ModelConfig | N
 def save(found: Ahead, path: Path | None) -> None:
     """Write the figures to a file, if one is named."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found.to_json(), indent=1, default=str), encoding="utf-8")
 
 

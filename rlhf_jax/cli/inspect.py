@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.inspect import Arrays, Held
@@ -40,6 +41,8 @@ class InspectOptions:
 def inspect(argv: list[str]) -> None:
     """List the arrays of a stage."""
     stage, options, config = asked("inspect", _USAGE, InspectOptions(), argv)
+    if options.json is not None:
+        check_file(options.json, "--json")
     if not 0 <= options.devices <= 2**20 or (options.devices and options.topology):
         raise UsageError("give --devices N, 1 to 1048576, or --topology, or neither for the devices of this machine")
     from rlhf_jax.stages.inspect import arrays_of
@@ -48,6 +51,7 @@ def inspect(argv: list[str]) -> None:
     found = arrays_of(stage, config, mesh=mesh, sizes=None if options.random is None else sizes(options.random))
     show(found)
     if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
 
 

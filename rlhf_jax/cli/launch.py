@@ -25,7 +25,7 @@ class LaunchOptions:
     """Seconds that the others have to end by themselves after one has failed; then they get SIGTERM, then SIGKILL."""
     restarts: int = 0
     """How often all are started again after a failure that may pass: not after status 2 (a mistake in the command),
-    130 or 143 (stopped). Training goes on from its last checkpoint."""
+    129, 130 or 143 (stopped). Training goes on from its last checkpoint."""
 
 
 def launch(argv: list[str]) -> None:

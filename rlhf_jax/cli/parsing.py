@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+
+from rlhf_jax.cli.first_help import EXAMPLES, first_help, objectives_line
+from rlhf_jax.fields import check_fields
 
 Options = TypeVar("Options")
 
@@ -50,7 +54,13 @@ def one_of(names: Sequence[str]) -> str:
 
 def parse(options: type[Options], name: str, argv: list[str]) -> Options:
     """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
-    return tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
+    said = tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
+    try:
+        check_fields(said)
+    except ValueError as error:
+        field, found = str(error).split(" ", 1)
+        raise UsageError(f"--{field.replace('_', '-')} {found}") from error
+    return said
 
 
 def override(default: Any, name: str, argv: Sequence[str]) -> Any:
@@ -73,11 +83,17 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     rest = [
         word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
     ]
-    description = (
-        f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
-        "`config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with another --out does "
-        "it again."
-    )
+    if {"-h", "--help"} & set(rest):
+        print(f"usage: rlhf {name} [options]\n\n{describe(name)}\n\n  {EXAMPLES[name]}\n\n{first_help(name, config)}")
+        raise SystemExit(0)
+    description = describe(name)
+    if "--help-all" in rest:
+        rest = ["--help"]
+        description += (
+            f" Objectives: {objectives_line(name)}. --config FILE.py takes the defaults below from a Python file that "
+            "defines `config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with "
+            "another --out does it again."
+        )
     try:
         return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
     except ValueError as error:
@@ -85,7 +101,10 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
 
 
 def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
-    """Take what stands for many fields at once out of the words: ``--config FILE.py`` and ``--mesh AXIS=SIZE,...``.
+    """Take what stands for many fields at once out of the words, and write what has a short form in its long one.
+
+    ``--config FILE.py`` and ``--mesh AXIS=SIZE,...`` are taken out; a ``--judge`` may be given several times, and
+    ``--optimizer FILE.py:NAME`` is the ``function`` of every optimiser that the stage has.
 
     Args:
         default: the config of a stage.
@@ -107,6 +126,7 @@ def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     else:
         config = load_config(path, type(default)) if path else default
     mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
+    rest = _own_optimizers(config, _gathered(rest, "--judge"))
     try:
         return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest
     except MeshError as error:
@@ -125,22 +145,45 @@ def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
     return "", argv
 
 
+def _gathered(argv: list[str], flag: str) -> list[str]:
+    """Put the values of a flag that stands several times behind one: a parser of options would keep the last."""
+    values: list[str] = []
+    rest = argv
+    while any(word == flag or word.startswith(f"{flag}=") for word in rest):
+        value, rest = _take(rest, flag, "NAME=FILE.py:function or NAME=RUN")
+        values.append(value)
+    return [*rest, flag, *values] if values else rest
+
+
+def _own_optimizers(config: Any, argv: list[str]) -> list[str]:
+    """Write ``--optimizer FILE.py:NAME`` as the field that it is: ``--optimizer.function``, or of every role's."""
+    from rlhf_jax.training import OptimizerConfig
+
+    fields = [name.replace("_", "-") for name, value in vars(config).items() if isinstance(value, OptimizerConfig)]
+    for flag, names in {"optimizer": fields, **{name: [name] for name in fields}}.items():
+        value, argv = _take(argv, f"--{flag}", "FILE.py:function, or FILE.py:NAME of an optax transformation")
+        argv += [word for name in names for word in (f"--{name}.function", value) if value]
+    return argv
+
+
 def load_config(path: str, kind: type) -> Any:
     """Load the ``config`` that a Python file defines.
 
     Raises:
         UsageError: when there is no such file, or no ``config`` of this kind in it.
     """
-    from rlhf_jax.runs.user_code import run_file
+    from rlhf_jax.runs.user_code import blamed, run_file
 
     try:
         config = run_file(path, f"--config {path}").get("config")
-    except (ValueError, TypeError) as error:  # no such file; a field that is out of range, or that there is not
+    except (Exception, SystemExit) as error:  # whatever a file of the user's own raises
         said = str(error)
-        raise UsageError(said if said.startswith("--config") else f"--config {path}: {said}") from error
+        raise UsageError(said if said.startswith("--config") else f"--config {path}{blamed(error, path)}") from error
     if not isinstance(config, kind):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
-        raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}")
+        program = "__main__" in Path(path).read_text(encoding="utf-8", errors="replace")
+        hint = f"; it is a program by itself: python {path}" if config is None and program else ""
+        raise UsageError(f"--config {path}: expected `config = {kind.__name__}(...)`, found {found}{hint}")
     return config
 
 

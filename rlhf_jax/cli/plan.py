@@ -12,6 +12,7 @@ from rlhf_jax.cli import tables
 from rlhf_jax.cli.aot import say_compiling
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.parallel.hardware import Hardware
@@ -55,6 +56,8 @@ class PlanOptions:
 def plan(argv: list[str]) -> None:
     """Plan a stage on hardware, and print memory, time, hours and cost."""
     stage, options, config = asked("plan", _USAGE, PlanOptions(), argv)
+    if options.json is not None:
+        check_file(options.json, "--json")
     if not options.hardware:
         raise UsageError(f"--hardware is missing; {_USAGE}")
     from rlhf_jax.parallel.hardware import hardware
@@ -76,6 +79,7 @@ def plan(argv: list[str]) -> None:
     show(found, pairs, mesh_asked=said)
     if options.json is not None:
         written = {**found.to_json(), "beside": [{**pair._asdict(), "difference": pair.difference} for pair in pairs]}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 

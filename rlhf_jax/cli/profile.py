@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
 from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.targets import check_folder
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.profile import Profile
@@ -39,6 +40,8 @@ class ProfileOptions:
 def profile(argv: list[str]) -> None:
     """Measure the phases of a stage."""
     stage, options, config = asked("profile", _USAGE, ProfileOptions(), argv)
+    if options.trace is not None:
+        check_folder(options.trace, "--trace")
     if options.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, found {options.repeats}")
     from rlhf_jax.stages.profile import profile_online, profile_packed

@@ -13,6 +13,7 @@ from rlhf_jax.cli.files import must_be_run, write
 from rlhf_jax.cli.parsing import one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
+from rlhf_jax.targets import check_file, check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +21,19 @@ class ReportOptions:
     """Options of the report."""
 
     run: Positional[Path]
-    """A run folder."""
+    """A run folder, or its URL, s3://... or gs://...."""
 
 
 def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
-    must_be_run(o.run)
     from rlhf_jax.report import write_report
+    from rlhf_jax.runs.store import local
 
-    print(write_report(o.run))
+    run = local(o.run)
+    must_be_run(run)
+    check_file(run / "report.html", "the page")
+    print(write_report(run))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +54,16 @@ class ScoreOptions:
 def score(argv: list[str]) -> None:
     """Score the rows of a file."""
     o = parse(ScoreOptions, "score", argv)
-    must_be_run(o.run)
+    check_file(o.to, "--to")
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.runs.scorer import scorable, score_rows
-    from rlhf_jax.stages import Scorer, sources
+    from rlhf_jax.runs.store import local
+    from rlhf_jax.stages import Scorer
 
-    scorer = Scorer.load(o.run)
-    rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
-    sources.list_bad(bad)
+    run = local(o.run)
+    scorer = Scorer.load(run)
+    rows = read_rows(o.input, scorable, o.on_bad_row)
     if not rows:
         raise data.DataError(
             f"{o.input}: no row has a response to score; rlhf sample {o.run} --prompts FILE.jsonl --to OUT.jsonl "
@@ -89,7 +95,8 @@ def export(argv: list[str]) -> None:
     o = parse(ExportOptions, "export", argv)
     from rlhf_jax.runs import export
     from rlhf_jax.runs.stage_path import split_stage
+    from rlhf_jax.runs.store import local
 
-    must_be_run(split_stage(o.run)[0])
-
+    must_be_run(local(split_stage(o.run)[0]))
+    check_folder(o.to, "--to")
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

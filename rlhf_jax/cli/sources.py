@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from rlhf_jax.cli.files import write
 from rlhf_jax.cli.parsing import parse
+from rlhf_jax.targets import check_file, check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ def fetch(argv: list[str]) -> None:
     o = parse(FetchOptions, "fetch", argv)
     from rlhf_jax.runs import fetch
 
+    if o.to:
+        check_folder(o.to, "--to")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-made goes, as after Ctrl-C
     print(fetch.fetch(o.name, o.to))
 
@@ -50,6 +53,7 @@ class DataOptions:
 def data(argv: list[str]) -> None:
     """Write the rows of a data set."""
     o = parse(DataOptions, "data", argv)
+    check_file(o.to, "--to")
     from rlhf_jax.data import human_sentiment
 
     write(o.to, (s._asdict() for s in human_sentiment.load(o.split, o.data_dir)))

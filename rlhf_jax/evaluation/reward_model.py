@@ -15,7 +15,7 @@ DECIDED = 0.8
 # Shares come from float32 vote counts: equal up to this is equal.
 EVEN = 1e-6
 LOW_ACCURACY, HIGH_ACCURACY = 0.65, 0.90
-FEWEST_PAIRS = 20  # fewer say nothing of an accuracy
+FEWEST_PAIRS = 20  # fewer different ones say nothing of a model
 # A pair is saturated when the model gives it odds beyond 99:1, collapsed when the odds hardly leave 1:1.
 SATURATED, COLLAPSED_STD = 0.99, 0.05
 
@@ -113,10 +113,10 @@ def reward_quality(
         seed: what the intervals' resampling depends on.
 
     Returns:
-        ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
+        ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``, ``pairs_decided``,
         ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``,
-        ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``,
-        ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
+        ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``golden_pairs``,
+        ``longer_wins``, ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
 
     Raises:
         ValueError: if shapes disagree, an index is out of range, a share is outside [0, 1] or a score is not finite.
@@ -142,11 +142,11 @@ def reward_quality(
         return float(correct[chosen].mean()), [low, high], int(chosen.sum())
 
     accuracy, accuracy_ci, n_pairs = over(np.ones_like(counted))
-    decided, decided_ci, _ = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
+    decided, decided_ci, n_decided = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
     by_domain = {domain: over(pair_domain == domain) for domain in dict.fromkeys(pair_domain.tolist())}
-    golden_accuracy, golden_ci = None, None
+    golden_accuracy, golden_ci, n_golden = None, None, 0
     if golden is not None:
-        golden_accuracy, golden_ci, _ = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
+        golden_accuracy, golden_ci, n_golden = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
     ece, rows = reliability(gap, votes)
     model_longer, people_longer = _longer_wins(gap, votes, sizes[ij[:, 0]] - sizes[ij[:, 1]])
     return {
@@ -155,6 +155,7 @@ def reward_quality(
         "pairs": n_pairs,
         "accuracy_decided": decided,
         "accuracy_decided_ci": decided_ci,
+        "pairs_decided": n_decided,
         "accuracy_by_domain": {domain: mean for domain, (mean, _, _) in by_domain.items()},
         "accuracy_by_domain_ci": {domain: ci for domain, (_, ci, _) in by_domain.items()},
         "pairs_by_domain": {domain: count for domain, (_, _, count) in by_domain.items()},
@@ -164,9 +165,10 @@ def reward_quality(
         "reward_std": float(values.std()),
         "golden_accuracy": golden_accuracy,
         "golden_accuracy_ci": golden_ci,
+        "golden_pairs": n_golden,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
-        "warnings": _warnings(accuracy if n_pairs >= FEWEST_PAIRS else None, values, gap),
+        "warnings": _warnings(accuracy, values, gap) if _enough(ij[counted]) else [],
     }
 
 
@@ -179,6 +181,11 @@ def _longer_wins(gap: np.ndarray, votes: np.ndarray, longer: np.ndarray) -> tupl
     model = (1 + np.sign(gap[uneven]) * side) / 2
     people = (1 + np.sign(votes[uneven] - 0.5) * side) / 2
     return float(model.mean()), float(people.mean())
+
+
+def _enough(pairs: np.ndarray) -> bool:
+    """Tell whether there are enough different pairs to say anything of a model; one that is drawn twice is one."""
+    return len(np.unique(np.sort(pairs, axis=1), axis=0)) >= FEWEST_PAIRS
 
 
 def _warnings(accuracy: float | None, scores: np.ndarray, gap: np.ndarray) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from rlhf_jax.fields import check_above_zero, check_at_least, check_fields
 
 AttentionKind = Literal["auto", "xla", "chunked", "cudnn", "splash"]
 Remat = Literal["none", "dots", "block"]
@@ -27,6 +29,11 @@ class RopeScaling:
     original_length: int = 8192
     """llama3: context of pretraining, tokens."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_above_zero(self, "factor", "low_freq_factor", "high_freq_factor")
+        check_at_least(self, 1, "original_length")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
@@ -44,6 +51,7 @@ class LoRAConfig:
     """Hold the frozen matrices in 8 bits: a quarter of float32's memory, and logits that are slightly off."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rank < 0:
             raise ValueError(f"lora.rank must be 0 (off) or positive, found {self.rank}")
         if self.alpha <= 0:
@@ -76,6 +84,9 @@ class ModelConfig:
     or gpt_neox. The other fields describe the network itself."""
     vocab_size: int = 4096
     """Tokens in the vocabulary; stages set it from the tokenizer."""
+    tokenless: tuple[tuple[int, int], ...] = ()
+    """Ids below `vocab_size` that no token has, as [first, last + 1): a vocabulary may be padded. They have probability
+    0, so that none is ever drawn. Stages set it from the tokenizer."""
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 3
@@ -157,11 +168,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.remat, bool):
             object.__setattr__(self, "remat", "block" if self.remat else "none")
-        if self.remat not in get_args(Remat):
-            raise ValueError(f"remat is none, dots or block, found {self.remat!r}")
+        check_fields(self)
+        if any(not 0 <= first < end <= self.vocab_size for first, end in self.tokenless):
+            raise ValueError(f"tokenless must lie within the vocabulary of {self.vocab_size}, found {self.tokenless}")
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
+        check_above_zero(self, "rope_theta", "norm_eps", "embedding_scale")
+        check_at_least(self, 0, "max_length", "sliding_window", "local_rope_theta")
+        check_at_least(self, 0, "query_scale", "attention_softcap", "logit_softcap")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if not 0 <= self.rope_fraction <= 1:
@@ -174,8 +189,6 @@ class ModelConfig:
             raise ValueError(f"local_layers has {len(self.local_layers)} entries for {self.n_layers} layers")
         if not (self.norm_before or self.norm_after):
             raise ValueError("a block needs norm_before, norm_after or both")
-        if self.attention not in get_args(AttentionKind):
-            raise ValueError(f"attention is auto, xla, chunked, cudnn or splash, found {self.attention!r}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"compute_dtype is float32 or bfloat16, found {self.compute_dtype!r}")
 
@@ -204,4 +217,6 @@ class ModelConfig:
         made = {name: kind(**fields[name]) for name, kind in nested.items() if name in fields}
         if "local_layers" in fields:
             made["local_layers"] = tuple(fields["local_layers"])
+        if "tokenless" in fields:
+            made["tokenless"] = tuple((first, end) for first, end in fields["tokenless"])
         return cls(**{**fields, **made})

@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from rlhf_jax.fields import check_fields
+
 AXES = ("data", "fsdp", "tensor")
 
 Args = TypeVarTuple("Args")
@@ -40,6 +42,12 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+
+    def __post_init__(self) -> None:
+        try:
+            check_fields(self)
+        except ValueError as error:
+            raise MeshError(f"mesh: {error}") from error
 
     @classmethod
     def parse(cls, text: str) -> MeshConfig:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # Seconds to wait for others where something is exchanged: a reward on text may ask a slow judge before.
 PATIENCE = 1800.0
+_TOLD = "every process was told of this error"
 AT_ONCE = 2**26  # bytes of each process that are exchanged at a time
 
 
@@ -150,11 +151,22 @@ def _agreed(
     # Our errors about wrong input are ValueErrors.
     said = exchange_json([text, 2 if isinstance(failed, ValueError) else 1, told(made)])
     if failed is not None:
+        failed.add_note(_TOLD)
         raise failed
     for number, (text, status, _) in enumerate(said):
         if text:
             raise OtherProcessError(f"{what}: process {number} of {len(said)} stopped ({text})", status)
     return made, [value for _, _, value in said]
+
+
+def known_to_all(error: BaseException) -> bool:
+    """Tell whether every process has met an error, as all do of what ``agree`` and ``from_first`` raise.
+
+    Example:
+        >>> known_to_all(KeyError("x"))
+        False
+    """
+    return isinstance(error, OtherProcessError) or _TOLD in vars(error).get("__notes__", [])
 
 
 def meet(what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rlhf_jax.fields import check_fields
 from rlhf_jax.losses.arrays import as_float
 from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.types import Array
@@ -25,6 +26,7 @@ class EnsembleConfig:
     """Standard deviations taken off by `lower_bound`; usually 0.5 to 2."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.k >= 0:
             raise ValueError(f"ensemble.k must not be negative, found {self.k}")
         warn_outside("ensemble.k", self.k, 0.0, 5.0, "usually 0.5 to 2")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from rlhf_jax.fields import check_fields
 from rlhf_jax.types import Array
 
 
@@ -29,6 +30,7 @@ class ShapingConfig:
     """Subtracted for every response token; 0 is off."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.clip <= 0:
             raise ValueError(f"shaping.clip must be positive, found {self.clip}")
         if self.no_eos_penalty < 0 or self.length_penalty < 0:

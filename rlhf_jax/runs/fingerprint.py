@@ -15,10 +15,14 @@ from typing import Any
 from rlhf_jax import checkpoint
 from rlhf_jax.runs.made_of import Ingredients, changed
 from rlhf_jax.runs.stage_path import split_stage
+from rlhf_jax.runs.store import mirror_of
+from rlhf_jax.runs.store.checkpoints import StoredCheckpoints
 from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.training import CheckpointStore
 
 # What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
-# computed again to save memory, what difference between sampler and trainer stops the run, and when it counts as hung.
+# computed again to save memory, what difference between sampler and trainer stops the run, when it counts as hung, who
+# is told of it, and whether an objective is looked at first.
 _PLACES = frozenset(
     {
         "out",
@@ -36,6 +40,8 @@ _PLACES = frozenset(
         "watchdog_seconds",
         "watchdog_exit",
         "accept_changed",
+        "tracker",
+        "check",
     }
 )
 
@@ -88,7 +94,7 @@ def brought_up(saved: dict[str, Any], config: Any) -> dict[str, Any]:
     return _deciding(json.loads(json.dumps(_with_new_fields(saved, config))))
 
 
-def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> checkpoint.Checkpoints:
+def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> CheckpointStore:
     """Open the checkpoints of a stage; ``fingerprint`` is the config's, and what else the result depends on."""
     now = dict(fingerprint).get("made_of", {})
 
@@ -97,9 +103,11 @@ def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[s
         same = not changed(was, now, config.accept_changed)
         return {**brought_up(saved, config), **({"made_of": now if same else was} if now else {})}
 
-    return checkpoint.Checkpoints(
+    here = checkpoint.Checkpoints(
         directory / "checkpoints" / stage, fingerprint=fingerprint, keep=config.keep_checkpoints, brought_up=compared
     )
+    mirror = mirror_of(directory)
+    return here if mirror is None else StoredCheckpoints(here, mirror)
 
 
 def renamed(begun: dict[str, Any], config: Any) -> list[str]:
@@ -116,9 +124,19 @@ def _renamed(was: Any, now: Any, path: str) -> list[str]:
         keys = [k for k in now if k in was and k not in _PLACES - {"judge"}]
         return [said for k in keys for said in _renamed(was[k], now[k], f"{path}.{k}" if path else k)]
     named = path.split(".")[-1] in _ROWS or path == "judge" or _CODE.fullmatch(str(was))
-    if was == now or not named or _real(was) == _real(now):
+    if was == now or not named or _known_as(was) == _known_as(now):
         return []
     return [f"{path} was {json.dumps(was)} and is now {json.dumps(now)}"]
+
+
+def _known_as(value: Any) -> Any:
+    """Resolve the paths in what a field names; an earlier version had one judge, without a name."""
+    if isinstance(value, list):
+        judges = {name: what for name, _, what in (str(judge).partition("=") for judge in value)}
+        return (
+            {name: _real(what) for name, what in judges.items()} if list(judges) != ["gold"] else _real(judges["gold"])
+        )
+    return _real(value)
 
 
 def _real(name: Any) -> str:

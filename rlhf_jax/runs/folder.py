@@ -32,12 +32,16 @@ from typing import Any
 from rlhf_jax import checkpoint, models, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
+from rlhf_jax.runs.circumstances import circumstances
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.fingerprint import brought_up, fingerprint, renamed
 from rlhf_jax.runs.identity import identity
 from rlhf_jax.runs.loading import Base, load_stage
 from rlhf_jax.runs.made_of import ACCEPTABLE, MADE_OF, Ingredients, changed, read_ingredients
+from rlhf_jax.runs.store import mirror_of
+from rlhf_jax.runs.store.checkpoints import send_params
 from rlhf_jax.stage_names import MODEL_STAGES
+from rlhf_jax.targets import check_folder
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
 
@@ -165,6 +169,7 @@ def finish(
         {
             stage: summary,
             "seconds": {stage: seconds},
+            "made": {stage: circumstances()},
             "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),
@@ -175,6 +180,8 @@ def finish(
     if base is not None:
         metadata["base"] = base.to_json(directory)
     checkpoint.save_params(directory / "params" / stage, own, metadata)
+    if mirror := mirror_of(directory):
+        send_params(mirror, stage)
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
@@ -191,6 +198,7 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
     Raises:
         RunError: when the stage was begun here with another config; the message names the fields that differ.
+        TargetError: when nothing can be written here, which an unfinished stage has to.
     """
     return processes.from_first(lambda: _finished(directory, stage, config), f"opening {directory}")
 
@@ -207,7 +215,10 @@ def _finished(directory: Path, stage: str, config: Any) -> bool:
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
             "Name another folder with --out."
         )
-    return (directory / "params" / stage).exists()
+    if (directory / "params" / stage).exists():
+        return True
+    check_folder(directory, "out")
+    return False
 
 
 def check_unchanged(directory: Path, stage: str, config: Any, made_of: Ingredients) -> None:

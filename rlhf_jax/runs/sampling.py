@@ -31,7 +31,7 @@ def make_engine(
         model,
         sampling,
         pad_id=tokenizer.pad_id,
-        eos_id=tokenizer.eos_id,
+        eos_id=tokenizer.end_ids,
         stop=stop,
         logprob_temperature=logprob_temperature,
     )

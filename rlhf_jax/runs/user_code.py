@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from rlhf_jax.runs.errors import RunError
@@ -28,7 +31,7 @@ def run_file(path: str, what: str) -> dict[str, Any]:
     Raises:
         RunError: when there is no such file, or it is not a Python file.
     """
-    file = Path(path)
+    file = Path(path).absolute()
     if not file.is_file():
         raise RunError(f"{what}: no such file {path}")
     spec = importlib.util.spec_from_file_location(f"{what.split()[0].strip('-')}_in_{file.stem}", file)
@@ -36,8 +39,36 @@ def run_file(path: str, what: str) -> dict[str, Any]:
         raise RunError(f"{what}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
+    if str(file.parent) not in sys.path:  # it may import its neighbours, as a program may
+        sys.path.append(str(file.parent))
     spec.loader.exec_module(module)
     return vars(module)
+
+
+def blamed(error: BaseException, path: str) -> str:
+    """Say which line of a file of the user's own an error comes from, and what it is.
+
+    Args:
+        error: what running the file raised, or calling something in it.
+        path: the file.
+
+    Returns:
+        ``, line 3: NameError: ...``; without a line where the file was not being run. Where one of our own classes
+        refused a value its words are enough, as those of a ValueError.
+
+    Example:
+        >>> blamed(ValueError("epochs must be at least 1, found 0"), "mine.py")
+        ': epochs must be at least 1, found 0'
+    """
+    file = Path(path).absolute()
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    if isinstance(error, SyntaxError) and error.filename is not None and Path(error.filename) == file:
+        lines = [error.lineno]
+    said = str(error) or type(error).__name__
+    if isinstance(error, SyntaxError):
+        said = error.msg
+    kind = "" if isinstance(error, ValueError) or not str(error) else f"{type(error).__name__}: "
+    return f"{f', line {lines[-1]}' if lines else ''}: {kind}{said}"
 
 
 def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = None) -> Any:
@@ -61,8 +92,8 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
         defined = _run_once(path, what)
     except RunError:
         raise
-    except Exception as error:  # whatever a file of the user's own raises
-        raise RunError(f"{what}: {path} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a file of the user's own raises
+        raise RunError(f"{what}: {path} cannot be imported{blamed(error, path)}") from error
     found = defined.get(wanted)
     if not isinstance(found, kind):
         names = [key for key, value in defined.items() if isinstance(value, shown or kind)]
@@ -98,3 +129,29 @@ def load_function(name: str, what: str) -> Any:
         RunError: as for ``load_named``.
     """
     return load_named(name, what, Callable, "function", shown=FunctionType)
+
+
+def called(function: Callable[..., Any]) -> str:
+    """What a function is called on the page: the file and the name in it, or the kind of what can be called.
+
+    Args:
+        function: a reward or a judge, which somebody passed or named.
+
+    Example:
+        >>> import json
+        >>> called(json.dumps), called(functools.partial(json.dumps, indent=1))
+        ('__init__.py:dumps', '__init__.py:dumps(indent=1)')
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        bound = {**function.keywords, **bound}
+        function = function.func
+    named = inspect.unwrap(function)
+    if isinstance(named, MethodType):
+        named = named.__func__
+    if isinstance(named, FunctionType):
+        name = f"{Path(named.__code__.co_filename).name}:{named.__qualname__}"
+    else:
+        name = type(named).__name__
+    given = ", ".join(f"{key}={value!r:.40}" for key, value in sorted(bound.items()))
+    return f"{name}({given})" if given else name

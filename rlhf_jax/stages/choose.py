@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,10 @@ import jax.numpy as jnp
 from rlhf_jax import losses, objectives
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.names import check_metrics
+from rlhf_jax.testing import ObjectiveError, check_arrays
+from rlhf_jax.testing.calling import explain
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
@@ -92,6 +96,36 @@ PREFERENCE = (("logprobs", "entropy"), ("votes", "label", "ref_logprobs", "kl"))
 GROUP = (("logprobs", "entropy"), ("score", "reward", "old_logprobs", "ref_logprobs", "kl_coef"))
 PPO = ((*GROUP[0], "values"), (*GROUP[1], "advantages", "returns", "old_values"))
 
+
+def check_own(
+    objective: Objective,
+    config: StageConfig,
+    given: tuple[tuple[str, ...], tuple[str, ...]],
+    *,
+    responses: int,
+) -> None:
+    """Check the objective of a file of the user's own, before anything is written, unless the config says not to.
+
+    Args:
+        objective: the function, with its hyperparameters bound.
+        config: the stage's; it names the objective, and says whether to look.
+        given: what the stage fills, one of the constants of this module.
+        responses: K.
+
+    Raises:
+        RunError: when it is not sound; the message names the property, the line, and what to do.
+    """
+    if not config.check or ".py:" not in config.objective:
+        return
+    try:
+        check_arrays(objective, given=given, responses=responses)
+    except ObjectiveError as error:
+        raise RunError(
+            f"objective {config.objective}: {error} (testing.check_objective looks closer; --no-check trains with it "
+            "as it is)"
+        ) from error
+
+
 _SHAPES = {
     "scores": 2,
     "label": 2,
@@ -138,19 +172,23 @@ def try_objective(
         loss = objective(o, b)
         if not isinstance(loss, Loss):
             raise TypeError(f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)")
+        check_metrics(loss.metrics, name)
         logged = [losses.masked_sum(values, counted) for values, counted in loss.metrics.values()]
         return loss.reduction(loss.values, loss.mask), logged
 
     try:
         jax.eval_shape(whole, outputs, batch)
+    except RunError:
+        raise
     except Exception as error:  # whatever a function of the user's own raises
-        raise RunError(f"objective {name}: {error}") from error
+        said = explain(error, objective)[1] if ".py:" in name else error
+        raise RunError(f"objective {name}: {said}") from error
 
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # another one in every process
 
 
-def describe_objective(objective: Objective) -> str:
+def describe_objective(objective: Callable[..., Any]) -> str:
     """Describe a function that was passed, for the run's config: a continuation with another one is refused.
 
     Example:

@@ -13,7 +13,9 @@ from rlhf_jax import evaluation, processes
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.rollout import occurrences
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, score_shared
 from rlhf_jax.types import Params, Rollout
@@ -40,10 +42,12 @@ class Judges:
     Args:
         sampler: draws the responses, and holds the reference.
         reward: the proxy that is trained against, if any; its scores are called ``proxy``.
-        judges: callables by name, like a reward; they measure policies and never train one.
+        judges: callables by name, like a reward; they measure policies and never train one. Names of figures that are
+            written beside theirs (``names.OF_EVALUATIONS``) are refused.
     """
 
     def __init__(self, sampler: Sampler, reward: RolloutReward | None, judges: Mapping[str, TextReward]):
+        check_judges(judges)
         self.sampler, self.reward, self._judges = sampler, reward, judges
 
     @property
@@ -61,7 +65,8 @@ class Judges:
         scores = {"kl": self.sampler.kl(policy, sampled)}
         if self.reward is not None:
             scores["proxy"] = processes.fetch(self.reward(sampled, prompts).reward).reshape(-1)
-        scores |= {name: score_shared(judge, asked, texts) for name, judge in self._judges.items()}
+        for name, judge in self._judges.items():
+            scores[name] = score_shared(judge, asked, texts, called=f"the judge {name!r}")
         return Judged(scores, texts, response_tokens(sampled), processes.fetch(sampled.finished).reshape(-1))
 
     def best_of(self, policy: Params, prompts: Sequence[EncodedPrompt], step: int, n: int) -> Judged:
@@ -74,11 +79,14 @@ class Judges:
             raise ValueError("best-of-n needs a reward to choose by")
         size = max(1, _AT_ONCE // n)
         kept, laid = [], self.sampler.engine.lay_out(policy)
+        again = occurrences([prompt.id for prompt in prompts])
         for start in range(0, len(prompts), size):
             part = list(prompts[start : start + size])
             # The last part is filled up, so that one compiled program serves all.
-            filled = part + [part[-1]] * (size - len(part)) if len(prompts) > size else part
-            sampled = self.sampler(laid, filled, step, samples=n)
+            missing = size - len(part) if len(prompts) > size else 0
+            filled = part + [part[-1]] * missing
+            which = np.pad(again[start : start + size], (0, missing), mode="edge")
+            sampled = self.sampler(laid, filled, step, samples=n, occurrence=which)
             best = keep_best(sampled, self.reward(sampled, filled).reward)
             kept.append(processes.fetch(Rollout(*(x[: len(part)] for x in best))))
         best = processes.put(jax.tree.map(lambda *x: np.concatenate(x), *kept), self.sampler.sharding(len(prompts)))

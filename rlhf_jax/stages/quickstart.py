@@ -10,9 +10,12 @@ from typing import Any
 
 from rlhf_jax import models, processes
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import check_fields
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.lock import locked
+from rlhf_jax.runs.store import open_run
+from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
@@ -30,6 +33,11 @@ class QuickstartConfig:
     sft: SFTConfig
     reward: RewardConfig
     ppo: PPOConfig
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.sft.out == self.reward.out == self.ppo.out:
+            raise ValueError(f"the stages share one folder, found {self.sft.out}, {self.reward.out}, {self.ppo.out}")
 
 
 def quickstart_config(*, out: str, seed: int = 0, fast: bool = False) -> QuickstartConfig:
@@ -81,7 +89,8 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
     Returns:
         The run folder; its ``summary.json`` holds the results.
     """
-    directory = Path(config.sft.out)
+    check_kind(config, QuickstartConfig, "quickstart")
+    directory = open_run(config.sft.out)
     with locked(directory, "the quickstart"):
         return _quickstart(config, directory, after_stage)
 

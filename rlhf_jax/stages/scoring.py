@@ -17,7 +17,8 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.ensemble import member_values
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import load_stage, place
+from rlhf_jax.runs.loading import place
+from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.blocks import Rows, at_last, in_blocks
 from rlhf_jax.stages.sampler import Sampler
@@ -87,13 +88,16 @@ class RolloutReward:
         return Scores(*processes.put((scores, np.zeros(shape, np.float32)), sampled.finished.sharding))
 
 
-def score_shared(reward: TextReward, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+def score_shared(
+    reward: TextReward, prompts: Sequence[str], responses: Sequence[str], *, called: str = "the reward"
+) -> np.ndarray:
     """Score responses by a function on text, each process its share of them.
 
     Args:
         reward: ``(prompts, responses) -> numbers``; it sees some of the responses where there are several processes.
         prompts: n texts, the same in every process.
         responses: n texts.
+        called: what messages call the function.
 
     Returns:
         float32 [n], the same in every process.
@@ -102,19 +106,24 @@ def score_shared(reward: TextReward, prompts: Sequence[str], responses: Sequence
         OtherProcessError: the function failed in another process.
     """
     if not processes.several():
-        return rewards.score_texts(reward, prompts, responses)
+        return rewards.score_texts(reward, prompts, responses, called=called)
     part = processes.share(len(responses))
 
     def own() -> np.ndarray:
         asked, given = list(prompts[part]), list(responses[part])
-        return rewards.score_texts(reward, asked, given) if given else np.zeros(0, np.float32)
+        return rewards.score_texts(reward, asked, given, called=called) if given else np.zeros(0, np.float32)
 
-    scores = processes.agree(own, "a reward on text")
+    scores = processes.agree(own, called)
     return np.concatenate([np.frombuffer(x, np.float32) for x in processes.exchange(scores.tobytes())])
 
 
 def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> LoadedModel:
-    """Load the reward model or ensemble of a run folder, and check that it reads the policy's tokens.
+    """Load a reward model or an ensemble, and check that it reads the policy's tokens.
+
+    Args:
+        folder: a run folder, or a checkpoint that is a sequence classifier with one label.
+        tokenizer: the policy's.
+        mesh: where the weights go.
 
     Raises:
         RunError: when there is none, or it has another tokenizer.
@@ -122,10 +131,10 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     path, stage = split_stage(folder)
     if stage is not None:
         raise RunError(f"reward_model {folder}: its reward stage is meant, so name the run folder alone, {path}")
-    params, model_config, scored_with = load_stage(folder, "reward", mesh)
-    if scored_with.to_json() != tokenizer.to_json():
+    model_config, params, scored_with = load_reward_model(path, mesh)
+    if not scored_with.writes_like(tokenizer):
         raise RunError(
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
-            "policy (rlhf reward --init)"
+            "policy (rlhf reward --init), or score text with it in Python, reward=Scorer.load(...)"
         )
-    return LoadedModel(model_config, params["reward"])
+    return LoadedModel(model_config, params)

@@ -19,6 +19,7 @@ from rlhf_jax.training.goodput import GoodputLog
 from rlhf_jax.training.metrics import MetricsWriter
 from rlhf_jax.training.phases import Phases
 from rlhf_jax.training.progress import Progress
+from rlhf_jax.training.rescue import can_save, note_lost, note_saved
 from rlhf_jax.training.signals import Interrupted, StopSignals
 from rlhf_jax.training.state import TrainState
 from rlhf_jax.training.step import fetch
@@ -50,6 +51,8 @@ class Watcher(Protocol):
 
 class SkippedUpdates(RuntimeError):
     """Too many updates in a row that were not finite; the message names stage and step, and where the state is."""
+
+    exit_code = 3  # the input was right and the training was not: no restart mends it, another learning rate may
 
 
 class LastUpdate(NamedTuple):
@@ -134,6 +137,9 @@ def fit(
 ) -> FitResult:
     """Run a stage to its last step, from wherever its newest checkpoint left it.
 
+    What ``update``, ``evaluate`` or ``watcher`` raise is raised here too, after the state before it was saved where it
+    still can be; a note on the error says so. An evaluation that failed is made up for by the continuation.
+
     Args:
         stage: name, for messages and the progress bar.
         state: the first state: a ``TrainState``, or any tree of arrays that holds one. It may be donated.
@@ -164,10 +170,9 @@ def fit(
         The last state, the best parameters and all rows.
 
     Raises:
-        Interrupted: SIGTERM or Ctrl-C arrived; the state was saved at a step boundary.
+        Interrupted: SIGTERM, SIGHUP or Ctrl-C arrived; the state was saved at a step boundary.
         SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
         ValueError: evaluate is given without what it needs, or does not return ``best``.
-
     Example:
         >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
         >>> from rlhf_jax.checkpoint import Checkpoints
@@ -199,9 +204,11 @@ def fit(
     with phases.during("restore"):
         restored = checkpoints.restore({"state": state, "best": top.params})
     start, stop_reason = 0, ""
+    late: dict[str, Any] | None = None  # the row of the step done, where its evaluation failed and is to be made up for
     if restored is not None:
         start, state, top.params = restored.step, restored.tree["state"], restored.tree["best"]
         top.from_json(restored.host["best"])
+        late = restored.host.get("late")
         stop_reason = restored.host.get("stop_reason", "")
         caller.clear()
         caller.update(restored.host["caller"])
@@ -212,11 +219,40 @@ def fit(
     if watcher is not None:
         watcher.rewind(known)
 
-    def save(step: int) -> None:
+    settled = dict(caller)  # the caller's values that belong to the state, whatever a step that fails does to them
+    gone = evaluating = False
+    reached = saved_at = start  # steps that the state has done, and those of the newest checkpoint
+    pending: tuple[int, Mapping[str, Any], jax.Array | int] | None = None
+
+    def save(step: int, unmeasured: dict[str, Any] | None = None) -> None:
+        nonlocal saved_at
         wait()
-        memory = {"best": top.to_json(), "stop_reason": stop_reason, "caller": dict(caller)}
+        memory = {"best": top.to_json(), "stop_reason": stop_reason, "caller": settled}
+        if unmeasured is not None:
+            memory["late"] = unmeasured
         with phases.during("save"):
             checkpoints.save(step, {"state": state, "best": top.params}, memory)
+        saved_at = step
+
+    def rescue(error: BaseException) -> None:
+        """Save what was done before an error, if it is not yet."""
+        nonlocal pending
+        if reached == saved_at:
+            return
+        if not can_save(error, state):
+            note_lost(error, saved_at, "the update itself failed")
+            return
+        try:
+            unmeasured = None
+            if pending is not None and evaluating:
+                unmeasured, pending = {"row": fetch(pending[1]), "skipped": int(pending[2])}, None
+            flush({})
+            save(reached, unmeasured)
+            checkpoints.wait()
+        except Exception as second:  # the first error is what the run failed on; this comes second
+            note_lost(error, saved_at, f"it could not be saved ({second})")
+        else:
+            note_saved(error, reached)
 
     def wait() -> None:
         """Let the devices finish the update, so that its time is not taken for that of what needs its result."""
@@ -238,8 +274,6 @@ def fit(
         print(f"{stage}: stopped early at step {step} of {total}: {reason}", file=sys.stderr)
         return reason
 
-    gone = False
-    pending: tuple[int, Mapping[str, Any], jax.Array] | None = None
     last: LastUpdate | None = None
 
     def flush(extra: Mapping[str, float]) -> None:
@@ -248,11 +282,11 @@ def fit(
         if pending is None:
             return
         step, metrics, skipped = pending
-        pending = None
         with phases.during("wait"):
             values = {**fetch(metrics), **extra}
             in_row = int(skipped)
         writer.write(step, values)
+        pending = None
         progress.update(step, {name: values[name] for name in show if name in values})
         if in_row >= max_skipped_in_row:
             said = ""
@@ -272,25 +306,33 @@ def fit(
                 writer.write(0, values)
                 if watcher is not None:
                     watcher.evaluated(0, values)
-            for done in range(start + 1, total + 1):
+            for done in range(start + (late is None), total + 1):
                 if stop_reason:
                     break
                 phases.at(done)
-                with phases.during("update"):
-                    state, metrics = update(state, done - 1)
-                last = LastUpdate(done, state, metrics)
-                flush({})
-                # A copy, because the next update takes the state's own buffers.
-                pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
+                settled = dict(caller)
+                if late is None:
+                    with phases.during("update"):
+                        state, metrics = update(state, done - 1)
+                    last = LastUpdate(done, state, metrics)
+                    flush({})
+                    # A copy, because the next update takes the state's own buffers.
+                    pending = (done, metrics, jnp.copy(train_state(state).skipped_in_row))
+                    reached, settled = done, dict(caller)
+                else:
+                    pending, late = (done, late["row"], late["skipped"]), None
                 evaluated = evaluate is not None and (done % eval_every == 0 or done == total)
                 if evaluate is not None and evaluated:
+                    evaluating = True
                     values = measure(evaluate)
                     top.see(stage, done, values, train_state(state).params)
                     flush(values)
+                    evaluating = False
                     stop_reason = ask(done, values)
                 asked = stop.asked()
                 saved = done % checkpoint_every == 0 or done == total or bool(stop_reason) or asked is not None
                 if saved:
+                    settled = dict(caller)
                     flush({})  # the rows up to a checkpoint are on disk before it is
                     save(done)
                 if goodput is not None:
@@ -302,9 +344,15 @@ def fit(
         raise
     except jax.errors.JaxRuntimeError as error:
         if not processes.lost(error):
+            rescue(error)
             raise
         gone = True  # a save that all processes take part in will never end
         raise processes.loss_of(f"{stage}, after step {pending[0] if pending else start}", error) from error
+    except (Interrupted, SkippedUpdates):
+        raise
+    except Exception as error:
+        rescue(error)
+        raise
     finally:
         # However the loop ends: what was saved is committed, and nobody who continues meets a writer at work.
         try:

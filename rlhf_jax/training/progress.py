@@ -29,6 +29,52 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class Pace:
+    """How fast steps are done, without what happens once: the first step compiles, and so may the first evaluation.
+
+    The time of the first step of a process does not count, nor does the longest step after it. Before there is another
+    step to judge by, nothing is known.
+
+    Args:
+        start: steps that were done before.
+        began: when the first one began, seconds.
+
+    Example:
+        >>> pace = Pace(0, 0.0)
+        >>> for done, now in ((1, 60.0), (2, 61.0), (3, 91.0), (4, 92.0)):
+        ...     pace.did(done, now)
+        >>> pace.rate, pace.left(100)
+        (1.0, '1:36')
+    """
+
+    def __init__(self, start: int, began: float):
+        self._first = self._last = (start, began)
+        self._longest = (0, 0.0)
+        self._counts = False
+
+    def did(self, done: int, now: float) -> None:
+        """Take note that so many steps are done."""
+        step = (done - self._last[0], now - self._last[1])
+        self._last = (done, now)
+        if not self._counts and step[0] == 1:
+            self._first = self._last
+        elif step[1] > self._longest[1]:
+            self._longest = step
+        self._counts = True
+
+    @property
+    def rate(self) -> float:
+        """The speed, steps a second; 0 while that is not known."""
+        steps, seconds = (self._last[i] - self._first[i] for i in (0, 1))
+        if steps > self._longest[0]:
+            steps, seconds = steps - self._longest[0], seconds - self._longest[1]
+        return steps / max(seconds, 1e-9)
+
+    def left(self, total: int) -> str:
+        """Say how long the rest takes, as text; ``?`` while that is not known."""
+        return duration((total - self._last[0]) / self.rate) if self.rate > 0 else "?"
+
+
 class Progress:
     """A display of how far a stage is, its rate and the time left.
 
@@ -64,9 +110,12 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._every, self._clock = every, clock
         self._began = self._spoke = clock()
+        self._pace = Pace(start, self._began)
         self._note = ""
         self._silent = not processes.first()
-        self._bar: Any = _bar(stage, total, start, self._stream) if self._stream.isatty() and not self._silent else None
+        self._bar: Any = (
+            _bar(stage, total, start, self._pace, self._stream) if self._stream.isatty() and not self._silent else None
+        )
 
     def update(self, done: int, values: Mapping[str, float]) -> None:
         """Tell how far the stage is.
@@ -76,15 +125,13 @@ class Progress:
             values: a few numbers to show.
         """
         self._done, self._note = done, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        now = self._clock()
+        self._pace.did(done, now)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, note=self._note)
-            return
-        now = self._clock()
-        if not self._silent and now - self._spoke >= self._every:
+        elif not self._silent and now - self._spoke >= self._every:
             self._spoke = now
-            rate = (done - self._start) / max(now - self._began, 1e-9)
-            left = duration((self._total - done) / rate) if rate > 0 else "?"
-            self._say(f"{self._rate_text(rate)}  {left} left")
+            self._say(f"{_rate_text(self._pace.rate)}  {self._pace.left(self._total)} left")
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -99,10 +146,6 @@ class Progress:
         elif self._done > self._start and not self._silent:
             print(self._line(f" after {duration(self._clock() - self._began)}"), file=self._stream, flush=True)
 
-    @staticmethod
-    def _rate_text(rate: float) -> str:
-        return f"{rate:.3g} steps/s"
-
     def _line(self, middle: str) -> str:
         return f"{self._stage} {self._done}/{self._total}{middle}" + (f"  {self._note}" if self._note else "")
 
@@ -110,23 +153,26 @@ class Progress:
         print(self._line(f"  {text}"), file=self._stream, flush=True)
 
 
-def _bar(stage: str, total: int, start: int, stream: TextIO) -> Any:
+def _rate_text(rate: float) -> str:
+    return f"{rate:.3g} steps/s" if rate > 0 else "... steps/s"
+
+
+def _bar(stage: str, total: int, start: int, pace: Pace, stream: TextIO) -> Any:
     """Draw a bar with steps, rate, time left and a note; rich is loaded only where there is a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:.3g} steps/s" if task.speed else "... steps/s")
+            return Text(f"{_rate_text(pace.rate)}  {pace.left(total)} left")
 
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(file=stream),
     )

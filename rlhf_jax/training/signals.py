@@ -1,4 +1,4 @@
-"""Stopping at a step boundary: SIGTERM and Ctrl-C set a flag, and the loop saves before it leaves."""
+"""Stopping at a step boundary: SIGTERM, SIGHUP and Ctrl-C set a flag, and the loop saves before it leaves."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ class Interrupted(Exception):
         self.exit_code = 128 + signum  # what shells and schedulers expect: 143 for SIGTERM, 130 for Ctrl-C
 
 
+# What asks a run to stop. SIGHUP comes where a terminal or a connection closes; Windows has none.
+_STOPS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 # Where all are to stop is a number of questions from here: steps begin anew in every stage, and jump where one goes on.
 _ASKED = itertools.count(1)
 
 
 class StopSignals:
-    """A block in which SIGTERM and SIGINT are noted in ``received`` and do nothing else.
+    """A block in which SIGTERM, SIGINT and SIGHUP are noted in ``received`` and do nothing else.
 
-    A second SIGINT raises ``KeyboardInterrupt`` at once. Outside the main thread Python allows no handlers, and none
-    are set.
+    A SIGHUP that was ignored before, as ``nohup`` has it, stays ignored. A second SIGINT raises ``KeyboardInterrupt``
+    at once. Outside the main thread Python allows no handlers, and none are set.
 
     Example:
         >>> import os, signal
@@ -60,11 +63,13 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            if processes.several():
-                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, _pass_on)
-                return self
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                self._before[signum] = signal.signal(signum, self._note)
+            for signum in _STOPS:
+                if signum not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(signum) == signal.SIG_IGN:
+                    continue
+                if not processes.several():
+                    self._before[signum] = signal.signal(signum, self._note)
+                elif signum != signal.SIGTERM:  # JAX has a handler of its own for that one
+                    self._before[signum] = signal.signal(signum, _pass_on)
         return self
 
     def __exit__(
@@ -92,6 +97,6 @@ class StopSignals:
 
 
 def _pass_on(signum: int, frame: FrameType | None) -> None:
-    """Turn Ctrl-C in one of several processes into the signal that all of them agree on."""
+    """Turn Ctrl-C or SIGHUP in one of several processes into the signal that all of them agree on."""
     del signum, frame
     os.kill(os.getpid(), signal.SIGTERM)

@@ -29,7 +29,7 @@ def write(folder, **splits):
 
 
 def numbered(name, count=3):
-    return [{"prompt": f"{name} {i}", "response": "r", "chosen": "c", "rejected": "d"} for i in range(count)]
+    return [{"prompt": f"{name} {i}", "response": "c", "chosen": "c", "rejected": "d"} for i in range(count)]
 
 
 def asked(rows):
@@ -323,6 +323,7 @@ def test_a_policy_is_trained_on_chats_from_a_folder(tmp_path, one_device):
     others = raw("messages")
     for row in others:  # the same questions would stay with those of the other file
         row["messages"][0]["content"] += " Tell me."
+        row["prompt"] = row["messages"][0]["content"]
     write(tmp_path / "chats", train=raw("sharegpt"), test=others)
     config = tiny_task.sft_config(tmp_path, tmp_path / "run", epochs=1, row_length=512, rows=2)
     config = stages.SFTConfig(**{**vars(config), "data": DataConfig(source=str(tmp_path / "chats"), max_length=512)})

@@ -191,7 +191,7 @@ def test_older_configs_say_remat_by_true_and_false():
     asked = dataclasses.asdict(CONFIG)
     for old, new in ((True, "block"), (False, "none")):
         assert models.ModelConfig.from_json({**asked, "remat": old}).remat == new
-    with pytest.raises(ValueError, match="remat is none, dots or block, found 'all'"):
+    with pytest.raises(ValueError, match="remat must be none, dots or block, found 'all'"):
         dataclasses.replace(CONFIG, remat="all")
 
 

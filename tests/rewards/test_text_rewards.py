@@ -45,7 +45,7 @@ def test_another_number_of_scores_is_an_error(wrong):
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_names_the_response(wrong):
-    with pytest.raises(ValueError, match=r"response 1, 'bb': rewards must be finite"):
+    with pytest.raises(ValueError, match=r"response 1, 'bb': scores must be finite"):
         score_texts(lambda p, r: [0.0, wrong, 1.0], PROMPTS, RESPONSES)
 
 

@@ -198,5 +198,5 @@ def test_ppo_trains_on_what_was_sampled_in_8_bits_and_logs_the_gap(tables, ppo_r
 
 
 def test_another_kind_is_refused():
-    with pytest.raises(ValueError, match="int8 is none, weights or weights_and_cache, found 'cache'"):
+    with pytest.raises(ValueError, match="int8 must be none, weights or weights_and_cache, found 'cache'"):
         SamplingConfig(int8="cache")

@@ -82,6 +82,6 @@ def test_an_empty_stop_string_is_refused():
     with pytest.raises(ValueError, match="before its first token"):
         stop_at_text(["ab", ""], VOCABULARY)
     for wrong in (("ab", ""), "ab"):
-        with pytest.raises(ValueError, match="stop must be a tuple of texts, none of them empty, found"):
+        with pytest.raises(ValueError, match="stop must be a tuple"):
             SamplingConfig(stop=wrong)
     assert SamplingConfig(stop=["ab"]) == SamplingConfig(stop=("ab",))

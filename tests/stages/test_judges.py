@@ -70,8 +70,8 @@ def test_a_run_folder_judges_with_its_reward_model(folder, reward_run):
         ("judge.py:varid", r"has no function 'varid': did you mean 'varied'"),
         ("judge.py", r"judge .*judge\.py: name the function in it too, FILE\.py:function"),
         ("gone", r"judge .*gone: no finished reward stage .*or FILE\.py:function"),
-        ("judge.py:short", r"judge .*:short: the reward returned shape \(1,\) for 2 responses"),
-        ("judge.py:nan", r"judge .*:nan: the reward gave nan to response 0, ''"),
+        ("judge.py:short", r"judge .*:short: it returned shape \(1,\) for 2 responses"),
+        ("judge.py:nan", r"judge .*:nan: it gave nan to response 0, ''"),
         ("judge.py:broken", r"judge .*:broken: 'no such prompt'"),
     ],
 )
@@ -131,4 +131,4 @@ def test_best_of_n_takes_one_too(judge, tables, folder, sft_run, one_device):
 
 def test_the_configs_of_all_policy_stages_have_one():
     for kind in (stages.PPOConfig, stages.GroupConfig, stages.PreferenceConfig):
-        assert kind(judge="runs/other", data=DataConfig(source=Task())).judge == "runs/other"
+        assert kind(judge="runs/other", data=DataConfig(source=Task())).judge == ("gold=runs/other",)

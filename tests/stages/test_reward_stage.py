@@ -45,6 +45,16 @@ def test_every_evaluation_logs_level_and_spread_of_the_held_out_scores(reward_ru
     assert best["reward/heldout_reward_mean"] == pytest.approx(scores.mean(), abs=1e-4)
 
 
+def test_a_group_that_fits_into_no_batch_is_said_before_anything_is_written(
+    tables, tmp_path, sft_run, folder, one_device
+):
+    """Four responses of one prompt in one row: the right command must find the folder as it was."""
+    config = tiny_task.reward_config(tables, tmp_path / "new", init=folder, table="ratings", rows=1)
+    with pytest.raises(ValueError, match=r"does not fit in 1 rows of 32 tokens.*so \d rows or longer ones.*--rows"):
+        stages.reward_model(config, mesh=one_device)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("table", ["preference", "ratings"])
 def test_soft_labels_and_ratings_train_it_as_well(tables, tmp_path, sft_run, folder, one_device, table):
     config = tiny_task.reward_config(tables, tmp_path, init=folder, table=table, epochs=6, patience=0)
@@ -88,10 +98,13 @@ def test_pairs_and_ratings_in_one_file_are_refused(tables, tmp_path, sft_run, fo
         stages.reward_model(config)
 
 
-def test_too_few_responses_to_any_prompt_is_an_error_and_nothing_is_written(tables, tmp_path, sft_run, folder):
-    """Six people's responses to each prompt make no group of seven."""
-    config = tiny_task.reward_config(tables, tmp_path / "run", init=folder, table="ratings", group_size=7)
-    with pytest.raises(DataError, match=r"ratings\.jsonl: no prompt has 7 rated responses"):
+def test_a_single_response_to_every_prompt_is_an_error_and_nothing_is_written(tables, tmp_path, sft_run, folder):
+    """Nothing compares them; two responses to a prompt are a group, however large ``group_size`` is."""
+    rows = [json.loads(line) for line in (tables / "ratings.jsonl").read_text().splitlines()]
+    alone = [{**row, "prompt": f"{row['prompt']} {i}"} for i, row in enumerate(rows)]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alone))
+    config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="ratings", group_size=7)
+    with pytest.raises(DataError, match=r"ratings\.jsonl: no prompt has 2 rated responses"):
         stages.reward_model(config)
     assert not (tmp_path / "run").exists()
 

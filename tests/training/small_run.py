@@ -77,13 +77,13 @@ def small_run(folder, *, devices=1, total=TOTAL, before_update=lambda step: None
             "eval_every": 3,
             "best": "held_out",
             "checkpoint_every": 4,
+            "update": update,
             "checkpoints": Checkpoints(Path(folder) / "checkpoints" / "small", fingerprint={"seed": 0}),
         }
         result = fit(
             stage="small",
             state=jax.tree.map(jnp.copy, first),
             total=total,
-            update=update,
             writer=writer,
             host=host,
             **{**arguments, **changes},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_run import TOTAL, outcome, small_run
+from small_run import TOTAL, build, outcome, small_run
 
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.training import Interrupted, MetricsWriter, Phases, SkippedUpdates, fit, init_state, make_train_step
@@ -30,7 +30,7 @@ def assert_same_curves(found, expected):
         np.testing.assert_allclose(*([value for name, value in row.items() if name != "stage"] for row in (a, b)), 1e-5)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Stands for anything that ends a process without warning."""
 
 
@@ -65,7 +65,55 @@ def test_a_run_that_died_ends_like_one_that_did_not(tmp_path, uninterrupted, dea
     )  # nothing is left to do
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_error_in_a_step_loses_no_step(tmp_path, uninterrupted):
+    """A reward that fails at the tenth step: the nine before it are saved, whatever ``checkpoint_every`` says."""
+
+    def fail():
+        raise KeyError("score")
+
+    with pytest.raises(KeyError) as caught:
+        small_run(tmp_path, before_update=at(9, fail))
+    assert caught.value.__notes__ == ["what was done up to step 9 is saved, and the same command continues from there"]
+    steps = []
+    assert outcome(tmp_path, *small_run(tmp_path, before_update=steps.append)) == uninterrupted
+    assert steps[0] == 9
+
+
+@pytest.mark.parametrize("failing", [9, 12, TOTAL])  # between checkpoints, at one, and at the last step
+def test_an_evaluation_that_failed_is_made_up_for(tmp_path, uninterrupted, failing):
+    held_out = build(1)[2]
+
+    def evaluate(state):
+        if int(state.step) == failing:
+            raise ZeroDivisionError("a judge")
+        return {"held_out": (held_out(state), jnp.float32(16))}
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        small_run(tmp_path, evaluate=evaluate)
+    assert f"up to step {failing} is saved" in caught.value.__notes__[0]
+    with pytest.raises(ZeroDivisionError):  # it fails again, and nothing is lost by that
+        small_run(tmp_path, evaluate=evaluate)
+    steps = []
+    assert outcome(tmp_path, *small_run(tmp_path, before_update=steps.append)) == uninterrupted
+    assert steps == list(range(failing, TOTAL))
+
+
+def test_what_an_update_has_taken_cannot_be_saved_and_the_error_says_so(tmp_path, uninterrupted):
+    """Its arrays are donated: a failure behind that leaves the last checkpoint."""
+
+    def update(state, i):
+        jax.tree.map(lambda x: x.delete(), state)
+        raise RuntimeError("the device is gone")
+
+    with pytest.raises(Killed):
+        small_run(tmp_path, before_update=at(10, die))
+    with pytest.raises(RuntimeError) as caught:
+        small_run(tmp_path, update=update)
+    assert "__notes__" not in vars(caught.value)  # eight steps are done, and saved
+    assert outcome(tmp_path, *small_run(tmp_path)) == uninterrupted
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_stops_at_the_step_and_saves(tmp_path, uninterrupted, signum, code):
     with pytest.raises(Interrupted) as caught:
         small_run(tmp_path, before_update=at(6, lambda: os.kill(os.getpid(), signum)))

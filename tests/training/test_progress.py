@@ -29,6 +29,19 @@ def test_steps_done_before_a_resume_do_not_count_towards_the_rate():
     assert stream.getvalue().splitlines()[0] == "sft 90/100  0.5 steps/s  0:20 left"
 
 
+def test_what_compiles_does_not_count_towards_the_time_left():
+    """Step 1 takes a minute, and so does the evaluation at step 10; all others take a second: 80 are left."""
+    stream, times = io.StringIO(), itertools.accumulate([0.0, 60.0, *[1.0] * 8, 60.0, *[1.0] * 20])
+    with Progress("sft", 100, stream=stream, every=0.0, clock=lambda: next(times)) as progress:
+        for done in range(1, 21):
+            progress.update(done, {})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "sft 1/100  ... steps/s  ? left"  # nobody knows yet
+    assert lines[1] == "sft 2/100  1 steps/s  1:38 left"
+    assert lines[9] == "sft 10/100  1 steps/s  1:30 left"
+    assert lines[19] == "sft 20/100  1 steps/s  1:20 left"
+
+
 def test_nothing_to_do_says_nothing():
     stream = io.StringIO()
     with Progress("sft", 100, start=100, stream=stream):

@@ -7,7 +7,7 @@ import pytest
 from rlhf_jax.training import Interrupted, StopSignals
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_is_noted_and_nothing_happens(signum, code):
     before = signal.getsignal(signum)
     with StopSignals() as stop:
@@ -17,6 +17,16 @@ def test_a_signal_is_noted_and_nothing_happens(signum, code):
     assert signal.getsignal(signum) is before
     assert Interrupted("ppo", 3, signum).exit_code == code
     assert "ppo stopped at step 3 on SIG" in str(Interrupted("ppo", 3, signum))
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -17,7 +17,7 @@ from rlhf_jax.parallel.launching.environment import gpus, places
 from rlhf_jax.parallel.launching.output import Output
 
 # Starting again does not help: a mistake in the command, or somebody has stopped it.
-FINAL = frozenset({2, 128 + signal.SIGINT, 128 + signal.SIGTERM})
+FINAL = frozenset({2, 128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM})
 
 _LOOK = 0.05  # seconds between two looks at the processes
 _LAST = 10.0  # seconds from SIGTERM to SIGKILL, after the grace

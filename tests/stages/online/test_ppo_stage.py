@@ -25,6 +25,7 @@ from rlhf_jax.stages import (
     SamplerMismatch,
     forward,
 )
+from rlhf_jax.stages.names import OF_STEPS
 from rlhf_jax.stages.online.loop import batch_of_prompts
 
 LOGGED = {
@@ -240,6 +241,31 @@ def test_a_reward_that_is_not_finite_names_the_response(by_hand):
     reward = RolloutReward(lambda prompts, responses: [float("nan")] * len(responses), trainer.sampler)
     with pytest.raises(ValueError, match=r"the reward gave nan to response 0, .*finite"):
         reward(rollout, prompts)
+
+
+def test_a_reward_that_fails_loses_no_iteration(tables, tmp_path, folder, sft_run, one_device):
+    """It fails in the second of two iterations, far from any checkpoint: the first is not made again."""
+    calls = []
+
+    def reward(prompts, responses):
+        calls.append(len(responses))
+        if calls == [8, 16, 16]:  # the evaluation before the first iteration, and both iterations
+            raise KeyError("score")
+        return tiny_task.count_a(prompts, responses)
+
+    config = tiny_task.ppo_config(tables, tmp_path, policy=folder, iterations=2, checkpoint_every=10)
+    with pytest.raises(KeyError) as caught:
+        stages.ppo(config, reward=reward, mesh=one_device)
+    assert caught.value.__notes__ == ["what was done up to step 1 is saved, and the same command continues from there"]
+    result = stages.ppo(config, reward=reward, mesh=one_device)
+    assert [row["step"] for row in result.metrics] == [0, 1, 2]
+    assert calls[3] == 16  # the second iteration, and no evaluation before it
+
+
+def test_figures_of_ours_have_names_that_no_metric_may_take(ppo_run):
+    found = {name.removeprefix("ppo/") for row in ppo_run.metrics for name in row}
+    ours = {name for name in found if not name.startswith("heldout_")}
+    assert ours - OF_STEPS == {"clip_fraction", "ratio", "entropy", "policy_loss", "value_loss"}
 
 
 def test_a_sampler_that_disagrees_with_the_trainer_is_an_error(
