@@ -139,13 +139,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = ()) -> list[str]:
+def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = (), *, all_given: bool = True) -> list[str]:
     """List what is not the same, as far as both are known.
 
     Args:
         was: what the stage was begun with; empty where it is not known.
         now: what it would be made of now.
         accepted: names that may differ, without what stands behind a dot: ``judge`` is every judge.
+        all_given: whether a judge that is not given now counts as gone; whoever asks for a result need not pass it.
 
     Returns:
         A phrase for each.
@@ -163,7 +164,7 @@ def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = ()) ->
         old, new = was.get(name), now.get(name)
         if old is None or new is None:
             # Judges are a set, so that one more or less is a change; other names come with newer versions.
-            if name.startswith("judge."):
+            if name.startswith("judge.") and (all_given or old is None):
                 found.append(f"{name} is {'new' if old is None else 'gone'}")
             continue
         if _differ(old, new):
