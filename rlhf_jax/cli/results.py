@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import must_be_run, write
-from rlhf_jax.cli.parsing import one_of, parse
+from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.targets import check_file, check_folder
@@ -28,6 +28,10 @@ def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
     must_be_run(o.run)
+    from rlhf_jax.runs.folder import read_record
+
+    if not set(MODEL_STAGES) & set(read_record(o.run / "config.json")):
+        raise UsageError(f"{o.run} is not a run folder: its config.json has no stage's config")
     check_file(o.run / "report.html", "the page")
     from rlhf_jax.report import write_report
 

@@ -104,6 +104,8 @@ def start_from(
         RunError: when there is neither a finished policy stage nor a checkpoint, ``layers`` are more than there are, or
             ``lora.targets`` match no matrix.
     """
+    if Path(init).is_file() and not init.lower().endswith(".gguf"):
+        raise RunError(f"{init}: is a file; name a run folder, a checkpoint's folder, or a .gguf file")
     base = _base(policy_path(init), lora.int8_trunk and lora.rank > 0)
     tokenizer = _tokenizer(base)
     config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)

@@ -30,7 +30,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_positive, parks_policy
+from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_named, check_positive, parks_policy
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.judges import choose_judges
 from rlhf_jax.stages.model_sizes import warn_of_rates
@@ -92,6 +92,7 @@ class PreferenceConfig(PackedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_named(self, "policy", "a run folder or a checkpoint")
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         check_at_least(self, 0, "max_prompt_length")
         if not 0.5 <= self.min_share <= 1:

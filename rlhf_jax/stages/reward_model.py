@@ -27,7 +27,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
+from rlhf_jax.stages.config import PackedConfig, check_kind, check_named, check_positive, is_one_of
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -72,6 +72,7 @@ class RewardConfig(PackedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_named(self, "init", "a run folder or a checkpoint")
         check_positive(self, "pairs_per_response", "members")
         check_at_least(self, 0, "center", "margin")
         if self.layers < 0:

@@ -43,6 +43,9 @@ OPTIONS = [
     (["sft", "--seed", "-1"], "seed must be from 0 to 4294967295, found -1"),
     (["sft", "--seed", "4294967296"], "seed must be from 0 to 4294967295"),  # a key that is the one of seed 0
     (["sft", "--out", ""], "out must name a folder"),
+    (["ppo", "--policy", ""], "policy must name a run folder or a checkpoint, found nothing"),
+    (["reward", "--init", ""], "init must name a run folder or a checkpoint, found nothing"),
+    (["sft", "--data.source", ""], "data.source is empty: name a file, a folder or a data set"),
     (["sft", "--vocab-size", "10"], "vocab_size must be at least 259, found 10"),
     (["sft", "--patience", "-1"], "patience must be at least 0, found -1"),
     (["sft", "--epochs", "1e3"], "invalid literal"),
@@ -124,6 +127,7 @@ TARGETS = [
     (["sample", "{}/run", "Hello", "--to", "{}"], "--to {}: is a folder; name a file"),
     (["sample", "{}/run", "Hello", "--to", "{}/file/x"], "--to {}/file/x: {}/file is a file"),
     (["score", "{}/run", "--input", "{}/file", "--to", "/dev/null"], "--to /dev/null: is a device or a pipe"),
+    (["report", "{}/run"], "{}/run is not a run folder: its config.json has no stage's config"),
     (["export", "{}/run", "--to", "{}/file"], "--to {}/file: is a file; name a folder"),
     (["data", "human_sentiment", "--to", "{}"], "--to {}: is a folder; name a file"),
     (["fetch", "smollm2-135m", "--to", "{}/file"], "--to {}/file: is a file; name a folder"),

@@ -13,7 +13,7 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_positive, is_one_of
+from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_named, check_positive, is_one_of
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -167,6 +167,7 @@ class OnlineConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_named(self, "policy", "a run folder or a checkpoint")
         check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches", "micro_batches")
         check_positive(self, "eval_every", "eval_prompts", "test_prompts")
         if self.max_prompt_length < 0:
