@@ -42,13 +42,12 @@ class Case(NamedTuple):
     new: int  # tokens
     epochs: int
     minibatches: int
-    remat: bool = False
 
 
 CASES = {
     "fast": Case(4, 8, 8, 1, 2),
     "tiny": Case(32, 32, 64, 4, 4),
-    "1b": Case(128, 128, 256, 1, 16, remat=True),
+    "1b": Case(128, 128, 256, 1, 16),
 }
 KINDS = ("own critic", "value head", "adapters", "adapters, value head")
 
@@ -60,7 +59,7 @@ class NoText:
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
-        self.eos_id = vocab_size + 1  # nothing ends a response early
+        self.eos_id, self.end_ids, self.stops = vocab_size + 1, (vocab_size + 1,), ()  # nothing ends a response early
 
     def decode_response(self, ids: list[int], stop: tuple[str, ...] = ()) -> str:
         """Give an empty text."""
@@ -161,7 +160,7 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
 
 def _turns(asked: Options, shape: str, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     case, rank = CASES[shape], 4 if asked.fast else 16
-    config = dataclasses.replace(SHAPES[shape], remat="block" if case.remat else "none")
+    config = SHAPES[shape]
     trainers = {kind: make_trainer(config, case, kind, rank) for kind in kinds}
     works = {kind: Iteration(trainer, config, case) for kind, trainer in trainers.items()}
     others = peers(asked, {"trl_ppo": functools.partial(_trl, config, case)} if KINDS[0] in kinds else {})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,6 @@ def table(records: Iterable[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    # torch shares an accelerator with us: memory is taken as it is needed.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from benchmarks.measure import print_lines
     from benchmarks.options import options, parser
 

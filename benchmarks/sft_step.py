@@ -32,29 +32,29 @@ def lines(asked: Options) -> Iterator[dict[str, Any]]:
     """Measure every case that was asked for."""
     for shape in asked.chosen(tuple(CASES)):
         for rows, length, remat in CASES[shape]:
-            config = dataclasses.replace(SHAPES[shape], remat="block" if remat else "none")
-            step, tokens = ours.sft(config, rows, length), rows * length
-            batch = ours.sequences(config, rows, 1, length)
-            others = peers(
-                asked,
-                {
-                    "torch_steps": lambda peer, c=config, b=batch: peer.sft(c, b),
-                    "hugging_face": lambda peer, c=config, b=batch: peer.sft(c, b),
-                },
-            )
-            flops = costs.train_flops(config, tokens, length, logits=rows * (length - 1))
-            yield from compare_updates(
-                "sft_step",
-                shape,
-                step,
-                others,
-                config=config,
-                flops=flops,
-                units=tokens,
-                unit="tokens",
-                options=asked,
-                beside={"rows": rows, "length": length, "recomputed": remat},
-            )
+            yield from _case(asked, shape, rows, length, remat)
+
+
+def _case(asked: Options, shape: str, rows: int, length: int, remat: bool) -> Iterator[dict[str, Any]]:
+    """Measure one case; an accelerator has room for one at a time, so nothing of it is held by the next."""
+    config = dataclasses.replace(SHAPES[shape], remat="block" if remat else "none")
+    tokens, batch = rows * length, ours.sequences(config, rows, 1, length)
+    others = peers(
+        asked,
+        {"torch_steps": lambda peer: peer.sft(config, batch), "hugging_face": lambda peer: peer.sft(config, batch)},
+    )
+    yield from compare_updates(
+        "sft_step",
+        shape,
+        ours.sft(config, rows, length),
+        others,
+        config=config,
+        flops=costs.train_flops(config, tokens, length, logits=rows * (length - 1)),
+        units=tokens,
+        unit="tokens",
+        options=asked,
+        beside={"rows": rows, "length": length, "recomputed": remat},
+    )
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ import numpy as np
 from rlhf_jax import evaluation, objectives, stages
 from rlhf_jax.data import write_jsonl
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.report.stage_names import POLICIES
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import DataConfig, GroupConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
+from rlhf_jax.stages.titles import POLICIES
 from rlhf_jax.training import OptimizerConfig
 
 BEST_OF = 16

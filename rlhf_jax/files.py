@@ -7,9 +7,11 @@ Whoever reads meanwhile, or after a crash, finds the old file or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -26,6 +28,73 @@ class CheckpointError(ValueError):
         ...
         rlhf_jax.files.CheckpointError: base/config.json: model_type 'bert' is not supported
     """
+
+
+class MachineFault(CheckpointError):
+    """A file that could not be read because of this machine: nothing is known to be wrong with what it holds.
+
+    Example:
+        >>> raise MachineFault("runs/mine/params/sft could not be read here (too many open files)")
+        Traceback (most recent call last):
+        ...
+        rlhf_jax.files.MachineFault: runs/mine/params/sft could not be read here (too many open files)
+    """
+
+
+# What goes wrong with a machine while a file is whole, and what to do.
+_MACHINE = {
+    errno.EMFILE: "raise the limit with ulimit -n",
+    errno.ENFILE: "close other programs",
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "mount it to be written to, or name another folder",
+    errno.EACCES: "make it readable for this user",
+    errno.EPERM: "make it readable for this user",
+    errno.ENOMEM: "run on a machine with more memory, or close other programs",
+    errno.ESTALE: "mount the network disk again",
+    errno.ETIMEDOUT: "see whether the disk or the network is there, and run it again",
+    errno.EHOSTUNREACH: "see whether the disk or the network is there, and run it again",
+    errno.ECONNREFUSED: "see whether the disk or the network is there, and run it again",
+    errno.ENOTCONN: "mount the disk again",
+    errno.ENODEV: "mount the disk again",
+    errno.EAGAIN: "close other programs, and run it again",
+}
+# The same in the words of libraries that tell of no error number.
+_SAID = re.compile(
+    "too many open files|no space left|quota exceeded|read-only file system|permission denied|cannot allocate memory|"
+    "stale file handle|resource_exhausted|out of memory|unable to initialize backend|unknown backend|no visible",
+    re.IGNORECASE,
+)
+
+
+def machine_fault(error: BaseException) -> str:
+    """Say what it is about this machine that made reading fail; empty where the content may be at fault.
+
+    Args:
+        error: what was raised; those that led to it are looked at too.
+
+    Example:
+        >>> machine_fault(OSError(errno.EMFILE, "Too many open files"))
+        'too many open files; raise the limit with ulimit -n'
+        >>> machine_fault(ValueError("invalid literal"))
+        ''
+    """
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [x for x in (one.__cause__, one.__context__) if x is not None]
+        if isinstance(one, MemoryError):
+            return f"out of memory; {_MACHINE[errno.ENOMEM]}"
+        if isinstance(one, OSError) and one.errno in _MACHINE:
+            named = f" ({one.filename})" if one.filename else ""
+            return f"{os.strerror(one.errno).lower()}{named}; {_MACHINE[one.errno]}"
+        if _SAID.search(str(one)):
+            return str(one).strip().splitlines()[0][:300]
+    return ""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Small chat templates in the manner of the families, what they must make of a chat, and tokenizers to go with them.
 
-In ``shown`` the assistant's turns, the token that ends each included, stand between « and ».
+In ``shown`` the assistant's turns that stand there as they would be sampled, the token that ends each included, stand
+between « and ».
 """
 
 import json
@@ -198,7 +199,7 @@ FAMILIES = {
         IM,
         {**IM_CONFIG, "bos_token": None},
         chat(TALK[0], "<think>\nI think.\n</think>\n\nIt is four.", TALK[2], "<think>\nYou.\n</think>\n\nIt is six."),
-        "<|im_start|>user\nWhat is two and two?<|im_end|>\n<|im_start|>assistant\n«It is four.<|im_end|>»\n"
+        "<|im_start|>user\nWhat is two and two?<|im_end|>\n<|im_start|>assistant\nIt is four.<|im_end|>\n"
         "<|im_start|>user\nAnd three and three?<|im_end|>\n"
         "<|im_start|>assistant\n«<think>\nYou.\n</think>\n\nIt is six.<|im_end|>»\n",
         prefix_stable=False,
@@ -209,9 +210,9 @@ FAMILIES = {
         IM,
         {**IM_CONFIG, "bos_token": None},
         chat(*TALK),
-        "<|im_start|>user\nWhat is two and two?<|im_end|>\n<|im_start|>assistant\n«It is four.<|im_end|>»\n"
+        "<|im_start|>user\nWhat is two and two?<|im_end|>\n<|im_start|>assistant\nIt is four.<|im_end|>\n"
         "<|im_start|>user\nAnd three and three?<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n\n</think>\n\n«It is six.<|im_end|>»\n",
+        "<|im_start|>assistant\n«<think>\n\n</think>\n\nIt is six.<|im_end|>»\n",
         prefix_stable=False,
         kind="qwen",
     ),

@@ -84,6 +84,17 @@ def _quick_models():
     return roles, params
 
 
+@pytest.fixture(scope="session")
+def prepared():
+    """The real data, or the reason why it is not here."""
+    from rlhf_jax.data import DataError, human_sentiment
+
+    try:
+        return human_sentiment.load("test")
+    except DataError as error:
+        pytest.skip(f"human_sentiment cannot be had here: {error}")
+
+
 # One tiny run of every stage, on one device, shared by all tests of a session: read it, never write to it.
 
 

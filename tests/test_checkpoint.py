@@ -169,7 +169,8 @@ def test_nothing_left_to_fall_back_to_is_an_error(tmp_path):
     with (
         pytest.warns(UserWarning, match="falling back"),
         pytest.raises(
-            CheckpointError, match=r"none of the 2 checkpoints .* delete the folder to start this stage again"
+            CheckpointError,
+            match=r"none of the 2 checkpoints .* bring one back from a copy",
         ),
     ):
         store(tmp_path).restore(make_tree())

@@ -16,7 +16,7 @@ GROUND = {*ON_FILES, "types", "fields", "files", "targets", "renamed", "stage_na
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
-STAGES = {*RUNS, "stages"}
+STAGES = {*RUNS, "testing", "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
@@ -26,15 +26,15 @@ MAY_IMPORT = {
     "runs": RUNS,
     "stages": STAGES,
     "report": STAGES,
-    "testing": STAGES,
-    "cli": {*STAGES, "report", "testing"},
+    "testing": {*BASE, *MIDDLE},
+    "cli": {*STAGES, "report"},
 }
 # Third-party packages that one layer alone may import; GGUF is opened in one place, and models unpack its numbers.
-OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "models"}}
+OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "models"}, "fsspec": {"runs"}}
 OWNERS |= {package: {"data"} for package in ("tensorflow_datasets", "grain", "tokenizers", "datasets")}
 # What a machine may lack, or what is slow to load: imported only inside the functions that need it.
 HEAVY = {"tensorflow_datasets", "grain", "tokenizers", "datasets", "pyarrow", "jinja2", "vaderSentiment"}
-HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich"}
+HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich", "fsspec"}
 # What nothing here needs: those who come from there bring files.
 FOREIGN = {"torch", "tensorflow", "transformers", "peft", "accelerate", "huggingface_hub"}
 LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads them on first use

@@ -2,9 +2,9 @@
 
 from rlhf_jax import cli, stages
 from rlhf_jax.report.panels import stage_panels
-from rlhf_jax.report.stage_names import POLICIES, TITLES
 from rlhf_jax.stage_names import COMPARED_STAGES, MODEL_STAGES, ONLINE_STAGES, POLICY_STAGES, STAGES
 from rlhf_jax.stages.model_sizes import RATES
+from rlhf_jax.stages.titles import POLICIES, TITLES
 
 NAMES = {stage.name for stage in STAGES}
 

@@ -12,8 +12,14 @@ from rlhf_jax.testing import ObjectiveError, check_objective
 from rlhf_jax.types import Loss
 
 ALL = [
+    "takes outputs and batch",
+    "fields",
+    "runs",
     "returns a Loss",
+    "declared reduction",
     "scalar float32",
+    "metrics",
+    "traceable",
     "finite gradients",
     "has a gradient",
     "mask",
@@ -24,8 +30,11 @@ ALL = [
     "packing",
     "integer rewards",
     "micro-batching",
+    "filler groups",
     "mesh",
     "stop gradient",
+    "finite at ties",
+    "sign",
     "jit = eager",
 ]
 

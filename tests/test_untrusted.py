@@ -38,6 +38,7 @@ READERS = {
 ALLOWED = {
     ("rlhf_jax/runs/user_code.py", "runs a file"): "the user names the file, on the command line or in Python",
     ("rlhf_jax/parallel/launching/leash.py", "runs a library"): "the C library of this process, for one call",
+    ("rlhf_jax/processes/coordinator.py", "runs a library"): "the C library of this process, for one call",
     ("rlhf_jax/parallel/launching/leash.py", "runs a program"): "the command that the user launches",
     ("rlhf_jax/renamed.py", "imports by name"): "names stand in the tables of our own modules",
     ("rlhf_jax/report/page.py", "a template outside a sandbox"): "our own template.html; what it shows is escaped",

@@ -37,7 +37,8 @@ def llama_config(config: ModelConfig) -> transformers.LlamaConfig:
 
 def sft(config: ModelConfig, batch: SequenceBatch) -> Work:
     """A training step with the model's own loss; layers are recomputed where ours are."""
-    model = transformers.LlamaForCausalLM(llama_config(config)).to(device()).train()
+    with device():  # as in torch_steps, weights are drawn where they lie
+        model = transformers.LlamaForCausalLM(llama_config(config)).train()
     if config.remat != "none":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tokens = torch.tensor(batch.tokens[:, 0], dtype=torch.long, device=device())
@@ -47,7 +48,8 @@ def sft(config: ModelConfig, batch: SequenceBatch) -> Work:
 def generate(config: ModelConfig, prompts: np.ndarray, new: int) -> Work:
     """Sample ``new`` tokens after each prompt, at temperature 1."""
     kind = torch.bfloat16 if config.compute_dtype == "bfloat16" else torch.float32
-    model = transformers.LlamaForCausalLM(llama_config(config)).to(device(), kind).eval()
+    with device():
+        model = transformers.LlamaForCausalLM(llama_config(config)).to(kind).eval()
     tokens = torch.tensor(prompts, dtype=torch.long, device=device())
     drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0}
 

@@ -36,7 +36,7 @@ def updates(model: nn.Module, config: ModelConfig, loss: Callable[[], torch.Tens
 
 def sft(config: ModelConfig, batch: SequenceBatch) -> Work:
     """Cross entropy of every next token."""
-    model, tokens = Llama(config).to(device()), _tokens(batch)
+    model, tokens = _drawn(config), _tokens(batch)
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(model.logits(tokens)[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
@@ -46,7 +46,7 @@ def sft(config: ModelConfig, batch: SequenceBatch) -> Work:
 
 def reward_model(config: ModelConfig, batch: SequenceBatch) -> Work:
     """Bradley-Terry on the scores of both responses, run in one batch."""
-    model, tokens = Llama(config).to(device()), _tokens(batch)
+    model, tokens = _drawn(config), _tokens(batch)
 
     def loss() -> torch.Tensor:
         first, second = model.scores(tokens).float().unflatten(0, (-1, 2)).unbind(-1)
@@ -57,7 +57,7 @@ def reward_model(config: ModelConfig, batch: SequenceBatch) -> Work:
 
 def dpo(config: ModelConfig, batch: SequenceBatch) -> Work:
     """DPO; the reference is run without a gradient in the same step."""
-    model, tokens = Llama(config).to(device()), _tokens(batch)
+    model, tokens = _drawn(config), _tokens(batch)
     reference = copy.deepcopy(model).requires_grad_(False)
 
     def sums(network: Llama) -> torch.Tensor:
@@ -73,6 +73,12 @@ def dpo(config: ModelConfig, batch: SequenceBatch) -> Work:
         return -F.logsigmoid(0.1 * (gained[:, 0] - gained[:, 1])).mean()
 
     return updates(model, config, loss)
+
+
+def _drawn(config: ModelConfig) -> Llama:
+    """Make a network whose weights are drawn where they lie: a CPU takes longer to draw them than to be measured."""
+    with device():
+        return Llama(config)
 
 
 def _tokens(batch: SequenceBatch) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,14 +22,27 @@ from orbax.checkpoint import v1 as ocp
 
 from rlhf_jax import processes
 from rlhf_jax.checkpoint.manifest import fault
-from rlhf_jax.checkpoint.pieces import entries, sha256_of, wrong_piece
-from rlhf_jax.files import CheckpointError
+from rlhf_jax.checkpoint.pieces import bytes_of, entries, wrong_piece
+from rlhf_jax.files import CheckpointError, MachineFault, machine_fault
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax puts this into the name of a folder that is not committed yet
 
 
 class Damaged(CheckpointError):
     """What is on disk is not what was saved."""
+
+
+def unreadable(what: str, error: Exception) -> CheckpointError:
+    """Make the error for what could not be read: damage, unless it was this machine that failed.
+
+    Args:
+        what: names it.
+        error: what was raised. Damage can surface as any error in any layer.
+    """
+    fault = machine_fault(error)
+    if fault:
+        return MachineFault(f"{what} could not be read here ({fault}); nothing is known to be wrong with what it holds")
+    return Damaged(f"{what} cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
 
 class Writing(Protocol):
@@ -41,7 +55,7 @@ class Writing(Protocol):
 def tree_sha256(tree: Any) -> str:
     """Hash every path, dtype, shape and bit of a tree, whatever mesh it lies on.
 
-    Leaves that lie over several processes are gathered one at a time; all processes have to call this together.
+    Leaves are gathered a slice at a time, so none is whole anywhere; all processes have to call this together.
 
     Args:
         tree: arrays, random keys included.
@@ -59,8 +73,10 @@ def tree_sha256(tree: Any) -> str:
     leaves = {}
     for path, leaf in flatten(tree).items():
         value, dtype = as_numbers(path, leaf)
-        whole = processes.fetch(value)
-        leaves[path] = {"dtype": dtype, "shape": list(whole.shape), "sha256": sha256_of(whole)}
+        hashed = hashlib.sha256()
+        for piece in processes.slices(value):
+            hashed.update(bytes_of(piece))
+        leaves[path] = {"dtype": dtype, "shape": list(value.shape), "sha256": hashed.hexdigest()}
     return digest(leaves)
 
 
@@ -149,17 +165,30 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Read the JSON values that ``write`` was given, with an entry for every leaf; Damaged where they are not those."""
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist")
+    _need_devices(path)
     try:
         text = ocp.load_checkpointables(path, {"manifest": None})["manifest"]["json"]
         record = json.loads(np.asarray(text).tobytes())
         whole = record["sha256"] == digest(record["manifest"])
-    except Exception as error:  # damage can surface as any error in any layer; it is reported, never passed over
-        raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+    except Exception as error:  # it is reported, never passed over
+        raise unreadable(f"{path}", error) from error
     if not whole:
         raise Damaged(f"{path}: the manifest is not what was written")
     if wrong := fault(record["manifest"]):
         raise Damaged(f"{path}: the manifest is none of ours: {wrong}")
     return record["manifest"]
+
+
+def _need_devices(path: Path) -> None:
+    """Raise a CheckpointError where JAX has no devices, without which Orbax reads nothing."""
+    try:
+        jax.devices()
+    except Exception as error:  # a backend that cannot start raises what it likes
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise MachineFault(
+            f"{path} was not read: JAX finds no devices here ({type(error).__name__}: {error!s:.200})"
+            f"{f'; JAX_PLATFORMS={asked} asks for some that are not there' if asked else ''}"
+        ) from error
 
 
 def shapes_of(manifest: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -191,7 +220,7 @@ def read(path: Path, manifest: Mapping[str, Any], shardings: Mapping[str, Any] |
         stored = {numbers[name]: _target(shape, places[name]) for name, shape in shapes.items() if 0 not in shape.shape}
         arrays = ocp.load_checkpointables(path, {"arrays": stored})["arrays"] if stored else {}
     except Exception as error:  # as above
-        raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        raise unreadable(f"{path}", error) from error
     leaves: dict[str, Any] = {}
     for i, (name, entry) in enumerate(manifest["leaves"].items()):
         value = arrays.get(numbers[name])
@@ -206,7 +235,7 @@ def read(path: Path, manifest: Mapping[str, Any], shardings: Mapping[str, Any] |
         try:
             wrong = wrong_piece(value, entry, path / "arrays", i)
         except Exception as error:  # as above
-            raise Damaged(f"{path}: leaf {name!r} cannot be read ({type(error).__name__}: {error!s:.200})") from error
+            raise unreadable(f"{path}: leaf {name!r}", error) from error
         if wrong is not None:
             raise Damaged(f"{path}: sha256 of leaf {name!r}{wrong}")
         leaves[name] = _as_key(value, entry["dtype"]) if entry["dtype"].startswith("key<") else value

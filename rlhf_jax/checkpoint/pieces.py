@@ -22,9 +22,14 @@ from rlhf_jax import processes
 Bounds = tuple[tuple[int, int], ...]  # first and last + 1, for every axis
 
 
+def bytes_of(value: np.ndarray) -> memoryview | bytes:
+    """Give the bytes of an array as they lie in memory: row-major, on a little-endian machine."""
+    return np.ascontiguousarray(value).view(np.uint8).data if value.size else b""
+
+
 def sha256_of(value: np.ndarray) -> str:
-    """Hash the bytes of an array as they lie in memory: row-major, on a little-endian machine."""
-    return hashlib.sha256(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"").hexdigest()
+    """Hash the bytes of an array."""
+    return hashlib.sha256(bytes_of(value)).hexdigest()
 
 
 def entries(leaves: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, dict[str, Any]]:

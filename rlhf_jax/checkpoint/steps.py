@@ -147,18 +147,24 @@ class Checkpoints:
                 found = functools.partial(self._read, path, step, like, shardings)
                 return processes.agree(found, str(path))
             except (Damaged, processes.OtherProcessError) as error:
+                if not isinstance(error, Damaged) and f"({Damaged.__name__}: " not in str(error):
+                    raise  # another process could not read what may be whole
                 reasons.append(str(error))
                 warnings.warn(f"{error}; falling back to the step before", stacklevel=2)
         if reasons:
             raise CheckpointError(
-                f"none of the {len(reasons)} checkpoints in {self.directory} verifies ({reasons[0]}); "
-                "delete the folder to start this stage again"
+                f"none of the {len(reasons)} checkpoints in {self.directory} verifies ({'; '.join(reasons)}); bring "
+                "one back from a copy, or start this stage again in another folder"
             )
         return None
 
     def _read(self, path: Path, step: int, like: Any, shardings: Any) -> Restored:
         manifest, wanted = read_manifest(path), flatten(like)
         fingerprint, host = (part(path, manifest, name) for name in ("fingerprint", "host"))
+        if manifest.get("step", step) != step:
+            raise CheckpointError(
+                f"{path} holds the checkpoint of step {manifest['step']}: the folder was renamed; give it its name back"
+            )
         differ = differences(self._brought_up(fingerprint), self._fingerprint)
         if differ:
             raise CheckpointError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.checkpoint.leaves import Damaged, part, read_manifest, shapes_of
+from rlhf_jax.checkpoint.leaves import Damaged, part, read_manifest, shapes_of, unreadable
 from rlhf_jax.checkpoint.params import nested
 from rlhf_jax.checkpoint.pieces import expected, open_stored, slices
 from rlhf_jax.types import Params
@@ -82,9 +82,7 @@ def stored_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
             leaf = StoredLeaf(open_stored(path / "arrays", number), np.dtype(shape.dtype))
             same = leaf.shape == shape.shape and _verifies(leaf, manifest["leaves"][name])
         except Exception as error:  # damage can surface as any error in any layer; it is reported, never passed over
-            raise Damaged(
-                f"{path}: leaf {name!r} cannot be read ({type(error).__name__}: {str(error)[:200]})"
-            ) from error
+            raise unreadable(f"{path}: leaf {name!r}", error) from error
         if not same:
             raise Damaged(f"{path}: leaf {name!r} is not what was written: its SHA-256 is another")
         leaves[name] = leaf

@@ -30,7 +30,8 @@ from rlhf_jax.cli import (
     results,
     sources,
 )
-from rlhf_jax.cli.parsing import SUMMARIES, UsageError, load_config, override
+from rlhf_jax.cli.overview import first_view, overview
+from rlhf_jax.cli.parsing import UsageError, load_config, override
 
 __all__ = ["COMMANDS", "UsageError", "load_config", "main", "override", "run"]
 
@@ -67,9 +68,10 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status.
 
-    0; 2 on a mistake in the input; 70 on an error that nobody has thought of, 74 on one outside, as a full disk; 129,
-    130, 141 or 143 when stopped by a terminal that closed, Ctrl-C, a reader that has gone, or SIGTERM. A process that
-    its watchdog ends (``--watchdog-exit``) has the status 75.
+    0; 2 on a mistake in the input; 3 when updates were not finite and nothing was trained; 70 on an error that nobody
+    has thought of, 74 on one outside, as a full disk; 75 while another process has the run folder, and where a process
+    of the run is lost or its watchdog ends it (``--watchdog-exit``); 129, 130, 141 or 143 when stopped by a terminal
+    that closed, Ctrl-C, a reader that has gone, or SIGTERM.
     """
     status = run(list(sys.argv[1:] if argv is None else argv))
     try:
@@ -94,8 +96,10 @@ def run(argv: list[str]) -> int:
     try:
         if name:
             _run(name, words[1:])
-        elif not words or words[0] in ("-h", "--help"):
-            print(_overview())
+        elif not words:
+            print(first_view(Path("runs")))
+        elif words[0] in ("-h", "--help"):
+            print(overview(COMMANDS))
         elif words[0] == "--version":
             from rlhf_jax import __version__
 
@@ -121,7 +125,7 @@ def _run(name: str, words: list[str]) -> None:
 
     asked, rest = distributed.take(words)
     with _short_warnings():
-        if {"-h", "--help"} & set(rest):
+        if {"-h", "--help", "--help-all"} & set(rest):
             with distributed.explained(name):
                 COMMANDS[name](rest)
             return
@@ -137,7 +141,8 @@ def _ended(name: str, error: BaseException) -> int:
 
     from rlhf_jax import processes
     from rlhf_jax.processes import LostProcessError, OtherProcessError
-    from rlhf_jax.training import Interrupted
+    from rlhf_jax.runs.lock import LockedError
+    from rlhf_jax.training import Interrupted, SkippedUpdates
 
     goes_on = "the same command continues from the last checkpoint, if there is one" if name in TRAINING else ""
     if isinstance(error, Interrupted):
@@ -154,6 +159,8 @@ def _ended(name: str, error: BaseException) -> int:
         return _fail(f"{name}: {error}", error.exit_code)
     if isinstance(error, jax.errors.JaxRuntimeError) and processes.lost(error):
         return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
+    if isinstance(error, SkippedUpdates | LockedError):
+        return _fail(f"{name}: {error}", error.exit_code)
     message, status = errors.explain(error, goes_on)
     return _fail(f"{name}: {message}" if name else message, status)
 
@@ -180,25 +187,6 @@ def _short_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = whole
-
-
-def _overview() -> str:
-    lines = [
-        "usage: rlhf COMMAND [options]",
-        "",
-        "RLHF in JAX: SFT, reward models, PPO and every objective beside them.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<11} {SUMMARIES[name]}" for name in COMMANDS]
-    lines += ["", "`rlhf COMMAND --help` explains each; `--debug` shows where an error comes from."]
-    lines += ["Start with `rlhf quickstart`."]
-    lines += ["", distributed.HELP, ""]
-    lines += [
-        "Compiled programs are kept in $RLHF_JAX_CACHE/compiled, by default ~/.cache/rlhf_jax/compiled;",
-        "JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
-    ]
-    return "\n".join(lines)
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -12,6 +12,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+from rlhf_jax.files import MachineFault
+
 MISTAKE, UNEXPECTED, OUTSIDE = 2, 70, 74  # 70 and 74 are EX_SOFTWARE and EX_IOERR of sysexits.h
 
 _PACKAGE = Path(__file__).parents[1]
@@ -50,7 +52,7 @@ def explain(error: BaseException, goes_on: str = "") -> tuple[str, int]:
         ('runs/a: no space left on device: make room on that disk; the same command goes on', 74)
     """
     if _is_a_sentence(error):
-        return str(error), MISTAKE
+        return str(error), OUTSIDE if isinstance(error, MachineFault) else MISTAKE
     notes = "".join(f"; {note}" for note in _notes(error))
     after = f"; {goes_on}" if goes_on and not notes else notes
     if isinstance(error, OSError) and error.errno is not None:

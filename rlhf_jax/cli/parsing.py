@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from rlhf_jax.cli.first_help import EXAMPLES, first_help, objectives_line
 from rlhf_jax.fields import check_fields
 
 Options = TypeVar("Options")
@@ -68,7 +69,7 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     Args:
         default: a frozen dataclass; its type is what a config file must hold.
         name: the command, for messages.
-        argv: ``--config FILE.py``, ``--mesh AXIS=SIZE,...`` and ``--any.field VALUE``.
+        argv: ``--config FILE.py`` or ``RUN/config.json``, ``--mesh AXIS=SIZE,...`` and ``--any.field VALUE``.
 
     Returns:
         A config of the default's type.
@@ -82,10 +83,17 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
     rest = [
         word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
     ]
-    description = (
-        f"{describe(name)} --config FILE.py takes the defaults below from a Python file that defines "
-        "`config`; experiments/ has examples."
-    )
+    if {"-h", "--help"} & set(rest):
+        print(f"usage: rlhf {name} [options]\n\n{describe(name)}\n\n  {EXAMPLES[name]}\n\n{first_help(name, config)}")
+        raise SystemExit(0)
+    description = describe(name)
+    if "--help-all" in rest:
+        rest = ["--help"]
+        description += (
+            f" Objectives: {objectives_line(name)}. --config FILE.py takes the defaults below from a Python file that "
+            "defines `config`; experiments/ has examples. --config RUN/config.json goes on with a run, and with "
+            "another --out does it again."
+        )
     try:
         return tyro.cli(type(default), default=config, prog=f"rlhf {name}", description=description, args=rest)
     except ValueError as error:
@@ -93,7 +101,10 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
 
 
 def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
-    """Take what stands for many fields at once out of the words: ``--config FILE.py`` and ``--mesh AXIS=SIZE,...``.
+    """Take what stands for many fields at once out of the words, and write what has a short form in its long one.
+
+    ``--config FILE.py`` and ``--mesh AXIS=SIZE,...`` are taken out; a ``--judge`` may be given several times, and
+    ``--optimizer FILE.py:NAME`` is the ``function`` of every optimiser that the stage has.
 
     Args:
         default: the config of a stage.
@@ -107,9 +118,15 @@ def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     """
     from rlhf_jax.parallel import MeshConfig, MeshError
 
-    path, rest = _take(list(argv), "--config", "the path of a Python file")
-    config = load_config(path, type(default)) if path else default
+    path, rest = _take(list(argv), "--config", "the path of a Python file, or of a run's config.json")
+    if path.endswith(".json"):
+        from rlhf_jax.cli.records import recorded_config
+
+        config = recorded_config(path, default, rest)
+    else:
+        config = load_config(path, type(default)) if path else default
     mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
+    rest = _own_optimizers(config, _gathered(rest, "--judge"))
     try:
         return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest
     except MeshError as error:
@@ -126,6 +143,36 @@ def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}="), argv[:i] + argv[i + 1 :]
     return "", argv
+
+
+def _gathered(argv: list[str], flag: str) -> list[str]:
+    """Put the values of a flag that stands several times behind one: a parser of options would keep the last."""
+    values: list[str] = []
+    rest: list[str] = []
+    taking = False  # words up to the next flag are values too
+    for word in argv:
+        if word.startswith("--"):
+            taking = word == flag or word.startswith(f"{flag}=")
+            if not taking:
+                rest.append(word)
+            elif word != flag:
+                values.append(word.removeprefix(f"{flag}="))
+        else:
+            (values if taking else rest).append(word)
+    if taking and not values:
+        raise UsageError(f"{flag} needs NAME=FILE.py:function or NAME=RUN")
+    return [*rest, flag, *values] if values else rest
+
+
+def _own_optimizers(config: Any, argv: list[str]) -> list[str]:
+    """Write ``--optimizer FILE.py:NAME`` as the field that it is: ``--optimizer.function``, or of every role's."""
+    from rlhf_jax.training import OptimizerConfig
+
+    fields = [name.replace("_", "-") for name, value in vars(config).items() if isinstance(value, OptimizerConfig)]
+    for flag, names in {"optimizer": fields, **{name: [name] for name in fields}}.items():
+        value, argv = _take(argv, f"--{flag}", "FILE.py:function, or FILE.py:NAME of an optax transformation")
+        argv += [word for name in names for word in (f"--{name}.function", value) if value]
+    return argv
 
 
 def load_config(path: str, kind: type) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rlhf_jax.cli.parsing import override, parse
@@ -36,7 +37,7 @@ def quickstart(argv: list[str]) -> None:
     config = quickstart_config(out=out, seed=o.seed, fast=o.fast)
     if o.fast:
         print(f"quickstart: {_MINIATURE}", file=sys.stderr)
-    _finish(quickstart(config, after_stage=write_report if processes.first() else None))
+    _run(lambda: quickstart(config, after_stage=write_report if processes.first() else None), out)
     if o.fast and processes.first():
         print(f"quickstart: {_MINIATURE}", file=sys.stderr)
 
@@ -45,46 +46,71 @@ def sft(argv: list[str]) -> None:
     """Supervised fine-tuning."""
     from rlhf_jax import stages
 
-    _finish(stages.sft(override(stages.SFTConfig(), "sft", argv)).directory)
+    config = override(stages.SFTConfig(), "sft", argv)
+    _run(lambda: stages.sft(config).directory, config.out)
 
 
 def reward(argv: list[str]) -> None:
     """A reward model."""
     from rlhf_jax import stages
 
-    _finish(stages.reward_model(override(stages.RewardConfig(), "reward", argv)).directory)
+    config = override(stages.RewardConfig(), "reward", argv)
+    _run(lambda: stages.reward_model(config).directory, config.out)
 
 
 def ppo(argv: list[str]) -> None:
     """PPO."""
     from rlhf_jax import stages
 
-    _finish(stages.ppo(override(stages.PPOConfig(), "ppo", argv)).directory)
+    config = override(stages.PPOConfig(), "ppo", argv)
+    _run(lambda: stages.ppo(config).directory, config.out)
 
 
 def group(argv: list[str]) -> None:
     """Methods on groups of samples."""
     from rlhf_jax import stages
 
-    _finish(stages.group(override(stages.GroupConfig(), "group", argv)).directory)
+    config = override(stages.GroupConfig(), "group", argv)
+    _run(lambda: stages.group(config).directory, config.out)
 
 
 def preference(argv: list[str]) -> None:
     """Methods on comparisons."""
     from rlhf_jax import stages
 
-    _finish(stages.preference(override(stages.PreferenceConfig(), "preference", argv)).directory)
+    config = override(stages.PreferenceConfig(), "preference", argv)
+    _run(lambda: stages.preference(config).directory, config.out)
+
+
+def _run(train: Callable[[], Path], out: str) -> None:
+    """Train, and say what came out; where updates were not finite that is said too, before the error."""
+    from rlhf_jax.stages.attempt import page_follows
+    from rlhf_jax.training import SkippedUpdates
+
+    before = page_follows.set(True)
+    try:
+        directory = train()
+    except SkippedUpdates:
+        _finish(Path(out))
+        raise
+    finally:
+        page_follows.reset(before)
+    _finish(directory)
 
 
 def _finish(directory: Path) -> None:
     """Write the report, say in plain sentences what came out, and print where the report is."""
     from rlhf_jax import processes
-    from rlhf_jax.report import verdicts, write_report
+    from rlhf_jax.report import alarm_verdicts, verdicts, write_report
     from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.store import mirror_of
 
     if processes.first():
         report = write_report(directory)
-        for verdict in verdicts(read_record(directory / "summary.json")):
+        if mirror := mirror_of(directory):
+            mirror.send_logs()
+        summary = read_record(directory / "summary.json")
+        for verdict in (*verdicts(summary), *alarm_verdicts(summary)):
             print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
         print(report)
     processes.meet("the report")  # who is done first must not take the others for lost

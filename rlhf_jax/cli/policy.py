@@ -37,11 +37,15 @@ class SampleOptions:
     n: int = 1
     """Responses to each prompt."""
     to: Path | None = None
-    """The .jsonl file to write: rows of prompt, response, tokens, logprob."""
+    """The .jsonl file to write: rows of prompt, response, tokens, logprob, and score where a reward model was asked."""
     stage: Annotated[str | None, tyro.conf.arg(metavar=one_of(POLICY_STAGES))] = None
     """Whose policy; PPO's where there is one, else in this order."""
     best_of: int = 1
-    """Sample this many for each response and keep the one the run's reward model scores highest."""
+    """Sample this many for each response and keep the one that a reward model scores highest: the run's own, or that of
+    `--reward-model`."""
+    reward_model: Path | None = None
+    """A run folder with a reward model, or a sequence classifier with one label as a Hugging Face folder: every
+    response is given its score, `score` in the rows of `--to`, and printed before the response without it."""
     combine: Literal["mean", "min", "lower_bound"] = "mean"
     """What an ensemble of reward models says by `--best-of`: mean, the worst case, or mean - k * std."""
     k: float = 1.0
@@ -59,6 +63,8 @@ class SampleOptions:
     break is $'\\n'."""
     seed: int = 0
     """The same seed gives the same responses."""
+    templated: bool = False
+    """The prompts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 
@@ -78,26 +84,37 @@ def sample(argv: list[str]) -> None:
     if o.to:
         check_file(o.to, "--to")
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.rewards import EnsembleConfig
-    from rlhf_jax.runs.scorer import best_of
+    from rlhf_jax.runs.scorer import best_of, scored
     from rlhf_jax.runs.stage_path import split_stage
-    from rlhf_jax.stages import Policy, Scorer, sources
+    from rlhf_jax.stages import Policy, Scorer
+    from rlhf_jax.stages.sources import spelled
 
     sampling = _sampling(o, top_k=o.top_k)
     policy = Policy.load(o.run, o.stage)
+    scorer = None
+    if o.reward_model is not None or o.best_of > 1:
+        how = EnsembleConfig(combine=o.combine, k=o.k)
+        scorer = Scorer.load(split_stage(o.run)[0] if o.reward_model is None else o.reward_model, how)
     prompts: list[data.Prompt] = [o.prompt]
+    asked = [data.PromptRow(o.prompt, "")]
     if o.prompts:
-        rows, bad = data.read_jsonl(o.prompts, data.layouts.prompt, on_bad_row=o.on_bad_row)
-        sources.list_bad(bad)
-        prompts = [row.prompt for row in rows]
+        asked = read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)
+        prompts = [row.prompt for row in asked]
+    if o.templated:
+        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+    elif said := spelled(asked, policy.tokenizer):
+        print(f"warning: {said}, pass --templated", file=sys.stderr)
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)
-    if o.best_of > 1:
-        made = best_of(made, Scorer.load(split_stage(o.run)[0], EnsembleConfig(combine=o.combine, k=o.k)), o.best_of)
+    if scorer is not None:
+        apart = not scorer.tokenizer.writes_like(policy.tokenizer)
+        made = best_of(made, scorer, o.best_of, as_text=apart) if o.best_of > 1 else scored(made, scorer, as_text=apart)
     if o.to:
         write(o.to, ({**row, "prompt": data.prompt_field(row["prompt"])} for row in made))
         return
     for row in made:
-        print(row["response"])
+        print(f"{row['score']:.3f}  {row['response']}" if o.reward_model is not None else row["response"])
 
 
 def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:

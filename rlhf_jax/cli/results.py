@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,21 +22,22 @@ class ReportOptions:
     """Options of the report."""
 
     run: Positional[Path]
-    """A run folder."""
+    """A run folder, or its URL, s3://... or gs://...."""
 
 
 def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
-    must_be_run(o.run)
-    from rlhf_jax.runs.folder import read_record
-
-    if not set(MODEL_STAGES) & set(read_record(o.run / "config.json")):
-        raise UsageError(f"{o.run} is not a run folder: its config.json has no stage's config")
-    check_file(o.run / "report.html", "the page")
     from rlhf_jax.report import write_report
+    from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.store import local
 
-    print(write_report(o.run))
+    run = local(o.run)
+    must_be_run(run)
+    if not set(MODEL_STAGES) & set(read_record(run / "config.json")):
+        raise UsageError(f"{run} is not a run folder: its config.json has no stage's config")
+    check_file(run / "report.html", "the page")
+    print(write_report(run))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ class ScoreOptions:
     to: Path
     """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
     of the one that people prefer, and `rejected_score`."""
+    templated: bool = False
+    """The texts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 
@@ -56,15 +60,21 @@ class ScoreOptions:
 def score(argv: list[str]) -> None:
     """Score the rows of a file."""
     o = parse(ScoreOptions, "score", argv)
-    must_be_run(o.run)
     check_file(o.to, "--to")
     from rlhf_jax import data
+    from rlhf_jax.data.reading import read_rows
     from rlhf_jax.runs.scorer import scorable, score_rows
-    from rlhf_jax.stages import Scorer, sources
+    from rlhf_jax.runs.store import local
+    from rlhf_jax.stages import Scorer
+    from rlhf_jax.stages.sources import spelled
 
-    scorer = Scorer.load(o.run)
-    rows, bad = data.read_jsonl(o.input, scorable, on_bad_row=o.on_bad_row)
-    sources.list_bad(bad)
+    run = local(o.run)
+    scorer = Scorer.load(run)
+    rows = read_rows(o.input, scorable, o.on_bad_row)
+    if o.templated:
+        scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
+    elif said := spelled([response for row in rows for response in row.responses.values()], scorer.tokenizer):
+        print(f"warning: {o.input}: {said}, pass --templated", file=sys.stderr)
     if not rows:
         raise data.DataError(
             f"{o.input}: no row has a response to score; rlhf sample {o.run} --prompts FILE.jsonl --to OUT.jsonl "
@@ -96,7 +106,8 @@ def export(argv: list[str]) -> None:
     o = parse(ExportOptions, "export", argv)
     from rlhf_jax.runs import export
     from rlhf_jax.runs.stage_path import split_stage
+    from rlhf_jax.runs.store import local
 
-    must_be_run(split_stage(o.run)[0])
+    must_be_run(local(split_stage(o.run)[0]))
     check_folder(o.to, "--to")
     print(export.export(o.run, o.to, stage=o.stage, member=o.member, adapter=o.adapter, dtype=o.dtype))

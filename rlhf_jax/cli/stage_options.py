@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlhf_jax.cli.files import must_be_run
+from rlhf_jax.cli.first_help import first_help
 from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh, load_config
 from rlhf_jax.fields import check_fields
 
@@ -32,7 +34,10 @@ def asked(command: str, usage: str, own: Any, argv: list[str]) -> tuple[str, Any
         SystemExit: help was asked for, and is printed.
     """
     if argv and argv[0] in ("-h", "--help"):
-        print(f"usage: {usage}\n\n{describe(command)}\n\nrlhf {command} STAGE --help lists its options.")
+        print(
+            f"usage: {usage}\n\n{describe(command)}\n\nrlhf {command} STAGE --help lists its options, "
+            "--help-all those of the stage too."
+        )
         raise SystemExit(0)
     if not argv or argv[0].startswith("-"):
         raise UsageError(usage)
@@ -62,6 +67,8 @@ def _texts(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]
             yield from _texts(value, f"{above}{key}.")
         elif isinstance(value, str):
             yield f"{above}{key}", value
+        elif isinstance(value, tuple):
+            yield from ((f"{above}{key}", each) for each in value if isinstance(each, str))
 
 
 def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
@@ -129,6 +136,13 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
         Both, as the words say.
     """
     config, rest = file_and_mesh(default, argv)
+    if {"-h", "--help"} & set(rest):
+        with contextlib.suppress(SystemExit):
+            tyro.cli(type(own), default=own, prog=f"rlhf {command} {stage}", description=describe(command), args=["-h"])
+        print(f"\nand the options of rlhf {stage}, out of which these come first:\n")
+        print(first_help(stage, config, command))
+        raise SystemExit(0)
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     # An empty name takes the prefix from the options of a nested config.
     flat = tyro.conf.arg(name="")
     both: Any = dataclasses.make_dataclass(

@@ -17,7 +17,9 @@ from rlhf_jax.renamed import renamed
 _NAMES = {
     "batches": ("PackedEpochs",),
     "config": ("DataConfig",),
+    "degenerate": (),
     "encode": ("EncodedPrompt", "chosen_first", "encode_prompts", "encode_rows", "rated_groups"),
+    "equal": (),
     "errors": ("DataError",),
     "human_sentiment": ("HumanSentiment",),
     "hutto": ("PROMPTS", "Sentence"),

@@ -59,9 +59,10 @@ class PackedEpochs:
             examples = self._epoch(number)
             if not examples:
                 raise ValueError("there is nothing to train on: the data has no usable row")
-            lengths = np.array([[len(t) for t in e.tokens] for e in examples])
+            lengths = [[len(t) for t in e.tokens] for e in examples]
             self.examples += len(examples)
-            self._length, self._responses = max(self._length, int(lengths.max())), lengths.shape[1]
+            self._length = max(self._length, *(n for each in lengths for n in each))
+            self._responses = max(self._responses, *map(len, lengths))
             order = np.arange(len(examples))
             batches = plan(lengths, order, rows=rows, row_length=row_length, max_groups=rows * row_length)
             self._plan += [(number, chosen) for chosen in batches]
@@ -161,6 +162,16 @@ class MemberBatches:
 
     def __len__(self) -> int:
         return min(map(len, self._members))
+
+    @property
+    def examples(self) -> int:
+        """Groups of all members in all epochs."""
+        return sum(member.examples for member in self._members)
+
+    @property
+    def left_out(self) -> int:
+        """Groups in the batches that stand behind the shortest member's last, and are in no step."""
+        return sum(member.count(step) for member in self._members for step in range(len(self), len(member)))
 
     def __getitem__(self, step: int) -> SequenceBatch:
         return jax.tree.map(lambda *x: np.stack(x), *(member[step] for member in self._members))

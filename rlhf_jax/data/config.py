@@ -15,9 +15,9 @@ class DataConfig:
     """Where a stage's rows come from, and which rows are held out."""
 
     source: str = HUMAN_SENTIMENT
-    """`human_sentiment`; a .jsonl, .json or .parquet file; a folder of them, or one that `datasets` saved;
-    `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own; else the
-    name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
+    """`human_sentiment`; a .jsonl, .ndjson, .json (also .gz) or .parquet file; a folder of them, or one that `datasets`
+    saved; `hf:org/name` or `hf:org/name:config` on the Hugging Face hub; FILE.py:NAME, a `stages.Task` of your own;
+    else the name of any TFDS data set. The usual layouts are recognised by their fields: docs/data.md lists them."""
     split: str = ""
     """The split to train on, where the source has several. Empty: `train`, else `train_sft` or `train_prefs`, whichever
     the stage is for."""
@@ -31,6 +31,9 @@ class DataConfig:
     held out. No prompt is in two parts: rows are moved where it would be, with a warning that counts them."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the run, or is skipped, counted and listed."""
+    templated: bool = False
+    """Texts hold the chat template already applied: special tokens that they spell are special, nothing is put around
+    them, and of rows of `text` what the assistant says is learned."""
     max_length: int = 128
     """Longest prompt and response together, in tokens. Longer sentences of human_sentiment (19 of 23,703) are left
     out; a longer row of anybody else's data is a bad row."""
@@ -49,6 +52,8 @@ class DataConfig:
         if self.heldout_limit < 0:
             raise ValueError(f"data.heldout_limit must be 0 (all rows) or positive, found {self.heldout_limit}")
         ours = self.source == HUMAN_SENTIMENT
+        if ours and self.templated:
+            raise ValueError("data.templated: human_sentiment has no chat template in it; leave it out")
         if ours and self.heldout_limit:
             raise ValueError("data.heldout_limit: human_sentiment is always held out whole; leave it 0")
         for name, value in (("heldout", self.heldout), ("test", self.test)):
@@ -56,5 +61,5 @@ class DataConfig:
                 raise ValueError(f"data.{name} {value}: human_sentiment has validation and test splits; leave it empty")
         if self.test and self.test == self.heldout:
             raise ValueError(f"data.test {self.test} is data.heldout too: leave it empty, and half of it is kept")
-        if self.split and (ours or self.source.endswith(".jsonl")):
+        if self.split and (ours or self.source.lower().endswith((".jsonl", ".ndjson"))):
             raise ValueError(f"data.split {self.split}: {self.source} has no splits to choose from; leave it empty")

@@ -72,7 +72,7 @@ def obtain(directory: str | os.PathLike[str], *, sha256: str = SDIST_SHA256) -> 
     directory = Path(directory)
     path = directory / SDIST
     if path.exists():
-        _check_sha256(path, sha256, advice="remove it and run again, or put the right file there")
+        _check_sha256(path, sha256, advice="put the right file there, or name another folder")
         return path
     directory.mkdir(parents=True, exist_ok=True)
     # pip writes into a folder of its own: a half-written file never has the final name, and two processes may do this.

@@ -24,13 +24,15 @@ class Example(NamedTuple):
     masks: tuple[np.ndarray, ...] | None = None  # K times bool [n_tokens]; which tokens are targets, in place of starts
 
 
-def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int) -> list[np.ndarray]:
+def plan(
+    lengths: Sequence[Sequence[int]] | np.ndarray, order: np.ndarray, *, rows: int, row_length: int, max_groups: int
+) -> list[np.ndarray]:
     """Cut an epoch into batches: groups are taken in the given order until the next one does not fit.
 
     A group's sequences may lie in different rows. Which groups share a batch depends only on the arguments.
 
     Args:
-        lengths: int [G, K], tokens of every sequence of every group.
+        lengths: int [G, K], tokens of every sequence of every group; groups may differ in K.
         order: int [n], the groups to use, in order (a permutation of G, or a part of one).
         rows: rows a batch has.
         row_length: tokens a row has.
@@ -49,7 +51,7 @@ def plan(lengths: np.ndarray, order: np.ndarray, *, rows: int, row_length: int, 
     """
     if max_groups < 1:
         raise ValueError(f"max_groups={max_groups}: expected at least 1")
-    sizes: list[list[int]] = np.asarray(lengths).tolist()
+    sizes = [[int(n) for n in group] for group in lengths]
     waiting: list[int] = np.asarray(order).tolist()
     capacity = rows * row_length
     batches: list[np.ndarray] = []
@@ -105,8 +107,8 @@ def pack(
     """Pack groups into ``rows`` rows; every batch of an epoch has the same shapes, so one program serves them all.
 
     Args:
-        examples: at most ``groups`` of them, each with ``responses`` sequences of at most ``length`` tokens. A batch
-            made by ``plan`` with the same ``rows`` and ``row_length`` fits.
+        examples: at most ``groups`` of them, each with at most ``responses`` sequences of at most ``length`` tokens.
+            A batch made by ``plan`` with the same ``rows`` and ``row_length`` fits.
         rows: N, rows of the forward pass.
         row_length: L, tokens of a row.
         groups: B, groups of the logical batch; what examples do not fill is empty (mask False, segment 0).
@@ -138,8 +140,10 @@ def pack(
     index = np.zeros((groups * responses, length), np.int32)
     segments = [0] * rows
     count = np.arange(max(length, 1), dtype=np.int32)
-    flat = (sequence for example in examples for sequence in example.tokens)
-    for number, (sequence, (row, column)) in enumerate(zip(flat, places, strict=True)):
+    flat = [
+        (b * responses + k, sequence) for b, example in enumerate(examples) for k, sequence in enumerate(example.tokens)
+    ]
+    for (number, sequence), (row, column) in zip(flat, places, strict=True):
         size, start = len(sequence), row * row_length + column
         segments[row] += 1
         tokens[start : start + size] = sequence
@@ -168,12 +172,12 @@ def pad(
     """Pad every sequence to ``length``: one sequence a row, no packing.
 
     Args:
-        examples: groups with the same number K of sequences.
+        examples: groups of at most K sequences; one with fewer is filled up with empty ones, which count for nothing.
         length: S, tokens of the batch.
         pad_id: what fills empty places.
         side: where the padding goes, "right" or "left".
         groups: B; as many as there are examples if None. What examples do not fill is empty (mask False, segment 0).
-        responses: K; that of the first example if None.
+        responses: K; that of the largest example if None.
 
     Returns:
         A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
@@ -191,7 +195,7 @@ def pad(
         raise ValueError(f"side={side!r}: expected 'right' or 'left'")
     groups = len(examples) if groups is None else groups
     if responses is None:
-        responses = len(examples[0].tokens) if examples else 1
+        responses = max((len(example.tokens) for example in examples), default=1)
     if len(examples) > groups:
         raise ValueError(f"{len(examples)} examples do not fit in {groups} groups")
     shape = (groups, responses, length)
@@ -201,8 +205,8 @@ def pad(
     positions = np.zeros(shape, np.int32)
     count = np.arange(length, dtype=np.int32)
     for b, example in enumerate(examples):
-        if len(example.tokens) != responses:
-            raise ValueError(f"example {b} has {len(example.tokens)} sequences, expected {responses}")
+        if len(example.tokens) > responses:
+            raise ValueError(f"example {b} has {len(example.tokens)} sequences, expected at most {responses}")
         for k, (sequence, first) in enumerate(zip(example.tokens, example.starts, strict=True)):
             size = len(sequence)
             if size > length:
@@ -239,5 +243,5 @@ def _said(each: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarr
     together = np.zeros(shape, np.float32)
     for b, x in enumerate(each):
         if x is not None:
-            together[b] = x
+            together[b][tuple(slice(size) for size in x.shape)] = x
     return together

@@ -28,10 +28,11 @@ class Parts(NamedTuple):
     validation: list[Any]  # chooses the best checkpoint
     test: list[Any]  # gives the figures that are reported
     notes: tuple[str, ...] = ()  # what a reader of these figures has to know
+    left_out: int = 0  # bad rows, which are in no part
 
 
 def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
-    """Split off a tenth of the prompts with all their rows, once or twice.
+    """Split off a tenth of the rows, whole prompts with all their rows, once or twice.
 
     Args:
         name: names the data set in an error.
@@ -40,25 +41,69 @@ def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
 
     Returns:
         Training rows, validation rows and with ``count`` 2 test rows, all in their order. The prompts whose SHA-256
-        comes first are held out, at least one for each part, so that the choice is the same on any machine. Where all
-        rows have one prompt, rows are held out in its place; where there are too few for three parts, validation and
-        test rows are the same.
+        comes first are held out, as many as a tenth of the rows has room for, so that the choice is the same on any
+        machine. A prompt with more than a quarter of the rows is trained on; where the others do not fill the parts, or
+        all rows have one prompt, its rows are held out in its place. Where there are too few for three parts,
+        validation and test rows are the same.
 
     Raises:
         DataError: when there are fewer than two rows.
+
+    Example:
+        >>> from rlhf_jax.data.rows import Demonstration
+        >>> rows = [Demonstration("Say a number.", str(n), f"row {n}") for n in range(40)]
+        >>> [len(part) for part in hold_out("numbers", [*rows, Demonstration("Sing.", "La.", "row 40")])]
+        [33, 4, 4]
     """
     if len(rows) < 2:
         raise DataError(f"{name}: expected at least 2 rows, one of them to be held out, found {len(rows)}")
     keys = _keys(rows)
-    ranked = _ranked(keys)
-    # A prompt that many rows share would make a part of its own; it is trained on, unless there are few others.
-    often = {key for key, times in Counter(keys).items() if times > 2 * max(1, len(rows) // _HELD)}
-    ranked = [key for key in ranked if key not in often] + [key for key in ranked if key in often]
-    size = max(1, len(ranked) // _HELD)
-    cuts = [set(ranked[i * size : (i + 1) * size]) for i in range(min(count, len(ranked) - 1))]
+    largest = _largest(len(rows))
+    big = {key for key, times in Counter(keys).items() if times > largest}
+    cuts = _filled([key for key in keys if key not in big], count, len(rows))
+    if len(cuts) < count:
+        keys = _in_rows(rows, keys, big or set(keys), largest)
+        cuts = _filled(keys, count, len(rows))
     held = [_chosen(rows, keys, cut) for cut in reversed(cuts)]
-    train = _chosen(rows, keys, set(ranked).difference(*cuts))
+    train = _chosen(rows, keys, set(keys).difference(*cuts))
     return [train, *held, *(held * (count - len(held)))]
+
+
+def _largest(rows: int) -> int:
+    """Most rows of one prompt that a held-out part takes whole: a quarter of all, or twice the share of a part."""
+    return max(2 * max(1, rows // _HELD), rows // 4)
+
+
+def _filled(keys: Sequence[str], count: int, all_rows: int) -> list[set[str]]:
+    """Choose the keys of each held-out part, in the order of their hashes, until it has its share of the rows.
+
+    Args:
+        keys: of every row that may be held out.
+        count: how many parts.
+        all_rows: rows of the data set, a tenth of which is a part's share, but no more than a quarter of these.
+
+    Returns:
+        The keys of each part that got some; one key at least is left to be trained on.
+    """
+    sizes, ranked = Counter(keys), _ranked(keys)
+    share = max(1, min(all_rows // _HELD, len(keys) // 4))
+    left = ranked
+    cuts: list[set[str]] = []
+    for _ in range(count):
+        cut: set[str] = set()
+        filled = 0
+        for key in left:
+            fits = filled + sizes[key] <= share or not cut
+            # Passing over large prompts for small ones is for a part that would else be far too small.
+            if filled >= share or len(left) - len(cut) <= 1 or (not fits and 2 * filled >= share):
+                break
+            if fits:
+                cut.add(key)
+                filled += sizes[key]
+        if cut:
+            cuts.append(cut)
+        left = [key for key in left if key not in cut]
+    return cuts
 
 
 def halve(rows: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -68,14 +113,22 @@ def halve(rows: list[Any]) -> tuple[list[Any], list[Any]]:
         rows: typed rows.
 
     Returns:
-        Validation and test rows: every other prompt in the order of their SHA-256. Where there is one row alone, or
-        none, both are all of them.
+        Validation and test rows: each prompt in the order of their SHA-256 goes to the part with fewer rows. A prompt
+        with more than half of the rows is split by rows. Where there is one row alone, or none, both are all of them.
     """
     keys = _keys(rows)
-    ranked = _ranked(keys)
-    if len(ranked) < 2:
+    big = {key for key, times in Counter(keys).items() if times > max(1, len(rows) // 2)}
+    keys = _in_rows(rows, keys, big, max(1, len(rows) // 2))
+    if len(set(keys)) < 2:
         return rows, rows
-    return _chosen(rows, keys, set(ranked[::2])), _chosen(rows, keys, set(ranked[1::2]))
+    sizes = Counter(keys)
+    halves: tuple[set[str], set[str]] = (set(), set())
+    filled = [0, 0]
+    for key in _ranked(keys):
+        part = 0 if filled[0] <= filled[1] else 1
+        halves[part].add(key)
+        filled[part] += sizes[key]
+    return _chosen(rows, keys, halves[0]), _chosen(rows, keys, halves[1])
 
 
 def separate(parts: Parts) -> Parts:
@@ -96,8 +149,20 @@ def separate(parts: Parts) -> Parts:
     if len(set(keys.values())) == 1:
         return parts._replace(notes=(*parts.notes, "all rows have one prompt, so the three parts have it in common"))
     notes = list(parts.notes)
+    homes: dict[str, set[str]] = {}
+    for name, rows in named.items():
+        for row in rows:
+            homes.setdefault(keys[id(row)], set()).add(name)
+    every = Counter(keys[id(row)] for rows in named.values() for row in rows)
+    large = {key for key, count in every.items() if count > _largest(every.total()) and len(homes[key]) > 1}
+    notes += [
+        f"the prompt {_shown(key)} has {every[key]:,} of {every.total():,} rows, too many to be in one part alone, so "
+        f"they stay in the {', '.join(name for name in named if name in homes[key])} rows: figures on it are not "
+        "figures on a prompt that was never seen"
+        for key in sorted(large)
+    ]
     tested = {keys[id(row)] for row in parts.test}
-    if all(keys[id(row)] in tested for row in parts.validation):
+    if not large and all(keys[id(row)] in tested for row in parts.validation):
         named["validation"], named["test"] = halve([*parts.test, *parts.validation])
         if named["validation"] is named["test"]:
             return parts._replace(notes=(*parts.notes, _same(len(parts.test))))
@@ -108,24 +173,30 @@ def separate(parts: Parts) -> Parts:
     for names in (("validation", "test"), ("train", "validation", "test")):
         source, targets = names[0], names[1:]
         home = {keys[id(row)]: target for target in targets for row in named[target]}
-        moving = [row for row in named[source] if keys[id(row)] in home]
+        moving = [row for row in named[source] if keys[id(row)] in home.keys() - large]
         if not moving:
             continue
-        where = " or ".join(targets)
-        if len(moving) == len(named[source]):
+        where, whole = " or ".join(targets), len(named[source])
+        if 2 * len(moving) > whole:
+            some = "every prompt of the" if len(moving) == whole else f"the prompt of {len(moving)} of the"
             notes.append(
-                f"every prompt of the {len(moving)} {source} rows is a prompt of the {where} rows too, so they stay "
-                "where they are: the final figures are not figures on prompts that training never saw"
+                f"{some} {whole} {source} rows is a prompt of the {where} rows too, so they stay where they are: the "
+                "final figures are not figures on prompts that training never saw"
             )
             continue
-        named[source] = [row for row in named[source] if keys[id(row)] not in home]
+        gone = set(map(id, moving))
+        named[source] = [row for row in named[source] if id(row) not in gone]
         for target in targets:
             named[target] = [*named[target], *(row for row in moving if home[keys[id(row)]] == target)]
         notes.append(
             f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
         )
-    return Parts(named["train"], named["validation"], named["test"], tuple(notes))
+    return Parts(named["train"], named["validation"], named["test"], tuple(notes), parts.left_out)
+
+
+def _shown(key: str) -> str:
+    return repr(key if len(key) <= 40 else f"{key[:37]}...")
 
 
 def prompt_key(row: Any) -> str:
@@ -164,6 +235,16 @@ def _keys(rows: Sequence[Any]) -> list[str]:
         if len(set(keys)) > 1:
             return keys
     return [str(place) for place in range(len(rows))]
+
+
+def _in_rows(rows: Sequence[Any], keys: Sequence[str], split: set[str], largest: int) -> list[str]:
+    """Give every row of some prompts a key of its own: its text, or its place where too many have the same."""
+    texts = [f"{key}\n{_text(row)}" if key in split else key for key, row in zip(keys, rows, strict=True)]
+    times = Counter(texts)
+    return [
+        f"{text}\n{place}" if key in split and (times[text] > largest or len(times) == 1) else text
+        for place, (key, text) in enumerate(zip(keys, texts, strict=True))
+    ]
 
 
 def _text(row: Any) -> str:

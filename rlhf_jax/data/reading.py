@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.degenerate import repeated
+from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.layouts.table import unknown_fields
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
-from rlhf_jax.data.readers.jsonl import collect, read_jsonl
+from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -31,7 +34,7 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._read: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row]], list[str]]] = {}
         self._said: set[str] = set()
 
     def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
@@ -50,6 +53,7 @@ class Source:
         """
         config, name = self._config, self._config.source
         named = self._named(endings)
+        self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
         if named[1] is None and named[2] is None:
             train, validation, test = hold_out(name, train)
@@ -62,13 +66,19 @@ class Source:
                 f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
                 f"{len(test)} for the final figures; each of the three is needed"
             )
-        parts = separate(Parts(train, validation, test))
+        every = repeated([*train, *validation, *(test if test is not validation else [])])
+        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out)
+        parts = separate(whole)
         for note in parts.notes:
             self._say(f"{name}: {note}")
         limit = config.heldout_limit
         validation = evenly(parts.validation, limit or len(parts.validation))
         test = validation if parts.test is parts.validation else evenly(parts.test, limit or len(parts.test))
-        return Parts(parts.train[: config.limit] if config.limit else parts.train, validation, test, parts.notes)
+        train = parts.train[: config.limit] if config.limit else parts.train
+        counts = f"{len(train):,} rows to train on, {len(validation):,} to choose the best checkpoint on"
+        same = "the same" if test is validation else f"{len(test):,}"
+        self._say(f"{name}: {counts} and {same} for the final figures", warning=False)
+        return parts._replace(train=train, validation=validation, test=test)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -89,9 +99,9 @@ class Source:
         name = {"heldout": self._config.heldout, "test": self._config.test}[field]
         if not name:
             return None
-        if _is_jsonl(name) or is_huggingface(name):
+        if is_lines(name) or is_huggingface(name):
             return name, _training_split(name, _splits(name), endings)
-        if _is_jsonl(source):
+        if is_lines(source):
             raise DataError(
                 f"data.{field} {name}: expected a .jsonl, .json or .parquet file or a folder beside {source}"
             )
@@ -99,18 +109,72 @@ class Source:
 
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
         config = self._config
-        bad: list[str] = []
         if named not in self._read:
-            self._read[named], bad = _rows(*named, config)
-        rows, more = collect(self._read[named], parse, config.on_bad_row)
+            self._read[named] = _rows(*named, config)
+        found, bad = self._read[named]
+        rows, more = collect(found, parse, config.on_bad_row)
+        self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
+        unread = left_alone([row for _, row in found])
+        if unread:
+            self._say(f"{named[0]}: {unread}", warning=False)
         return rows
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, warning: bool = True) -> None:
         if text not in self._said:
-            print(f"warning: {text}", file=sys.stderr)
+            print(f"warning: {text}" if warning else text, file=sys.stderr)
             self._said.add(text)
+
+
+def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) -> list[Any]:
+    """Read the rows of one file for a purpose, and say on standard error what was left out and left alone.
+
+    Args:
+        path: a file that ``read_jsonl`` or ``read_huggingface`` reads.
+        parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+
+    Returns:
+        The good rows.
+
+    Raises:
+        DataError: at a bad row, unless it is to be skipped.
+    """
+    seen: list[Row] = []
+
+    def kept(row: Row, where: str) -> Any:
+        seen.append(row)
+        return parse(row, where)
+
+    if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):
+        rows, bad = read_jsonl(path, kept, on_bad_row)
+    else:
+        rows, bad = huggingface.read_huggingface(path, "train", kept, on_bad_row)
+    list_bad(bad)
+    if unread := left_alone(seen):
+        print(f"{path}: {unread}", file=sys.stderr)
+    return rows
+
+
+def left_alone(rows: Sequence[Row]) -> str:
+    """Name the fields that nobody knows, with how often they stand in the rows.
+
+    Args:
+        rows: as they came.
+
+    Returns:
+        A sentence; empty where there are none.
+
+    Example:
+        >>> left_alone([{"prompt": "Hi.", "source": "me"}, {"prompt": "Ho.", "source": "you", "id": 3}])
+        "fields that mean nothing here are left alone: 'source' (2), 'id' (1)"
+    """
+    found: Counter[str] = Counter()
+    for row in rows:
+        found += unknown_fields(row)
+    named = ", ".join(f"'{field}' ({count:,})" for field, count in found.most_common())
+    return f"fields that mean nothing here are left alone: {named}" if named else ""
 
 
 def list_bad(bad: Sequence[str]) -> None:
@@ -120,12 +184,8 @@ def list_bad(bad: Sequence[str]) -> None:
         print(f"left out {len(bad)} bad rows:", *bad[:_LISTED], *rest, sep="\n  ", file=sys.stderr)
 
 
-def _is_jsonl(name: str) -> bool:
-    return Path(name).suffix == ".jsonl"
-
-
 def _splits(source: str) -> list[str]:
-    if _is_jsonl(source):
+    if is_lines(source):
         return ["train"]
     if is_huggingface(source):
         return huggingface.splits(source)
@@ -140,7 +200,7 @@ def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, 
     def as_it_is(row: Row, where: str) -> tuple[str, Row]:
         return where, row
 
-    if _is_jsonl(source):
+    if is_lines(source):
         return read_jsonl(source, as_it_is, config.on_bad_row)
     if is_huggingface(source):
         return huggingface.read_huggingface(source, split, as_it_is, config.on_bad_row)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,10 +33,11 @@ class Demonstration(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """A whole chat; every turn of the assistant is to be imitated."""
+    """A whole chat; every turn of the assistant is to be imitated, but for those that the row takes out."""
 
     messages: Chat
     where: str
+    unlearned: tuple[int, ...] = ()  # which messages are the assistant's and yet not to be imitated
 
 
 class LabelledResponse(NamedTuple):
@@ -138,3 +139,33 @@ def roles(messages: Sequence[Message]) -> str:
         'system, user'
     """
     return ", ".join(message.role for message in messages) or "no messages"
+
+
+def assistants(messages: Sequence[Message]) -> list[int]:
+    """List which messages are the assistant's.
+
+    Example:
+        >>> assistants([Message("user", "Hi."), Message("assistant", "Hello!")])
+        [1]
+    """
+    return [index for index, message in enumerate(messages) if message.role == "assistant"]
+
+
+def texts_of(row: Any) -> list[str]:
+    """List all texts of a typed row: of its prompt or chat, and its responses.
+
+    Args:
+        row: one of the types here.
+
+    Returns:
+        The texts, in order.
+
+    Example:
+        >>> texts_of(Demonstration("Hi.", "Hello!", "a.jsonl:1"))
+        ['Hi.', 'Hello!']
+    """
+    asked: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
+    texts = [asked] if isinstance(asked, str) else [turn.content for turn in asked]
+    if isinstance(row, Comparison):
+        return [*texts, *row.responses]
+    return [*texts, row.response] if isinstance(row, Demonstration | LabelledResponse | RatedResponse) else texts

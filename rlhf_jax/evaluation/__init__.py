@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rlhf_jax.evaluation.alarms import (
-    Alarm,
     alarms,
     high_kl,
     logprob_gap,
@@ -15,9 +14,11 @@ from rlhf_jax.evaluation.alarms import (
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
 from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
 from rlhf_jax.evaluation.labels import label_warnings
+from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
+from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
 from rlhf_jax.renamed import renamed
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "alarms",
     "bootstrap_mean",
     "bootstrap_pairs",
+    "constant_reward",
     "describe_responses",
     "distinct_n",
     "fit_over_optimisation",
@@ -36,6 +38,7 @@ __all__ = [
     "mode_collapse",
     "most_common_share",
     "negative_kl",
+    "no_response_ends",
     "pair_accuracy",
     "reliability",
     "reward_hacking",

@@ -7,30 +7,26 @@ of them. Each alarm is reported once, at the step where it first held.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Sequence
 
-Row = Mapping[str, Any]
+from rlhf_jax.evaluation.log_rows import Alarm, Row, figure, points_of
+from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
 
 # Nats a token: the mean difference between sampler and trainer that rounding of thirty layers in bfloat16 explains.
 LARGEST_GAP = 0.06
 
 
-class Alarm(NamedTuple):
-    """Something that a person should look at."""
-
-    name: str  # the function here that found it
-    step: int  # where it first held
-    message: str  # one plain sentence or two: what was seen, and what it usually means
-
-
-def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
+def alarms(
+    history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold", max_kl: float | None = None
+) -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
     Args:
         history: rows in the order of their steps; those of other stages may be among them.
         stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
+        judge: the judge whose score is held against the proxy.
+        max_kl: nats a response above which the KL is an alarm; 20 where nobody says.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -41,7 +37,18 @@ def alarms(history: Sequence[Row], *, stage: str = "ppo") -> list[Alarm]:
         >>> [alarm.name for alarm in alarms([{"step": 3, "group/skipped": 1}], stage="group")]
         ['skipped_updates']
     """
-    checks = (negative_kl, high_kl, reward_hacking, mode_collapse, skipped_updates, logprob_gap)
+    hacking = functools.partial(reward_hacking, judge=judge)
+    far = high_kl if max_kl is None else functools.partial(high_kl, limit=max_kl)
+    checks = (
+        negative_kl,
+        far,
+        hacking,
+        mode_collapse,
+        no_response_ends,
+        constant_reward,
+        skipped_updates,
+        logprob_gap,
+    )
     found = [alarm for check in checks if (alarm := check(history, stage=stage)) is not None]
     return sorted(found, key=lambda alarm: alarm.step)
 
@@ -67,7 +74,7 @@ def negative_kl(
         >>> negative_kl([{"step": i, "ppo/kl": -0.5} for i in range(10)]).step
         9
     """
-    series = _series(history, f"{stage}/kl")
+    series = points_of(history, f"{stage}/kl")
     for end in range(window, len(series) + 1):
         mean = sum(value for _, value in series[end - window : end]) / window
         if mean < -tolerance:
@@ -95,7 +102,7 @@ def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) 
         True
     """
     found = [
-        point for name in ("kl", "heldout_kl") for point in _series(history, f"{stage}/{name}") if point[1] > limit
+        point for name in ("kl", "heldout_kl") for point in points_of(history, f"{stage}/{name}") if point[1] > limit
     ]
     if not found:
         return None
@@ -109,9 +116,15 @@ def high_kl(history: Sequence[Row], *, stage: str = "ppo", limit: float = 20.0) 
 
 
 def reward_hacking(
-    history: Sequence[Row], *, stage: str = "ppo", window: int = 4, rise: float = 0.1, gold_rise: float = 0.02
+    history: Sequence[Row],
+    *,
+    stage: str = "ppo",
+    window: int = 4,
+    rise: float = 0.1,
+    gold_rise: float = 0.02,
+    judge: str = "gold",
 ) -> Alarm | None:
-    """Held-out proxy reward rises over a window of evaluations while the gold judge's score does not.
+    """Held-out proxy reward rises over a window of evaluations while a judge's score does not.
 
     The later half of the window is compared with the earlier half, so one noisy evaluation raises no alarm.
 
@@ -121,7 +134,8 @@ def reward_hacking(
         window: evaluations looked at together; even, at least 2.
         rise: how much the proxy must rise, in standard deviations of the proxy over responses (the first logged
             ``proxy_std``; 1 if none was logged).
-        gold_rise: a rise of the gold score up to this counts as flat.
+        gold_rise: a rise of the judge's score up to this counts as flat.
+        judge: whose score, ``heldout_JUDGE`` in the log.
 
     Returns:
         The alarm, or None.
@@ -138,11 +152,11 @@ def reward_hacking(
     """
     if window < 2 or window % 2:
         raise ValueError(f"window must be even and at least 2, found {window}")
-    gold_at = dict(_series(history, f"{stage}/heldout_gold"))
+    gold_at = dict(points_of(history, f"{stage}/heldout_{judge}"))
     series = [
-        (step, proxy, gold_at[step]) for step, proxy in _series(history, f"{stage}/heldout_proxy") if step in gold_at
+        (step, proxy, gold_at[step]) for step, proxy in points_of(history, f"{stage}/heldout_proxy") if step in gold_at
     ]
-    unit = next((value for _, value in _series(history, f"{stage}/proxy_std") if value > 0), 1.0)
+    unit = next((value for _, value in points_of(history, f"{stage}/proxy_std") if value > 0), 1.0)
     half = window // 2
     for end in range(window, len(series) + 1):
         early, late = series[end - window : end - half], series[end - half : end]
@@ -150,8 +164,8 @@ def reward_hacking(
         gold_change = sum(row[2] for row in late) / half - sum(row[2] for row in early) / half
         if proxy_change > rise * unit and gold_change <= gold_rise:
             message = (
-                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the gold "
-                f"score changed by {gold_change:+.2f}: what the reward model likes better is its own mistakes."
+                f"From step {early[0][0]} to {late[-1][0]} the proxy reward rose by {proxy_change:.2f} while the "
+                f"{judge} score changed by {gold_change:+.2f}: what the reward likes better is its own mistakes."
             )
             return Alarm("reward_hacking", late[-1][0], message)
     return None
@@ -176,7 +190,7 @@ def mode_collapse(
         7
     """
     for row in history:
-        common, distinct = _figure(row, f"{stage}/most_common"), _figure(row, f"{stage}/distinct_2")
+        common, distinct = figure(row, f"{stage}/most_common"), figure(row, f"{stage}/distinct_2")
         if common is not None and common > most_common:
             seen = f"One and the same response was {common:.0%} of a batch"
         elif distinct is not None and distinct < distinct_2:
@@ -201,7 +215,7 @@ def skipped_updates(history: Sequence[Row], *, stage: str = "ppo") -> Alarm | No
         >>> skipped_updates([{"step": 1, "ppo/skipped": 0.0}]) is None
         True
     """
-    skipped = [(step, value) for step, value in _series(history, f"{stage}/skipped") if value > 0]
+    skipped = [(step, value) for step, value in points_of(history, f"{stage}/skipped") if value > 0]
     if not skipped:
         return None
     total = sum(value for _, value in skipped)
@@ -227,7 +241,7 @@ def logprob_gap(history: Sequence[Row], *, stage: str = "ppo", limit: float = LA
         >>> logprob_gap([{"step": 0, "ppo/logprob_gap": 0.4}]).name
         'logprob_gap'
     """
-    for step, value in _series(history, f"{stage}/logprob_gap"):
+    for step, value in points_of(history, f"{stage}/logprob_gap"):
         if abs(value) > limit:
             message = (
                 f"Sampler and trainer differ by {value:.3g} nats a token in the mean: the ratio does not start at 1, "
@@ -235,13 +249,3 @@ def logprob_gap(history: Sequence[Row], *, stage: str = "ppo", limit: float = LA
             )
             return Alarm("logprob_gap", step, message)
     return None
-
-
-def _series(history: Sequence[Row], name: str) -> list[tuple[int, float]]:
-    points = ((int(row["step"]), _figure(row, name)) for row in history if name in row)
-    return [(step, value) for step, value in points if value is not None]
-
-
-def _figure(row: Row, name: str) -> float | None:
-    value = row.get(name)
-    return float(value) if value is not None and math.isfinite(value) else None

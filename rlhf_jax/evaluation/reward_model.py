@@ -113,10 +113,10 @@ def reward_quality(
         seed: what the intervals' resampling depends on.
 
     Returns:
-        ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``,
+        ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``, ``pairs_decided``,
         ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``,
-        ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``longer_wins``,
-        ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
+        ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``golden_pairs``,
+        ``longer_wins``, ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
 
     Raises:
         ValueError: if shapes disagree, an index is out of range, a share is outside [0, 1] or a score is not finite.
@@ -142,11 +142,11 @@ def reward_quality(
         return float(correct[chosen].mean()), [low, high], int(chosen.sum())
 
     accuracy, accuracy_ci, n_pairs = over(np.ones_like(counted))
-    decided, decided_ci, _ = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
+    decided, decided_ci, n_decided = over(np.abs(votes - 0.5) > DECIDED - 0.5 + EVEN)
     by_domain = {domain: over(pair_domain == domain) for domain in dict.fromkeys(pair_domain.tolist())}
-    golden_accuracy, golden_ci = None, None
+    golden_accuracy, golden_ci, n_golden = None, None, 0
     if golden is not None:
-        golden_accuracy, golden_ci, _ = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
+        golden_accuracy, golden_ci, n_golden = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
     ece, rows = reliability(gap, votes)
     model_longer, people_longer = _longer_wins(gap, votes, sizes[ij[:, 0]] - sizes[ij[:, 1]])
     return {
@@ -155,6 +155,7 @@ def reward_quality(
         "pairs": n_pairs,
         "accuracy_decided": decided,
         "accuracy_decided_ci": decided_ci,
+        "pairs_decided": n_decided,
         "accuracy_by_domain": {domain: mean for domain, (mean, _, _) in by_domain.items()},
         "accuracy_by_domain_ci": {domain: ci for domain, (_, ci, _) in by_domain.items()},
         "pairs_by_domain": {domain: count for domain, (_, _, count) in by_domain.items()},
@@ -164,6 +165,7 @@ def reward_quality(
         "reward_std": float(values.std()),
         "golden_accuracy": golden_accuracy,
         "golden_accuracy_ci": golden_ci,
+        "golden_pairs": n_golden,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
         "warnings": _warnings(accuracy, values, gap) if _enough(ij[counted]) else [],

@@ -101,6 +101,12 @@ def shares_known() -> bool:
     return mesh.size == 1 or _mesh() is not None or all(kind == AxisType.Manual for kind in mesh.axis_types)
 
 
+def one_device() -> bool:
+    """Say whether a program is traced for one device alone."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 if mesh.empty else mesh.size == 1
+
+
 def on_shares(work: Callable[..., Array], q: Array, k: Array, v: Array, *by_row: Array) -> Array:
     """Compute attention on every device for its own rows and heads: the compiler cannot divide a kernel.
 

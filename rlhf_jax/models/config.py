@@ -84,6 +84,9 @@ class ModelConfig:
     or gpt_neox. The other fields describe the network itself."""
     vocab_size: int = 4096
     """Tokens in the vocabulary; stages set it from the tokenizer."""
+    tokenless: tuple[tuple[int, int], ...] = ()
+    """Ids below `vocab_size` that no token has, as [first, last + 1): a vocabulary may be padded. They have probability
+    0, so that none is ever drawn. Stages set it from the tokenizer."""
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 3
@@ -166,6 +169,8 @@ class ModelConfig:
         if isinstance(self.remat, bool):
             object.__setattr__(self, "remat", "block" if self.remat else "none")
         check_fields(self)
+        if any(not 0 <= first < end <= self.vocab_size for first, end in self.tokenless):
+            raise ValueError(f"tokenless must lie within the vocabulary of {self.vocab_size}, found {self.tokenless}")
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}")
@@ -212,4 +217,6 @@ class ModelConfig:
         made = {name: kind(**fields[name]) for name, kind in nested.items() if name in fields}
         if "local_layers" in fields:
             made["local_layers"] = tuple(fields["local_layers"])
+        if "tokenless" in fields:
+            made["tokenless"] = tuple((first, end) for first, end in fields["tokenless"])
         return cls(**{**fields, **made})

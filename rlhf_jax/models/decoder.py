@@ -15,6 +15,7 @@ from flax import nnx
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.decoding import decoding_config, decoding_kind, empty_cache, lay_out_for_decoding
 from rlhf_jax.models.int8_cache import compress_cache
+from rlhf_jax.models.joined import is_joined
 from rlhf_jax.models.lora import quantise_blocks
 from rlhf_jax.models.transformer import Transformer
 from rlhf_jax.types import Array, Cache, Decode, LayOut, MakeCache, Params, Prefill
@@ -41,8 +42,12 @@ def make_decoder(config: ModelConfig, *, int8_weights: bool = False, int8_cache:
     laid_config = decoding_config(config)
 
     @functools.cache
-    def graph() -> Any:  # only who decodes pays for it: it has every block
-        return nnx.split(nnx.eval_shape(lambda: Transformer(laid_config, nnx.Rngs(0), apart=True)))[0]
+    def graph(joined: bool) -> Any:  # only who decodes pays for it: it has every block
+        apart = nnx.eval_shape(lambda: Transformer(laid_config, nnx.Rngs(0), apart=True, joined=joined))
+        return nnx.split(apart)[0]
+
+    def bind(laid: Params) -> Transformer:
+        return nnx.merge(graph(is_joined(laid["blocks"])), laid)
 
     def kept(cache: Cache) -> Cache:
         return compress_cache(cache, decoding_kind(config)) if int8_cache else cache
@@ -56,10 +61,10 @@ def make_decoder(config: ModelConfig, *, int8_weights: bool = False, int8_cache:
         return kept(empty_cache(config, batch, length))
 
     def prefill(laid: Params, tokens: Array, lengths: Array) -> tuple[Array, Cache]:
-        logits, filled = nnx.merge(graph(), laid).prefill(tokens, lengths)
+        logits, filled = bind(laid).prefill(tokens, lengths)
         return logits, kept(filled)
 
     def decode(laid: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        return nnx.merge(graph(), laid).decode(tokens, cache)
+        return bind(laid).decode(tokens, cache)
 
     return Decoder(lay_out, cache, prefill, decode)

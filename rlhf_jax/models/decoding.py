@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.ambient import HEADS, by_rows, platform, shares_known
+from rlhf_jax.models.ambient import HEADS, by_rows, one_device, platform, shares_known
 from rlhf_jax.models.attention import Decoding, chosen_for_decoding, laid
 from rlhf_jax.models.config import LoRAConfig, ModelConfig
 from rlhf_jax.models.depth import unstack
+from rlhf_jax.models.joined import join_matrices
 from rlhf_jax.models.lora_fold import merge
 from rlhf_jax.types import Array, Cache, Params
 
@@ -37,7 +38,7 @@ def lay_out_for_decoding(config: ModelConfig, params: Params) -> Params:
 
     Returns:
         The weights of ``decoding_config(config)`` with ``blocks`` by number; norms, biases and the scales of 8-bit
-        matrices stay in float32.
+        matrices stay in float32. For one GPU matrices of the same input are one (``models/joined.py``).
     """
     if not config.int8:
         config, params = merge(config, params)
@@ -48,6 +49,8 @@ def lay_out_for_decoding(config: ModelConfig, params: Params) -> Params:
 
     apart = jax.tree_util.tree_map_with_path(cast, {name: x for name, x in params.items() if name != "head"})
     blocks = jax.tree.map(lambda x: x[: config.n_layers], apart["blocks"])
+    if platform() == "gpu" and one_device() and not config.int8:
+        blocks = join_matrices(blocks)
     return {**apart, "blocks": dict(enumerate(unstack(blocks, config.n_layers)))}
 
 

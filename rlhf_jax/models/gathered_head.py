@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.models.ambient import VOCABULARY, constrained, vocabulary_shares, weights_are_shared
 from rlhf_jax.models.attention_forms import softcap
-from rlhf_jax.models.output_head import OutputHead
+from rlhf_jax.models.output_head import OutputHead, Ranges, masked
 from rlhf_jax.types import Array
 
 # Devices that share the matrix gather it in so many parts: what a gather takes beside its result is then a part's.
@@ -22,10 +22,11 @@ class GatheredHead(NamedTuple):
 
     parts: tuple[OutputHead, ...]
     cap: float
+    tokenless: Ranges = ()
 
     def logits(self, hidden: Array) -> Array:
         """Turn ``hidden [..., D]`` into float32 ``[..., V]``."""
-        return softcap(self.times(hidden), self.cap)
+        return masked(softcap(self.times(hidden), self.cap), self.tokenless)
 
     def times(self, hidden: Array) -> Array:
         """Multiply ``hidden [..., D]`` by the matrix alone: float32 ``[..., V]``."""
@@ -55,4 +56,5 @@ def gathered(head: OutputHead, hidden: Array) -> GatheredHead:
         matrix = jax.lax.optimization_barrier(matrix)
         parts = PARTS if vocabulary_shares(size) == 1 else 1
     cuts = jnp.array_split(matrix, parts, axis=axis) if parts > 1 else [matrix]
-    return GatheredHead(tuple(OutputHead(constrained(cut, *axes), head.tied) for cut in cuts), head.cap)
+    held = tuple(OutputHead(constrained(cut, *axes), head.tied) for cut in cuts)
+    return GatheredHead(held, head.cap, head.tokenless)

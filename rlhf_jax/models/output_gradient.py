@@ -19,9 +19,9 @@ from rlhf_jax.models.ambient import (
     vocabulary_shares,
     width_shares,
 )
-from rlhf_jax.models.gathered_head import gathered
+from rlhf_jax.models.gathered_head import GatheredHead, gathered
 from rlhf_jax.models.logit_chunks import Chunks, Order, hidden_chunk, in_place, put_chunk, run_chunks
-from rlhf_jax.models.output_head import OutputHead
+from rlhf_jax.models.output_head import OutputHead, masked
 from rlhf_jax.types import Array
 
 # Devices that share the matrix sum its gradient in parts of at most so many bytes.
@@ -44,12 +44,13 @@ def primals(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.value, tree, is_leaf=lambda x: hasattr(x, "perturbed"))
 
 
-def by_product(slope: Array, capped: Array, cap: float, temperature: float) -> Array:
+def by_product(slope: Array, capped: Array, head: OutputHead | GatheredHead, temperature: float) -> Array:
     """Turn a slope by ``z = cap tanh(x / cap) / temperature`` into the slope by x, given the capped logits."""
     if temperature != 1.0:
         slope = slope / temperature
-    if cap:
-        slope = slope * (1 - jnp.square(capped / cap))
+    if head.cap:
+        inside = masked(capped, head.tokenless, 0.0)  # the slope is 0 there, and is to stay so
+        slope = slope * (1 - jnp.square(inside / head.cap))
     return jnp.broadcast_to(slope, capped.shape)
 
 

@@ -7,13 +7,39 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.models.attention_forms import softcap
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.types import Array, Params
 
+# The logit of an id without a token: its probability is 0, and 0 times it is still a number, at any temperature.
+NEVER = -1e20
 
-@partial(jax.tree_util.register_dataclass, data_fields=["matrix"], meta_fields=["tied", "cap"])
+Ranges = tuple[tuple[int, int], ...]
+
+
+def masked(logits: Array, tokenless: Ranges, value: float = NEVER) -> Array:
+    """Put a value in place of the logits [..., V] of ids that no token has.
+
+    Args:
+        logits: any numbers by id.
+        tokenless: the ids, as [first, last + 1); where there are none, the logits are returned as they are.
+        value: what is put there.
+
+    Example:
+        >>> jax.nn.softmax(masked(jnp.zeros((1, 4)), ((2, 4),)))
+        Array([[0.5, 0.5, 0. , 0. ]], dtype=float32)
+    """
+    if not tokenless:
+        return logits
+    missing = np.zeros(logits.shape[-1], bool)
+    for first, end in tokenless:
+        missing[first:end] = True
+    return jnp.where(jnp.broadcast_to(missing, logits.shape), jnp.asarray(value, logits.dtype), logits)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["matrix"], meta_fields=["tied", "cap", "tokenless"])
 @dataclasses.dataclass(frozen=True)
 class OutputHead:
     """The last matrix of a language model, and how it is to be read.
@@ -22,11 +48,13 @@ class OutputHead:
         matrix: the embedding table [V, D] where it is tied, else [D, V]; any float type.
         tied: which of the two it is.
         cap: logits are ``cap tanh(z / cap)``; 0 leaves them.
+        tokenless: ids that no token has (``ModelConfig.tokenless``); their logits are ``NEVER``.
     """
 
     matrix: Array
     tied: bool
     cap: float = 0.0
+    tokenless: Ranges = ()
 
     @property
     def vocab_size(self) -> int:
@@ -38,7 +66,7 @@ class OutputHead:
 
         Rounded to bfloat16, logits between 8 and 16 would be off by up to 0.03 nats.
         """
-        return softcap(self.times(hidden), self.cap)
+        return masked(softcap(self.times(hidden), self.cap), self.tokenless)
 
     def times(self, hidden: Array) -> Array:
         """Multiply ``hidden [..., D]`` by the matrix alone: float32 ``[..., V]``."""
@@ -67,7 +95,7 @@ def output_head(config: ModelConfig, params: Params) -> OutputHead:
         ((32, 8), True, (3, 32))
     """
     name = "embedding" if config.tie_embeddings else "unembedding"
-    return OutputHead(params[name], config.tie_embeddings, config.logit_softcap)
+    return OutputHead(params[name], config.tie_embeddings, config.logit_softcap, config.tokenless)
 
 
 def _contracted(x: Array, matrix: Array, axis: int) -> Array:

@@ -78,6 +78,9 @@ def token_kl(
         )
     if under not in ("student", "teacher"):
         raise ValueError(f"under must be student or teacher, found {under!r}")
+    if head.tokenless != teacher_head.tokenless:  # what one of them never says has no probability under either
+        never = tuple(sorted({*head.tokenless, *teacher_head.tokenless}))
+        head, teacher_head = (dataclasses.replace(x, tokenless=never) for x in (head, teacher_head))
     rows, length = hidden.shape[:2]
     chunks = plan_chunks(rows, length, head.vocab_size)
     teacher = jax.lax.stop_gradient((as_lines(chunks, teacher_hidden), teacher_head))
@@ -150,7 +153,7 @@ def _kl_backward(how: _How, saved: Any, gradient: Any) -> tuple[Any, ...]:
             slope = p * (student - target - chunk_of(chunks, kls, turn)[:, None])
         else:
             slope = p - jnp.exp(target)
-        return by_product(chunk_of(chunks, scale, turn)[:, None] * slope, capped, head.cap, how.temperature)
+        return by_product(chunk_of(chunks, scale, turn)[:, None] * slope, capped, head, how.temperature)
 
     return *output_gradient(chunks, order, hidden, head, needed, slope_of), None, None
 

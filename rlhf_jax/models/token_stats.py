@@ -138,7 +138,7 @@ def _stats_backward(how: _How, saved: Any, gradients: Any) -> tuple[Any, ...]:
             slope = column(for_logprobs) * (onehot - jnp.exp(every))
         if for_entropy is not None:
             slope = slope - column(for_entropy) * jnp.exp(every) * (every + column(entropies))
-        return by_product(slope, capped, whole.cap, how.temperature)
+        return by_product(slope, capped, whole, how.temperature)
 
     return *output_gradient(chunks, order, hidden, head, needed, slope_of), None, None
 

@@ -40,16 +40,19 @@ class View(NamedTuple):
 class Attention(nnx.Module):
     """Grouped-query attention with its four matrices, and norms of queries and keys where the config asks for them."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, joined: bool = False):
         self.config = config
         d, queries, keys = config.d_model, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
 
         def linear(name: str, sizes: tuple[int, int], bias: bool, scale: float = 0.02) -> Linear:
             return Linear(config, f"blocks/attention/{name}", sizes, bias=bias, scale=scale, rngs=rngs)
 
-        self.query = linear("query", (d, queries), config.qkv_bias)
-        self.key = linear("key", (d, keys), config.qkv_bias)
-        self.value = linear("value", (d, keys), config.qkv_bias)
+        if joined:
+            self.qkv = linear("qkv", (d, queries + 2 * keys), config.qkv_bias)
+        else:
+            self.query = linear("query", (d, queries), config.qkv_bias)
+            self.key = linear("key", (d, keys), config.qkv_bias)
+            self.value = linear("value", (d, keys), config.qkv_bias)
         # Residual branches start smaller with depth, so that the stream's variance does not grow (GPT-2).
         self.out = linear("out", (queries, d), config.out_bias, 0.02 / (2 * config.n_layers) ** 0.5)
         if config.qk_norm != "none":
@@ -63,10 +66,14 @@ class Attention(nnx.Module):
         def heads(y: jax.Array) -> jax.Array:
             return by_rows(y.reshape(*y.shape[:-1], -1, c.head_dim), None, HEADS)
 
-        q, k, v = self.query(x, key), self.key(x, key), heads(self.value(x, key))
+        if hasattr(self, "qkv"):
+            ends = (c.n_heads * c.head_dim, (c.n_heads + c.n_kv_heads) * c.head_dim)
+            q, k, v = jnp.split(self.qkv(x, key), ends, axis=-1)
+        else:
+            q, k, v = self.query(x, key), self.key(x, key), self.value(x, key)
         if c.qk_norm == "all":
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = heads(q), heads(k)
+        q, k, v = heads(q), heads(k), heads(v)
         if c.qk_norm == "head":
             q, k = self.query_norm(q), self.key_norm(k)
         if c.positions == "rotary":
@@ -103,20 +110,26 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """The MLP: ``down(f(gate x) * up x)`` (Shazeer 2020), or ``down(f(up x))``."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, joined: bool = False):
         d, f = config.d_model, config.d_ff
         self.activation = ACTIVATIONS[config.activation]
 
         def linear(name: str, sizes: tuple[int, int], scale: float) -> Linear:
             return Linear(config, f"blocks/mlp/{name}", sizes, bias=config.mlp_bias, scale=scale, rngs=rngs)
 
-        if config.gated_mlp:
-            self.gate = linear("gate", (d, f), 0.02)
-        self.up = linear("up", (d, f), 0.02)
+        if joined and config.gated_mlp:
+            self.gate_up = linear("gate_up", (d, 2 * f), 0.02)
+        else:
+            if config.gated_mlp:
+                self.gate = linear("gate", (d, f), 0.02)
+            self.up = linear("up", (d, f), 0.02)
         self.down = linear("down", (f, d), 0.02 / (2 * config.n_layers) ** 0.5)
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Map ``x [..., D]`` to ``[..., D]``."""
+        if hasattr(self, "gate_up"):
+            gate, up = jnp.split(self.gate_up(x, key), 2, axis=-1)
+            return self.down(self.activation(gate) * up, key)
         up = self.up(x, key)
         # What stands between the products is cheap and as wide as the MLP: it is computed again, not kept.
         if hasattr(self, "gate"):
@@ -129,14 +142,14 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and MLP, each added to the stream."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, joined: bool = False):
         self.parallel = config.parallel_residual
         if config.norm_before:
             self.attention_norm, self.mlp_norm = Norm(config, config.d_model), Norm(config, config.d_model)
         if config.norm_after:
             self.attention_post_norm, self.mlp_post_norm = Norm(config, config.d_model), Norm(config, config.d_model)
-        self.attention = Attention(config, rngs)
-        self.mlp = MLP(config, rngs)
+        self.attention = Attention(config, rngs, joined)
+        self.mlp = MLP(config, rngs, joined)
 
     def __call__(self, x: jax.Array, view: View, key: jax.Array | None = None) -> tuple[jax.Array, KeysAndValues]:
         """Run whole rows ``x [B, T, D]``, and return the stream and this layer's keys and values."""
@@ -172,16 +185,17 @@ class Transformer(nnx.Module):
         config: its sizes.
         rngs: keys for the first weights.
         apart: hold the blocks each for itself, as they are laid out for decoding, instead of stacked.
+        joined: and in each of them the matrices that read the same input as one (``models/joined.py``).
     """
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, apart: bool = False):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, apart: bool = False, joined: bool = False):
         self.config = config
         self.embedding = normal(rngs.params(), (config.vocab_size, config.d_model), 0.02)
         if config.positions == "learned":
             self.position_embedding = normal(rngs.params(), (config.max_length, config.d_model), 0.02)
         layer_keys = jax.random.split(rngs.params(), config.n_layers)
         self.blocks: Any = (  # a list of blocks, or one whose weights are stacked
-            nnx.List([Block(config, nnx.Rngs(key)) for key in layer_keys])
+            nnx.List([Block(config, nnx.Rngs(key), joined) for key in layer_keys])
             if apart
             else nnx.vmap(lambda key: Block(config, nnx.Rngs(key)))(layer_keys)
         )
@@ -204,7 +218,7 @@ class Transformer(nnx.Module):
         """Turn ``hidden [..., D]`` into logits, float32 ``[..., V]``, by the head that training reads as well."""
         c = self.config
         matrix = self.embedding if c.tie_embeddings else self.unembedding  # tied by reading it, never by sharing it
-        logits = OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap).logits(hidden)
+        logits = OutputHead(matrix[...], c.tie_embeddings, c.logit_softcap, c.tokenless).logits(hidden)
         return by_rows(logits, *(None,) * (logits.ndim - 2), VOCABULARY)
 
     def _views(self, positions: jax.Array, segment_ids: jax.Array) -> Callable[[bool], View]:

@@ -4,9 +4,12 @@ An objective says what each token (or pair) costs, which of them count and how t
 gradients, micro-batches and devices are not its business. Hyperparameters are keyword-only; bind them with
 ``functools.partial``.
 
-An objective is named once, by its import here; ``as`` tells type checkers that the name is public.
+A file here that defines a function of its own name, ``-> Loss``, is an objective; it is found, no list is kept.
+The imports below only tell type checkers and editors of those that have been here for a while.
 """
 
+import importlib as _importlib
+import pkgutil as _pkgutil
 from types import FunctionType as _Function
 
 from rlhf_jax.objectives.a2c import a2c as a2c
@@ -31,8 +34,20 @@ from rlhf_jax.objectives.robust_dpo import robust_dpo as robust_dpo
 from rlhf_jax.objectives.sft import sft as sft
 from rlhf_jax.objectives.simpo import simpo as simpo
 from rlhf_jax.objectives.slic import slic as slic
+from rlhf_jax.types import Loss as _Loss
 
-# What `--objective NAME` finds, in alphabetical order: every function of this package's namespace.
-NAMES = tuple(sorted(name for name, value in vars().items() if isinstance(value, _Function)))
+_FILES = {
+    module.name: _importlib.import_module(f"rlhf_jax.objectives.{module.name}")
+    for module in _pkgutil.iter_modules(__path__)
+}
+_FOUND = {
+    name: value
+    for name, file in _FILES.items()
+    if isinstance(value := vars(file).get(name), _Function) and value.__annotations__.get("return") in ("Loss", _Loss)
+}
+vars().update(_FOUND)
+
+# What `--objective NAME` finds, in alphabetical order.
+NAMES = tuple(sorted(_FOUND))
 
 __all__ = ["NAMES", *NAMES]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import jax
 
 from rlhf_jax.processes import LostProcessError, end_at_once
+from rlhf_jax.processes.coordinator import watch
 
 Mode = Literal["auto", "off", "manual"]
 
@@ -104,6 +105,7 @@ def initialize(
         patience.cancel()
     if jax.process_count() > 1:
         sys.excepthook = _end_at_once
+        watch()
 
 
 def _give_up(place: Place | None, timeout: int) -> None:

@@ -13,7 +13,9 @@ from rlhf_jax.processes.agreement import (
 )
 from rlhf_jax.processes.arrays import fetch, put
 from rlhf_jax.processes.barriers import BarrierError, barrier
-from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once, loss_of, lost
+from rlhf_jax.processes.errors import LostProcessError, OtherProcessError, end_at_once
+from rlhf_jax.processes.loss import loss_of, lost
+from rlhf_jax.processes.slices import slices
 
 __all__ = [
     "BarrierError",
@@ -34,4 +36,5 @@ __all__ = [
     "put",
     "several",
     "share",
+    "slices",
 ]

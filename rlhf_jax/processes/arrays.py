@@ -33,14 +33,14 @@ def _gathered(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     apart = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not _is_here(x)]
     if apart:
-        arrays = tuple(_on_device(leaves[i]) for i in apart)
+        arrays = tuple(on_device(leaves[i]) for i in apart)
         whole = _replicate(tuple(_whole(x.sharding) for x in arrays))(arrays)
         for i, x in zip(apart, whole, strict=True):
             leaves[i] = x
     return jax.tree.unflatten(structure, leaves)
 
 
-def _on_device(x: jax.Array) -> jax.Array:
+def on_device(x: jax.Array) -> jax.Array:
     """Copy what waits in the host's memory to where programs run."""
     return x if x.sharding.memory_kind != "pinned_host" else jax.device_put(x, x.sharding.with_memory_kind("device"))
 

@@ -14,6 +14,7 @@ import jax
 # JAX has no public barrier with a time-out: ``multihost_utils.sync_global_devices`` is a collective on the devices.
 from jax._src import distributed
 
+from rlhf_jax.processes.coordinator import gone_sentence, is_gone
 from rlhf_jax.processes.errors import LostProcessError
 
 
@@ -55,6 +56,7 @@ def barrier(name: str, *, timeout: float = 600.0) -> None:
 
     Raises:
         BarrierError: somebody did not come in time, or the service failed; the message says who, where that is known.
+        LostProcessError: process 0 is gone.
         ValueError: the time-out is not above 0.
 
     Example:
@@ -73,6 +75,8 @@ def barrier(name: str, *, timeout: float = 600.0) -> None:
         said = str(error)
         late = said.startswith("DEADLINE_EXCEEDED")
         waited = time.monotonic() - began
+        if not late and is_gone():
+            raise LostProcessError(f"barrier {name!r}: {gone_sentence()}") from error
         reason = "" if late else said.splitlines()[0]
         raise BarrierError(name, process, count, waited, _missing(said), reason) from error
 

@@ -6,8 +6,6 @@ import os
 import sys
 from typing import NoReturn
 
-import jax
-
 
 class OtherProcessError(RuntimeError):
     """Another process of the run met an error.
@@ -33,25 +31,3 @@ def end_at_once(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-# What JAX says when a process, or the one that coordinates, no longer answers.
-_LOSS = ("Connection closed by peer", "Gloo", "coordination service", "heartbeat", "Socket closed", "UNAVAILABLE")
-
-
-def lost(error: BaseException) -> bool:
-    """Tell whether an error of JAX means that another process is gone."""
-    return (
-        jax.distributed.is_initialized()
-        and isinstance(error, jax.errors.JaxRuntimeError)
-        and any(word in str(error) for word in _LOSS)
-    )
-
-
-def loss_of(what: str, error: BaseException) -> LostProcessError:
-    """Make the error to raise in its place."""
-    said = str(error).splitlines()[0]
-    return LostProcessError(
-        f"{what}: another process of the run is gone ({said[:200]}); start all processes again with the same command, "
-        "which continues from the last checkpoint"
-    )

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from rlhf_jax.report.page import write_report
 from rlhf_jax.report.run_folder import ReportError, RunFolder, read_run
-from rlhf_jax.report.verdicts import Verdict, verdicts
+from rlhf_jax.stages.verdicts import Verdict, alarm_verdicts, verdicts
 
-__all__ = ["ReportError", "RunFolder", "Verdict", "read_run", "verdicts", "write_report"]
+__all__ = ["ReportError", "RunFolder", "Verdict", "alarm_verdicts", "read_run", "verdicts", "write_report"]

@@ -56,3 +56,30 @@ def change(before: float | None, after: float | None, digits: int = 2) -> str:
     if before is None or after is None:
         return number(after, digits)
     return f"{number(before, digits)} → {number(after, digits)}"
+
+
+def whole(value: int | None) -> str:
+    """A count.
+
+    Example:
+        >>> whole(12345), whole(None)
+        ('12,345', '')
+    """
+    return "" if value is None else f"{value:,}"
+
+
+def passage(text: object, longest: int = 2000) -> str:
+    """A text by somebody else: said to be empty where it is, and cut where it is too long for a page.
+
+    Args:
+        text: a prompt or a response.
+        longest: characters that are shown.
+
+    Example:
+        >>> passage(""), passage(" \\n"), passage("word " * 3, 7)
+        ('(empty)', '(white space alone)', 'word wo... (8 more characters)')
+    """
+    shown = str(text)
+    if not shown.strip():
+        return "(white space alone)" if shown else "(empty)"
+    return shown if len(shown) <= longest else f"{shown[:longest]}... ({len(shown) - longest:,} more characters)"

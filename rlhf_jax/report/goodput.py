@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import percent
-from rlhf_jax.report.stage_names import stage_title
+from rlhf_jax.stages.titles import stage_title
 from rlhf_jax.training import Spent
 from rlhf_jax.training.progress import duration
 

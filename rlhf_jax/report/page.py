@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
-from rlhf_jax.report.formats import number, percent, percent_interval, with_interval
+from rlhf_jax.report.about import MOST, flat, groups, latest, made
 from rlhf_jax.report.goodput import time_section
-from rlhf_jax.report.panels import stage_panels
-from rlhf_jax.report.policies import policy_section, policy_table, sampled_by
+from rlhf_jax.report.panels import moving, stage_panels
+from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores, trained
+from rlhf_jax.report.rewards import headline, reward_section
 from rlhf_jax.report.run_folder import RunFolder, read_run
-from rlhf_jax.report.samples import COMPARED, before_and_after, comparison, over_steps
-from rlhf_jax.report.stage_names import POLICIES, TITLES, policy_name, stage_title
-from rlhf_jax.report.verdicts import verdicts
+from rlhf_jax.report.samples import before_and_after, comparison, over_steps
+from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name, stage_title
+from rlhf_jax.stages.verdicts import verdicts
 
-_SCORERS = {"ridge": "ridge", "vader": "VADER", "single_rater": "one person"}
-_LONG_NAMES = {
-    "ridge": "ridge regression on TF-IDF",
-    "vader": "VADER",
-    "single_rater": "one person against the majority",
-}
+MOST_OTHER = 60  # diagrams of what else was logged
 # Diagrams in a row, for so few that three would leave a hole.
 _COLUMNS = {1: 1, 2: 2, 4: 2}
 
@@ -63,65 +58,56 @@ def _context(run: RunFolder) -> dict[str, Any]:
     summary = run.summary
     names = [*TITLES, *(stage for stage in run.metrics if stage not in TITLES)]
     sampled, compared = sampled_by(summary), comparison(run.samples)
+    shown = [name for name in names if name in run.metrics or name in summary or name in summary.get("failed", {})]
+    samples = before_and_after(compared)
+    agreement = flat(summary.get("agreement", {}))
+    from markupsafe import Markup
+
     return {
         "name": run.path.resolve().name,
+        "typeface": Markup(plots.TYPEFACE),
         "seed": summary.get("seed"),
+        "latest": latest(summary),
         "verdicts": verdicts(summary),
-        "headline": _headline(summary),
-        "policies": [_policy_name(stage, run) for stage in POLICIES if stage in summary],
+        "headline": headline(summary),
+        "policies": [_policy_name(stage, run) for stage in trained(summary)],
         "policy_table": policy_table(summary),
-        "stages": [_stage(name, run) for name in names if name in run.metrics or name in summary],
-        "reward": _reward(summary),
-        "samples": before_and_after(compared),
+        "stages": [_stage(name, run) for name in shown],
+        "reward": reward_section(summary),
+        "samples": samples,
         "sampled_by": None if sampled is None else _policy_name(sampled, run),
-        "samples_left": max(0, len(compared) - COMPARED),
+        "samples_left": len(compared) - sum(len(rows) for _, rows in samples),
         "prompts": summary.get("prompts", {}),
-        "agreement": _flat(summary.get("agreement", {})),
-        "config": [(group, _flat(fields)) for group, fields in _groups(run.config)],
-        "cost": _cost(summary),
+        "agreement": agreement[:MOST],
+        "agreement_left": max(0, len(agreement) - MOST),
+        "config": groups(run.config),
+        "made": made(summary),
         "time": time_section(run.goodput, {stage: _objective(stage, run) for stage in run.goodput}),
         "versions": summary.get("versions", {}),
         "hashes": summary.get("params_sha256", {}),
     }
 
 
-def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, figure, 95% interval) of what a policy is trained from; what the run lacks is left out."""
-    sft, reward, baselines = (summary.get(key, {}) for key in ("sft", "reward", "baselines"))
-    rows = [("SFT: held-out loss, nats a token", number(sft.get("heldout_loss")), "")]
-    rows += [
-        (f"Reward model: {what}", percent(reward.get(key)), percent_interval(reward.get(f"{key}_ci")))
-        for key, what in (
-            ("accuracy", "accuracy, all held-out pairs"),
-            ("accuracy_decided", "accuracy, pairs with a vote share outside 0.2 to 0.8"),
-            ("golden_accuracy", "accuracy, golden set"),
-        )
-    ]
-    rows += [
-        (
-            f"Baseline: {name}, all held-out pairs",
-            percent(baselines.get(key)),
-            percent_interval(baselines.get(f"{key}_ci")),
-        )
-        for key, name in (_scorers(baselines) | _LONG_NAMES).items()
-    ]
-    return [row for row in rows if row[1]]
-
-
 def _stage(name: str, run: RunFolder) -> dict[str, Any]:
     rows, figures = run.metrics.get(name, []), run.summary.get(name, {})
-    main, other = stage_panels(name, rows)
+    main, other = stage_panels(name, rows, scores(figures))
+    (main, still), (other, also_still) = moving(main), moving(other)
+    listed = [(key, value) for key, value in flat(figures) if _is_plain(key)]
     return {
         "name": name,
-        "title": stage_title(name, _objective(name, run)),
+        "title": stage_title(name, _objective(name, run), figures.get("reward")),
         "steps": rows[-1]["step"] if rows else None,
         "done": name in run.summary,
         "stop_reason": figures.get("stop_reason"),
-        "policy": policy_section(name, rows, figures) if name in POLICIES else None,
+        "failed": figures.get("failed") or (name not in run.summary and run.summary.get("failed", {}).get(name)),
+        "policy": policy_section(name, rows, figures, _max_kl(name, run)) if name in POLICIES else None,
         "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
-        "other": plots.curves(other),
-        "figures": [(key, value) for key, value in _flat(figures) if _is_plain(key)],
+        "still": [*still, *also_still],
+        "other": plots.curves(other[:MOST_OTHER]),
+        "other_left": max(0, len(other) - MOST_OTHER),
+        "figures": listed[:MOST],
+        "figures_left": max(0, len(listed) - MOST),
     }
 
 
@@ -138,72 +124,9 @@ def _configured(stage: str, run: RunFolder) -> str | None:
     return run.config[stage].get("objective") if isinstance(run.config.get(stage), dict) else None
 
 
-def _scorers(baselines: Mapping[str, Any]) -> dict[str, str]:
-    """Every baseline, by its key, and what the page calls it: a task may have baselines of its own."""
-    measured = [key for key in baselines if not key.endswith(("_ci", "_by_domain"))]
-    return _SCORERS | {key: key for key in measured if key not in _SCORERS}
-
-
-def _reward(summary: Mapping[str, Any]) -> dict[str, Any]:
-    reward, baselines = summary.get("reward", {}), summary.get("baselines", {})
-    found = {"reward model": _cells(reward, "accuracy")}
-    found |= {name: _cells(baselines, key) for key, name in _scorers(baselines).items()}
-    found = {scorer: cells for scorer, cells in found.items() if cells}
-    overall = {"reward model": reward, **{name: _overall(baselines, key) for key, name in _scorers(baselines).items()}}
-    # Data without domains counts as one called "all", and all pairs have a row anyway.
-    domains = list(dict.fromkeys(domain for cells in found.values() for domain in cells if domain != "all"))
-    table = [
-        (domain, cells["pairs"] if (cells := found["reward model"].get(domain, {})) else None, _row(found, domain))
-        for domain in (domains if "reward model" in found else [])
-    ]
-    pooled = [_accuracy(overall[scorer].get("accuracy"), overall[scorer].get("accuracy_ci")) for scorer in found]
-    return {
-        "scorers": list(found),
-        "table": table,
-        "pooled": pooled,
-        "pairs": reward.get("pairs"),
-        "by_domain": plots.accuracy_by_domain(found) if table else "",
-        "reliability": plots.reliability_diagram(reward["reliability"]) if reward.get("reliability") else "",
-        "ece": number(reward.get("ece")),
-        "mean": number(reward.get("reward_mean"), 2),
-        "std": number(reward.get("reward_std"), 2),
-        "longer": percent(reward.get("longer_wins")),
-        "longer_people": percent(reward.get("longer_wins_people")),
-        "members": [percent(accuracy) for accuracy in reward.get("member_accuracy", [])],
-        "together": percent(reward.get("accuracy")),
-        "disagreement": number(reward.get("disagreement"), 2),
-    }
-
-
-def _cost(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [(f"seconds, {name}", f"{value:,.0f}") for name, value in summary.get("seconds", {}).items()]
-    if summary.get("peak_rss_mib") is not None:
-        rows.append(("peak memory, MiB", f"{summary['peak_rss_mib']:,.0f}"))
-    return rows
-
-
-def _groups(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """One table a stage; fields that stand outside any stage come first."""
-    loose = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    groups: list[tuple[str, Mapping[str, Any]]] = [(k, v) for k, v in config.items() if isinstance(v, dict)]
-    return ([("", loose)] if loose else []) + groups
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, item in value.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(item, Mapping):
-            found += _flat(item, name)
-        else:
-            found.append((name, _text(item)))
-    return found
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_text(item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _max_kl(stage: str, run: RunFolder) -> float | None:
+    fields = run.config.get(stage)
+    return fields.get("max_kl") if isinstance(fields, dict) else None
 
 
 def _is_plain(name: str) -> bool:
@@ -214,32 +137,13 @@ def _is_plain(name: str) -> bool:
         "pairs_by_domain",
         "reliability",
         "warnings",
+        "verdicts",
         "alarms",
+        "kept",
+        "failed",
         "stop_reason",
         "curve",
     }
-
-
-def _row(found: Mapping[str, Mapping[str, Any]], domain: str) -> list[str]:
-    cells = [by_domain.get(domain, {"accuracy": None, "ci": None}) for by_domain in found.values()]
-    return [_accuracy(cell["accuracy"], cell["ci"]) for cell in cells]
-
-
-def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
-    return with_interval(percent(value), percent_interval(interval))
-
-
-def _cells(figures: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """A scorer's accuracy in each domain, with its interval and number of pairs where they are known."""
-    intervals, pairs = figures.get(f"{key}_by_domain_ci", {}), figures.get("pairs_by_domain", {})
-    return {
-        domain: {"accuracy": value, "ci": intervals.get(domain), "pairs": pairs.get(domain)}
-        for domain, value in figures.get(f"{key}_by_domain", {}).items()
-    }
-
-
-def _overall(baselines: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {"accuracy": baselines.get(key), "accuracy_ci": baselines.get(f"{key}_ci")}
 
 
 def _template() -> Any:

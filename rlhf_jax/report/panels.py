@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rlhf_jax.evaluation.alarms import LARGEST_GAP
 from rlhf_jax.report.plots import Line, Panel
 from rlhf_jax.report.run_folder import Row, series
+from rlhf_jax.stage_names import COMPARED_STAGES
 
 # title, {figure: label in the diagram}, band the figure should stay in
 Spec = tuple[str, Mapping[str, str], tuple[float, float] | None]
 
+# A figure that stays so far below its limit is a line along the bottom of its diagram.
+_FLAT = 0.05
+_USUAL_JUDGES = {"gold": "gold score", "vader": "score by VADER"}
 _BOTH = ("training prompts", "held-out prompts")
 
 
@@ -24,11 +29,7 @@ def _over(figure: str, heldout: str, names: tuple[str, str] = ("training", "held
 
 
 _LEARNING_RATE = _spec("learning rate", "learning_rate")
-_JUDGED = [
-    _spec("proxy reward", _over("proxy_mean", "heldout_proxy", _BOTH)),
-    _spec("gold score, held-out prompts", "heldout_gold"),
-    _spec("VADER score, held-out prompts", "heldout_vader"),
-]
+_PROXY = [_spec("proxy reward", _over("proxy_mean", "heldout_proxy", _BOTH))]
 _RESPONSES = [
     _spec("response length, tokens", _over("length", "heldout_length", _BOTH)),
     _spec("share of responses that end", _over("eos_rate", "heldout_eos", _BOTH)),
@@ -45,9 +46,9 @@ _PAIRS = [
 ]
 # Figures that a stage does not log have no diagram, so PPO and the group methods share one list.
 _ONLINE = [
-    *_JUDGED,
-    _spec("KL to SFT, nats a response", _over("kl", "heldout_kl", _BOTH)),
-    _spec("KL to SFT, nats a token", "kl_per_token"),
+    *_PROXY,
+    _spec("KL to the start, nats a response", _over("kl", "heldout_kl", _BOTH)),
+    _spec("KL to the start, nats a token", "kl_per_token"),
     _spec("KL coefficient β", "kl_coef"),
     *_RESPONSES,
     _spec("entropy, nats a token", "entropy"),
@@ -61,8 +62,8 @@ _ONLINE = [
     _spec("loss on pretraining text, nats a token", "ptx_loss"),
     _spec("distinct-2 (different token pairs)", "distinct_2"),
     _spec("different tokens in a batch", "unique_tokens"),
-    _spec("sampler against trainer, log-prob, nats a token", "logprob_gap", (0.0, LARGEST_GAP)),
-    _spec("the same, of single tokens, nats", {"logprob_gap_p99": "99th percentile", "logprob_gap_max": "maximum"}),
+    _spec("sampler against trainer, nats a token", "logprob_gap", (0.0, LARGEST_GAP)),
+    _spec("sampler against trainer, one token", {"logprob_gap_p99": "99th percentile", "logprob_gap_max": "maximum"}),
 ]
 _PANELS: Mapping[str, Sequence[Spec]] = {
     "sft": [_spec("loss, nats a token", _over("loss", "heldout_loss")), _LEARNING_RATE],
@@ -79,8 +80,8 @@ _PANELS: Mapping[str, Sequence[Spec]] = {
     "preference": [
         _spec("loss", _over("loss", "heldout_loss")),
         *_PAIRS,
-        *_JUDGED,
-        _spec("held-out KL to SFT, nats a response", "heldout_kl"),
+        *_PROXY,
+        _spec("held-out KL to the start, nats", "heldout_kl"),
         *_RESPONSES,
         _spec("KTO's reference point, nats", "reference_point"),
         _LEARNING_RATE,
@@ -88,12 +89,15 @@ _PANELS: Mapping[str, Sequence[Spec]] = {
 }
 
 
-def stage_panels(stage: str, rows: Sequence[Row]) -> tuple[list[Panel], list[Panel]]:
+def stage_panels(
+    stage: str, rows: Sequence[Row], judges: Mapping[str, str] = _USUAL_JUDGES
+) -> tuple[list[Panel], list[Panel]]:
     """The diagrams of a stage, and those of everything else that it logged.
 
     Args:
         stage: its name in the log.
         rows: its rows.
+        judges: what each judge's diagram is called, by the name of its scores.
 
     Returns:
         (main, other). A stage that this file does not know has all its figures in ``main``.
@@ -104,6 +108,10 @@ def stage_panels(stage: str, rows: Sequence[Row]) -> tuple[list[Panel], list[Pan
         (['loss, nats a token'], ['skipped'])
     """
     known = _PANELS.get(stage, [])
+    if stage in COMPARED_STAGES:  # beside the proxy reward, which the judges are to be compared with
+        place = next(i for i, spec in enumerate(known) if "heldout_proxy" in spec[1]) + 1
+        judged = [_spec(f"{title}, held out", f"heldout_{name}") for name, title in judges.items()]
+        known = [*known[:place], *judged, *known[place:]]
     points = {
         name: found
         for name in dict.fromkeys(name for row in rows for name in row if name not in ("stage", "step"))
@@ -121,6 +129,34 @@ def stage_panels(stage: str, rows: Sequence[Row]) -> tuple[list[Panel], list[Pan
     ]
     main = [panel for panel in main if any(line.points for line in panel.lines)]
     return (main, other) if known else (other, [])
+
+
+def moving(panels: Sequence[Panel]) -> tuple[list[Panel], list[str]]:
+    """Part the diagrams that show something from those of one value.
+
+    Args:
+        panels: any.
+
+    Returns:
+        The panels with a line that goes up or down, and a text for each of the others: what it is, and its value.
+
+    Example:
+        >>> still = Panel("beta", [Line("beta", [(1, 0.1), (2, 0.1)])])
+        >>> moving([still, Panel("loss", [Line("loss", [(1, 2.0), (2, 1.0)])])])[1]
+        ['beta 0.1']
+    """
+    shown, still = [], []
+    for panel in panels:
+        values = [value for line in panel.lines for _, value in line.points if math.isfinite(value)]
+        lines = [[value for _, value in line.points if math.isfinite(value)] for line in panel.lines]
+        if panel.limits is not None and values and max(values) < _FLAT * panel.limits[1]:
+            still.append(f"{panel.title} at most {max(values):.2g} (limit {panel.limits[1]:g})")
+        elif any(len(line) > 1 and min(line) < max(line) for line in lines):
+            shown.append(panel)
+        elif values:
+            known = dict.fromkeys(f"{value:.4g}" for value in values)
+            still.append(f"{panel.title} {' and '.join(known)}")
+    return shown, still
 
 
 def _single_model(name: str, points: Sequence[tuple[int, float]]) -> bool:

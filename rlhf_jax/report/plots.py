@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ Curve = Callable[[np.ndarray], np.ndarray]
 # The colours of Okabe & Ito (2008), which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#767676", "#CC79A7"
 _PARTS = (GREEN, ORANGE, BLUE, PURPLE, "#E69F00", "#56B4E9", "#C8C8C8")
+# What the page is set in; a browser has no more of the fonts of the machine that drew.
+TYPEFACE = "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif"
 _SCORERS = {"reward model": (BLUE, "o"), "ridge": (ORANGE, "s"), "VADER": (GREEN, "^"), "one person": (GREY, "D")}
 # A longer curve is averaged down to this many points: more cannot be seen and makes the page heavy.
 _MOST_POINTS = 400
@@ -38,6 +41,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.hashsalt": "rlhf_jax",
+    "svg.fonttype": "none",  # text stays text, in the page's own typeface
     # names come from people's data: a dollar sign in one is no formula
     "text.parse_math": False,
     "axes.formatter.useoffset": False,
@@ -79,7 +83,7 @@ def curves(panels: Sequence[Panel], *, columns: int = 3) -> str:
     rows = -(-len(shown) // columns)
     with _style():
         figure = _figure(10.2, 2.35 * rows)
-        figure.get_layout_engine().set(hspace=0.06)
+        figure.get_layout_engine().set(hspace=0.08)
         for place, panel in enumerate(shown, 1):
             axes = figure.add_subplot(rows, columns, place)
             _draw_panel(axes, panel)
@@ -115,7 +119,7 @@ def reliability_diagram(rows: Sequence[Mapping[str, float]]) -> str:
             label="reward model",
         )
         axes.set_ylabel("share of votes with it")
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside upper left", ncols=2)
         widths = [row["high"] - row["low"] for row in rows]
         counts.bar([row["low"] for row in rows], sizes, width=widths, align="edge", color=BLUE, alpha=0.35)
         counts.set_ylabel("pairs")
@@ -153,9 +157,9 @@ def accuracy_by_domain(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
                 if cell["ci"]:
                     axes.plot(np.array(cell["ci"]) * 100, [y, y], color=colour, linewidth=1.6, alpha=0.55)
                 axes.plot(100 * cell["accuracy"], y, marker, color=colour, markersize=5)
-            axes.plot([], [], marker, color=colour, label=scorer)
+            axes.plot([], [], marker, color=colour, label=_short(scorer))
         axes.axvline(50, color=GREY, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(domains)), domains)
+        axes.set_yticks(range(len(domains)), [_short(domain, 32) for domain in domains])
         axes.set_ylim(len(domains) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("held-out pairs ranked as the majority does, % (dashed: chance)")
@@ -163,13 +167,18 @@ def accuracy_by_domain(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
         return _address(figure)
 
 
-def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitted: Curve | None = None) -> str:
+def over_optimisation(
+    points: Sequence[tuple[float, float | None, float]],
+    fitted: Curve | None = None,
+    titles: tuple[str, str] = ("proxy", "gold"),
+) -> str:
     """Proxy and gold reward against sqrt(KL), and against one another, on held-out prompts.
 
     Args:
         points: (KL in nats a response, proxy, gold), one an evaluation, in the order of their steps. Where there is
             no proxy it is None in all of them, and gold is drawn alone.
         fitted: gold by KL of the form of Gao et al. (2022) for RL, to be drawn as far as the points go.
+        titles: what proxy and gold are.
 
     Returns:
         The address of the drawing.
@@ -184,8 +193,8 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitte
     proxy = np.array([value for _, value, _ in points if value is not None])
     # The estimate of a KL near zero may come out below it.
     distance = np.sqrt(np.maximum(kl, 0.0))
-    drawn = [(proxy, "proxy (the reward model)", BLUE)] if len(proxy) else []
-    drawn.append((gold, "gold (a judge never trained on)", GREEN))
+    drawn = [(proxy, _short(titles[0]), BLUE)] if len(proxy) else []
+    drawn.append((gold, _short(titles[1]), GREEN))
     with _style():
         figure = _figure(10.2 if len(proxy) else 3.6, 2.9)
         places = figure.subplots(1, 3 if len(proxy) else 1, squeeze=False)[0]
@@ -199,14 +208,14 @@ def over_optimisation(points: Sequence[tuple[float, float | None, float]], fitte
             label = "fitted d (a - b log d), d = √KL"
             middle = places[len(drawn) - 1]
             middle.plot(along, fitted(along**2), color=GREY, linewidth=1.2, linestyle="--", label=label)
-            middle.legend()
+            figure.legend(loc="outside upper center")
         if len(proxy):
             right = places[2]
             right.plot(proxy, gold, color=GREY, linewidth=1, alpha=0.6)
             right.scatter(proxy, gold, c=np.arange(len(proxy)), cmap="viridis", s=22, zorder=3)
-            right.set_title("gold against proxy, dark to light")
-            right.set_xlabel("proxy")
-            right.set_ylabel("gold")
+            right.set_title("one against the other, dark to light")
+            right.set_xlabel(_short(titles[0]))
+            right.set_ylabel(_short(titles[1], 28))
         for axes in places:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         return _address(figure)
@@ -234,7 +243,7 @@ def shares(found: Mapping[str, Mapping[str, float]]) -> str:
             width = np.array([100 * found[name][part] for name in names])
             axes.barh(range(len(names)), width, left=left, height=0.62, color=colour, label=part)
             left += width
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
@@ -260,12 +269,21 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
             ends = len(y) // 60
             x, y = x[ends:-ends], _running_mean(y, len(y) // 30)[ends:-ends]
         marker = "o" if len(x) <= 30 else None
-        axes.plot(x, y, color=colour, linewidth=1.3, marker=marker, markersize=3, label=line.label)
-    axes.set_title(panel.title)
+        axes.plot(x, y, color=colour, linewidth=1.3, marker=marker, markersize=3, label=_short(line.label))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    if len(panel.lines) > 1:
-        axes.legend()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no power of ten in a corner, where a legend stands
+    if len(panel.lines) > 1:  # between title and curves, and never on these
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=len(panel.lines), borderaxespad=0.2)
+        axes.set_title(_short(panel.title), pad=20)
+    else:
+        axes.set_title(_short(panel.title))
+
+
+def _short(title: str, longest: int = 46) -> str:
+    """As much of a name as there is room for, its end; control characters are left out."""
+    shown = "".join(letter for letter in title if letter.isprintable())
+    return shown if len(shown) <= longest else f"...{shown[3 - longest :]}"
 
 
 def _thinned(points: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -306,4 +324,5 @@ def _address(figure: Any) -> str:
     drawing = io.BytesIO()
     # Without a date the same figures give the same bytes.
     figure.savefig(drawing, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(drawing.getvalue()).decode("ascii")
+    svg = re.sub(rb"'DejaVu Sans'[^;\"]*", TYPEFACE.encode(), drawing.getvalue())
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")

@@ -9,17 +9,20 @@ from typing import Any
 from rlhf_jax.evaluation import alarms, fit_over_optimisation
 from rlhf_jax.evaluation.over_optimisation import FEWEST
 from rlhf_jax.report import plots
-from rlhf_jax.report.formats import change, number, percent, percent_interval, with_interval
+from rlhf_jax.report.formats import change, number, percent, percent_interval, whole, with_interval
 from rlhf_jax.report.run_folder import Row, series
-from rlhf_jax.report.stage_names import POLICIES
 from rlhf_jax.stage_names import ONLINE_STAGES
+from rlhf_jax.stages.policy_verdicts import judged_by
+from rlhf_jax.stages.titles import POLICIES, judge_name
 
-_JUDGES = {"gold": "the gold judge", "vader": "VADER"}
+_SHORT = {"vader": "VADER"}
 # What the alarms look for, and the figures (any set of them) without which an alarm stays silent.
 _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a negative KL", [{"kl"}]),
     ("a KL above the limit", [{"kl"}, {"heldout_kl"}]),
-    ("a proxy that rises while the gold score does not", [{"heldout_proxy", "heldout_gold"}]),
+    ("a proxy that rises while the {judge} score does not", [{"heldout_proxy", "heldout_{judge}"}]),
+    ("responses that never end", [{"eos_rate"}, {"heldout_eos"}]),
+    ("a reward that is one constant", [{"proxy_std"}]),
     ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
     ("skipped updates", [{"skipped"}]),
     ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
@@ -39,50 +42,90 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         >>> policy_table({"ppo": {"kl": 7.0}, "preference": {"kl": 2.0, "kl_ci": [1.5, 2.5]}})
         [('KL to the starting policy, nats a response', ['7.00', '2.00 (1.50 to 2.50)'])]
     """
-    policies = [summary[stage] for stage in POLICIES if stage in summary]
-    won = dict.fromkeys(key.removesuffix("_win_rate") for p in policies for key in p if key.endswith("_win_rate"))
-    # The judge that decides comes first. The proxy is no judge, and its change has a row of its own.
-    judges = [name for name in dict.fromkeys(["gold", *won]) if name in won and name != "proxy"]
+    policies = [summary[stage] for stage in trained(summary)]
+    names = {name: _judge(name, policies) for name in _in_order(policies)}
     rows = [
-        (
-            f"wins against the starting policy by {_JUDGES.get(name, f'the judge {name}')}",
-            [_share(p, f"{name}_win_rate") for p in policies],
-        )
-        for name in judges
-    ]
-    rows += [
+        ("prompts that both answered", [whole(p.get("test_prompts")) for p in policies]),
+        *((f"wins by {judge}", [_share(p, f"{name}_win_rate") for p in policies]) for name, judge in names.items()),
+        *(
+            (f"mean score by {judge}", [_change(p, f"{name}_before", f"{name}_after") for p in policies])
+            for name, judge in names.items()
+        ),
         ("KL to the starting policy, nats a response", [_kl(p) for p in policies]),
-        ("proxy reward, start → this policy", [_change(p, "proxy_before", "proxy_after") for p in policies]),
-        ("gold score, start → this policy", [_change(p, "gold_before", "gold_after") for p in policies]),
-        ("length, tokens, start → this policy", [_change(p, "length_before", "length", 1) for p in policies]),
-        ("distinct-2, start → this policy", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
-        ("implicit reward: held-out pairs ranked as people do", [_share(p, "accuracy") for p in policies]),
-        ("implicit reward: thumbs up above thumbs down, held out (AUC)", [_share(p, "label_auc") for p in policies]),
+        ("length, tokens", [_change(p, "length_before", "length", 1) for p in policies]),
+        ("share of responses that end", [_change(p, "eos_rate_before", "eos_rate") for p in policies]),
+        ("distinct-2", [_change(p, "distinct_2_before", "distinct_2", 3) for p in policies]),
+        (
+            "implicit reward: held-out pairs ranked as people do",
+            [_among(_share(p, "accuracy"), p.get("pairs"), "pairs") for p in policies],
+        ),
+        (
+            "implicit reward: thumbs up above thumbs down, held out (AUC)",
+            [_among(_share(p, "label_auc"), p.get("responses"), "responses") for p in policies],
+        ),
+        ("step that was kept", [_kept(p) for p in policies]),
     ]
     return [row for row in rows if any(row[1])]
 
 
-def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) -> dict[str, Any]:
+def trained(summary: Mapping[str, Any]) -> list[str]:
+    """The stages that left a policy, in the order of the page; what failed has none to show.
+
+    Example:
+        >>> trained({"preference": {}, "ppo": {"failed": "all 4 updates were skipped"}})
+        ['preference']
+    """
+    return [stage for stage in POLICIES if stage in summary and not summary[stage].get("failed")]
+
+
+def scores(figures: Mapping[str, Any]) -> dict[str, str]:
+    """What the judges of a stage are called in titles, by the names of their scores; those that are named, and gold.
+
+    Args:
+        figures: its part of the summary.
+
+    Example:
+        >>> scores({"judges": {"gold": "mine.py:warm", "short": "mine.py:short"}})
+        {'gold': 'gold score (mine.py:warm)', 'short': 'score by short'}
+    """
+    judges = figures.get("judges", {})
+    names = dict.fromkeys(["gold", *judges, *(name for name in judged_by(figures) if name != "proxy")])
+    what = f" ({judges['gold']})" if judges.get("gold") else ""
+    return {name: f"gold score{what}" if name == "gold" else f"score by {_SHORT.get(name, name)}" for name in names}
+
+
+def policy_section(
+    stage: str, rows: Sequence[Row], figures: Mapping[str, Any], max_kl: float | None = None
+) -> dict[str, Any]:
     """Alarms and over-optimisation of one stage.
 
     Args:
         stage: one of ``POLICIES``.
         rows: its part of the log.
         figures: its part of the summary.
+        max_kl: its config's limit of the KL, if it has one.
 
     Returns:
         What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
-        address, or empty) and ``has_proxy`` (whether that drawing has a proxy reward).
+        address, or empty), ``has_proxy`` (whether that drawing has a proxy reward) and ``judge`` (whose scores it has).
     """
     # While the run is going there is no summary yet, and its log says the same.
-    found = figures["alarms"] if "alarms" in figures else [alarm._asdict() for alarm in alarms(rows, stage=stage)]
+    judge = _ruling(stage, rows, figures)
+    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl)
+    found = figures.get("alarms", [alarm._asdict() for alarm in raised])
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
-    points = _points(stage, rows)
+    points = _points(stage, rows, judge)
+    titles = (_named("proxy", figures.get("reward")), _named(judge, figures.get("judges", {}).get(judge)))
+    drawing = ""
+    # A policy that has not moved has nothing to show, nor has one whose scores are what they were.
+    if len({kl for kl, _, _ in points}) > 1 and len({scored[1:] for scored in points}) > 1:
+        drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
-        "watched": [what for what, needs in _WATCHED if any(need <= logged for need in needs)],
-        "over_optimisation": plots.over_optimisation(points, _fitted(stage, points)) if len(points) > 1 else "",
+        "watched": _watched(logged, judge),
+        "over_optimisation": drawing,
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
+        "judge": judge,
     }
 
 
@@ -96,9 +139,25 @@ def sampled_by(summary: Mapping[str, Any]) -> str | None:
     return next((stage for stage in reversed(list(summary)) if stage in POLICIES), None)
 
 
-def _points(stage: str, rows: Sequence[Row]) -> list[tuple[float, float | None, float]]:
-    """(KL, proxy, gold) of each evaluation that has them all; no proxy where none was ever logged."""
-    kl, proxy, gold = (dict(series(rows, f"{stage}/heldout_{name}")) for name in ("kl", "proxy", "gold"))
+def _watched(logged: set[str], judge: str) -> list[str]:
+    """What the alarms had the figures to look for, in words."""
+    return [
+        what.format(judge=judge)
+        for what, needs in _WATCHED
+        if any({name.format(judge=judge) for name in need} <= logged for need in needs)
+    ]
+
+
+def _ruling(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) -> str:
+    """The judge that decides: ``gold`` where there is one, or else the first of the run's own."""
+    logged = {name for row in rows for name in row}
+    names = ["gold", *figures.get("judges", {})]
+    return next((name for name in names if f"{stage}/heldout_{name}" in logged), "gold")
+
+
+def _points(stage: str, rows: Sequence[Row], judge: str) -> list[tuple[float, float | None, float]]:
+    """(KL, proxy, the judge's score) of each evaluation that has them all; no proxy where none was ever logged."""
+    kl, proxy, gold = (dict(series(rows, f"{stage}/heldout_{name}")) for name in ("kl", "proxy", judge))
     steps = sorted(set(kl) & set(gold) & (set(proxy) if proxy else set(kl)))
     points = [(kl[step], proxy.get(step), gold[step]) for step in steps]
     return [point for point in points if all(value is None or math.isfinite(value) for value in point)]
@@ -117,6 +176,34 @@ def _fitted(stage: str, points: Sequence[tuple[float, float | None, float]]) -> 
     # The form rises steeply first. Where gold has not bent down yet it can only be met by a curve that dips below the
     # SFT policy on its way, between evaluations, where nobody measured.
     return None if found.peak_d is None else lambda kl: start + found.curve(kl)
+
+
+def _in_order(policies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every score by which a policy was compared: the judge that decides first, the proxy, which is no judge, last."""
+    won = [name for figures in policies for name in judged_by(figures)]
+    won += [name for name in ("gold", "proxy") if any(f"{name}_after" in figures for figures in policies)]
+    return sorted(dict.fromkeys(won), key=lambda name: {"gold": 0, "proxy": 2}.get(name, 1))
+
+
+def _judge(name: str, policies: Sequence[Mapping[str, Any]]) -> str:
+    """A judge's name in a row of all policies: what it is too, where all of them say the same."""
+    called = dict.fromkeys(judge_name(name, figures) for figures in policies)
+    return next(iter(called)) if len(called) == 1 else judge_name(name, {})
+
+
+def _named(name: str, what: str | None) -> str:
+    return f"{name}: {what}" if what else {"proxy": "proxy (the reward model)"}.get(name, f"{name} (never trained on)")
+
+
+def _among(share: str, count: int | None, what: str) -> str:
+    return f"{share}, {count:,} {what}" if share and count else share
+
+
+def _kept(figures: Mapping[str, Any]) -> str:
+    best, steps = figures.get("best_step"), figures.get("steps")
+    if best is None:
+        return ""
+    return f"{best:,} of {steps:,}" if steps is not None else f"{best:,}"
 
 
 def _share(figures: Mapping[str, Any], key: str) -> str:

@@ -108,7 +108,7 @@ def _parse(text: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ReportError(f"{where}: not JSON ({error}); mend or delete it and write the report again") from error
+        raise ReportError(f"{where}: not JSON ({error}); put it right and write the report again") from error
     if not isinstance(value, dict):
         raise ReportError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.report.formats import number
+from rlhf_jax.report.formats import number, passage
 from rlhf_jax.report.run_folder import Row
 
 # Enough to read; samples.jsonl has them all.
-COMPARED, STEPS = 32, 10
+COMPARED, STEPS, PROMPTS = 32, 10, 4
 _PLACE = ("stage", "step", "prompt", "response")
 _TITLES = {"kl": "KL, nats", "vader": "VADER"}
 
@@ -34,16 +34,38 @@ def comparison(rows: Sequence[Row]) -> list[Row]:
 
 
 def before_and_after(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The first samples of each domain in turn, so that none is crowded out, in groups by domain."""
+    """The first samples of each domain in turn, so that none is crowded out, in groups by domain.
+
+    Args:
+        rows: of the final comparison.
+
+    Returns:
+        (domain, rows) with ``prompt``, ``before`` and ``after`` as they are shown, and ``before_scores`` and
+        ``after_scores``, (name, number) of the reward and of every judge.
+
+    Example:
+        >>> row = {"prompt": "p", "before": "b", "after": "", "short_before": -1.0, "short_after": 0.0}
+        >>> before_and_after([row])[0][1][0]["after"], before_and_after([row])[0][1][0]["after_scores"]
+        ('(empty)', [('short', '0.00')])
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str(row.get("domain") or ""), []).append(row)
     each = -(-COMPARED // max(1, len(groups)))
-    fields = ("proxy_before", "proxy_after", "gold_before", "gold_after")
+    known = dict.fromkeys(name.removesuffix("_after") for row in rows for name in row if name.endswith("_after"))
+    names = sorted(known, key=lambda name: {"proxy": 0, "gold": 1}.get(name, 2))
     return [
-        (domain, [{**row, **{name: number(row.get(name), 2) for name in fields}} for row in members[:each]])
-        for domain, members in groups.items()
+        (domain, [_compared(row, names) for row in members[:each]])
+        for domain, members in list(groups.items())[:COMPARED]
     ]
+
+
+def _compared(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"prompt": passage(row.get("prompt", ""))}
+    for when in ("before", "after"):
+        found = [(_TITLES.get(name, name), number(row.get(f"{name}_{when}"), 2)) for name in names]
+        shown |= {when: passage(row.get(when, "")), f"{when}_scores": [score for score in found if score[1]]}
+    return shown
 
 
 def over_steps(rows: Sequence[Row], stage: str, best_step: int | None = None) -> list[OverSteps]:
@@ -68,7 +90,7 @@ def over_steps(rows: Sequence[Row], stage: str, best_step: int | None = None) ->
     for row in rows:
         if row.get("stage") == stage and isinstance(row.get("step"), int):
             by_prompt.setdefault(str(row.get("prompt", "")), []).append(row)
-    return [_table(prompt, members, best_step) for prompt, members in by_prompt.items()]
+    return [_table(prompt, members, best_step) for prompt, members in list(by_prompt.items())[:PROMPTS]]
 
 
 def _table(prompt: str, rows: Sequence[Row], best_step: int | None) -> OverSteps:
@@ -79,12 +101,12 @@ def _table(prompt: str, rows: Sequence[Row], best_step: int | None) -> OverSteps
     names = [*first, *(n for n in names if n not in (*first, "kl")), *(["kl"] if "kl" in names else [])]
     shown = _spread(sorted(rows, key=lambda row: row["step"]), best_step)
     return OverSteps(
-        prompt,
+        passage(prompt),
         [_TITLES.get(name, name) for name in names],
         [
             {
                 "step": row["step"],
-                "response": row.get("response", ""),
+                "response": passage(row.get("response", "")),
                 "cells": [number(row.get(name), 2) for name in names],
                 "best": row["step"] == best_step,
             }

@@ -19,12 +19,16 @@ from jax.sharding import Mesh, NamedSharding
 from rlhf_jax import processes
 from rlhf_jax.rollout import slots
 from rlhf_jax.rollout.programs import State, make_programs
-from rlhf_jax.rollout.sampling import SamplingConfig, response_keys
+from rlhf_jax.rollout.sampling import SamplingConfig, occurrences, response_keys
 from rlhf_jax.rollout.slots import Cost
 from rlhf_jax.rollout.stopping import StopTable
 from rlhf_jax.types import Array, Model, Params, Rollout
 
 PromptIds = np.ndarray | list[int]  # token ids
+
+# Tokens of a prompt and its response where a model does not say how many it reads: programs for any number would be
+# compiled until the memory is full. A model that reads more says so with ``ModelConfig.max_length``.
+ROOM = 2**13
 
 
 class Laid(NamedTuple):
@@ -40,7 +44,7 @@ class Engine:
         model: the policy as pure functions.
         config: how to draw.
         pad_id: written after a response has ended; never looked at.
-        eos_id: ends a response and counts as its last token.
+        eos_id: ends a response and counts as its last token; where there are several such ids, all of them.
         logprob_temperature: the temperature of the log-probabilities in a ``Rollout``, above 0. By default they are
             those of the distribution that is sampled, ``softmax(logits / config.temperature)`` before any truncation
             (at temperature 0, those of temperature 1). 1 gives those of the policy itself, however it is sampled.
@@ -67,7 +71,7 @@ class Engine:
         config: SamplingConfig,
         *,
         pad_id: int,
-        eos_id: int,
+        eos_id: int | Sequence[int],
         logprob_temperature: float | None = None,
         stop: StopTable | None = None,
     ):
@@ -78,12 +82,14 @@ class Engine:
             )
         self.config = config
         self.pad_id = pad_id
-        self.room = model.max_length  # tokens of a prompt and its response together; 0: any number
+        self.unsaid = not model.max_length
+        self.room = model.max_length or ROOM  # tokens of a prompt and its response together
         self.cost = Cost(0, 0)  # what the last call took
+        ends = (eos_id,) if isinstance(eos_id, int | np.integer) else tuple(eos_id)
         if config.int8 != "none":
             model = model.in_int8(cache=config.int8 == "weights_and_cache")
         self.programs = make_programs(
-            model, config, pad_id=pad_id, eos_id=eos_id, stop=stop, logprob_temperature=logprob_temperature
+            model, config, pad_id=pad_id, end_ids=ends, stop=stop, logprob_temperature=logprob_temperature
         )
 
     def lay_out(self, params: Params | Laid, sharding: jax.sharding.Sharding | None = None) -> Laid:
@@ -98,6 +104,7 @@ class Engine:
         key: Array,
         step: int = 0,
         prompt_ids: np.ndarray | None = None,
+        occurrence: np.ndarray | None = None,
         samples: int = 1,
         bucket: int = 8,
         sharding: jax.sharding.Sharding | None = None,
@@ -110,6 +117,8 @@ class Engine:
             key: the run's sampling key.
             step: folded into the key, so that the same prompt is sampled anew at another step.
             prompt_ids: int32 [B], what names a prompt in its key; its index in the list by default.
+            occurrence: int32 [B], how often each prompt is asked at this step before, so that one which is asked twice
+                is answered twice; counted in the list by default, which a part of a longer list is too short for.
             samples: K.
             bucket: prompts are padded to a multiple of this many columns.
             sharding: where rows go; their number, and that of the slots, must be a multiple of the parts that it cuts
@@ -119,10 +128,14 @@ class Engine:
             ``Rollout`` of B prompts with K responses. ``Engine.cost`` says what it cost.
 
         Raises:
-            ValueError: on an empty list, an empty prompt, or one that is too long for the model.
+            ValueError: on an empty list, an empty prompt, one that is too long for the model, or no ``samples``.
+            TypeError: on what is no list of token ids.
         """
         self.check(prompts, prompt_ids)
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, found {samples}")
         ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+        again = occurrences(ids) if occurrence is None else np.asarray(occurrence)
         width = -(-max(len(p) for p in prompts) // bucket) * bucket
         tokens, lengths = _right_pad(prompts, width, self.pad_id)
         keys = response_keys(
@@ -130,6 +143,7 @@ class Engine:
             step,
             jnp.asarray(np.repeat(ids, samples), jnp.int32),
             jnp.asarray(np.tile(np.arange(samples), len(ids))),
+            jnp.asarray(np.repeat(again, samples), jnp.int32),
         )
         laid = self.lay_out(params, sharding).weights
         if sharding is not None:
@@ -151,8 +165,7 @@ class Engine:
             found = found if sharding is None else processes.put(found, sharding)
         else:
             keys = keys if sharding is None else processes.put(keys, sharding)
-            for state in self._states(laid, tokens, lengths, keys, samples, sharding):
-                last = state
+            last = self._sampled(laid, tokens, lengths, keys, samples, sharding)
             found = (last.tokens, last.logprobs, last.written, last.finished)
             self.cost = Cost(int(jnp.sum(last.written)), len(prompts) * samples * (1 + int(last.steps)))
         return as_rollout(jnp.asarray(tokens), jnp.asarray(lengths), *found, samples)
@@ -176,45 +189,73 @@ class Engine:
         tokens, lengths = _right_pad([prompt], -(-len(prompt) // bucket) * bucket, self.pad_id)
         keys = response_keys(key, 0, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
         given = 0
-        for state in self._states(self.lay_out(params).weights, tokens, lengths, keys, samples=1):
+        for state in self._states(self.lay_out(params).weights, tokens, lengths, keys):
             # Read before the next window: it is given this state to reuse.
             drawn = np.asarray(state.tokens)[0, : int(state.written[0])].tolist()
             yield from drawn[given:]
             given = len(drawn)
 
-    def _states(
+    def _started(
+        self,
+        laid: Params,
+        prompts: Any,
+        lengths: Any,
+        keys: Array,
+        samples: int = 1,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> State:
+        """The state after the first token."""
+        columns = prompts.shape[1] + self.config.max_new_tokens
+        return self.programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns, sharding=sharding)
+
+    def _states(self, laid: Params, prompts: Any, lengths: Any, keys: Array) -> Iterator[State]:
+        """The state after the first token and after each window; each is used up by the next."""
+        state = self._started(laid, prompts, lengths, keys)
+        yield state
+        while not bool(jnp.all(state.done)):
+            state = self.programs.window(laid, state, 0, sharding=None)
+            yield state
+
+    def _sampled(
         self,
         laid: Params,
         prompts: Any,
         lengths: Any,
         keys: Array,
         samples: int,
-        sharding: jax.sharding.Sharding | None = None,
-    ) -> Iterator[State]:
-        """The state after the first token and after each window; each is used up by the next."""
-        columns = prompts.shape[1] + self.config.max_new_tokens
-        state = self.programs.start(laid, prompts, lengths, keys, samples=samples, columns=columns, sharding=sharding)
-        yield state
-        while not bool(jnp.all(state.done)):
-            state = self.programs.window(laid, state, 0, sharding=sharding)
-            yield state
+        sharding: jax.sharding.Sharding | None,
+    ) -> State:
+        """The last state. The devices are at the next window while the host asks whether rows were left before it."""
+        state = self._started(laid, prompts, lengths, keys, samples, sharding)
+        for _ in range(-(-(self.config.max_new_tokens - 1) // self.config.window)):
+            ended = jnp.all(state.done)
+            state = self.programs.window(laid, state, 0, sharding=sharding)  # does nothing where all had ended
+            if bool(ended):
+                break
+        return state
 
     def check(self, prompts: Sequence[PromptIds], prompt_ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise a ValueError on an empty list, an empty prompt, or one that leaves no room for the longest response.
+
+        What is no list of token ids is a TypeError.
 
         Args:
             prompts: lists of token ids.
             prompt_ids: what names a prompt in the message; its index in the list by default.
         """
-        if not prompts or any(len(p) == 0 for p in prompts):
+        if isinstance(prompts, str) or any(isinstance(p, str) or np.ndim(p) != 1 for p in prompts):
+            raise TypeError("prompts must be lists of token ids, one for each prompt: encode texts first")
+        if not len(prompts) or any(len(p) == 0 for p in prompts):
             raise ValueError("every prompt needs at least one token (the begin-of-sequence token, say)")
-        new = self.config.max_new_tokens
+        new, unsaid = self.config.max_new_tokens, " at most, as its config names no max_length" if self.unsaid else ""
         for i, prompt in enumerate(prompts):
-            if 0 < self.room < len(prompt) + new:
+            if np.asarray(prompt).dtype.kind not in "iu":
+                raise TypeError(f"prompt {i} holds {np.asarray(prompt).dtype}: expected token ids, whole numbers")
+            if self.room < len(prompt) + new:
                 raise ValueError(
                     f"prompt {i if prompt_ids is None else prompt_ids[i]} has {len(prompt)} tokens, and the model "
-                    f"reads {self.room}, which leaves {max(self.room - new, 0)} beside a response of max_new_tokens "
-                    f"{new}: shorten it, or lower max_new_tokens"
+                    f"reads {self.room}{unsaid}, which leaves {max(self.room - new, 0)} beside a response of "
+                    f"max_new_tokens {new}: shorten it, or lower max_new_tokens"
                 )
 
 

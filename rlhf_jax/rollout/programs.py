@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ def make_programs(
     config: SamplingConfig,
     *,
     pad_id: int,
-    eos_id: int,
+    end_ids: Sequence[int],
     stop: StopTable | None,
     logprob_temperature: float | None,
 ) -> Programs:
@@ -67,7 +67,7 @@ def make_programs(
         model: the policy as pure functions.
         config: how to draw.
         pad_id: stands where no token was written.
-        eos_id: ends a response.
+        end_ids: any of them ends a response.
         stop: what ends a response as well, if anything.
         logprob_temperature: the temperature of the log-probabilities.
     """
@@ -81,6 +81,9 @@ def make_programs(
     room = config.max_new_tokens
     stride = next(n for n in range(STRIDE, 0, -1) if config.window % n == 0)
 
+    def is_end(token: Array) -> Array:
+        return token == end_ids[0] if len(end_ids) == 1 else jnp.isin(token, jnp.asarray(end_ids, jnp.int32))
+
     def write(state: State, token: Array, logprob: Array, alive: Array) -> State:
         """Put one drawn token a row into the state where the row is alive."""
 
@@ -89,7 +92,7 @@ def make_programs(
             return jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop"))(held, at, new)
 
         tokens = put(state.tokens, token)
-        written, matched, ends = state.written + alive, state.matched, token == eos_id
+        written, matched, ends = state.written + alive, state.matched, is_end(token)
         if stop is not None:
             matched = jnp.where(alive, stop.step(matched, token), matched)
             ends |= stop.stopped(matched)

@@ -1,17 +1,19 @@
 """From logits to the next token: temperature, top-k, top-p, and keys that make a sample its own.
 
-The key of a token is folded from (seed, step, prompt id, sample index, position), so a prompt gets the same sample on
-any mesh, in any batch and after any resume.
+The key of a token is folded from (seed, step, prompt id, occurrence, sample index, position), so a prompt gets the same
+sample on any mesh, in any batch and after any resume, and another one where it is asked again at the same step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.fields import check_fields
 from rlhf_jax.losses import token_logprobs
@@ -83,7 +85,27 @@ class SamplingConfig:
         return self.temperature or 1.0
 
 
-def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index: Array) -> Array:
+def occurrences(prompt_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Count, for each prompt of a list, how often it stands in the list before: int32 [B].
+
+    Args:
+        prompt_ids: integers [B].
+
+    Example:
+        >>> occurrences([7, 3, 7, 7]).tolist()
+        [0, 0, 1, 2]
+    """
+    seen: dict[int, int] = {}
+    found = np.zeros(len(prompt_ids), np.int32)
+    for i, prompt in enumerate(np.asarray(prompt_ids).tolist()):
+        found[i] = seen.get(prompt, 0)
+        seen[prompt] = int(found[i]) + 1
+    return found
+
+
+def response_keys(
+    key: Array, step: int | Array, prompt_ids: Array, sample_index: Array, occurrence: Array | None = None
+) -> Array:
     """One key a response, folded from what names it.
 
     Args:
@@ -91,6 +113,7 @@ def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index
         step: the training step; the same prompt is sampled anew at every step.
         prompt_ids: int32 [N].
         sample_index: int32 [N], 0 ... K-1 among the samples of one prompt.
+        occurrence: int32 [N], how often the prompt is asked at this step before; 0 for all by default.
 
     Returns:
         keys [N].
@@ -102,10 +125,12 @@ def response_keys(key: Array, step: int | Array, prompt_ids: Array, sample_index
     """
     at_step = jax.random.fold_in(key, step)
 
-    def one(prompt: Array, sample: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(at_step, prompt), sample)
+    def one(prompt: Array, sample: Array, before: Array) -> Array:
+        first = jax.random.fold_in(at_step, prompt)
+        again = jax.random.fold_in(first, -before)  # no sample's index: those are not negative
+        return jax.random.fold_in(jnp.where(before > 0, again, first), sample)
 
-    return jax.vmap(one)(prompt_ids, sample_index)
+    return jax.vmap(one)(prompt_ids, sample_index, jnp.zeros_like(prompt_ids) if occurrence is None else occurrence)
 
 
 def truncate(logits: Array, *, temperature: float, top_k: int, top_p: float) -> Array:
@@ -155,16 +180,22 @@ def categorical(keys: Array, logits: Array) -> Array:
         >>> categorical(keys, jnp.log(jnp.array([[0.0, 1.0, 0.0]] * 3))).tolist()
         [1, 1, 1]
     """
+    return _drawn(keys, logits)[0]
+
+
+def _drawn(keys: Array, logits: Array) -> tuple[Array, Array]:
+    """Draw as ``categorical``, and give log Z as well, float32 [N], which the blocks' log-weights add up to."""
     rows, vocabulary = logits.shape
     size = math.isqrt(vocabulary - 1) + 1
     count = -(-vocabulary // size)
     padded = jnp.pad(logits, ((0, 0), (0, count * size - vocabulary)), constant_values=-jnp.inf)
     blocks = padded.reshape(rows, count, size)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (count + size,)))(keys)
-    block = jnp.argmax(jax.nn.logsumexp(blocks, axis=-1) + noise[:, :count], axis=-1)
+    weights = jax.nn.logsumexp(blocks, axis=-1)
+    block = jnp.argmax(weights + noise[:, :count], axis=-1)
     entries = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     inside = jnp.argmax(entries + noise[:, count:], axis=-1)
-    return (block * size + inside).astype(jnp.int32)
+    return (block * size + inside).astype(jnp.int32), jax.nn.logsumexp(weights, axis=-1)
 
 
 def sample_token(
@@ -199,12 +230,15 @@ def sample_token(
         >>> int(token[0]), round(float(logprob[0]), 4)
         (1, -0.0001)
     """
+    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     if temperature == 0:
         token = jnp.argmax(logits, axis=-1)
     else:
         allowed = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         positions = jnp.broadcast_to(position, keys.shape)
-        token = categorical(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        token, log_z = _drawn(jax.vmap(jax.random.fold_in)(keys, positions), allowed)
+        if divisor == temperature and not top_k and top_p == 1:
+            # Logits are the largest array of a step: their sum is known, and need not be made again.
+            return token, jnp.take_along_axis(allowed, token[:, None], axis=-1)[:, 0] - log_z
     token = token.astype(jnp.int32)
-    divisor = (temperature or 1.0) if logprob_temperature is None else logprob_temperature
     return token, token_logprobs(logits if divisor == 1.0 else logits / divisor, token)

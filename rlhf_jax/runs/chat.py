@@ -9,6 +9,7 @@ import jax
 from rlhf_jax import models
 from rlhf_jax.data.rows import Message
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.rollout.generate import ROOM
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.sampling import make_engine
@@ -55,22 +56,26 @@ class Conversation:
         Raises:
             RunError: when the question alone does not fit.
             DataError: when the chat template refuses the turns.
+            TypeError: when the question is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"the question is {text!r:.60}: expected a text")
         turns = (*self.turns, Message("user", text))
         prompt = self._policy.tokenizer.encode_prompt((*self._system, *turns))
-        room = self._policy.config.max_length - self._sampling.max_new_tokens
-        while self._policy.config.max_length and len(prompt) > room and len(turns) > 2:
+        context = self._policy.config.max_length or ROOM
+        room = context - self._sampling.max_new_tokens
+        while len(prompt) > room and len(turns) > 2:
             turns = turns[2:]
             prompt = self._policy.tokenizer.encode_prompt((*self._system, *turns))
-        if self._policy.config.max_length and len(prompt) > room:
+        if len(prompt) > room:
             raise RunError(
-                f"the question has {len(prompt)} tokens, and the model's context of {self._policy.config.max_length} "
-                f"leaves {max(room, 0)} beside an answer of {self._sampling.max_new_tokens}: shorten it, or lower "
+                f"the question has {len(prompt)} tokens, and the model's context of {context} leaves "
+                f"{max(room, 0)} beside an answer of {self._sampling.max_new_tokens}: shorten it, or lower "
                 "--max-new-tokens"
             )
         self._asked += 1
         key = jax.random.fold_in(self._key, self._asked)
-        said, ids, stop = "", list[int](), self._sampling.stop
+        said, ids, stop = "", list[int](), self._engine.config.stop
         try:
             for token in self._engine.stream(self._laid, prompt, key=key, bucket=_BUCKET):
                 ids.append(token)

@@ -81,7 +81,7 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     if _is_model(target):
         return target
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target}: there is something else already; remove it or name another folder")
+        raise RunError(f"{target}: there is something else already; name another folder")
     with unpacked(model, target.parent) as gguf:
         made = gguf.parent / "model"
         made.mkdir()

@@ -2,6 +2,8 @@
 
 RUN/config.json           every field of every stage that ran here
 RUN/tokenizer.json        the tokenizer all stages of the folder share
+RUN/made_of.json          what each stage is made of, by content, and when it was begun and finished
+RUN/.lock                 who is writing here
 RUN/metrics.jsonl         one row a step: {"stage", "step", ...}
 RUN/events/<stage>/       the same for TensorBoard
 RUN/checkpoints/<stage>/  to continue an interrupted stage
@@ -18,22 +20,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import datetime
 import importlib.metadata
 import json
 import platform
 import resource
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax import checkpoint, models, processes
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.files import write_json
+from rlhf_jax.runs.circumstances import circumstances
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fingerprint import brought_up, fingerprint, renamed
+from rlhf_jax.runs.identity import identity
 from rlhf_jax.runs.loading import Base, load_stage
-from rlhf_jax.runs.stage_path import split_stage
-from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.runs.made_of import ACCEPTABLE, MADE_OF, Ingredients, changed, read_ingredients
+from rlhf_jax.runs.store import mirror_of
+from rlhf_jax.runs.store.checkpoints import send_params
+from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.targets import check_folder
 from rlhf_jax.training import read_metrics
 from rlhf_jax.types import Model, Params
@@ -85,101 +92,56 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
     write_json(path, merged)
 
 
-# What may change between a run and its continuation: where things lie, how often they are saved, the devices, what is
-# computed again to save memory, what difference between sampler and trainer stops the run, and when it counts as hung.
-_PLACES = frozenset(
-    {
-        "out",
-        "init",
-        "policy",
-        "reward_model",
-        "mesh",
-        "rollout_mesh",
-        "offload",
-        "remat",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "max_logprob_gap",
-        "watchdog_seconds",
-        "watchdog_exit",
-    }
-)
+def begun(directory: Path) -> list[str]:
+    """List the stages of which the folder holds anything that can be continued or used: a checkpoint, or parameters.
 
-
-# The same of a model: how its numbers are computed, not which.
-_HOW = frozenset({"remat", "attention"})
-
-
-def fingerprint(config: Any) -> dict[str, Any]:
-    """Take the fields of a config that decide the result, as JSON values."""
-    return _deciding(json.loads(json.dumps(dataclasses.asdict(config))))
-
-
-def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
-    deciding = {k: v for k, v in fields.items() if k not in _PLACES}
-    if isinstance(deciding.get("model"), dict):
-        deciding["model"] = {k: v for k, v in deciding["model"].items() if k not in _HOW}
-    # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
-    stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
-    return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding
-
-
-def brought_up(saved: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Bring a fingerprint that an earlier version saved up to the fields of this one, to compare it with ``config``'s.
-
-    Example:
-        >>> from rlhf_jax.rollout import SamplingConfig
-        >>> saved = fingerprint(SamplingConfig(window=4))
-        >>> del saved["int8"]
-        >>> brought_up(saved, SamplingConfig()) == fingerprint(SamplingConfig(window=4))
-        True
+    What else a command has left that failed, binds nobody.
     """
-    # Tuples as lists, as they are written.
-    return _deciding(json.loads(json.dumps(_with_new_fields(saved, config))))
+    left = [*directory.glob("checkpoints/*/*"), *directory.glob("params/*")]
+    found = {path.parent.name if path.name.isdecimal() else path.name for path in left if path.is_dir()}
+    return [stage for stage in MODEL_STAGES if stage in found]
 
 
-def checkpoints(directory: Path, stage: str, config: Any, fingerprint: Mapping[str, Any]) -> checkpoint.Checkpoints:
-    """Open the checkpoints of a stage; ``fingerprint`` is the config's, and what else the result depends on."""
-    return checkpoint.Checkpoints(
-        directory / "checkpoints" / stage,
-        fingerprint=fingerprint,
-        keep=config.keep_checkpoints,
-        brought_up=functools.partial(brought_up, config=config),
-    )
+def binds(directory: Path) -> bool:
+    """Whether the tokenizer of a folder counts: not where a command left it that failed before its first checkpoint."""
+    return bool(begun(directory)) or not (directory / MADE_OF).exists()
 
 
-def _with_new_fields(begun: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Complete a config of an earlier version with the defaults of newer fields, which did nothing then."""
-    known = dict(begun)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in begun:
-            if field.default is not dataclasses.MISSING:
-                default: Any = field.default
-                known[field.name] = default if not dataclasses.is_dataclass(default) else dataclasses.asdict(default)  # type: ignore[arg-type]
-            elif field.default_factory is not dataclasses.MISSING:
-                known[field.name] = field.default_factory()
-        elif dataclasses.is_dataclass(value) and isinstance(begun[field.name], dict):
-            known[field.name] = _with_new_fields(begun[field.name], value)
-    return known
-
-
-def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
-    """Write a stage's config and tokenizer into its run folder, once its data is known to be good.
+def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_of: Ingredients) -> None:
+    """Write a stage's config, its ingredients and its tokenizer, once everything that can be checked has been.
 
     Raises:
-        RunError: when the folder has another tokenizer already.
+        RunError: when the stage was begun with other ingredients, or the folder has another tokenizer.
     """
-    processes.from_first(lambda: _start(directory, stage, config, tokenizer), f"writing {directory}")
+    processes.from_first(lambda: _start(directory, stage, config, tokenizer, made_of), f"writing {directory}")
 
 
-def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer) -> None:
-    path = directory / "tokenizer.json"
-    if path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_of: Ingredients) -> None:
+    path, here = directory / "tokenizer.json", begun(directory)
+    record = read_record(directory / MADE_OF).get(stage, {}) if stage in here else {}
+    differ = changed(read_ingredients(record, f"{directory / MADE_OF}"), made_of, config.accept_changed)
+    if differ:
+        raise RunError(
+            f"{directory} holds a {stage} stage that was begun with something else: {'; '.join(differ[:3])}. Bring "
+            f"back what it was begun with, or name another folder with --out{_acceptable(differ)}"
+        )
+    if binds(directory) and path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
         raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
     directory.mkdir(parents=True, exist_ok=True)
     update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
+    update_json(directory / MADE_OF, {stage: {"begun": record.get("begun", _now()), "made_of": made_of}})
     tokenizer.save(path)
+
+
+def _acceptable(differ: list[str]) -> str:
+    names = list(dict.fromkeys(text.split(" ")[0].split(".")[0] for text in differ))
+    if not set(names) <= set(ACCEPTABLE):
+        return ""
+    return f"; --accept-changed {' '.join(names)} goes on with what is there now"
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def finish(
@@ -201,21 +163,25 @@ def finish(
     """
     own = {role: models.split(x)[0] for role, x in params.items()}
     hashed = checkpoint.tree_sha256(own)
+    update_json(directory / MADE_OF, {stage: {"finished": _now()}})
     update_json(
         directory / "summary.json",
         {
             stage: summary,
             "seconds": {stage: seconds},
+            "made": {stage: circumstances()},
             "params_sha256": {stage: hashed},
             "seed": config.seed,
             "peak_rss_mib": max(peak_rss_mib(), read_record(directory / "summary.json").get("peak_rss_mib", 0.0)),
             "versions": versions(),
         },
     )
-    metadata = {"model": dataclasses.asdict(model_config)}
+    metadata = {"model": dataclasses.asdict(model_config), "identity": identity(stage, hashed, tokenizer)}
     if base is not None:
         metadata["base"] = base.to_json(directory)
     checkpoint.save_params(directory / "params" / stage, own, metadata)
+    if mirror := mirror_of(directory):
+        send_params(mirror, stage)
     return RunResult(params, models.build(model_config), model_config, tokenizer, metrics, summary, directory, config)
 
 
@@ -238,10 +204,12 @@ def finished(directory: Path, stage: str, config: Any) -> bool:
 
 
 def _finished(directory: Path, stage: str, config: Any) -> bool:
-    begun = read_record(directory / "config.json").get(stage)
+    begun_with = read_record(directory / "config.json").get(stage)
     differ = []
-    if begun is not None:
-        differ = checkpoint.differences(brought_up(begun, config), fingerprint(config))
+    if begun_with is not None and stage in begun(directory):
+        differ = checkpoint.differences(brought_up(begun_with, config), fingerprint(config))
+        if not read_record(directory / MADE_OF).get(stage):
+            differ += renamed(begun_with, config)
     if differ:
         raise RunError(
             f"{directory} holds a {stage} stage of another config ({'; '.join(differ[:3])}). "
@@ -251,6 +219,48 @@ def _finished(directory: Path, stage: str, config: Any) -> bool:
         return True
     check_folder(directory, "out")
     return False
+
+
+def check_unchanged(directory: Path, stage: str, config: Any, made_of: Ingredients) -> None:
+    """Say that a stage is finished, and since when.
+
+    Args:
+        directory: the run folder.
+        stage: the stage, which is complete.
+        config: its config.
+        made_of: what it would be made of now, as far as that is still there.
+
+    Raises:
+        RunError: when it was made of something else, so that its result is not what was asked for.
+    """
+
+    def differences() -> list[str]:
+        was = read_ingredients(read_record(directory / MADE_OF).get(stage, {}), f"{directory / MADE_OF}")
+        return changed(was, made_of, config.accept_changed, all_given=False)
+
+    differ = processes.from_first(differences, f"opening {directory}")
+    when = processes.from_first(lambda: _finished_at(directory, stage), f"opening {directory}")
+    if differ:
+        raise RunError(
+            f"{directory} holds a {stage} stage that was finished on {when} with something else: "
+            f"{'; '.join(differ[:3])}. Its result is none of what is there now: name another folder with --out to "
+            f"train on that, or look at the old result with rlhf report {directory}"
+        )
+    if processes.first():
+        print(
+            f"{stage}: finished before, on {when}; {directory} is returned as it is, and nothing is trained (another "
+            "--out does it again)",
+            file=sys.stderr,
+        )
+
+
+def _finished_at(directory: Path, stage: str) -> str:
+    noted = read_record(directory / MADE_OF).get(stage, {}).get("finished")
+    try:
+        when = datetime.datetime.fromisoformat(noted)
+    except (TypeError, ValueError):  # an earlier version did not note it
+        when = datetime.datetime.fromtimestamp((directory / "params" / stage).stat().st_mtime).astimezone()
+    return f"{when:%Y-%m-%d %H:%M %Z}"
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,21 +21,29 @@ from jax.sharding import Mesh
 
 from rlhf_jax import checkpoint, models, parallel
 from rlhf_jax.data import Tokenizer
+from rlhf_jax.files import MachineFault
 from rlhf_jax.models import LoRAConfig, ModelConfig
 from rlhf_jax.models.attention import check_kernel
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.models.weights import read_object
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.identity import check_identity
 from rlhf_jax.runs.pretrained import (
     checkpoint_fingerprint,
     checkpoint_tokenizer,
     is_checkpoint,
+    must_write_text,
     read_checkpoint,
     warn_of_unknown_tokens,
+    with_tokens,
 )
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
-from rlhf_jax.stage_names import MODEL_STAGES, POLICY_STAGES
+from rlhf_jax.runs.store import local
+from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.types import Params
+
+# What stands beside the weights and has a say in what is trained.
+_BESIDE = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 class Base(NamedTuple):
@@ -57,7 +66,7 @@ class Base(NamedTuple):
             RunError: when it is something else.
         """
         path, stage, fingerprint = (fields.get(name) for name in ("path", "stage", "fingerprint"))
-        known = isinstance(stage, str) and stage in ("", *POLICY_STAGES) and isinstance(fingerprint, str)
+        known = isinstance(stage, str) and stage in ("", *MODEL_STAGES) and isinstance(fingerprint, str)
         if not known or not isinstance(path, str) or not (path == "." or Path(path).is_absolute()):
             raise RunError(f"{directory}: its adapters stand on {fields!r:.200}, which names no model; copy it anew")
         return cls(str((directory / path).resolve()), str(stage), str(fingerprint), bool(fields.get("int8")))
@@ -70,11 +79,13 @@ class Start(NamedTuple):
     params: Params  # one model, with adapters where the stage trains adapters
     tokenizer: Tokenizer
     base: Base | None  # None where all weights are the stage's own
+    head: Params | None = None  # the scalar head of a reward model; None where a language model is started from
 
     @property
     def sha256(self) -> str:
         """Hash of what the stage starts from; a frozen trunk is known by its base."""
-        return checkpoint.tree_sha256(models.split(self.params)[0]) + (self.base.fingerprint if self.base else "")
+        own = {**models.split(self.params)[0], **({} if self.head is None else {"head": self.head})}
+        return checkpoint.tree_sha256(own) + (self.base.fingerprint if self.base else "")
 
 
 def start_from(
@@ -85,6 +96,7 @@ def start_from(
     seed: int,
     layers: int = 0,
     remat: AskedRemat = "model",
+    scores: bool = False,
 ) -> Start:
     """Load the model that a stage trains, from a run folder or a pretrained checkpoint.
 
@@ -96,32 +108,39 @@ def start_from(
         seed: draws the adapters.
         layers: how many of the model's blocks are used, from the first; 0 uses all.
         remat: what the backward pass computes again (``ModelConfig.remat``); ``model`` as the model's config says.
+        scores: a reward model is trained, which may go on from another one and its head: from ``RUN:reward``, or from
+            a checkpoint that is a sequence classifier. Elsewhere these are refused.
 
     Returns:
         The model; adapters of the earlier stage are folded into its matrices.
 
     Raises:
-        RunError: when there is neither a finished policy stage nor a checkpoint, ``layers`` are more than there are, or
-            ``lora.targets`` match no matrix.
+        RunError: when there is neither a finished policy stage nor a checkpoint, the model is of the wrong kind,
+            ``layers`` are more than there are, or ``lora.targets`` match no matrix.
     """
     if Path(init).is_file() and not init.lower().endswith(".gguf"):
         raise RunError(f"{init}: is a file; name a run folder, a checkpoint's folder, or a .gguf file")
-    base = _base(policy_path(init), lora.int8_trunk and lora.rank > 0)
+    at = policy_path(init, or_reward=scores)
+    if not at.stage and not scores:
+        must_write_text(at.path, "train a policy from")
+    base = _base(at, lora.int8_trunk and lora.rank > 0)
     tokenizer = _tokenizer(base)
-    config, params = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
+    config, params, head = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
+    if layers and layers < config.n_layers:
+        head = None  # it reads what the last block says
     warn_of_unknown_tokens(Path(base.path), config, tokenizer)
-    config = with_remat(config, remat)
+    config = with_remat(with_tokens(config, tokenizer), remat)
     try:
         config = models.first_layers(config, layers or config.n_layers)
         if lora.rank:
-            return Start(*models.add_adapters(config, params, lora, jax.random.key(seed)), tokenizer, base)
+            return Start(*models.add_adapters(config, params, lora, jax.random.key(seed)), tokenizer, base, head)
     except ValueError as error:  # targets that match nothing, more layers than there are
         raise RunError(f"{init}: {error}") from error
     # Trained weights are float32, whatever the checkpoint's type is: small updates vanish in 16 bits.
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     if layers:
         params = {**params, "blocks": jax.tree.map(lambda x: x[:layers], params["blocks"])}
-    return Start(config, params, tokenizer, None)
+    return Start(config, params, tokenizer, None, head)
 
 
 def with_remat(config: ModelConfig, asked: AskedRemat) -> ModelConfig:
@@ -165,15 +184,18 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
     Raises:
         RunError: when the folder, the stage, the tokenizer or the trunk is missing; the message lists what is there.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     on_mesh = None if mesh is None else functools.partial(_placed_by_role, mesh=mesh)
+    check_identity(directory, stage, checkpoint.load_metadata(directory / "params" / stage))
     params, metadata = checkpoint.load_params(directory / "params" / stage, on_mesh)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     base = _noted(metadata, directory)
     if base is not None:
         try:
             now = _fingerprint(base)
+        except MachineFault:
+            raise
         except (models.CheckpointError, checkpoint.CheckpointError) as error:
             raise RunError(
                 f"the {stage} stage of {directory} holds adapters for {base.path}, which is gone or damaged ({error}): "
@@ -186,7 +208,8 @@ def load_stage(directory: Path | str, stage: str, mesh: Mesh | None = None) -> t
             )
         trunk = _shared_trunk(base, mesh)[1]
         params = {role: x if role == "critic" else models.join(x, trunk) for role, x in params.items()}
-    return params, _for_this_device(_described(metadata, directory, stage)), tokenizer
+    config = with_tokens(_described(metadata, directory, stage), tokenizer)
+    return params, _for_this_device(config), tokenizer
 
 
 def _described(metadata: dict[str, Any], directory: Path, stage: str) -> ModelConfig:
@@ -211,13 +234,31 @@ def open_stage(directory: Path | str, stage: str) -> tuple[Params, ModelConfig, 
     Raises:
         RunError: when the folder, the stage or the tokenizer is missing.
     """
-    directory = Path(directory)
+    directory = local(directory)
     _check_finished(directory, stage)
     if base_of(directory, stage) is not None:
         return load_stage(directory, stage)
     params, metadata = checkpoint.stored_params(directory / "params" / stage)
+    check_identity(directory, stage, metadata)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     return params, _for_this_device(ModelConfig.from_json(metadata["model"])), tokenizer
+
+
+def model_digest(path: str, stage: str = "") -> str:
+    """Hash a model that others are built on, with its tokenizer and its generation config, without reading it all.
+
+    Args:
+        path: as for ``start_from``, or a checkpoint that is a sequence classifier.
+        stage: the stage that is meant where the path names a run folder alone; by default "sft".
+    """
+    at = policy_path(path, default=stage or "sft", or_reward=True)
+    if at.stage:
+        _check_finished(at.path, at.stage)
+    digest = hashlib.sha256(_fingerprint(Base(str(at.path), at.stage, "", int8=False)).encode())
+    for file in (at.path / name for name in _BESIDE):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def base_of(directory: Path | str, stage: str) -> Base | None:
@@ -235,7 +276,7 @@ def origin(directory: Path | str, stage: str) -> Path | None:
         start = (fields.get("init") or fields.get("policy")) if isinstance(fields, dict) else None
         if not start or not isinstance(start, str) or not split_stage(start)[0].exists():
             return None
-        at = policy_path(start)
+        at = policy_path(start, or_reward=True)
         if not at.stage:
             return at.path
     return None
@@ -243,7 +284,8 @@ def origin(directory: Path | str, stage: str) -> Path | None:
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
     """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name."""
-    return next((stage for stage in stages if (Path(directory) / "params" / stage).exists()), "sft")
+    directory = local(split_stage(directory)[0])
+    return next((stage for stage in stages if (directory / "params" / stage).exists()), "sft")
 
 
 def load_merged(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -313,20 +355,23 @@ def _tokenizer(base: Base) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _shared_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
+def _shared_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params, Params | None]:
     """Load the trunk that adapters stand on; the last one is kept, so that all who ask for it hold the same arrays."""
     return _read_trunk(base, mesh)
 
 
-def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params]:
-    """Load a base as one plain model without adapters or head, on the mesh."""
+def _read_trunk(base: Base, mesh: Mesh | None) -> tuple[ModelConfig, Params, Params | None]:
+    """Load a base as one plain model without adapters, on the mesh, and its scalar head apart, if it has one."""
     if base.stage:
         config, params, _ = load_merged(base.path, base.stage, mesh)
     else:
         shardings = None if mesh is None else functools.partial(parallel.param_shardings, mesh=mesh)
         config, params = read_checkpoint(Path(base.path), shardings)
+    if models.members(params) if "head" in params else 0:
+        raise RunError(f"{base.path} holds an ensemble of reward models: start from a single one, or from their policy")
+    head = params.get("head")
     params = {name: x for name, x in params.items() if name != "head"}
     config = dataclasses.replace(config, scalar_head=False)
     if base.int8:
         config, params = models.quantise(config, params)
-    return config, params if mesh is None else place(params, mesh)
+    return config, params if mesh is None else place(params, mesh), head

@@ -16,6 +16,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.runs.arguments import checked_count, checked_prompts
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import first_finished, load_stage
 from rlhf_jax.runs.pretrained import load_checkpoint
@@ -25,6 +26,7 @@ from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.types import Params
 
 SAMPLED = 256  # responses at once
+SAMPLED_TOKENS = 2**18  # tokens of prompts and responses at once, where they are long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +85,26 @@ class Policy:
             RunError: when a prompt and its response may be longer than what the model reads, or no tokens write a stop
                 string.
             DataError: when a chat template refuses a prompt.
+            TypeError: when ``prompts`` is no list of texts or chats, or ``n`` no whole number.
+            ValueError: when ``n`` is below 1.
         """
-        if not prompts:
-            return
+        # Here and not when the first row is asked for, which may be never.
+        asked, n = checked_prompts(prompts), checked_count(n, "n")
+        if not asked:
+            return iter(())
         engine = self._engine(sampling or SamplingConfig())
-        size = max(1, SAMPLED // n)
-        encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+        encoded = [self.tokenizer.encode_prompt(prompt) for prompt in asked]
         try:
             engine.check(encoded)
         except ValueError as error:
             raise RunError(str(error)) from error
+        return self._drawn(engine, asked, encoded, n, seed)
+
+    def _drawn(
+        self, engine: rollout.Engine, prompts: list[Prompt], encoded: list[np.ndarray], n: int, seed: int
+    ) -> Iterator[dict[str, Any]]:
+        columns = max(map(len, encoded)) + engine.config.max_new_tokens
+        size = max(1, min(SAMPLED, SAMPLED_TOKENS // columns) // n)
         laid = engine.lay_out(self.params)
         for start in range(0, len(prompts), size):
             texts, ids = prompts[start : start + size], encoded[start : start + size]

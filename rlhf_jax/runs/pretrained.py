@@ -5,6 +5,7 @@ An adapter is folded into the checkpoint that it names.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,8 +15,10 @@ from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.tokenizer import gguf
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.models.huggingface.config import model_config
 from rlhf_jax.models.peft.layout import ADAPTER_CONFIG
 from rlhf_jax.models.weights import read_object
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.types import Params
 
 
@@ -26,13 +29,52 @@ def is_checkpoint(path: Path | str) -> bool:
     return path.is_file() or weights or (path / ADAPTER_CONFIG).exists()
 
 
+def scores_text(path: Path) -> bool:
+    """Whether a checkpoint is a reward model, a sequence classifier with one label, by its config alone.
+
+    Raises:
+        CheckpointError: when the config cannot be read.
+    """
+    if (path / ADAPTER_CONFIG).exists():
+        return scores_text(_below(path))
+    if path.is_file():
+        return False
+    file = path / "config.json"
+    return model_config(read_object(file), str(file)).scalar_head
+
+
+def must_write_text(path: Path, what: str) -> None:
+    """Raise a RunError where a language model is needed and a checkpoint is a reward model.
+
+    Args:
+        path: the checkpoint.
+        what: what needs a language model.
+    """
+    if scores_text(path):
+        raise RunError(
+            f"{path} is a sequence classifier: it scores text and writes none, so it is no model to {what}. Name a "
+            "language model; this one can be a --reward-model, or the --init of a reward model"
+        )
+
+
 def load_checkpoint(path: Path | str) -> tuple[ModelConfig, Params, Tokenizer]:
-    """Load a pretrained checkpoint with its tokenizer."""
+    """Load a pretrained language model with its tokenizer.
+
+    Raises:
+        RunError: when it is a reward model.
+        CheckpointError: when it cannot be used.
+    """
     path = Path(path)
+    must_write_text(path, "sample from")
     config, params = read_checkpoint(path)
     tokenizer = checkpoint_tokenizer(path)
     warn_of_unknown_tokens(path, config, tokenizer)
-    return config, params, tokenizer
+    return with_tokens(config, tokenizer), params, tokenizer
+
+
+def with_tokens(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """Tell a model which of its ids the tokenizer has no token for: it never says one, in sampling or in training."""
+    return dataclasses.replace(config, tokenless=tokenizer.missing(config.vocab_size))
 
 
 def warn_of_unknown_tokens(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -62,9 +104,15 @@ def read_checkpoint(path: Path, shardings: Any = None) -> tuple[ModelConfig, Par
 
 
 def checkpoint_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer beside the weights, or the one inside a .gguf file."""
-    if (path / ADAPTER_CONFIG).exists() and not (path / "tokenizer.json").exists():
-        path = _below(path)
+    """Load the tokenizer beside the weights, or the one inside a .gguf file.
+
+    An adapter may bring a tokenizer, but no generation config: what ends a response is what ends one of its base.
+    """
+    if (path / ADAPTER_CONFIG).exists():
+        below = checkpoint_tokenizer(_below(path))
+        if not (path / "tokenizer.json").exists():
+            return below
+        return Tokenizer.load(path).with_ends(below.end_ids, below.stops)
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:

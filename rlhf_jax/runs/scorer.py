@@ -20,11 +20,14 @@ from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.data.rows import Comparison, Demonstration, Prompt
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
+from rlhf_jax.rollout.generate import ROOM
+from rlhf_jax.runs.arguments import checked_count, checked_prompts, checked_texts
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import load_stage
+from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.types import Params
 
-BATCH = 64
+BATCH = 64  # sequences at once
+BATCH_TOKENS = 2**15  # tokens at once, where sequences are long
 BUCKET = 32
 
 
@@ -39,17 +42,33 @@ class Scorer:
 
     @classmethod
     def load(cls, run: Path | str, ensemble: EnsembleConfig | None = None) -> Scorer:
-        """Load the reward model of a run folder; an ensemble's members are combined as told, by their mean by default.
+        """Load a reward model; an ensemble's members are combined as told, by their mean by default.
+
+        Args:
+            run: a run folder, or a checkpoint that is a sequence classifier with one label.
+            ensemble: how the members of an ensemble are combined.
 
         Raises:
-            RunError: when the folder holds no finished reward model.
+            RunError: when there is no finished reward model, or the checkpoint is a language model.
         """
-        params, config, tokenizer = load_stage(run, "reward")
-        return cls(config, params, tokenizer, ensemble or EnsembleConfig())
+        config, params, tokenizer = load_reward_model(run)
+        return cls(config, {"reward": params}, tokenizer, ensemble or EnsembleConfig())
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Score responses, float32 [n], so that a reward model is a reward like any other callable."""
-        pairs = zip(prompts, responses, strict=True)
+        """Score responses, float32 [n], so that a reward model is a reward like any other callable.
+
+        Args:
+            prompts: texts, or chats up to the turn that is answered.
+            responses: a text for each.
+
+        Raises:
+            RunError: when a prompt and its response are longer than what the model reads.
+            DataError: when a chat template refuses a prompt.
+            TypeError: when either is no list of what it should hold.
+            ValueError: when there are more of one than of the other.
+        """
+        asked = checked_prompts(prompts)
+        pairs = zip(asked, checked_texts(responses, "responses", len(asked)), strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
     @functools.cached_property
@@ -69,22 +88,57 @@ class Scorer:
 
     def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model."""
-        longest, readable = max(map(len, sequences), default=0), self.config.max_length
-        if 0 < readable < longest:
-            raise RunError(f"a prompt and response of {longest} tokens: the reward model reads {readable}; shorten it")
+        for i, sequence in enumerate(sequences):
+            if len(sequence) > (readable := self.config.max_length or ROOM):
+                unsaid = "" if self.config.max_length else " at most, as its config names no max_length"
+                raise RunError(
+                    f"prompt and response {i} have {len(sequence)} tokens: the reward model reads {readable}{unsaid}; "
+                    "shorten it"
+                )
         scores = np.zeros((max(1, models.members(self.params["reward"])), len(sequences)), np.float32)
         # Sorted by length, sequences of a batch are alike and a few shapes serve all.
         order = np.argsort([len(s) for s in sequences], kind="stable")
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
+        # Where they are long, fewer are scored at once: rows of padding take as much memory as others.
+        longest = max(map(len, sequences), default=1)
+        size = max(1, min(BATCH, BATCH_TOKENS // longest))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
             examples = [Example((sequences[i],), (1,)) for i in rows]
-            batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=BATCH)
+            batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=size)
             scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
         return scores
 
 
-def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[dict[str, Any]]:
+def scored(rows: Iterable[dict[str, Any]], scorer: Scorer, *, as_text: bool = False) -> Iterator[dict[str, Any]]:
+    """Add its score to every sampled row, as ``score``.
+
+    Args:
+        rows: from ``Policy.sample``.
+        scorer: the reward model.
+        as_text: score the response's text, encoded anew, where the reward model reads other tokens than the policy
+            writes; otherwise the very tokens that were sampled.
+
+    Yields:
+        The rows, in order.
+    """
+    every = iter(rows)
+    while drawn := list(itertools.islice(every, BATCH)):
+        scores = _scores_of_samples(drawn, scorer, as_text)
+        yield from ({**row, "score": float(score)} for row, score in zip(drawn, scores, strict=True))
+
+
+def _scores_of_samples(rows: Sequence[dict[str, Any]], scorer: Scorer, as_text: bool) -> np.ndarray:
+    if as_text:
+        return scorer([row["prompt"] for row in rows], [row["response"] for row in rows])
+    # The tokens that were sampled, not their text encoded again: a response without an end stays without one.
+    prompts = [scorer.tokenizer.encode_prompt(row["prompt"]) for row in rows]
+    return scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(prompts, rows, strict=True)])
+
+
+def best_of(
+    rows: Iterable[dict[str, Any]], scorer: Scorer, n: int, *, as_text: bool = False
+) -> Iterator[dict[str, Any]]:
     """Keep the row with the highest score of every n sampled for one prompt, and add the score to it as ``score``.
 
     Args:
@@ -92,12 +146,18 @@ def best_of(rows: Iterable[dict[str, Any]], scorer: Scorer, n: int) -> Iterator[
         scorer: the reward model that chooses.
         n: how many rows were drawn for each that is kept. The policy that choosing makes has a KL of
             ``log n - (n - 1) / n`` (``losses.best_of_n_kl``) to the policy that sampled.
+        as_text: as for ``scored``.
+
+    Yields:
+        One row of every n.
+
+    Raises:
+        ValueError: if n is below 1.
     """
+    n = checked_count(n, "n")
     every = iter(rows)
     while drawn := list(itertools.islice(every, n)):
-        # The tokens that were sampled, not their text encoded again: a response without an end stays without one.
-        prompts = [scorer.tokenizer.encode_prompt(row["prompt"]) for row in drawn]
-        scores = scorer.score_tokens([np.append(p, row["tokens"]) for p, row in zip(prompts, drawn, strict=True)])
+        scores = _scores_of_samples(drawn, scorer, as_text)
         best = int(np.argmax(scores))
         yield {**drawn[best], "score": float(scores[best])}
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.pretrained import is_checkpoint
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import POLICY_STAGES
 
 
@@ -38,7 +39,7 @@ def split_stage(text: Path | str) -> tuple[Path, str | None]:
     return Path(folder), stage
 
 
-def policy_path(text: Path | str, default: str = "sft") -> StagePath:
+def policy_path(text: Path | str, default: str = "sft", *, or_reward: bool = False) -> StagePath:
     """Find which policy ``RUN``, ``RUN:STAGE`` or a checkpoint's path names.
 
     Whether that stage is finished is not checked.
@@ -46,6 +47,7 @@ def policy_path(text: Path | str, default: str = "sft") -> StagePath:
     Args:
         text: as somebody wrote it.
         default: the stage that is meant where the text names a run folder alone.
+        or_reward: ``RUN:reward`` may be named too.
 
     Raises:
         RunError: when the stage has no policy, or a stage of a checkpoint is named.
@@ -54,14 +56,15 @@ def policy_path(text: Path | str, default: str = "sft") -> StagePath:
         >>> policy_path("runs/mine").stage, policy_path("runs/mine:preference").stage
         ('sft', 'preference')
     """
-    path, stage = split_stage(text)
+    named, stage = split_stage(text)
+    path = local(named)
     if stage is None:
         return StagePath(path, "" if is_checkpoint(path) else default)
     if is_checkpoint(path):
         raise RunError(f"{text}: {path} is a pretrained checkpoint, which has no stages: leave :{stage} out")
     if not stage:
         raise RunError(f"{text} names no stage behind its colon: choose one of {', '.join(POLICY_STAGES)}")
-    if stage not in POLICY_STAGES:
+    if stage not in POLICY_STAGES and not (or_reward and stage == "reward"):
         what = f"stage {stage!r} has no policy" if path.exists() else f"no such folder, and no policy stage {stage!r}"
         raise RunError(f"{text}: {what}: choose one of {', '.join(POLICY_STAGES)}, as in {path}:{POLICY_STAGES[0]}")
     return StagePath(path, stage)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from rlhf_jax.runs.errors import RunError
@@ -87,7 +89,7 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
     """
     path, _, wanted = name.rpartition(":")
     try:
-        defined = run_file(path, what)
+        defined = _run_once(path, what)
     except RunError:
         raise
     except (Exception, SystemExit) as error:  # whatever a file of the user's own raises
@@ -101,6 +103,21 @@ def load_named(name: str, what: str, kind: Any, called: str, *, shown: Any = Non
     return found
 
 
+# By path: the content that was run, and what it defined. A judge may load a model of its own, which is to happen once.
+_RUN: dict[tuple[str, str], tuple[bytes, dict[str, Any]]] = {}
+
+
+def _run_once(path: str, what: str) -> dict[str, Any]:
+    """Run a file, unless this process has run the same content for the same purpose already."""
+    file, purpose = Path(path), what.split()[0]
+    content = file.read_bytes() if file.is_file() else b""
+    known = _RUN.get((str(file.resolve()), purpose))
+    if known is None or known[0] != content:
+        known = content, run_file(path, what)
+        _RUN[str(file.resolve()), purpose] = known
+    return known[1]
+
+
 def load_function(name: str, what: str) -> Any:
     """Load a function, or whatever else can be called, from a file.
 
@@ -112,3 +129,29 @@ def load_function(name: str, what: str) -> Any:
         RunError: as for ``load_named``.
     """
     return load_named(name, what, Callable, "function", shown=FunctionType)
+
+
+def called(function: Callable[..., Any]) -> str:
+    """What a function is called on the page: the file and the name in it, or the kind of what can be called.
+
+    Args:
+        function: a reward or a judge, which somebody passed or named.
+
+    Example:
+        >>> import json
+        >>> called(json.dumps), called(functools.partial(json.dumps, indent=1))
+        ('__init__.py:dumps', '__init__.py:dumps(indent=1)')
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        bound = {**function.keywords, **bound}
+        function = function.func
+    named = inspect.unwrap(function)
+    if isinstance(named, MethodType):
+        named = named.__func__
+    if isinstance(named, FunctionType):
+        name = f"{Path(named.__code__.co_filename).name}:{named.__qualname__}"
+    else:
+        name = type(named).__name__
+    given = ", ".join(f"{key}={value!r:.40}" for key, value in sorted(bound.items()))
+    return f"{name}({given})" if given else name

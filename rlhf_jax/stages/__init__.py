@@ -14,6 +14,7 @@ from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
 from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.lift import lift
@@ -42,6 +43,7 @@ __all__ = [
     "Judges",
     "KLConfig",
     "LoadedModel",
+    "NothingTrained",
     "OnlineConfig",
     "OnlineState",
     "OnlineTrainer",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,21 @@ from rlhf_jax import processes
 from rlhf_jax.checkpoint import CheckpointError, save_params
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.runs import folder
-from rlhf_jax.runs.folder import RunResult
+from rlhf_jax.runs import folder, lock
+from rlhf_jax.runs.folder import RunResult, read_record
 from rlhf_jax.runs.loading import Base
+from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
-from rlhf_jax.training import GoodputLog, LastUpdate, Phases, Watchdog
+from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.trackers import find_tracker, start_tracking
+from rlhf_jax.stages.verdicts import stage_verdicts
+from rlhf_jax.training import GoodputLog, LastUpdate, MetricsWriter, Phases, SkippedUpdates, Watchdog
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Params
+
+page_follows: ContextVar[bool] = ContextVar("page_follows", default=False)
+"""Whether whoever runs the stage writes its page afterwards, as the commands do; a stage that is called from Python
+ends with the line that does."""
 
 
 class Attempt:
@@ -30,11 +41,16 @@ class Attempt:
     Args:
         directory: the run folder.
         stage: the stage's name.
-        config: its config, for the watchdog.
+        config: its config, for the watchdog and the tracker.
+        tracker: what is given every row of metrics; what ``config.tracker`` names by default.
+
+    Raises:
+        RunError: when the tracker cannot be used.
     """
 
-    def __init__(self, directory: Path, stage: str, config: StageConfig):
+    def __init__(self, directory: Path, stage: str, config: StageConfig, tracker: Tracker | None = None):
         self.directory, self._stage, self._config = directory, stage, config
+        self._tracker = find_tracker(config.tracker) if tracker is None else tracker
         self.host: dict[str, Any] = {"seconds": 0.0}  # kept in the checkpoint
         self._last = time.monotonic()
         self.phases = Phases()
@@ -42,10 +58,17 @@ class Attempt:
 
     def lap(self) -> float:
         """Add the time since the last lap, and return the seconds that the stage has run over all its restarts."""
+        lock.check(self.directory)
         now = time.monotonic()
         self.host["seconds"] += now - self._last
         self._last = now
         return round(self.host["seconds"], 1)
+
+    def writer(self) -> MetricsWriter:
+        """Open the metrics of the stage, which its tracker is given too."""
+        return MetricsWriter(
+            self.directory, self._stage, start_tracking(self._tracker, self.directory, self._stage, self._config)
+        )
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -59,7 +82,11 @@ class Attempt:
             ends=self._config.watchdog_exit,
         )
         with watchdog, self.phases.watched():
-            yield
+            try:
+                yield
+            except SkippedUpdates as error:  # there will be no summary of the stage to say it
+                folder.update_json(self.directory / "summary.json", {"failed": {self._stage: str(error)}})
+                raise
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
@@ -77,7 +104,14 @@ class Attempt:
         summary: dict[str, Any],
         base: Base | None,
     ) -> RunResult:
-        """Write the results, as ``runs.folder.finish`` does, and the last line of the goodput log."""
+        """Write the results, as ``runs.folder.finish`` does, and the last line of the goodput log.
+
+        Raises:
+            NothingTrained: when the summary says that the stage has failed; it is written then.
+        """
+        record = read_record(self.directory / "summary.json") if processes.first() else {}
+        said = [verdict._asdict() for verdict in stage_verdicts(self._stage, {**record, self._stage: summary})]
+        summary = {**summary, "verdicts": said}
         with self.watched(), self.phases.during("save"):
             found = folder.finish(
                 self.directory,
@@ -92,6 +126,11 @@ class Attempt:
                 base=base,
             )
         self.goodput.write()
+        if mirror := mirror_of(self.directory):
+            mirror.send_logs()
+        if processes.first() and not page_follows.get():
+            print(f"{self._stage}: report.write_report({os.fspath(self.directory)!r}) writes its page", file=sys.stderr)
+        raise_if_failed(self.directory, self._stage, summary)
         return found
 
     def dump(self, last: LastUpdate, seen: Mapping[str, Any]) -> str:

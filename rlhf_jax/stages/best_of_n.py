@@ -12,12 +12,14 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.order import evenly
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.arguments import checked_count
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.stage_path import policy_path
+from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import TEST, Judges, compare
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.judges import choose_judges, judge_names
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 
@@ -67,8 +69,7 @@ def best_of_n(
     Example:
         >>> summary, samples = best_of_n("runs/mine", "runs/mine", n=16)  # doctest: +SKIP
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, found {n}")
+    n = checked_count(n, "n")
     keep_compiled()
     data = data or DataConfig()
     at = policy_path(policy)
@@ -96,4 +97,9 @@ def best_of_n(
     summary, rows = compare(before, after, prompts, judged.names, domain=task.domain)
     # The kept response has the likelihood it always had under the policy; the KL is that of choosing it.
     kl = float(losses.best_of_n_kl(n))
-    return {**summary, "n": n, "kl": kl, "kl_ci": [kl, kl]}, rows
+    about = {
+        "reward": reward_model if reward is None else called(reward),
+        "judges": judge_names(judges, judge),
+        "started_from": at.stage or "pretrained",
+    }
+    return {**summary, **about, "n": n, "kl": kl, "kl_ci": [kl, kl]}, rows

@@ -21,9 +21,12 @@ from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.types import Array, Packing, Rollout, SequenceBatch
 
 # Tokens of a device's share of a block, and of a row. The gradients of every block are added to a sum of the size of
-# the parameters, which few tokens would not be worth; a processor is busy with far fewer than a GPU or a TPU.
+# the parameters, which few tokens would not be worth; a processor is busy with far fewer than a GPU or a TPU. A pass
+# without gradients keeps little of a block, but brings all weights to the compute type for each: on a GPU, where that
+# was measured, it takes larger ones.
 CPU_TOKENS, CPU_ROW = 384, 256
 TOKENS, ROW = 4096, 1024
+GPU_PASS_TOKENS = 16384
 
 
 class Rows(NamedTuple):
@@ -38,10 +41,23 @@ class Rows(NamedTuple):
     used: Array  # int32 []
 
 
-def shape_of(mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int, *, parts: int = 1) -> BlockShape:
-    """Choose the shape of blocks on these devices, for ``groups`` groups of sequences of at most ``length`` tokens."""
-    on_cpu = parallel.platform(mesh) == "cpu"
-    tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if on_cpu else (TOKENS, ROW)
+def shape_of(
+    mesh: Mesh | AbstractMesh, groups: int, responses: int, length: int, *, parts: int = 1, gradients: bool = True
+) -> BlockShape:
+    """Choose the shape of blocks on these devices.
+
+    Args:
+        mesh: the devices.
+        groups: groups of sequences.
+        responses: sequences of a group.
+        length: tokens of the longest sequence.
+        parts: as in ``data.blocks.block_shape``.
+        gradients: whether the blocks are trained on, or only run.
+    """
+    platform = parallel.platform(mesh)
+    tokens, row_tokens = (CPU_TOKENS, CPU_ROW) if platform == "cpu" else (TOKENS, ROW)
+    if platform == "gpu" and not gradients:
+        tokens = GPU_PASS_TOKENS
     devices = parallel.axis_size(mesh, parallel.BATCH)
     return block_shape(groups, responses, length, tokens=tokens, row_tokens=row_tokens, devices=devices, parts=parts)
 
@@ -142,7 +158,7 @@ class RowMaker:
     def __call__(self, sampled: Rollout) -> Rows:
         """Pack the responses of a rollout; the host waits for their lengths, and for nothing else."""
         lengths = lengths_of(sampled)
-        shape = shape_of(self._mesh, lengths.size, 1, sampled.tokens.shape[-1])
+        shape = shape_of(self._mesh, lengths.size, 1, sampled.tokens.shape[-1], gradients=False)
         plan = lay_out(lengths.reshape(-1, 1), shape)
         block, slot = np.nonzero(plan.groups >= 0)
         starts = np.zeros(lengths.size, np.int32)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +15,10 @@ import jax.numpy as jnp
 from rlhf_jax import losses, objectives
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.names import check_metrics
+from rlhf_jax.testing import ObjectiveError, check_arrays
+from rlhf_jax.testing.calling import explain
 from rlhf_jax.types import Loss, Objective, Outputs, SequenceBatch
 
 
@@ -81,7 +85,7 @@ def choose_objective(
 ) -> Objective:
     """Choose the function that was passed, or else the one that is named, and bind what the config says of it."""
     if passed is None:
-        passed = load_function(name, f"objective {name}") if ":" in name else _ours(name)
+        passed = load_function(name, f"objective {name}") if ":" in name else named_objective(name)
     return bind_objective(passed, name, hyperparameters, fields)
 
 
@@ -91,6 +95,36 @@ REWARD = (("scores",), ("votes", "rating"))  # ratings only where the rows are r
 PREFERENCE = (("logprobs", "entropy"), ("votes", "label", "ref_logprobs", "kl"))
 GROUP = (("logprobs", "entropy"), ("score", "reward", "old_logprobs", "ref_logprobs", "kl_coef"))
 PPO = ((*GROUP[0], "values"), (*GROUP[1], "advantages", "returns", "old_values"))
+
+
+def check_own(
+    objective: Objective,
+    config: StageConfig,
+    given: tuple[tuple[str, ...], tuple[str, ...]],
+    *,
+    responses: int,
+) -> None:
+    """Check the objective of a file of the user's own, before anything is written, unless the config says not to.
+
+    Args:
+        objective: the function, with its hyperparameters bound.
+        config: the stage's; it names the objective, and says whether to look.
+        given: what the stage fills, one of the constants of this module.
+        responses: K.
+
+    Raises:
+        RunError: when it is not sound; the message names the property, the line, and what to do.
+    """
+    if not config.check or ".py:" not in config.objective:
+        return
+    try:
+        check_arrays(objective, given=given, responses=responses)
+    except ObjectiveError as error:
+        raise RunError(
+            f"objective {config.objective}: {error} (testing.check_objective looks closer; --no-check trains with it "
+            "as it is)"
+        ) from error
+
 
 _SHAPES = {
     "scores": 2,
@@ -147,10 +181,14 @@ def try_objective(
     except RunError:
         raise
     except Exception as error:  # whatever a function of the user's own raises
-        raise RunError(f"objective {name}: {error}") from error
+        said = explain(error, objective)[1] if ".py:" in name else error
+        raise RunError(f"objective {name}: {said}") from error
 
 
-def describe_objective(objective: Objective) -> str:
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # another one in every process
+
+
+def describe_objective(objective: Callable[..., Any]) -> str:
     """Describe a function that was passed, for the run's config: a continuation with another one is refused.
 
     Example:
@@ -164,7 +202,7 @@ def describe_objective(objective: Objective) -> str:
     named = inspect.unwrap(objective)
     place = f"{named.__module__}.{named.__qualname__}" if inspect.isfunction(named) else type(named).__qualname__
     shown = ", ".join(
-        f"{key}={value.__qualname__ if inspect.isfunction(value) else repr(value)}"
+        f"{key}={value.__qualname__ if inspect.isfunction(value) else _ADDRESS.sub('', repr(value))}"
         for key, value in sorted(bound.items())
     )
     return f"{place}({shown})" if bound else place
@@ -174,8 +212,18 @@ def _is_required(parameter: inspect.Parameter) -> bool:
     return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
 
 
-def _ours(name: str) -> Any:
+def named_objective(name: str) -> Any:
+    """Find one of our objectives, without hyperparameters.
+
+    Raises:
+        RunError: when there is none of this name.
+    """
     if name not in objectives.NAMES:
+        if "." in name:
+            raise RunError(
+                f"objective {name} is a function that was passed in Python: pass it again, or name its file, "
+                "FILE.py:function"
+            )
         near = difflib.get_close_matches(name, objectives.NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RunError(

@@ -13,6 +13,7 @@ from rlhf_jax import evaluation, processes
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.rollout import occurrences
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.sampler import Sampler
@@ -78,11 +79,14 @@ class Judges:
             raise ValueError("best-of-n needs a reward to choose by")
         size = max(1, _AT_ONCE // n)
         kept, laid = [], self.sampler.engine.lay_out(policy)
+        again = occurrences([prompt.id for prompt in prompts])
         for start in range(0, len(prompts), size):
             part = list(prompts[start : start + size])
             # The last part is filled up, so that one compiled program serves all.
-            filled = part + [part[-1]] * (size - len(part)) if len(prompts) > size else part
-            sampled = self.sampler(laid, filled, step, samples=n)
+            missing = size - len(part) if len(prompts) > size else 0
+            filled = part + [part[-1]] * missing
+            which = np.pad(again[start : start + size], (0, missing), mode="edge")
+            sampled = self.sampler(laid, filled, step, samples=n, occurrence=which)
             best = keep_best(sampled, self.reward(sampled, filled).reward)
             kept.append(processes.fetch(Rollout(*(x[: len(part)] for x in best))))
         best = processes.put(jax.tree.map(lambda *x: np.concatenate(x), *kept), self.sampler.sharding(len(prompts)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rlhf_jax.data.config import DataConfig
@@ -11,6 +13,7 @@ from rlhf_jax.fields import check_at_least, check_fields, check_seed
 from rlhf_jax.models import LoRAConfig
 from rlhf_jax.models.config import AskedRemat
 from rlhf_jax.parallel import MeshConfig
+from rlhf_jax.runs.made_of import ACCEPTABLE
 
 
 def check_named(config: Any, name: str, what: str) -> None:
@@ -50,6 +53,32 @@ def is_one_of(objective: str, *names: str) -> bool:
     return objective.split("(")[0].rsplit(".")[-1] in names
 
 
+def named_judges(judges: str | Sequence[str]) -> tuple[str, ...]:
+    """Write judges in one form, ``NAME=WHAT``; a single text is one judge, and a judge without a name is ``gold``.
+
+    Args:
+        judges: ``WHAT`` or ``NAME=WHAT`` each, where ``WHAT`` is FILE.py:function or a run folder.
+
+    Raises:
+        ValueError: when two judges have one name.
+
+    Example:
+        >>> named_judges("runs/other"), named_judges(["mine.py:short", "fair=mine.py:fair"])
+        (('gold=runs/other',), ('gold=mine.py:short', 'fair=mine.py:fair'))
+    """
+    one_form = [judges] if isinstance(judges, str) else judges
+    if not isinstance(one_form, Sequence) or not all(isinstance(judge, str) for judge in one_form):
+        raise ValueError(f"judge must be texts, NAME=FILE.py:function or NAME=RUN, found {judges!r:.60}")
+    whole = tuple(judge if _NAMED.match(judge) else f"gold={judge}" for judge in one_form if judge)
+    names = [judge.partition("=")[0] for judge in whole]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"judge: two of them are called {name}: give each a name of its own, --judge NAME=WHAT")
+    return whole
+
+
+_NAMED = re.compile(r"[^=/\\:.]+=")  # no path begins so
+
 Offload = Literal["none", "frozen"]
 """Which models wait in the host's memory while they are not used."""
 
@@ -70,7 +99,8 @@ class StageConfig:
     """Fields that the config of every stage has."""
 
     out: str
-    """The run folder. The same command with the same folder continues where it stopped."""
+    """The run folder, or its URL in an object store, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER. The same command with
+    the same folder continues where it stopped."""
     seed: int = 0
     """Everything random comes from it."""
     mesh: MeshConfig = MeshConfig()
@@ -84,6 +114,12 @@ class StageConfig:
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the objective, `--hyperparameters beta 0.05`: names as in its docstring, numbers as values
     (a switch is 1 or 0)."""
+    check: bool = True
+    """Look at an objective of your own before training, in the short form of `testing.check_objective`: whether it
+    depends on padding, on what is masked or on how a batch is cut, and the like. `--no-check` skips that."""
+    tracker: str = ""
+    """Where rows of metrics go beside `metrics.jsonl`: wandb, mlflow (each an extra), or FILE.py:function, which is
+    called with every row, `{"stage": "sft", "step": 3, "sft/loss": 2.5, ...}`."""
     lora: LoRAConfig = LoRAConfig()
     """Adapters to train in place of all weights, `--lora.rank 16`. Those of the stage before are folded into the
     trunk, and a policy's reference is the policy with its adapter off."""
@@ -99,10 +135,17 @@ class StageConfig:
     watchdog_exit: bool = False
     """End such a process with exit status 75 after the report, so that whatever started it can start it again."""
 
+    accept_changed: tuple[str, ...] = ()
+    """What may be other than it was when the run was begun: `data`, `prompts`, `ptx`, `objective`, `reward`, `judge`,
+    `optimizer`. The rest of the run is then made of what is there now, as after a fault in a reward was mended."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_named(self, "out", "a folder, runs/mine say")
         check_seed("seed", self.seed)
+        unknown = [name for name in self.accept_changed if name not in ACCEPTABLE]
+        if unknown:
+            raise ValueError(f"accept_changed takes {', '.join(ACCEPTABLE)}; found {unknown[0]!r}")
         check_positive(self, "checkpoint_every", "keep_checkpoints", "max_skipped")
         if not self.watchdog_seconds >= 0:
             raise ValueError(f"watchdog_seconds must be 0 (off) or more, found {self.watchdog_seconds}")

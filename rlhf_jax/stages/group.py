@@ -9,8 +9,11 @@ from jax.sharding import Mesh
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.stages.config import check_kind
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.online.config import GroupConfig
 from rlhf_jax.stages.online.loop import train_online
+from rlhf_jax.stages.optimizers import OwnOptimizer
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Objective
 
 
@@ -20,6 +23,8 @@ def group(
     reward: TextReward | None = None,
     judges: Mapping[str, TextReward] | None = None,
     objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
     mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a policy on groups of its own samples: RLOO, GRPO and their kin, expert iteration, online DPO.
@@ -28,10 +33,14 @@ def group(
 
     Args:
         config: RLOO on the quickstart's task by default.
-        reward: any callable ``(prompts, responses) -> numbers``; the model of ``config.reward_model`` by default.
+        reward: any callable ``(prompts, responses) -> numbers``; what ``config.reward`` names by default, or the model
+            of ``config.reward_model``.
         judges: callables like a reward that measure the policy and never train it; those of ``stages.ppo`` by default.
         objective: any objective of log-probabilities and ``batch.reward`` [B, K]; what ``config.objective`` names by
             default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            it updates the policy, with a state of its own. What the config describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -43,6 +52,7 @@ def group(
             cannot be used.
         SamplerMismatch: when sampler and trainer disagree.
         SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:
@@ -51,4 +61,5 @@ def group(
     """
     config = GroupConfig() if config is None else config
     check_kind(config, GroupConfig, "group")
-    return train_online("group", config, reward=reward, judges=judges, objective=objective, mesh=mesh)
+    given = Given(objective=objective, reward=reward, judges=judges, optimizer=optimizer, tracker=tracker)
+    return train_online("group", config, given, mesh)

@@ -3,59 +3,131 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
-from rlhf_jax.runs.user_code import load_function
+from rlhf_jax.runs.user_code import called, load_function
+from rlhf_jax.stages.config import named_judges
 from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.task import Task
 
 
 def choose_judges(
     passed: Mapping[str, TextReward] | None,
-    name: str,
+    named: str | Sequence[str],
     task: Task,
     *,
     prompts: Sequence[str] = ("Hello.", "How are you?"),
     reward_model: str = "",
 ) -> Mapping[str, TextReward]:
-    """Choose who measures a policy: what was passed, or else the config's judge, or else the data set's own.
+    """Choose who measures a policy: what was passed, or else the config's judges, or else the data set's own.
 
     Args:
         passed: judges by name that a stage was given.
-        name: the config's ``judge``, ``FILE.py:function`` or a run folder, whose scores are called ``gold``; or empty.
+        named: the config's ``judge``: ``NAME=WHAT`` each, where ``WHAT`` is ``FILE.py:function`` or a run folder;
+            without a name the scores are called ``gold``. Or none.
         task: the data set that the prompts come from; it may have judges of its own.
-        prompts: some of those whose responses will be judged. The config's judge is called once, on the first two, so
-            that a mistake in it shows before training.
+        prompts: some of those whose responses will be judged. The config's judges are called once, on the first two, so
+            that a mistake in them shows before training.
         reward_model: run folder of the reward model whose scores are called ``proxy``, if there is one.
 
     Returns:
         Judges by name; none where nobody named one.
 
     Raises:
-        RunError: when a judge has a name of ours; when the config's cannot be loaded, fails, or does not give one
-            finite number for each response.
+        RunError: when a judge has a name of ours; when one of the config's cannot be loaded, fails, or does not give
+            one finite number for each response.
     """
     if passed is not None:
         check_judges(passed)
         return passed
-    if not name:
+    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    if not asked:
         own = task.judges()
         check_judges(own)
         return own
-    judge = _load_judge(name, reward_model)
+    found = {name: _load_judge(what, reward_model) for name, what in asked.items()}
+    check_judges(found)
+    for name, judge in found.items():
+        try_texts(judge, f"judge {asked[name]}", prompts)
+    return found
+
+
+def judge_runs(named: Sequence[str]) -> list[str]:
+    """List the run folders that a config's judges are in.
+
+    Example:
+        >>> judge_runs(["fair=mine.py:fair", "gold=runs/other"])
+        ['runs/other']
+    """
+    asked = [judge.partition("=")[2] for judge in named]
+    return [what for what in asked if ".py:" not in what]
+
+
+def choose_reward(passed: TextReward | None, name: str) -> TextReward:
+    """Choose the reward that was passed, or else the function that the config names.
+
+    Args:
+        passed: the callable that a stage was given.
+        name: the config's ``reward``, ``FILE.py:function``.
+
+    Raises:
+        RunError: when there is no such file or function.
+    """
+    if passed is not None:
+        return passed
+    if ".py:" not in name:
+        raise RunError(f"reward {name}: expected FILE.py:function; a run folder is --reward-model {name}")
+    return load_function(name, f"reward {name}")
+
+
+def try_texts(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
+    """Call a reward or a judge once, on two short texts, so that a mistake in it shows before training.
+
+    Args:
+        reward: ``(prompts, responses) -> numbers``.
+        what: what messages call it.
+        prompts: the first two are asked.
+
+    Raises:
+        RunError: when it fails, or does not give one finite number for each response.
+    """
     asked = list(prompts[:2])
     try:
-        rewards.score_texts(
-            judge, asked, ["", "A short response."][: len(asked)], called="it"
-        )  # a policy may say nothing at all
+        # A policy may say nothing at all.
+        rewards.score_texts(reward, asked, ["", "A short response."][: len(asked)], called="it")
     except Exception as error:  # whatever a function of the user's own raises
-        raise RunError(f"judge {name}: {error}") from error
-    return {"gold": judge}
+        raise RunError(f"{what}: {error}") from error
+
+
+def ruling_judge(judges: Collection[str]) -> str:
+    """The judge that decides whether a policy got better: ``gold``, or else the first there is.
+
+    Example:
+        >>> ruling_judge(["short", "gold"]), ruling_judge(["short", "kind"]), ruling_judge([])
+        ('gold', 'short', 'gold')
+    """
+    return next((name for name in ("gold", *judges) if name in judges), "gold")
+
+
+def judge_names(judges: Mapping[str, TextReward], named: Sequence[str]) -> dict[str, str]:
+    """What each judge is, for summary and page.
+
+    Args:
+        judges: from ``choose_judges``.
+        named: the config's ``judge``.
+
+    Example:
+        >>> from rlhf_jax import evaluation
+        >>> judge_names({"gold": evaluation.vader}, ["mine.py:count"]), judge_names({"gold": evaluation.vader}, ())
+        ({'gold': 'mine.py:count'}, {'gold': 'baselines.py:vader'})
+    """
+    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    return {key: asked.get(key) or called(judge) for key, judge in judges.items()}
 
 
 def _load_judge(name: str, reward_model: str) -> TextReward:
@@ -67,9 +139,10 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
         judge = Scorer.load(name)
     except RunError as error:
         raise RunError(
-            f"judge {name}: {error}; a judge is a run folder with a reward model, or FILE.py:function"
+            f"judge {name}: {error}; a judge is a run folder with a reward model, a sequence classifier as a "
+            "checkpoint, or FILE.py:function"
         ) from error
-    if reward_model and _same(Path(name) / "params" / "reward", Path(reward_model) / "params" / "reward"):
+    if reward_model and _same(Path(name), Path(reward_model)):
         warnings.warn(
             f"the judge {name} is the reward model {reward_model} itself: a gold score that is the proxy shows "
             "nothing; name one that was trained on other comparisons",
@@ -79,4 +152,8 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return other.exists() and checkpoint.params_digest(one) == checkpoint.params_digest(other)
+    """Whether two folders hold the same reward model: by content in run folders, by the folder as checkpoints."""
+    left, right = (x / "params" / "reward" for x in (one, other))
+    if left.exists() and right.exists():
+        return checkpoint.params_digest(left) == checkpoint.params_digest(right)
+    return one.resolve() == other.resolve()

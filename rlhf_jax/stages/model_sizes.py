@@ -85,6 +85,8 @@ def warn_of_rates(stage: str, config: StageConfig, params: Params) -> None:
     """
     parameters = parameter_count(params)
     for name, optimizer in vars(config).items():
+        if isinstance(optimizer, OptimizerConfig) and optimizer.function:
+            continue  # whose rates are its own business
         if name == "critic_optimizer" and _has_value_head(config):
             _warn_of_head_rate(optimizer.learning_rate, params["embedding"].shape[-1])
         elif isinstance(optimizer, OptimizerConfig):

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax import data, evaluation, feedback
-from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer
+from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokenizer, degenerate, equal
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
 from rlhf_jax.stages.held_out import HeldOutPairs
-from rlhf_jax.stages.sources import encode_usable, find_task
+from rlhf_jax.stages.sources import counted, encode_usable, find_task
 from rlhf_jax.stages.task import Task
 
 
@@ -30,6 +31,7 @@ class Comparisons(NamedTuple):
     test: Callable[[int], HeldOutPairs]  # gives the final figures
     warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
     trained: frozenset[str] = frozenset()  # keys of the prompts that are trained on, ``data.parts.prompt_key``
+    rows: Callable[[], dict[str, int]] = dict  # how many are used for what, ``sources.counted``; asked at the end
 
 
 class Labels(NamedTuple):
@@ -40,6 +42,7 @@ class Labels(NamedTuple):
     test: list[Example]  # gives the final figures
     warnings: tuple[str, ...] = ()
     trained: frozenset[str] = frozenset()
+    rows: Callable[[], dict[str, int]] = dict
 
 
 def comparisons(
@@ -107,25 +110,59 @@ def _opinions(
         if len(row.responses) != 2:
             raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
     trained = frozenset(prompt_key(row) for row in rows.train)
-    encode = functools.partial(encode_usable, tokenizer=tokenizer, config=config, task=task)
+    used: dict[int, list[Any]] = {}  # the rows of a part that fit, once it was encoded
+
+    def encode(part: Sequence[Any]) -> tuple[list[Any], list[Example]]:
+        used[id(part)], examples = encode_usable(part, tokenizer, config, task)
+        return used[id(part)], examples
+
+    def count() -> dict[str, int]:
+        return counted(rows.left_out, rows[:3], [used.get(id(part), part) for part in rows[:3]])
+
+    def distinct(part: Sequence[Any], what: str) -> tuple[list[Any], list[Example], tuple[str, ...]]:
+        found = _telling(part, f"{config.source}, {what}", encode)
+        used[id(part)] = found[0]
+        return found
+
     if kinds == {LabelledResponse}:
-        known, held = encode(rows.train)[1], encode(rows.validation)[1]
-        test = held if rows.test is rows.validation else encode(rows.test)[1]
-        return Labels(_given_epochs(known, seed), held, test, rows.notes, trained)
+        (_, known, notes), held = distinct(rows.train, "to train on"), distinct(rows.validation, "held out")[1]
+        test = held if rows.test is rows.validation else distinct(rows.test, "for the final figures")[1]
+        warnings = _said([degenerate.one_sided(known)])
+        return Labels(_given_epochs(known, seed), held, test, (*warnings, *notes, *rows.notes), trained, count)
     if kinds == {RatedResponse}:
         pairs = functools.partial(_rated_pairs, task=task, encode=encode)
         epoch = _rated_epochs(rows.train, config, encode, group_size, seed)
-        warnings = _odd_ratings(rows.train)
+        alone = _alone(rows.train, group_size, config.source)
+        warnings = (*_odd_ratings(rows.train), *alone, *_undecided(epoch(0), config.source))
     else:
-        pairs = functools.partial(_given_pairs, encode=encode)
-        epoch = _given_epochs(encode(rows.train)[1], seed)
-        warnings = _odd_labels(
-            [*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])]
-        )
+        pairs = functools.partial(_given_pairs, encode=functools.partial(distinct, what="held out"))
+        _, known, notes = distinct(rows.train, "to train on")
+        epoch = _given_epochs(known, seed)
+        odd = _odd_labels([*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])])
+        warnings = (*odd, *_undecided(known, config.source), *notes)
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
-    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained)
+    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count)
+
+
+def _telling(
+    rows: Sequence[Any], part: str, encode: Callable[..., Any]
+) -> tuple[list[Any], list[Example], tuple[str, ...]]:
+    """Encode pairs or labelled responses, and leave out those that say nothing: equal tokens, or votes to a draw."""
+    kept, examples = encode(rows)
+    places, notes = equal.telling(examples)
+    said = _said([f"{part}: {note}" for note in notes])
+    if not places:
+        raise DataError(f"{part}: none of {len(rows)} rows says which response is better: {'; '.join(notes)}")
+    return [kept[i] for i in places], [examples[i] for i in places], said
+
+
+def _undecided(examples: Sequence[Example], source: str) -> tuple[str, ...]:
+    """Refuse comparisons that prefer nothing at all."""
+    if said := degenerate.undecided(examples):
+        raise DataError(f"{source}: {said}")
+    return ()
 
 
 def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
@@ -138,18 +175,37 @@ def _odd_labels(rows: Sequence[Comparison]) -> tuple[str, ...]:
 
 def _odd_ratings(rows: Sequence[RatedResponse]) -> tuple[str, ...]:
     """What is odd about ratings, told from random pairs of responses to the same prompt; nobody put these in order."""
-    drawn = feedback.random_pairs([row.prompt for row in rows], 1, seed=0)
-    pairs = np.unique(np.sort(drawn, axis=1), axis=0)  # where there are few, the same is drawn again and again
+    # Where there are few, the same is drawn again and again.
+    pairs = _once_each(feedback.random_pairs([str(row.prompt) for row in rows], 1, seed=0))
     votes = feedback.votes_from_histograms(feedback.histograms([row.ratings for row in rows])[pairs])
     share = _share(votes)
     lengths = np.array([len(row.response) for row in rows])[pairs]
     return _said(evaluation.label_warnings(share, lengths, np.zeros(len(pairs), bool)))
 
 
+def _alone(rows: Sequence[RatedResponse], group_size: int, source: str) -> tuple[str, ...]:
+    """Count the rated responses that are in no comparison, or not in every epoch, and print it."""
+    counts = Counter(row.prompt for row in rows).values()
+    alone, odd = sum(n == 1 for n in counts), sum(n > 1 and n % 2 == 1 for n in counts)
+    found = []
+    if alone:
+        found.append(
+            f"{source}: {alone} of {len(rows)} rated responses are the only ones to their prompts: nothing compares "
+            "them, and they are not trained on"
+        )
+    if odd and group_size == 2:
+        found.append(
+            f"{source}: {odd} prompts have an odd number of rated responses: one of each, drawn anew in every epoch, "
+            "is in no pair"
+        )
+    return _said(found)
+
+
 def _said(warnings: list[str]) -> tuple[str, ...]:
-    for text in warnings:
+    said = tuple(filter(None, warnings))
+    for text in said:
         print(f"warning: {text}", file=sys.stderr)
-    return tuple(warnings)
+    return said
 
 
 def _share(votes: np.ndarray) -> np.ndarray:
@@ -184,7 +240,7 @@ def _rated_epochs(
             epoch=number,
         )
         if not groups:
-            raise DataError(f"{config.source}: no prompt has {group_size} rated responses to compare with each other")
+            raise DataError(f"{config.source}: no prompt has 2 rated responses to compare with each other")
         return [groups[i] for i in data.epoch_order(len(groups), seed, number)]
 
     return epoch
@@ -193,10 +249,15 @@ def _rated_epochs(
 def _rated_pairs(
     rows: Sequence[RatedResponse], pairs_per_response: int, *, task: Task, encode: Callable[..., Any]
 ) -> HeldOutPairs:
-    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared."""
+    """Draw random pairs of responses to the same prompt, always the same pairs, so that runs can be compared.
+
+    A prompt with few responses has few pairs: what is drawn again counts once.
+    """
     kept, examples = encode(rows)
-    domains = [task.domain(row.prompt) or row.prompt for row in kept]
-    pairs = feedback.random_pairs(domains, pairs_per_response, seed=0)
+    # Responses to one prompt are compared, in a data set with domains those of a domain.
+    together = [task.domain(row.prompt) or row.prompt for row in kept]
+    pairs = _once_each(feedback.random_pairs(together, pairs_per_response, seed=0))
+    pairs = pairs[[not np.array_equal(examples[i].tokens[0], examples[j].tokens[0]) for i, j in pairs.tolist()]]
     counts = feedback.histograms([row.ratings for row in kept])
     votes = feedback.votes_from_histograms(counts[pairs])
     golden = feedback.golden_set([_Rated(row.where, row.ratings) for row in kept]) if len(kept) > 500 else None
@@ -208,14 +269,20 @@ def _rated_pairs(
         pairs=pairs,
         share=_share(votes),
         votes=votes.astype(np.float32),
-        domains=domains,
+        domains=[task.domain(row.prompt) or "all" for row in kept],
         golden=golden,
     )
 
 
+def _once_each(pairs: np.ndarray) -> np.ndarray:
+    """The first of each pair, whichever way round it was drawn, in their order; [m, 2]."""
+    _, first = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+    return pairs[np.sort(first)]
+
+
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
     """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
-    kept, examples = encode(rows)
+    kept, examples, _ = encode(rows)
     votes = np.stack([row.votes for row in kept])
     share = _share(votes)
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.

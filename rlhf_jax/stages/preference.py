@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,26 +24,44 @@ from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, place, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.stage_path import check_start, policy_path
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import PREFERENCE, choose_objective, describe_objective, try_objective, try_single
+from rlhf_jax.stages.choose import PREFERENCE, check_own, choose_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_named, check_positive, parks_policy
+from rlhf_jax.stages.config import (
+    Offload,
+    PackedConfig,
+    check_kind,
+    check_named,
+    check_positive,
+    named_judges,
+    parks_policy,
+)
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_optimizers, of_reward, once
+from rlhf_jax.stages.judges import choose_judges, judge_names, judge_runs
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.names import beside
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.stages.watcher import PolicyWatcher
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -55,7 +74,8 @@ class PreferenceConfig(PackedConfig):
     """Run folder of the SFT policy, or `RUN:ppo` (or another policy stage) for that stage's; a frozen copy of it is the
     reference."""
     objective: str = "dpo"
-    """`dpo`, `robust_dpo`, `ipo`, `kto`, `orpo`, `simpo`, `cpo`, `slic`, or FILE.py:function for one of your own."""
+    """What is minimised: an objective on pairs (`rlhf preference --help` lists ours), or FILE.py:function for one of
+    your own."""
     data: DataConfig = DataConfig()
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses, which are drawn into pairs; for `kto`
     also single responses with a `label`."""
@@ -86,11 +106,13 @@ class PreferenceConfig(PackedConfig):
     """`frozen`: the reference and the reward model wait in the host's pinned memory. The reference is copied to the
     device in every step of an objective that reads it; the reward model only to evaluate. The trunk under adapters
     stays on the device."""
-    judge: str = ""
-    """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
-    folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
+    judge: tuple[str, ...] = ()
+    """What gives the samples scores that training never sees: `NAME=FILE.py:function` of (prompts, responses), or
+    `NAME=RUN`, a run folder with a reward model; several with a `--judge` each. Without a name it is `gold`, the one
+    that counts. If there are none, human_sentiment has judges of its own, and other data none."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
         check_named(self, "policy", "a run folder or a checkpoint")
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
@@ -105,6 +127,8 @@ def preference(
     *,
     objective: Objective | None = None,
     judges: Mapping[str, TextReward] | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
     mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a policy on comparisons, or return what the run folder already holds.
@@ -119,6 +143,9 @@ def preference(
             (KTO's reference point); what the objective does not read is never computed.
         judges: callables ``(prompts, responses) -> numbers`` that measure the policy and never train it; those of
             ``stages.ppo`` by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -131,6 +158,7 @@ def preference(
         RunError: when a folder lacks the policy, the objective is unknown, the judge cannot be used, or the folder
             holds a run of another config.
         SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:
@@ -139,25 +167,46 @@ def preference(
     """
     config = PreferenceConfig() if config is None else config
     check_kind(config, PreferenceConfig, "preference")
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    given = Given(objective=objective, judges=judges, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
+    directory = open_run(config.out, config.policy, config.reward_model, *judge_runs(config.judge))
     check_start(config.policy, directory, "preference")
-    if folder.finished(directory, "preference", config):
-        return folder.load_result(directory, "preference", config)
+    run = functools.partial(_preference, config=config, given=given, mesh=mesh)
+    return once("preference", directory, config, _made_of(config, given), run)
+
+
+def _made_of(
+    config: PreferenceConfig, given: Given, task: Task | None = None, prompts_task: Task | None = None
+) -> Makers:
+    asked = config.prompts if config.prompts.source else config.data
+    found = {
+        "data": of_data(config.data, "opinions", task),
+        "prompts": of_data(asked, "prompts", prompts_task),
+        "objective": of_objective(given.objective, config.objective),
+        "policy": lambda: of_model(config.policy),
+        **of_judges(given.judges, config.judge, asked, prompts_task),
+        **of_optimizers(given.optimizer, config),
+    }
+    return {**found, "reward_model": of_reward(None, "", config.reward_model)} if config.reward_model else found
+
+
+def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     keep_compiled()
-    watch = Attempt(directory, "preference", config)
-    bound = choose_objective(objective, config.objective, config.hyperparameters)
+    watch = Attempt(directory, "preference", config, given.tracker)
+    bound = choose_objective(given.objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, PREFERENCE, responses=2)
+    check_own(bound, config, PREFERENCE, responses=2)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     model, tokenizer = models.build(start.config), start.tokenizer
     warn_of_rates("preference", config, start.params)
+    try_optimizer(given.optimizer, config.optimizer, {"policy": start.params})
     check_length(start.config, config.data.max_length, "data.max_length")
     parked = parks_policy(config.offload, config.lora)
     start = start._replace(params=place(start.params, mesh, parked=parked))
     reference = {"policy": models.adapter_off(start.params)}
-    task = sources.find_task(config.data)
+    task = pairs_task = sources.find_task(config.data)
     pairs = opinions.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
@@ -168,7 +217,7 @@ def preference(
         prompt_rows, ("validation", "test"), tokenizer, asked, task, max_prompt_length=longest
     )
     texts = [p.text for p in heldout_prompts]
-    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
+    judges = choose_judges(given.judges, config.judge, task, prompts=texts, reward_model=config.reward_model)
     sampler = Sampler(
         model,
         tokenizer,
@@ -190,15 +239,17 @@ def preference(
     test_prompts = evenly(test_prompts, config.test_prompts)
     shape = config.packing(tokenizer.pad_id)
     batches = PreferenceBatches(PackedEpochs(pairs.epoch, epochs=config.epochs, **shape), **shape)
+    say_updates("preference", len(pairs.epoch(0)), batches, config)
     held = _heldout_examples(pairs, config)
     if not held:
         raise DataError(f"{config.data.source}: no held-out pair has a majority of min_share, {config.min_share}")
     held_batches = PreferenceBatches(PackedEpochs(lambda _: held, epochs=1, **shape), **shape)
-    folder.start(directory, "preference", config, tokenizer)
+    makers = _made_of(config, given, pairs_task, task)
+    made_of = collect({**makers, "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     loss_fn = with_reference(bound, model)
     compiled = jax.jit(parallel.traced_on(mesh, loss_fn))
-    watcher = PolicyWatcher(directory, "preference", heldout_prompts)
+    watcher = PolicyWatcher(directory, "preference", heldout_prompts, judges)
 
     def evaluate(params: Params) -> Mapping[str, Any]:
         values = heldout(lambda batch: compiled(params, (batch, reference), None), held_batches)
@@ -214,8 +265,10 @@ def preference(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), "policy_sha256": start.sha256},
+        fingerprint={**fingerprint(config, made_of), "policy_sha256": start.sha256},
+        begin=lambda: folder.start(directory, "preference", config, tokenizer, made_of),
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy", "heldout_gold", "heldout_kl"),
         evaluate_first=True,
         frozen=reference,
@@ -230,13 +283,17 @@ def preference(
     test, quality = measured(pairs, config.pairs_per_response)
     with watch.judging():
         gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
+    began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
-        "started_from": policy_path(config.policy).stage or "pretrained",
+        "started_from": began,
+        "reward": config.reward_model,
+        "judges": judge_names(judges, config.judge),
+        "rows": pairs.rows(),
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         **quality(gained[0] - gained[1]),
-        **outcome(fitted),
+        **outcome("preference", config, fitted, f"the {starting_policy(began)}"),
     }
     return watch.finish(
         params=fitted.best_params,

@@ -13,6 +13,8 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.fields import check_fields
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import folder
+from rlhf_jax.runs.lock import locked
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.online.config import PPOConfig
 from rlhf_jax.stages.ppo import ppo
@@ -88,7 +90,12 @@ def quickstart(config: QuickstartConfig, *, after_stage: Callable[[Path], object
         The run folder; its ``summary.json`` holds the results.
     """
     check_kind(config, QuickstartConfig, "quickstart")
-    directory = Path(config.sft.out)
+    directory = open_run(config.sft.out)
+    with locked(directory, "the quickstart"):
+        return _quickstart(config, directory, after_stage)
+
+
+def _quickstart(config: QuickstartConfig, directory: Path, after_stage: Callable[[Path], object] | None) -> Path:
     start, inside = time.monotonic(), 0.0
     stages: list[tuple[Callable[[Any], Any], Any]] = [
         (sft, config.sft),

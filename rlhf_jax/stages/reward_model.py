@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,28 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import check_length, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
-from rlhf_jax.stages.choose import REWARD, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import REWARD, check_own, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_kind, check_named, check_positive, is_one_of
+from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, of_optimizers, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, SequenceBatch
 
 
@@ -43,14 +54,15 @@ class RewardConfig(PackedConfig):
 
     out: str = "runs/reward"
     objective: str = "reward_model"
-    """`reward_model` (all pairs; `--hyperparameters theta 1.5` makes ties a third outcome), `plackett_luce`, `likert`,
-    or FILE.py:function for one of your own."""
+    """What is minimised: an objective on scores (`rlhf reward --help` lists ours; with `reward_model`,
+    `--hyperparameters theta 1.5` makes ties a third outcome), or FILE.py:function for one of your own."""
     members: int = 1
     """Reward models in the ensemble, trained side by side in one program: each has a head of its own and sees the data
     in an order of its own. 1 is a single reward model; 3 to 5 are usual (Coste et al. 2023)."""
     init: str = "runs/sft"
     """Run folder of the SFT policy whose trunk and tokenizer it starts from, `RUN:preference` (or another policy stage)
-    for that stage's; or a pretrained checkpoint, as in SFT."""
+    for that stage's; or a pretrained checkpoint, as in SFT. From `RUN:reward`, or a checkpoint that is a sequence
+    classifier with one label, training goes on with the head that it has."""
     layers: int = 0
     """Blocks of the trunk that are used, from the first; 0: all. The middle blocks of a pretrained model
     often judge a text better than the last, and cost less."""
@@ -58,7 +70,7 @@ class RewardConfig(PackedConfig):
     """Comparisons: rows of `prompt`, `chosen`, `rejected`, or of rated responses."""
     group_size: int = 8
     """Rated responses of one prompt that are compared with each other: K forward passes give K(K-1)/2 comparisons.
-    Rows that are pairs already have K = 2."""
+    What is left of a prompt's responses makes a smaller group. Rows that are pairs already have K = 2."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)
     """For large models 1e-5 or less, and one epoch (Ouyang et al. 2022)."""
     center: float = 0.01
@@ -84,7 +96,12 @@ class RewardConfig(PackedConfig):
 
 
 def reward_model(
-    config: RewardConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None
+    config: RewardConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
 ) -> RunResult:
     """Train a reward model on comparisons, or return what the run folder already holds.
 
@@ -93,6 +110,9 @@ def reward_model(
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.scores``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -104,39 +124,64 @@ def reward_model(
     Raises:
         DataError: on a bad row.
         RunError: when a folder holds no SFT policy, or a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
     """
     config = RewardConfig() if config is None else config
     check_kind(config, RewardConfig, "reward_model")
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
-    if folder.finished(directory, "reward", config):
-        return folder.load_result(directory, "reward", config)
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
+    directory = open_run(config.out, config.init)
+    run = functools.partial(_reward_model, config=config, given=given, mesh=mesh)
+    return once("reward", directory, config, _made_of(config, given), run)
+
+
+def _made_of(config: RewardConfig, given: Given, task: Task | None = None) -> Makers:
+    return {
+        "data": of_data(config.data, "opinions", task),
+        "objective": of_objective(given.objective, config.objective),
+        "init": lambda: of_model(config.init),
+        **of_optimizers(given.optimizer, config),
+    }
+
+
+def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     keep_compiled()
-    watch = Attempt(directory, "reward", config)
+    watch = Attempt(directory, "reward", config, given.tracker)
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
-    start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat)
+    start = start_from(
+        config.init, config.lora, mesh=mesh, seed=config.seed, layers=config.layers, remat=config.remat, scores=True
+    )
     model_config, tokenizer = dataclasses.replace(start.config, scalar_head=True), start.tokenizer
     model = models.build(model_config)
     warn_of_rates("reward", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
     task = sources.find_task(config.data)
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
-    given = data.epoch(0)
-    said = [field for field, there in (("votes", given[0].votes), ("rating", given[0].ratings)) if there is not None]
-    fields = {**own_fields(config), **rating_scale(given, config.objective)}
-    bound = choose_objective(objective, config.objective, config.hyperparameters, fields)
-    try_objective(bound, config.objective, (REWARD[0], tuple(said)), responses=len(given[0].tokens))
+    first = data.epoch(0)
+    said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]
+    fields = {**own_fields(config), **rating_scale(first, config.objective)}
+    bound = choose_objective(given.objective, config.objective, config.hyperparameters, fields)
+    filled, responses = (REWARD[0], tuple(said)), max(len(e.tokens) for e in first)
+    try_objective(bound, config.objective, filled, responses=responses)
+    check_own(bound, config, filled, responses=responses)
+    try_optimizer(given.optimizer, config.optimizer, {"reward": start.params})
+    made_of = collect({**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
+
     shape = config.packing(tokenizer.pad_id)
-    loss_fn, params = make_loss_fn(bound, {"reward": model}), models.with_scalar_head(start.params, model_config)
+    loss_fn, params = make_loss_fn(bound, {"reward": model}), with_head(start.params, model_config, start.head)
     batches: Batches = PackedEpochs(data.epoch, epochs=config.epochs, **shape)
     members = config.members if config.members > 1 else 0
     if members:
-        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, model_config, config)
-        batches = MemberBatches(
+        loss_fn, params = ensemble_loss(loss_fn), stacked_members(start.params, model_config, config, start.head)
+        batches = side_by_side = MemberBatches(
             [_member_epochs(data, config, m) for m in range(members)], epochs=config.epochs, **shape
         )
+        data = data._replace(warnings=(*data.warnings, *say_left_out(side_by_side)))
+    rated = first[0].ratings is not None
+    say_updates("reward", sum(len(group.tokens) if rated else 1 for group in first), batches, config)
     score = scorer(model, mesh, **shape)
     validation = data.heldout(config.pairs_per_response)
 
@@ -148,7 +193,6 @@ def reward_model(
         values |= pair_metrics(scores, validation)
         return {f"heldout_{name}": value for name, value in values.items()}
 
-    folder.start(directory, "reward", config, tokenizer)
     fitted = train(
         stage="reward",
         config=config,
@@ -158,8 +202,10 @@ def reward_model(
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), "init_sha256": start.sha256},
+        fingerprint={**fingerprint(config, made_of), "init_sha256": start.sha256},
+        begin=lambda: folder.start(directory, "reward", config, tokenizer, made_of),
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "accuracy", "heldout_accuracy"),
         members=members,
     )
@@ -170,11 +216,12 @@ def reward_model(
         **evaluation.reward_quality(
             each.mean(0), test.pairs, test.share, test.domains, [len(t) for t in test.sequences], golden=test.golden
         ),
-        **outcome(fitted),
+        **outcome("reward", config, fitted),
     }
     if members:
         summary["member_accuracy"] = [pair_metrics(one, test).get("accuracy") for one in each]
         summary["disagreement"] = float(each.std(0).mean())
+    summary["rows"] = data.rows()
     summary["warnings"] = [*data.warnings, *summary["warnings"]]
     if task.baselines is not None:
         beside = {"baselines": dict(task.baselines(test)), "agreement": agreement(test.ratings, test.domains)}
@@ -187,6 +234,18 @@ def reward_model(
         summary=summary,
         base=start.base,
     )
+
+
+def say_left_out(batches: MemberBatches) -> tuple[str, ...]:
+    """Say how many groups the members' last batches hold that are not trained on, as one member has fewer batches."""
+    if not batches.left_out:
+        return ()
+    text = (
+        f"members are trained side by side, as many steps as the shortest has: {batches.left_out} of "
+        f"{batches.examples} groups, from the end of the others' last epoch, are left out"
+    )
+    print(f"warning: {text}", file=sys.stderr)
+    return (text,)
 
 
 def ensemble_loss(loss_fn: LossFn) -> LossFn:
@@ -245,10 +304,27 @@ def own_fields(config: RewardConfig) -> dict[str, float]:
     }
 
 
-def stacked_members(policy: Params, model_config: models.ModelConfig, config: RewardConfig) -> Params:
-    """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own."""
+def with_head(
+    policy: Params, model_config: models.ModelConfig, head: Params | None, key: Array | None = None
+) -> Params:
+    """Make the first weights: those of a reward model with its trained head, or a fresh head on a language model's."""
+    params = models.with_scalar_head(policy, model_config, key)
+    return params if head is None else {**params, "head": jax.tree.map(_own, head)}
+
+
+def _own(x: Array) -> Array:
+    return jnp.array(x, jnp.float32)  # a copy: what is trained is donated
+
+
+def stacked_members(
+    policy: Params, model_config: models.ModelConfig, config: RewardConfig, head: Params | None = None
+) -> Params:
+    """Make the members' first weights: one trunk, which is not stacked if frozen, and heads by keys of their own.
+
+    Members that go on from one reward model share its head too, and come apart by the order in which they see the data.
+    """
     keys = jax.random.split(jax.random.key(config.seed), config.members)
-    parts = [models.split(models.with_scalar_head(policy, model_config, key)) for key in keys]
+    parts = [models.split(with_head(policy, model_config, head, key)) for key in keys]
     return models.join(jax.tree.map(lambda *x: jnp.stack(x), *(own for own, _ in parts)), parts[0][1])
 
 

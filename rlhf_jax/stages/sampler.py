@@ -98,11 +98,19 @@ class Sampler:
         return parallel.bring(self.held_reference)
 
     def __call__(
-        self, policy: Params | Laid, prompts: Sequence[EncodedPrompt], step: int, *, samples: int = 1, columns: int = 0
+        self,
+        policy: Params | Laid,
+        prompts: Sequence[EncodedPrompt],
+        step: int,
+        *,
+        samples: int = 1,
+        columns: int = 0,
+        occurrence: np.ndarray | None = None,
     ) -> Rollout:
         """Sample K responses to each prompt; the same step, prompt and seed draw the same.
 
-        Several calls with one policy pay once for ``engine.lay_out(policy)`` if they are given that.
+        A prompt that is in the list twice gets other responses the second time. Several calls with one policy pay once
+        for ``engine.lay_out(policy)`` if they are given that.
 
         Args:
             policy: the policy's parameters, or what ``engine.lay_out`` made of them.
@@ -110,6 +118,8 @@ class Sampler:
             step: folded into the key of every token.
             samples: K.
             columns: prompts are padded to a multiple of this many; 0 takes ``prompt_columns``.
+            occurrence: int32 [B], which time each prompt is asked, where these are a part of a step's prompts; counted
+                in ``prompts`` by default.
         """
         return self.engine(
             policy,
@@ -117,6 +127,7 @@ class Sampler:
             key=self._key,
             step=step,
             prompt_ids=np.asarray([p.id for p in prompts]),
+            occurrence=occurrence,
             samples=samples,
             bucket=columns or self.prompt_columns,
             sharding=self.sharding(len(prompts)),

@@ -84,9 +84,9 @@ def read_samples(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise RunError(f"{path}:{number}: not a row of samples ({error}); delete the line to go on") from error
+            raise RunError(f"{path}:{number}: not a row of samples ({error}); put the line right to go on") from error
         if not isinstance(row, dict):
-            raise RunError(f"{path}:{number}: expected a JSON object, found {line[:40]!r}; delete the line to go on")
+            raise RunError(f"{path}:{number}: expected a JSON object, found {line[:40]!r}; put the line right to go on")
         rows.append(row)
     return rows
 

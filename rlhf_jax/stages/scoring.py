@@ -17,7 +17,8 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.ensemble import member_values
 from rlhf_jax.rewards import EnsembleConfig, TextReward
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.runs.loading import load_stage, place
+from rlhf_jax.runs.loading import place
+from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.blocks import Rows, at_last, in_blocks
 from rlhf_jax.stages.sampler import Sampler
@@ -117,7 +118,12 @@ def score_shared(
 
 
 def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> LoadedModel:
-    """Load the reward model or ensemble of a run folder, and check that it reads the policy's tokens.
+    """Load a reward model or an ensemble, and check that it reads the policy's tokens.
+
+    Args:
+        folder: a run folder, or a checkpoint that is a sequence classifier with one label.
+        tokenizer: the policy's.
+        mesh: where the weights go.
 
     Raises:
         RunError: when there is none, or it has another tokenizer.
@@ -127,10 +133,10 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     path, stage = split_stage(folder)
     if stage is not None:
         raise RunError(f"reward_model {folder}: its reward stage is meant, so name the run folder alone, {path}")
-    params, model_config, scored_with = load_stage(folder, "reward", mesh)
-    if scored_with.to_json() != tokenizer.to_json():
+    model_config, params, scored_with = load_reward_model(path, mesh)
+    if not scored_with.writes_like(tokenizer):
         raise RunError(
             f"the reward model of {folder} and the policy have different tokenizers: train the reward model from this "
-            "policy (rlhf reward --init)"
+            "policy (rlhf reward --init), or score text with it in Python, reward=Scorer.load(...)"
         )
-    return LoadedModel(model_config, params["reward"])
+    return LoadedModel(model_config, params)

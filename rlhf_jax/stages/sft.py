@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,27 @@ from rlhf_jax.fields import check_at_least
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import Start, check_attention, check_length, start_from, with_remat
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
+from rlhf_jax.runs.pretrained import with_tokens
 from rlhf_jax.runs.stage_path import check_start
+from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import SFT, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import SFT, check_own, choose_objective, try_objective
 from rlhf_jax.stages.config import PackedConfig, check_kind
+from rlhf_jax.stages.given import Given
+from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, of_optimizers, once
 from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
+from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
+from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.train import heldout, outcome, train
+from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Objective, Params
 
 
@@ -68,7 +79,14 @@ class SFTConfig(PackedConfig):
             raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 
 
-def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, mesh: Mesh | None = None) -> RunResult:
+def sft(
+    config: SFTConfig | None = None,
+    *,
+    objective: Objective | None = None,
+    optimizer: OwnOptimizer | None = None,
+    tracker: Tracker | None = None,
+    mesh: Mesh | None = None,
+) -> RunResult:
     """Train a policy on demonstrations, or return what the run folder already holds.
 
     A stage that was interrupted continues from its last checkpoint.
@@ -76,6 +94,9 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     Args:
         config: the quickstart's task by default.
         objective: any objective that reads ``outputs.logprobs``; what ``config.objective`` names by default.
+        optimizer: any optax transformation, or a function that makes one (``stages.optimizers.make_own`` says of what);
+            what ``config.optimizer`` describes by default.
+        tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
 
     Returns:
@@ -84,6 +105,8 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     Raises:
         DataError: on a bad row.
         RunError: when the folder holds a run of another config.
+        SkippedUpdates: when too many updates in a row were not finite.
+        NothingTrained: when it came to its end without a result, all updates being skipped, say; it is written then.
         Interrupted: when a signal stopped it; the same call continues.
 
     Example:
@@ -92,29 +115,44 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
     """
     config = SFTConfig() if config is None else config
     check_kind(config, SFTConfig, "sft")
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
+    config = given.named_in(config)
+    directory = open_run(config.out, config.init)
     if config.init:
         check_start(config.init, directory, "sft")
-    if folder.finished(directory, "sft", config):
-        return folder.load_result(directory, "sft", config)
+    run = functools.partial(_sft, config=config, given=given, mesh=mesh)
+    return once("sft", directory, config, _made_of(config, given), run)
+
+
+def _made_of(config: SFTConfig, given: Given, task: Task | None = None) -> Makers:
+    found = {
+        "data": of_data(config.data, "demonstrations", task),
+        "objective": of_objective(given.objective, config.objective),
+        **of_optimizers(given.optimizer, config),
+    }
+    return {**found, "init": lambda: of_model(config.init)} if config.init else found
+
+
+def _sft(directory: Path, *, config: SFTConfig, given: Given, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     mesh = parallel.make_mesh(config.mesh) if mesh is None else mesh
     check_attention(config.model, mesh)
     keep_compiled()
-    bound = choose_objective(objective, config.objective, config.hyperparameters)
+    bound = choose_objective(given.objective, config.objective, config.hyperparameters)
     try_objective(bound, config.objective, SFT, responses=1)
-    watch = Attempt(directory, "sft", config)
+    check_own(bound, config, SFT, responses=1)
+    watch = Attempt(directory, "sft", config, given.tracker)
     task = sources.find_task(config.data)
     rows = sources.demonstrations(config.data, task)
     start = _start(config, directory, rows.train, mesh)
     model_config, tokenizer = start.config, start.tokenizer
     warn_of_rates("sft", config, start.params)
+    try_optimizer(given.optimizer, config.optimizer, {"policy": start.params})
     check_length(model_config, config.data.max_length, "data.max_length")
-    training_set, held_rows = (
-        sources.encode_demonstrations(part, tokenizer, config.data, task) for part in (rows.train, rows.validation)
-    )
+    used, training_set = sources.encode_usable(rows.train, tokenizer, config.data, task)
+    used_held, held_rows = sources.encode_usable(rows.validation, tokenizer, config.data, task)
     model = models.build(model_config)
+    made_of = collect({**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)})
 
     def epoch(number: int) -> list[Example]:
         return [training_set[i] for i in epoch_order(len(training_set), config.seed, number)]
@@ -128,7 +166,7 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         return heldout(lambda batch: loss(params, batch, None), heldout_batches)
 
     batches = PackedEpochs(epoch, epochs=config.epochs, **shape)
-    folder.start(directory, "sft", config, tokenizer)
+    say_updates("sft", len(training_set), batches, config)
     fitted = train(
         stage="sft",
         config=config,
@@ -138,15 +176,18 @@ def sft(config: SFTConfig | None = None, *, objective: Objective | None = None, 
         batches=batches,
         evaluate=evaluate,
         mesh=mesh,
-        fingerprint={**folder.fingerprint(config), **({"init_sha256": start.sha256} if config.init else {})},
+        fingerprint={**fingerprint(config, made_of), **({"init_sha256": start.sha256} if config.init else {})},
+        begin=lambda: folder.start(directory, "sft", config, tokenizer, made_of),
         watch=watch,
+        own_optimizer=given.optimizer,
         show=("loss", "heldout_loss"),
     )
     summary = {
-        **outcome(fitted),
+        **outcome("sft", config, fitted),
         "parameters": sum(x.size for x in jax.tree.leaves(fitted.best_params)),
         "trained_parameters": sum(x.size for x in jax.tree.leaves(models.split(start.params)[0])),
         "training_rows": len(training_set),
+        "rows": sources.counted(rows.left_out, (rows.train, rows.validation), (used, used_held)),
         "warnings": list(rows.notes),
     }
     return watch.finish(
@@ -164,7 +205,7 @@ def _start(config: SFTConfig, directory: Path, rows: Sequence[Demonstration], me
     asked = with_remat(config.model, config.remat)
     if not config.init:
         tokenizer = sources.tokenizer(directory, rows, config.vocab_size)
-        model_config = dataclasses.replace(asked, vocab_size=tokenizer.vocab_size)
+        model_config = with_tokens(dataclasses.replace(asked, vocab_size=tokenizer.vocab_size), tokenizer)
         params = jax.jit(models.build(model_config).init)(jax.random.key(config.seed))
         return Start(model_config, params, tokenizer, None)
     start = start_from(config.init, config.lora, mesh=mesh, seed=config.seed)

@@ -14,11 +14,12 @@ from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.encoded import Encoded, in_shares
 from rlhf_jax.data.parts import Parts, prompt_key
 from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
-from rlhf_jax.data.rows import Dialogue, LabelledResponse
+from rlhf_jax.data.rows import Dialogue, LabelledResponse, texts_of
+from rlhf_jax.runs import folder
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import load_named
 from rlhf_jax.stages import human_sentiment
-from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.task import Task, remembering
 
 
 def find_task(config: DataConfig) -> Task:
@@ -33,19 +34,21 @@ def find_task(config: DataConfig) -> Task:
     if not source.strip():
         raise RunError("data.source is empty: name a file, a folder or a data set (docs/data.md lists what is read)")
     if source == HUMAN_SENTIMENT:
-        return human_sentiment.TASK
+        return remembering(human_sentiment.TASK)
     if ".py:" in source:
         for name, value in (("split", config.split), ("heldout", config.heldout), ("test", config.test)):
             if value:
                 raise RunError(f"data.{name} {value}: a task of your own cuts its parts itself; leave it empty")
-        return load_named(source, f"data.source {source}", Task, "stages.Task")
+        return remembering(load_named(source, f"data.source {source}", Task, "stages.Task"))
     rows = Source(config)
-    return Task(
-        demonstrations=lambda _: rows.parts(layouts.demonstration, IMITATE),
+    imitated = layouts.text if config.templated else layouts.demonstration  # a whole chat may be one text
+    task = Task(
+        demonstrations=lambda _: rows.parts(imitated, IMITATE),
         prompts=lambda _: rows.parts(layouts.prompt, ANSWER),
         opinions=lambda _: rows.parts(layouts.judged, COMPARE),
         text=lambda _: rows.parts(layouts.text, IMITATE),
     )
+    return remembering(task)
 
 
 def demonstrations(config: DataConfig, task: Task | None = None) -> Parts:
@@ -75,20 +78,13 @@ def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_s
     path = directory / "tokenizer.json"
 
     def found_or_trained() -> Tokenizer:
-        if path.exists():
+        if path.exists() and folder.binds(directory):
             return Tokenizer.load(path)
-        return data.train_tokenizer((text for row in rows for text in _texts(row)), vocab_size)
+        return data.train_tokenizer((text for row in rows for text in texts_of(row)), vocab_size)
 
     if not processes.several():
         return found_or_trained()
     return Tokenizer.from_json(processes.from_first(lambda: found_or_trained().to_json(), f"{path}"))
-
-
-def _texts(row: Demonstration | Dialogue) -> list[str]:
-    if isinstance(row, Dialogue):
-        return [turn.content for turn in row.messages]
-    asked = [row.prompt] if isinstance(row.prompt, str) else [turn.content for turn in row.prompt]
-    return [*asked, row.response]
 
 
 def encode_usable(
@@ -99,6 +95,7 @@ def encode_usable(
     A row that is too long is a bad row, unless the task says that such rows are left out.
     """
     ours = task.leaves_out_long
+    tokenizer = for_rows(rows, tokenizer, config)
 
     def encode(some: Sequence[Any]) -> Encoded:
         found: Encoded = ([], [], [])
@@ -119,6 +116,45 @@ def encode_usable(
     if not examples:
         raise DataError(f"{config.source}: no usable row is left of {len(rows)}")
     return kept, examples
+
+
+def for_rows(rows: Sequence[Any], tokenizer: Tokenizer, config: DataConfig) -> Tokenizer:
+    """Choose how texts are read: with the chat template applied already, or as what somebody said.
+
+    Args:
+        rows: typed rows. Where they look as if the template had been applied and the config does not say so, their
+            number is said on standard error.
+        tokenizer: the policy's.
+        config: where the rows are from.
+
+    Returns:
+        The tokenizer to encode them with.
+    """
+    if config.templated:
+        return tokenizer.templated()
+    if said := spelled(rows, tokenizer):
+        print(f"warning: {config.source}: {said}, pass --data.templated", file=sys.stderr)
+    return tokenizer
+
+
+def spelled(rows: Sequence[Any], tokenizer: Tokenizer) -> str:
+    """Say how many rows spell special tokens, as texts do in which the chat template has been applied already.
+
+    Args:
+        rows: typed rows.
+        tokenizer: the policy's.
+
+    Returns:
+        A sentence that the remedy completes; empty where there are none.
+    """
+    found = [next(filter(None, map(tokenizer.spells, texts_of(row))), "") for row in rows]
+    count = sum(map(bool, found))
+    if not count:
+        return ""
+    return (
+        f"{count:,} of {len(rows):,} rows spell special tokens ({next(filter(None, found))!r}), which are text here, "
+        "character by character; where the chat template has been applied to them already"
+    )
 
 
 def without(rows: Parts, trained: Collection[str]) -> Parts:
@@ -142,7 +178,7 @@ def without(rows: Parts, trained: Collection[str]) -> Parts:
             notes.append(f"{len(held) - len(unseen)} {part} prompts are left out, because they are trained on")
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes))
+    return Parts(rows.train, kept["validation"], kept["test"], (*rows.notes, *notes), rows.left_out)
 
 
 def prompts_to_sample(
@@ -174,9 +210,33 @@ def prompts_to_sample(
     return [_encoded_prompts(named[part], config, tokenizer, max_prompt_length, task) for part in parts]
 
 
+def counted(left_out: int, rows: Sequence[Sequence[Any]], kept: Sequence[Sequence[Any]]) -> dict[str, int]:
+    """Count the rows of a stage for its summary.
+
+    Args:
+        left_out: rows that could not be read.
+        rows: the rows to train on, to choose a checkpoint on and to report on; the last two may be the same.
+        kept: those of each part that are used, which fit.
+
+    Returns:
+        ``trained``, ``held_out``, ``test`` and ``left_out``.
+
+    Example:
+        >>> held = [1, 2]
+        >>> counted(1, [[1, 2, 3], held, held], [[1, 2], [1], [1]])
+        {'trained': 2, 'held_out': 1, 'test': 1, 'left_out': 3}
+    """
+    parts = range(2 if len(rows) > 2 and rows[1] is rows[2] else len(rows))
+    lost = sum(len(rows[i]) - len(kept[i]) for i in parts)
+    names = ("trained", "held_out", "test")
+    return {name: len(part) for name, part in zip(names, kept, strict=False)} | {"left_out": left_out + lost}
+
+
 def _encoded_prompts(
     rows: Sequence[Any], config: DataConfig, tokenizer: Tokenizer, max_prompt_length: int, task: Task
 ) -> list[EncodedPrompt]:
+    tokenizer = for_rows(rows, tokenizer, config)
+
     def encode(some: Sequence[Any]) -> Encoded:
         prompts, places, bad = data.encode_prompts(
             some,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -104,3 +105,18 @@ class Task:
             return parts
 
         return read
+
+
+def remembering(task: Task) -> Task:
+    """Make a task that reads the rows of each purpose once, however often they are looked at."""
+
+    def once(read: ReadParts | None) -> ReadParts | None:
+        return None if read is None else functools.cache(read)
+
+    return dataclasses.replace(
+        task,
+        demonstrations=once(task.demonstrations),
+        prompts=once(task.prompts),
+        opinions=once(task.opinions),
+        text=once(task.text),
+    )

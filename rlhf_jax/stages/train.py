@@ -11,11 +11,13 @@ from jax.sharding import Mesh
 
 from rlhf_jax import models, parallel, processes, training
 from rlhf_jax.data.batches import Batches, micro_batched
-from rlhf_jax.runs import folder
+from rlhf_jax.runs.fingerprint import checkpoints
 from rlhf_jax.runs.loading import place
+from rlhf_jax.stages import ending
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.config import PackedConfig
-from rlhf_jax.training import FitResult, MetricsWriter, OptimizerConfig, TrainState, Watcher
+from rlhf_jax.stages.optimizers import OwnOptimizer, choose_optimizer
+from rlhf_jax.training import FitResult, OptimizerConfig, TrainState, Watcher
 from rlhf_jax.types import Array, Aux, LossFn, Params
 
 
@@ -24,15 +26,24 @@ def stopped(fitted: FitResult) -> dict[str, Any]:
     return {"stopped_early": fitted.stopped_early, "stop_reason": fitted.stop_reason or None}
 
 
-def outcome(fitted: FitResult) -> dict[str, Any]:
-    """Make the part of the summary that every stage run by ``train`` has."""
-    return {
+def outcome(stage: str, config: PackedConfig, fitted: FitResult, start: str = "what it started from") -> dict[str, Any]:
+    """Make the part of the summary that every stage run by ``train`` has.
+
+    Args:
+        stage: names the figures in the history.
+        config: the stage's.
+        fitted: from ``train``.
+        start: what the parameters before the first step are called.
+    """
+    made = {
         "heldout_loss": fitted.best_value,
-        "best_step": fitted.best_step,
         "steps": int(fitted.state.step),
         **stopped(fitted),
-        "skipped_updates": int(fitted.state.skipped),
+        **ending.counts(fitted.state),
+        **ending.kept_by_loss(stage, fitted, keep=config.keep, start=start),
     }
+    why = ending.failure(made, fitted.history, f"{stage}/heldout_loss", keep_last=config.keep == "last")
+    return made | ({"failed": why} if why else {})
 
 
 def heldout(loss_fn: Callable[..., Any], batches: Batches) -> dict[str, float]:
@@ -75,6 +86,7 @@ def compile_step(
     frozen: Params | None = None,
     parked: bool = False,
     members: int = 0,
+    own_optimizer: OwnOptimizer | None = None,
 ) -> Program:
     """Place models and optimiser on the mesh, and make the step that updates them.
 
@@ -88,8 +100,9 @@ def compile_step(
         frozen: the parameters of another model.
         parked: the frozen model waits in the host's memory.
         members: how many models are stacked in ``params``.
+        own_optimizer: what the stage was given in place of the config's.
     """
-    rule = training.make_optimizer(optimizer, len(batches))
+    rule = choose_optimizer(own_optimizer, optimizer, len(batches))
     if members:
         rule = training.per_member(rule)
     parts = {role: models.split(x) for role, x in params.items()}
@@ -144,12 +157,14 @@ def train(
     evaluate: Callable[[Params], Mapping[str, Any]],
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
+    begin: Callable[[], None],
     watch: Attempt,
     show: tuple[str, ...],
     evaluate_first: bool = False,
     frozen: Params | None = None,
     parked: bool = False,
     members: int = 0,
+    own_optimizer: OwnOptimizer | None = None,
     watcher: Watcher | None = None,
 ) -> FitResult:
     """Train on every batch, evaluate, keep the best or the last parameters, and survive being stopped.
@@ -164,12 +179,14 @@ def train(
         evaluate: ``(params) -> metrics`` with a ``heldout_loss``, by which the best is chosen.
         mesh: devices.
         fingerprint: what the result depends on; a checkpoint with another fingerprint is refused.
+        begin: writes the config; called once everything that can be checked before the first step has been.
         watch: this process's attempt at the stage, which counts the seconds and is told what happens.
         show: names of the metrics that are shown beside the progress bar.
         evaluate_first: evaluate before the first step too, because the first parameters may be the best.
         frozen: the parameters of another model, a reference; ``loss_fn`` is then given ``(batch, frozen)``.
         parked: the frozen model waits in the host's memory, from where ``loss_fn`` brings it.
         members: how many models are stacked in ``params``, each trained as if it were alone; 0 for a single one.
+        own_optimizer: what the stage was given in place of the config's.
         watcher: told of every evaluation.
 
     Returns:
@@ -188,22 +205,25 @@ def train(
         frozen=frozen,
         parked=parked,
         members=members,
+        own_optimizer=own_optimizer,
     )
     key = jax.random.key(config.seed)
 
     def update(state: TrainState, i: int) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = program.step(state, batches[i], jax.random.fold_in(key, i))
         watch.lap()
-        return state, {**metrics, "learning_rate": rates[i]}
+        # An optimiser of the user's own has whatever rate it has.
+        return state, metrics if optimizer.function else {**metrics, "learning_rate": rates[i]}
 
-    with MetricsWriter(watch.directory, stage) as writer, watch.watched():
+    begin()
+    with watch.writer() as writer, watch.watched():
         fitted = training.fit(
             stage=stage,
             state=program.state,
             total=len(batches),
             update=update,
             writer=writer,
-            checkpoints=folder.checkpoints(watch.directory, stage, config, fingerprint),
+            checkpoints=checkpoints(watch.directory, stage, config, fingerprint),
             checkpoint_every=config.checkpoint_every,
             evaluate=lambda s: evaluate(models.join(s.params, program.trunks)),
             eval_every=config.eval_every,
@@ -220,7 +240,5 @@ def train(
         )
     if config.keep == "last":  # the last step is always evaluated
         value = fitted.history[-1][f"{stage}/heldout_loss"]
-        fitted = fitted._replace(
-            best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=float(value)
-        )
+        fitted = fitted._replace(best_params=fitted.state.params, best_step=int(fitted.state.step), best_value=value)
     return fitted._replace(best_params=models.join(fitted.best_params, program.trunks))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.stages.alarms import Alarms
 from rlhf_jax.stages.comparison import Judged
+from rlhf_jax.stages.judges import ruling_judge
 from rlhf_jax.stages.samples import SampleLog, shown
 
 
@@ -18,6 +19,8 @@ class PolicyWatcher:
         directory: the run folder.
         stage: the name under which samples are kept and alarms are printed.
         prompts: the held-out prompts of every evaluation.
+        judges: those that score the samples; ``gold``, or else the first, is held against the proxy.
+        max_kl: the stage's limit of the KL, if it has one.
         check_kl: ``(step, KL on held-out prompts) -> why the run should stop``; an empty text lets it go on.
     """
 
@@ -26,9 +29,12 @@ class PolicyWatcher:
         directory: Path,
         stage: str,
         prompts: Sequence[EncodedPrompt],
+        judges: Collection[str] = (),
+        max_kl: float | None = None,
         check_kl: Callable[[int, float], str] | None = None,
     ):
-        self.alarms, self.samples = Alarms(directory, stage), SampleLog(directory, stage)
+        self.alarms = Alarms(directory, stage, ruling_judge(judges), max_kl)
+        self.samples = SampleLog(directory, stage)
         self._prompts, self._check_kl = prompts, check_kl
         self._judged: Judged | None = None
 

@@ -1,4 +1,4 @@
-"""One check for each mistake: the form, the mask, shifts by one, ids, whole numbers, gradients into the batch.
+"""One check for each mistake: the mask, shifts by one, ids, whole numbers, gradients into the batch.
 
 Every check raises ``ObjectiveError`` with the property's name, or returns.
 """
@@ -13,29 +13,11 @@ import numpy as np
 
 from rlhf_jax.testing.probes import ObjectiveError, Probe, compare, difference, quotient, unlike
 from rlhf_jax.testing.variants import unused, with_last_token
-from rlhf_jax.types import Array, Loss, Objective, Outputs, Params, SequenceBatch
+from rlhf_jax.types import Array, Outputs, Params, SequenceBatch
 
 _PER_TOKEN = ("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values")
 # What raters and reward functions may give as whole numbers.
 _SIGNALS = ("score", "reward", "rating", "advantages", "returns")
-
-
-def check_form(objective: Objective, outputs: Outputs, batch: SequenceBatch) -> Array:
-    """Look at what the objective returns outside ``jax.jit``, and return the loss that it makes."""
-    loss = objective(outputs, batch)
-    if not isinstance(loss, Loss):
-        raise ObjectiveError(
-            "returns a Loss", f"it returned {type(loss).__name__}; return Loss(values, mask, reduction)"
-        )
-    if loss.values.dtype != jnp.float32:
-        raise ObjectiveError("scalar float32", f"values are {loss.values.dtype}, not float32")
-    if loss.values.shape != loss.mask.shape:
-        raise ObjectiveError("scalar float32", f"values {loss.values.shape} and mask {loss.mask.shape} differ in shape")
-    declared = loss.reduction(loss.values, loss.mask)
-    for name, x in zip(("numerator", "denominator"), declared, strict=True):
-        if jnp.shape(x) != () or jnp.asarray(x).dtype != jnp.float32:
-            raise ObjectiveError("scalar float32", f"the reduction's {name} is {jnp.asarray(x).dtype}{jnp.shape(x)}")
-    return quotient(*declared)
 
 
 def check_mask(

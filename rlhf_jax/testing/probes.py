@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.models.forward import forward
-from rlhf_jax.types import Array, Model, Objective, Outputs, Params, SequenceBatch
+from rlhf_jax.types import Array, Model, Outputs, Params, SequenceBatch
+
+if TYPE_CHECKING:
+    from rlhf_jax.testing.calling import Called
 
 Probe = Callable[[Outputs, SequenceBatch], tuple[tuple[Array, Array], Outputs, dict[str, Array]]]
 
@@ -40,7 +43,7 @@ def passes(roles: tuple[tuple[str, Model], ...]) -> tuple[Callable[..., Outputs]
     return jax.jit(run), jax.jit(back)
 
 
-def prober(objective: Objective) -> Probe:
+def prober(called: Called) -> Probe:
     """Compile the objective alone, as ``stages.objective_loss`` calls it.
 
     The probe returns numerator and weight, and the numerator's gradient with respect to the outputs and to the batch's
@@ -48,16 +51,28 @@ def prober(objective: Objective) -> Probe:
     """
 
     @jax.jit
-    def probe(outputs: Outputs, batch: SequenceBatch) -> tuple[tuple[Array, Array], Outputs, dict[str, Array]]:
+    def compiled(outputs: Outputs, batch: SequenceBatch) -> tuple[tuple[Array, Array], Outputs, dict[str, Array]]:
         arrays = {name: x for name, x in batch._asdict().items() if name != "packing" and x is not None}
         floats: dict[str, Any] = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
         def numerator(outputs: Outputs, floats: dict[str, Any]) -> tuple[Array, Array]:
-            loss = objective(outputs, batch._replace(**floats))
-            return loss.reduction(loss.values, loss.mask)
+            return called.reduced(called(outputs, batch._replace(**floats)))
 
         value, (into_outputs, into_batch) = jax.value_and_grad(numerator, (0, 1), has_aux=True)(outputs, floats)
         return value, into_outputs, into_batch
+
+    def probe(outputs: Outputs, batch: SequenceBatch) -> tuple[tuple[Array, Array], Outputs, dict[str, Array]]:
+        try:
+            return compiled(outputs, batch)
+        except ObjectiveError:
+            raise
+        except Exception as error:  # what the objective did shows only where the whole is compiled
+            text = str(error).strip().split("\n")[0]
+            raise ObjectiveError(
+                "traceable",
+                "it cannot be compiled, as where an array is kept from one call for another: "
+                f"{type(error).__name__}: {text}",
+            ) from error
 
     return probe
 

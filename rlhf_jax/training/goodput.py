@@ -199,7 +199,7 @@ def read_goodput(path: str | os.PathLike[str]) -> dict[str, Spent]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{file}:{number}: not a line of a goodput log ({type(error).__name__}: {error}); "
-                "delete the line to go on"
+                "put the line right to go on"
             ) from error
         stages.setdefault(stage, {})[start] = row  # the newest line of an attempt holds all that it did
     return {stage: _spent(attempts) for stage, attempts in stages.items()}

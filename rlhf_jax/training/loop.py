@@ -52,6 +52,8 @@ class Watcher(Protocol):
 class SkippedUpdates(RuntimeError):
     """Too many updates in a row that were not finite; the message names stage and step, and where the state is."""
 
+    exit_code = 3  # the input was right and the training was not: no restart mends it, another learning rate may
+
 
 class LastUpdate(NamedTuple):
     """What is there to look at after an update that was one too many: its step, the state after it, its metrics."""

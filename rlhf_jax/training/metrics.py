@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf_jax import processes
 from rlhf_jax.files import atomic_binary, drop_torn_line
+from rlhf_jax.training.tracking import Tracking
 
 Row = dict[str, Any]
 
@@ -51,9 +52,11 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{file}:{number}: not a row of metrics ({error}); delete the line to go on") from error
+            raise ValueError(f"{file}:{number}: not a row of metrics ({error}); put the line right to go on") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{file}:{number}: expected a JSON object, found {line[:40]!r}; delete the line to go on")
+            raise ValueError(
+                f"{file}:{number}: expected a JSON object, found {line[:40]!r}; put the line right to go on"
+            )
         if stage is None or row.get("stage") == stage:
             rows.append(row)
     return rows
@@ -65,6 +68,8 @@ class MetricsWriter:
     Args:
         directory: the run's folder; made if needed. Several stages may share it, one at a time.
         stage: name put before every metric, as in ``sft/loss``.
+        tracking: given every row that is written, if there is one. Rows of steps that a resumed run does again come
+            again.
 
     Example:
         >>> import tempfile
@@ -76,8 +81,8 @@ class MetricsWriter:
         [{'stage': 'sft', 'step': 1, 'sft/loss': 2.5}]
     """
 
-    def __init__(self, directory: str | os.PathLike[str], stage: str):
-        self.stage = stage
+    def __init__(self, directory: str | os.PathLike[str], stage: str, tracking: Tracking | None = None):
+        self.stage, self._tracking = stage, tracking
         self.path = Path(directory) / "metrics.jsonl"
         self._events_folder = Path(directory) / "events" / stage
         self._events: Any = None
@@ -102,6 +107,8 @@ class MetricsWriter:
         # One write call a row: a kill leaves whole rows and at most one torn line, the last.
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         self._event(row)
+        if self._tracking is not None:
+            self._tracking(row)
 
     def rows(self) -> list[Row]:
         """Read this stage's rows so far.
@@ -135,6 +142,8 @@ class MetricsWriter:
         if self._file is not None:
             self._file.close()
         self._close_events()
+        if self._tracking is not None:
+            self._tracking.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

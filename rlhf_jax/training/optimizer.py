@@ -19,7 +19,7 @@ _NO_DECAY = re.compile(r"(norm|bias|scale)$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule.
+    """AdamW and its schedule, or an optimiser of your own.
 
     Args:
         learning_rate: the peak; 1e-4 to 1e-3 for a small model from scratch, 1e-6 to 1e-5 for PPO on a large one.
@@ -31,6 +31,9 @@ class OptimizerConfig:
         b2: decay of the second moment; 0.95 to 0.999.
         eps: added to the root of the second moment.
         max_grad_norm: gradients are scaled down to this global norm; None leaves them.
+        function: FILE.py:NAME of an optimiser of your own, in place of AdamW: an optax transformation, or a function
+            that returns one. The function may ask for ``learning_rate`` (the schedule of the fields above, ``step ->
+            rate``), ``steps`` (updates of the whole run) and ``config``; nothing else here has a say then.
 
     Raises:
         ValueError: a value is out of its range; the message names the field.
@@ -55,6 +58,7 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     max_grad_norm: float | None = 1.0
+    function: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)

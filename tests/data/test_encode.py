@@ -68,9 +68,10 @@ def test_rated_groups_stay_in_their_domain_and_carry_their_votes():
     arguments = dict(group_size=3, votes=feedback.votes_from_histograms, seed=5)
     histograms = feedback.histograms(ratings)
     groups = rated_groups(sentences, domains, histograms, epoch=0, **arguments)
-    assert len(groups) == 3 + 2  # of x one waits, of y one, and z has no partner
+    # Of x three full groups and one left, which is given a partner; of y likewise; z is alone.
+    assert [len(group.tokens) for group in groups] == [3, 3, 2, 2, 3, 2, 2]
     seen = [int(tokens[1]) for group in groups for tokens in group.tokens]
-    assert len(set(seen)) == len(seen) == 15
+    assert sorted(seen) == list(range(17))
     for group in groups:
         members = [int(tokens[1]) for tokens in group.tokens]
         assert len({domains[m] for m in members}) == 1
@@ -160,7 +161,7 @@ def test_every_turn_of_the_assistant_is_a_target_of_a_dialogue(gemma, tokenizer)
     said = chat(*TALK)
     for made in (gemma, tokenizer):
         (example,), bad = encode_rows([Dialogue(said, "f:1")], made, length=400)
-        tokens, mask = made.encode_dialogue(said)
+        ((tokens, mask),) = made.encode_turns(said)
         np.testing.assert_array_equal(example.tokens[0], tokens)
         np.testing.assert_array_equal(example.masks[0], mask)
         assert example.starts == (len(made.encode_prompt(said[:1])),)
@@ -193,7 +194,7 @@ def test_a_chat_is_a_prompt_of_every_kind_of_row(gemma):
 def test_text_without_a_prompt_is_plain_text_in_the_chat_format(gemma):
     (example,), _ = encode_rows([Demonstration("", "four and four", "f:1")], gemma, length=20)
     plain = gemma.with_format("plain")
-    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode_response("four and four").tolist()]
+    assert example.tokens[0].tolist() == [plain.bos_id, *plain.encode("four and four"), plain.eos_id]
     assert example.tokens[0][-1] == plain.eos_id != gemma.eos_id
 
 

@@ -47,7 +47,9 @@ def test_what_cannot_be_read_is_named(sdist, file, content, message):
 
 def test_a_file_put_there_by_hand_is_used_and_checked(sdist):
     path = sdist()
-    with pytest.raises(DataError, match=rf"{hutto.SDIST}: expected SHA-256 {hutto.SDIST_SHA256}, found .*remove it"):
+    with pytest.raises(
+        DataError, match=rf"{hutto.SDIST}: expected SHA-256 {hutto.SDIST_SHA256}, found .*put the right file there"
+    ):
         hutto.obtain(path.parent)
 
 

@@ -29,7 +29,7 @@ def write(folder, **splits):
 
 
 def numbered(name, count=3):
-    return [{"prompt": f"{name} {i}", "response": "r", "chosen": "c", "rejected": "d"} for i in range(count)]
+    return [{"prompt": f"{name} {i}", "response": "c", "chosen": "c", "rejected": "d"} for i in range(count)]
 
 
 def asked(rows):
@@ -77,7 +77,7 @@ def test_validation_and_test_are_held_out_or_one_of_them_halved_or_two_tenths(tm
         ):
             sources.demonstrations(config)
         return
-    train, validation, test, notes = sources.demonstrations(config)
+    train, validation, test, notes, _ = sources.demonstrations(config)
     assert not notes
     if " " in held:
         assert [asked(part) for part in (validation, test)] == [[f"{n} {i}" for i in range(20)] for n in held.split()]
@@ -123,7 +123,7 @@ class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
 def test_of_tfds_the_same_is_held_out(tmp_path, monkeypatch, splits, split, held):
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     config = DataConfig(source=f"many_or_few_splits/{splits}", split=split)
-    train, validation, test, _ = sources.demonstrations(config)
+    train, validation, test, *_ = sources.demonstrations(config)
     assert not {*asked(train)} & {*asked(validation), *asked(test)}
     assert not {*asked(validation)} & {*asked(test)}
     if held:
@@ -194,7 +194,7 @@ def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
         return datasets.DatasetDict(train_sft=datasets.Dataset.from_list(raw("messages")))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    train, validation, test, _ = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
+    train, validation, test, *_ = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
     assert (len(train), len(validation), len(test)) == (4, 1, 1)
     assert set(asked_for) == {("org/chats", "small")}
 
@@ -323,6 +323,7 @@ def test_a_policy_is_trained_on_chats_from_a_folder(tmp_path, one_device):
     others = raw("messages")
     for row in others:  # the same questions would stay with those of the other file
         row["messages"][0]["content"] += " Tell me."
+        row["prompt"] = row["messages"][0]["content"]
     write(tmp_path / "chats", train=raw("sharegpt"), test=others)
     config = tiny_task.sft_config(tmp_path, tmp_path / "run", epochs=1, row_length=512, rows=2)
     config = stages.SFTConfig(**{**vars(config), "data": DataConfig(source=str(tmp_path / "chats"), max_length=512)})

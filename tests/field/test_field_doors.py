@@ -274,7 +274,7 @@ PYTHON = [
     (lambda: PPOConfig(kl=0.1), "kl must be a KLConfig, found 0.1 (float)"),
     (lambda: PPOConfig(gamma="1"), "gamma must be a number, found '1' (str)"),
     (lambda: PPOConfig(gamma=float("nan")), "gamma must be a finite number, found nan"),
-    (lambda: PPOConfig(judge=len), "judge must be text, found <built-in function len>"),
+    (lambda: PPOConfig(judge=len), "judge must be texts, NAME=FILE.py:function or NAME=RUN, found <built-in"),
     (lambda: DataConfig(source=["a.jsonl"]), "source must be text, found ['a.jsonl'] (list)"),
     (lambda: DataConfig(on_bad_row="ignore"), "on_bad_row must be error or skip, found 'ignore'"),
     (lambda: SamplingConfig(stop="end"), "stop must be a tuple, found 'end' (str)"),

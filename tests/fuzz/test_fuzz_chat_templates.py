@@ -74,7 +74,7 @@ def render(source, chat, tokens=TOKENS):
     template = ChatTemplate(source, tokens, tuple(tokens.values()))
     for write in (template.dialogue, template.prompt):
         with read_or_refused(DataError):
-            text, turns = write(chat)
+            text, turns, _ = write(chat)
             assert all(0 <= start <= end <= len(text) for start, end in turns)
             text.encode()
 

@@ -22,4 +22,5 @@ def pretend_gpu(monkeypatch):
     monkeypatch.setattr("rlhf_jax.models.decoding.platform", lambda: "gpu")
     for module in ("attention", "decoding"):
         monkeypatch.setattr(f"rlhf_jax.models.{module}.shares_known", lambda: True)
+    monkeypatch.setattr("rlhf_jax.models.decoding.one_device", lambda: True)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91400)

@@ -48,6 +48,40 @@ def test_a_token_calls_it_once_a_layer_with_lengths_and_a_mask_where_there_is_a_
     assert called(model.decode, laid, jnp.zeros(3, jnp.int32), cache) == ["fmhaScaleBiasSoftmax", "fmhaSoftmax"]
 
 
+def test_matrices_of_one_input_are_one_product_in_decoding(monkeypatch):
+    """Four products a layer and the logits: apart, XLA would join queries, keys and values, and gate and up, itself."""
+    pretend_gpu(monkeypatch)
+    model, params = shapes(CONFIG)
+    laid, cache = jax.eval_shape(model.lay_out, params), jax.eval_shape(lambda: model.cache(3, 24))
+    assert laid["blocks"][0]["attention"]["qkv"]["kernel"].shape == (16, (4 + 2 + 2) * 8)
+    lowered = jax.jit(model.decode).trace(laid, jnp.zeros(3, jnp.int32), cache).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("dot_general") == 4 * CONFIG.n_layers + 1
+    in_int8 = jax.eval_shape(model.in_int8(cache=False).lay_out, params)
+    assert "query" in in_int8["blocks"][0]["attention"]  # each with the scales of its own
+
+
+@pytest.mark.parametrize("changed", [{"qkv_bias": True}, {"gated_mlp": False, "qk_norm": "all"}])
+def test_joined_matrices_say_the_same(monkeypatch, changed):
+    config = models.ModelConfig(**SIZES, **changed)
+    model = models.build(config)
+    drawn = model.init(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), drawn)
+    prompts, lengths = jnp.array([[1, 2, 3], [4, 5, 0]]), jnp.array([3, 2])
+
+    def said():
+        laid = model.lay_out(params)
+        logits, cache = model.prefill(laid, prompts, lengths)
+        room = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * 2 + ((0, 2),) + ((0, 0),)) if x.ndim == 4 else x, cache)
+        return laid, logits, model.decode(laid, jnp.array([6, 7]), room)[0]
+
+    apart, *want = said()
+    monkeypatch.setattr("rlhf_jax.models.decoding.platform", lambda: "gpu")
+    monkeypatch.setattr("rlhf_jax.models.decoding.one_device", lambda: True)
+    joined, *got = said()
+    assert set(apart["blocks"][0]["attention"]) - set(joined["blocks"][0]["attention"]) == {"query", "key", "value"}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), got, want)
+
+
 def test_a_cache_of_columns_before_heads_gives_the_same_samples(monkeypatch):
     """Slots, refills and gathered rows included; float32, with jax's own form in place of the kernel."""
     config = models.ModelConfig(**SIZES, sliding_window=5, local_layers=(True, False))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from rlhf_jax import models
 from rlhf_jax.models import costs
@@ -20,7 +21,7 @@ def products(jaxpr):
             shape = equation.invars[0].aval.shape
             total += 2 * equation.outvars[0].aval.size * int(np.prod([shape[axis] for axis in contracted]))
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             total += times * products(inner)
     return total
 

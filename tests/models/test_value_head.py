@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from rlhf_jax import testing
 from rlhf_jax.data.packing import Example, pack, pad
@@ -98,7 +99,7 @@ def matmuls(jaxpr):
     count = 0
     for equation in jaxpr.eqns:
         count += equation.primitive.name == "dot_general"
-        count += sum(matmuls(inner) for inner in jax.core.jaxprs_in_params(equation.params))
+        count += sum(matmuls(inner) for inner in jaxprs_in_params(equation.params))
     return count
 
 

@@ -1,6 +1,6 @@
 """What one of two processes does and says, for ``test_exchange``.
 
-python exchange_task.py [fail|stop]
+python exchange_task.py [fail|stop|die]
 """
 
 import os
@@ -28,6 +28,13 @@ if __name__ == "__main__":
             processes.exchange(b"")
         except jax.errors.JaxRuntimeError as error:
             raise processes.loss_of("exchange", error) from error
+    if sys.argv[1:] == ["die"]:
+        processes.exchange(b"all are here")
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 1:
+            processes.exchange(b"")
+        time.sleep(60)  # at work that exchanges nothing
     if sys.argv[1:] == ["stop"]:
         with StopSignals() as signals:  # a stage whose steps are counted from 1, as the next one's are
             assert [signals.asked() for _ in range(5)] == [None] * 5
@@ -47,6 +54,8 @@ if __name__ == "__main__":
     numbers = np.arange(16, dtype=np.int32).reshape(4, 4)
     spread = processes.put(numbers, rows)
     print("fetched", processes.fetch(spread).tolist(), not spread.is_fully_addressable)
+    pieces = list(processes.slices(spread, 16))
+    print("in slices", [x.nbytes for x in pieces], b"".join(x.tobytes() for x in pieces) == numbers.tobytes())
     keys = processes.put(jax.random.split(jax.random.key(3), 4), rows)
     drawn = jax.jit(jax.vmap(jax.random.bits), out_shardings=rows)(keys)
     alone = jax.vmap(jax.random.bits)(jax.random.split(jax.random.key(3), 4))

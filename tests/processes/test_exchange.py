@@ -1,5 +1,7 @@
 """What several processes tell each other, in two real ones; and that one alone is given back what it gives."""
 
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from rlhf_jax import processes
 from rlhf_jax.data.encoded import from_bytes, in_shares, to_bytes
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.packing import Example
-from rlhf_jax.processes import agreement
+from rlhf_jax.processes import agreement, coordinator
 
 TASK = Path(__file__).parent / "exchange_task.py"
 
@@ -25,6 +27,7 @@ def test_two_processes_agree():
         assert "exchanged [b'', b'one']" in lines
         assert "first says 0" in lines
         assert "fetched [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]] True" in lines
+        assert "in slices [16, 16, 16, 16] True" in lines
         assert "the same draws as anywhere True" in lines
         assert "scores [0.0, 1.0, 2.0, 3.0, 4.0]" in lines
         assert f"scored {[2, 3][number]}" in lines
@@ -41,6 +44,25 @@ def test_a_process_that_fails_ends_at_once_and_the_other_hears_of_it():
     assert "RuntimeError: this one fails" in why
     assert status != 0
     assert "BarrierError: barrier 'exchange': process 0 of 2" in said
+
+
+def test_where_the_coordinators_process_is_killed_the_others_say_so_and_end():
+    """JAX aborts them; one of them waits for process 0, the other one is at work of its own."""
+    begun = several.start([TASK, "die"], 3)
+    (killed, _), *others = several.ends(begun, 60)
+    assert killed == -signal.SIGKILL
+    for number, (status, said) in enumerate(others, start=1):
+        assert status == 75, said
+        assert f"process {number} of 3: process 0, which held the coordinator, is gone; look at what it printed" in said
+        assert "start all processes again with the same command" in said
+
+
+def test_an_open_port_is_somebody_and_a_closed_one_is_nobody():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert not coordinator._nobody_at(address, 1.0)
+    assert coordinator._nobody_at(address, 1.0)
+    assert not coordinator.is_gone()  # in a single process there is none
 
 
 def test_a_signal_between_two_stages_stops_all_after_the_same_step_of_the_next():

@@ -19,12 +19,12 @@ def test_ppo_and_the_group_methods_share_their_diagrams():
     figures = {"kl": 1.0, "heldout_kl": 1.0, "proxy_mean": 0.5, "length": 9.0, "distinct_2": 0.5}
     ppo, group = (stage_panels(stage, rows_of(stage, **figures)) for stage in ("ppo", "group"))
     assert ppo == group
-    assert "KL to SFT, nats a response" in titles(ppo[0])
+    assert "KL to the start, nats a response" in titles(ppo[0])
 
 
 def test_a_group_method_has_no_diagram_of_a_critic():
     main, _ = stage_panels("group", rows_of("group", kl=1.0, advantage_abs=0.8))
-    assert titles(main) == ["KL to SFT, nats a response", "mean size of an advantage"]
+    assert titles(main) == ["KL to the start, nats a response", "mean size of an advantage"]
 
 
 @pytest.mark.parametrize("stage", ["ppo", "group"])
@@ -58,14 +58,14 @@ def test_preference_optimisation_draws_pairs_and_judges():
         "loss",
         "pairs the implicit reward ranks right",
         "implicit reward, training pairs",
-        "gold score, held-out prompts",
+        "gold score, held out",
     ]
     assert titles(other) == ["grad_norm"]
 
 
 def test_the_reference_point_of_kto_has_a_diagram_of_its_own():
     main, _ = stage_panels("preference", rows_of("preference", reference_point=0.2, heldout_kl=1.0))
-    assert titles(main) == ["held-out KL to SFT, nats a response", "KTO's reference point, nats"]
+    assert titles(main) == ["held-out KL to the start, nats", "KTO's reference point, nats"]
 
 
 def test_a_line_keeps_its_place_where_another_was_not_logged():

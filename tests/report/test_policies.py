@@ -31,10 +31,10 @@ def drawn(stage, rows):
 @pytest.mark.parametrize("stage", ["ppo", "group"])
 def test_the_fit_goes_through_the_evaluations_it_was_made_of(stage, monkeypatch):
     given = {}
-    monkeypatch.setattr(plots, "over_optimisation", lambda points, fitted: given.update(points=points, fitted=fitted))
+    monkeypatch.setattr(plots, "over_optimisation", lambda *drawn, titles: given.update(drawn=drawn))
     policy_section(stage, rows_of(stage, KL), {"alarms": []})
-    kl, _, gold = zip(*given["points"], strict=True)
-    np.testing.assert_allclose(given["fitted"](np.array(kl)), gold, atol=1e-5)
+    kl, _, gold = zip(*given["drawn"][0], strict=True)
+    np.testing.assert_allclose(given["drawn"][1](np.array(kl)), gold, atol=1e-5)
 
 
 def test_the_fit_is_drawn_with_and_without_a_proxy():
@@ -62,7 +62,7 @@ def test_gold_that_does_not_bend_down_is_drawn_without_a_fit():
 )
 def test_there_is_no_fit_where_it_would_mean_nothing(stage, kls):
     svg = drawn(stage, rows_of(stage, kls))
-    assert "gold (a judge never trained on)" in svg
+    assert "gold (never trained on)" in svg
     assert "fitted" not in svg
 
 
@@ -75,6 +75,9 @@ def test_pairs_and_labels_have_a_row_each():
             }
         )
     )
-    assert table["implicit reward: thumbs up above thumbs down, held out (AUC)"] == ["", "73.1% (70.0 to 76.0)"]
+    assert table["implicit reward: thumbs up above thumbs down, held out (AUC)"] == [
+        "",
+        "73.1% (70.0 to 76.0), 9 responses",
+    ]
     assert not [row for row in table if "pairs" in row]
     assert "pairs" in "".join(dict(policy_table({"preference": {"accuracy": 0.6}})))

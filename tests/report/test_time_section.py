@@ -67,8 +67,7 @@ def test_the_drawing_has_a_bar_a_stage_and_a_name_a_kind():
     assert found is not None
     assert found.stages == ("Supervised fine-tuning", "Group policy gradient: rloo")
     drawing = base64.b64decode(found.drawing.split(",", 1)[1]).decode()
-    # Letters are drawn as shapes, each text with a comment that says what it is.
-    texts = re.findall("<!-- (.*?) -->", drawing)
+    texts = re.findall("<text[^>]*>(.*?)</text>", drawing)
     assert {*found.stages, "training steps", "compilation", "idle"} <= set(texts)
     assert "saving" not in texts  # nothing took any
 

@@ -221,6 +221,24 @@ def test_nothing_is_decoded_once_every_row_has_ended():
     assert len(calls) == 4  # one window, in which the longest response ended
 
 
+@pytest.mark.parametrize(("prompts", "windows"), [([[7], [1, 3]], 3), ([[7], [5]], 2)], ids=["to the end", "early"])
+def test_the_devices_are_at_the_next_window_while_the_host_asks_about_one(prompts, windows):
+    """Ten tokens are the first one and three windows; where all have ended in the first, one more was begun."""
+    engine = Engine(
+        chain([0, 1, 2, 3, 2, 4, 5, 6]), SamplingConfig(max_new_tokens=10, window=3), pad_id=PAD, eos_id=EOS
+    )
+    calls, window = [], engine.programs.window
+
+    def counted(*inputs, **options):
+        calls.append(inputs)
+        return window(*inputs, **options)
+
+    engine.programs = engine.programs._replace(window=counted)
+    rollout = engine({}, prompts, key=KEY, bucket=2)
+    assert len(calls) == windows
+    assert responses(rollout)[0] == [[6, 5, 4, 2]]
+
+
 @pytest.mark.parametrize("prompts", [[], [[5, 6], []]], ids=["no prompts", "an empty prompt"])
 def test_an_empty_prompt_is_refused(setting, prompts):
     with pytest.raises(ValueError, match="at least one token"):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.losses import token_logprobs
 from rlhf_jax.rollout import SamplingConfig, response_keys, sample_token, truncate
 from rlhf_jax.rollout.sampling import categorical
 
@@ -98,6 +99,15 @@ def test_the_log_probability_may_be_of_another_temperature(temperature):
     same, logprob = draw(temperature=temperature, logprob_temperature=1.0)
     np.testing.assert_array_equal(same, token)
     np.testing.assert_allclose(logprob, np.log(PROBABILITIES)[token], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_what_a_draw_sums_up_gives_the_log_probability_of_the_whole_distribution(temperature):
+    """1003 entries are blocks of 32, the last one not full, and a whole block may be forbidden."""
+    logits = (3 * jax.random.normal(jax.random.key(1), (50, 1003))).at[:, 32:64].set(-jnp.inf)
+    keys = response_keys(jax.random.key(0), 0, jnp.arange(50), jnp.zeros(50, jnp.int32))
+    token, logprob = sample_token(keys, logits, jnp.int32(0), temperature=temperature, top_k=0, top_p=1.0)
+    np.testing.assert_allclose(logprob, token_logprobs(logits / temperature, token), atol=1e-5)
 
 
 def test_a_truncated_draw_at_a_temperature_reports_the_whole_distribution():

@@ -12,7 +12,7 @@ import pytest
 from rlhf_jax import checkpoint, stages
 from rlhf_jax.checkpoint import CheckpointError, Checkpoints
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.runs import folder
+from rlhf_jax.runs import fingerprint
 from rlhf_jax.runs.loading import load_stage
 
 
@@ -52,15 +52,15 @@ def test_what_is_computed_again_and_by_which_kernel_has_no_say_in_the_result(
 def test_a_half_finished_stage_of_the_version_before_goes_on(tmp_path):
     """Its checkpoint has no field that came later; one that was there and differs is still named."""
     config = stages.PPOConfig(seed=3)
-    old = folder.fingerprint(config)
+    old = fingerprint.fingerprint(config)
     del old["critic"], old["critic_gradient"], old["sampling"]["int8"], old["sampling"]["stop"]
     before = Checkpoints(tmp_path, fingerprint=old)
     before.save(2, {"x": np.arange(3.0)}, {})
     before.wait()
 
     def resumed(config):
-        brought_up = functools.partial(folder.brought_up, config=config)
-        return Checkpoints(tmp_path, fingerprint=folder.fingerprint(config), brought_up=brought_up)
+        brought_up = functools.partial(fingerprint.brought_up, config=config)
+        return Checkpoints(tmp_path, fingerprint=fingerprint.fingerprint(config), brought_up=brought_up)
 
     assert resumed(config).restore({"x": np.zeros(3)}).step == 2
     with pytest.raises(CheckpointError, match=r'critic was "own" and is now "head"'):

@@ -82,7 +82,7 @@ def test_a_reward_model_chooses_too(run, folder, reward_run):
     assert summary["proxy_after"] > summary["proxy_before"]
 
 
-def test_what_is_kept_is_the_best_of_all_that_were_drawn(tables, sft_run, one_device):
+def test_what_is_kept_is_the_best_of_all_that_were_drawn(tables, sft_run, one_device, monkeypatch):
     texts = [row["prompt"] for row in tiny_task.tables()["prompts"]][:6]
     prompts = [EncodedPrompt(text, sft_run.tokenizer.encode_prompt(text), i) for i, text in enumerate(texts)]
     sampling, reference = tiny_task.ONLINE["sampling"], sft_run.params["policy"]
@@ -95,6 +95,11 @@ def test_what_is_kept_is_the_best_of_all_that_were_drawn(tables, sft_run, one_de
         assert score == max(counts)
         assert text == every[int(np.argmax(counts))]
     assert not kept.scores["kl"].any()  # the reference's own samples
+    # In parts, and with a prompt that comes again in another part: it is answered anew, the others as before.
+    monkeypatch.setattr("rlhf_jax.stages.comparison._AT_ONCE", 32)
+    in_parts = judges.best_of(sampler.reference, [*prompts, prompts[0]], 5, 8)
+    assert in_parts.texts[:6] == kept.texts
+    assert in_parts.tokens[6].tolist() != in_parts.tokens[0].tolist()
     with pytest.raises(ValueError, match="best-of-n needs a reward to choose by"):
         Judges(sampler, None, {}).best_of(sampler.reference, prompts, 5, 8)
 

@@ -270,7 +270,7 @@ def test_help_shows_the_options(capsys):
         cli.run(["inspect", "--help"])
     assert "rlhf inspect RUN:STAGE" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.run(["inspect", "ppo", "--help"])
+        cli.run(["inspect", "ppo", "--help-all"])
     said = capsys.readouterr().out
     for option in ("--devices", "--topology", "--json", "--random", "--mesh data=2,fsdp=2,tensor=2", "--mesh.fsdp"):
         assert option in said

@@ -382,7 +382,7 @@ def test_help_shows_the_plans_options_beside_the_stages(capsys):
         cli.run(["plan", "--help"])
     assert "rlhf plan RUN:STAGE" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.run(["plan", "ppo", "--help"])
+        cli.run(["plan", "ppo", "--help-all"])
     said = capsys.readouterr().out
     for option in ("--hardware", "--efficiency", "--price", "--aot-json", "--mesh.fsdp", "--kl.target"):
         assert option in said

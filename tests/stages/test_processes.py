@@ -1,10 +1,7 @@
 """Stages in several processes: the numbers of one process, and what happens when one of them is killed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -92,20 +89,3 @@ def test_four_processes_train_ppo_like_one(tmp_path, cache):
     for row, other in zip(rows, other_rows, strict=True):
         assert row.pop("stage") == other.pop("stage")
         assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
-
-
-def test_the_quickstart_launched_in_two_processes_gives_the_figures_of_one(tmp_path, cache):
-    rlhf = [sys.executable, "-c", "from rlhf_jax.cli import main; main()"]
-    summaries = []
-    for name, launch, devices in (("one", [], 2), ("two", ["launch", "--processes", "2", "--", *rlhf], 1)):
-        environment = {**os.environ, **several.simulated(devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        command = [*rlhf, *launch, "quickstart", "--fast", "--out", str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.splitlines()[-1] == str(tmp_path / name / "report.html")
-        assert (tmp_path / name / "report.html").exists()
-        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
-    one, two = summaries
-    assert one["params_sha256"] == two["params_sha256"]
-    for stage in ("sft", "reward", "ppo"):
-        assert one[stage] == two[stage]

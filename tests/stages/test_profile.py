@@ -205,7 +205,7 @@ def test_help_shows_the_profiles_options_beside_the_stages(capsys):
     assert left.value.code == 0
     assert "rlhf profile RUN:STAGE" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.run(["profile", "ppo", "--help"])
+        cli.run(["profile", "ppo", "--help-all"])
     said = capsys.readouterr().out
     for option in ("--repeats", "--trace", "--json", "--random", "--kl.target", "--offload {none,frozen}"):
         assert option in said

@@ -98,10 +98,13 @@ def test_pairs_and_ratings_in_one_file_are_refused(tables, tmp_path, sft_run, fo
         stages.reward_model(config)
 
 
-def test_too_few_responses_to_any_prompt_is_an_error_and_nothing_is_written(tables, tmp_path, sft_run, folder):
-    """Six people's responses to each prompt make no group of seven."""
-    config = tiny_task.reward_config(tables, tmp_path / "run", init=folder, table="ratings", group_size=7)
-    with pytest.raises(DataError, match=r"ratings\.jsonl: no prompt has 7 rated responses"):
+def test_a_single_response_to_every_prompt_is_an_error_and_nothing_is_written(tables, tmp_path, sft_run, folder):
+    """Nothing compares them; two responses to a prompt are a group, however large ``group_size`` is."""
+    rows = [json.loads(line) for line in (tables / "ratings.jsonl").read_text().splitlines()]
+    alone = [{**row, "prompt": f"{row['prompt']} {i}"} for i, row in enumerate(rows)]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alone))
+    config = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="ratings", group_size=7)
+    with pytest.raises(DataError, match=r"ratings\.jsonl: no prompt has 2 rated responses"):
         stages.reward_model(config)
     assert not (tmp_path / "run").exists()
 

@@ -87,8 +87,7 @@ def test_preference_sees_a_proxy_that_rises_while_gold_does_not(
     monkeypatch.setattr(module, "load_reward", lambda *_: lambda _, responses: [next(evaluations)] * len(responses))
     config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread")
     run = stages.preference(config, mesh=one_device, judges={"gold": lambda _, responses: [0.0] * len(responses)})
-    (alarm,) = run.summary["alarms"]
-    assert alarm["name"] == "reward_hacking"
+    (alarm,) = (alarm for alarm in run.summary["alarms"] if alarm["name"] == "reward_hacking")
     said = capsys.readouterr().err.splitlines()
     assert said.count(f"preference: warning: {alarm['message']}") == 1
 

@@ -112,7 +112,7 @@ def test_damage_before_the_last_line_is_named(tmp_path):
     assert read_goodput(path) == {}
     for damaged in ("nonsense", "[1]", '{"stage": "sft"}'):
         path.write_text(damaged + "\n" + line(0.0))
-        with pytest.raises(ValueError, match=r"goodput.jsonl:1: not a line of a goodput log .*delete the line"):
+        with pytest.raises(ValueError, match=r"goodput.jsonl:1: not a line of a goodput log .*put the line right"):
             read_goodput(path)
 
 

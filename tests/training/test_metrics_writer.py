@@ -81,5 +81,5 @@ def test_a_torn_last_line_is_not_a_row_and_goes(tmp_path):
 def test_a_broken_line_in_the_middle_is_named(tmp_path, line):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"stage": "sft", "step": 1}\n' + line + '\n{"stage": "sft", "step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*delete the line"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*put the line right"):
         read_metrics(file)

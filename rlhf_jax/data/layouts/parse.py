@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlhf_jax.data.layouts.fields import Row, bad_row, checked_numbers, shown, text_of, value_of
-from rlhf_jax.data.layouts.turns import messages, prompt_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, checked_numbers, checked_text, shown, text_of, value_of
+from rlhf_jax.data.layouts.turns import after_system, chat_after_system, is_empty, messages, prompt_of, weighed
 from rlhf_jax.data.rows import (
     Demonstration,
     Dialogue,
@@ -19,6 +19,7 @@ from rlhf_jax.data.rows import (
     Prompt,
     PromptRow,
     RatedResponse,
+    assistants,
     roles,
 )
 
@@ -52,13 +53,17 @@ def parse_demonstration(row: Row, where: str) -> Demonstration | Dialogue:
     return Demonstration(*_answered(row, where), where)
 
 
-def parse_dialogue(row: Row, where: str, *, field: str = "messages") -> Dialogue:
+def parse_dialogue(row: Row, where: str, *, field: str = "messages", answered: bool = True) -> Dialogue:
     """Read a chat, a list of ``{"role": ..., "content": ...}`` with at least one turn of the assistant.
+
+    A turn of the assistant with a ``weight`` of 0 is not to be imitated. What the system says may stand beside the
+    chat, in ``system``.
 
     Args:
         row: the fields.
         where: where the row stands.
         field: the one that holds the chat; ``turns.messages`` says what a chat may look like.
+        answered: whether there has to be a turn of the assistant to imitate.
 
     Returns:
         The dialogue.
@@ -71,21 +76,25 @@ def parse_dialogue(row: Row, where: str, *, field: str = "messages") -> Dialogue
         >>> parse_dialogue({"messages": turns}, "chats.jsonl:1").messages[1].content
         'Hello!'
     """
-    turns = messages(value_of(row, field, where), field, where)
-    if all(turn.role != "assistant" for turn in turns):
-        raise bad_row(where, f"field '{field}'", "at least one turn of the assistant", f"only {roles(turns)}")
-    return Dialogue(turns, where)
+    turns, unlearned = weighed(value_of(row, field, where), field, where)
+    if answered and len(unlearned) == len(assistants(turns)):
+        found = f"only {roles(turns)}" + (", of weight 0" if unlearned else "")
+        raise bad_row(where, f"field '{field}'", "at least one turn of the assistant", found)
+    whole = chat_after_system(turns, row, where)
+    more = len(whole) - len(turns)
+    return Dialogue(whole, where, tuple(place + more for place in unlearned))
 
 
-def parse_alpaca(row: Row, where: str) -> Demonstration:
-    """Read ``instruction``, ``input`` (which may be empty or missing) and ``output``.
+def parse_alpaca(row: Row, where: str) -> Demonstration | Dialogue:
+    """Read ``instruction``, ``input`` (which may be empty or missing) and ``output``; also ``system`` and ``history``.
 
     Args:
-        row: the fields.
+        row: the fields. ``history`` is a list of pairs, what the user said and what the assistant answered before.
         where: where the row stands.
 
     Returns:
-        A demonstration; its prompt is the instruction, an empty line and the input.
+        A demonstration; its prompt is the instruction, an empty line and the input. With a history a chat, every
+        answer of which is to be imitated.
 
     Raises:
         DataError: if a field is missing or of the wrong kind.
@@ -95,11 +104,48 @@ def parse_alpaca(row: Row, where: str) -> Demonstration:
         >>> parse_alpaca(row, "alpaca.jsonl:1").prompt
         'Translate.\\n\\nchat'
     """
-    prompt = text_of(row, "instruction", where)
-    given = row.get("input")
+    prompt, output = asked_in_alpaca(row, where), text_of(row, "output", where)
+    history = row.get("history")
+    if is_empty(history):
+        return Demonstration(prompt, output, where)
+    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    return Dialogue((*turns, Message("assistant", output)), where)
+
+
+def asked_in_alpaca(row: Row, where: str) -> Prompt:
+    """Read what ``instruction``, ``input``, ``history`` and ``system`` ask.
+
+    Args:
+        row: the fields; all but the first may be missing or empty.
+        where: where the row stands.
+
+    Returns:
+        The instruction, an empty line and the input; a chat where there is a history or the system says something.
+
+    Raises:
+        DataError: if a field is of the wrong kind.
+
+    Example:
+        >>> row = {"instruction": "And two?", "history": [["One?", "Un."]]}
+        >>> [turn.content for turn in asked_in_alpaca(row, "alpaca.jsonl:1")]
+        ['One?', 'Un.', 'And two?']
+    """
+    asked = text_of(row, "instruction", where)
+    given, history = row.get("input"), row.get("history")
     if given is not None and not (isinstance(given, str) and not given.strip()):
-        prompt = f"{prompt}\n\n{text_of(row, 'input', where)}"
-    return Demonstration(prompt, text_of(row, "output", where), where)
+        asked = f"{asked}\n\n{text_of(row, 'input', where)}"
+    prompt: Prompt = asked
+    if not is_empty(history):
+        pairs = history if isinstance(history, list | tuple) else [history]
+        turns: list[Message] = []
+        for number, pair in enumerate(pairs):
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                expected = "[what the user said, what was answered]"
+                raise bad_row(where, f"field 'history[{number}]'", expected, shown(pair))
+            for who, text in zip(("user", "assistant"), pair, strict=True):
+                turns.append(Message(who, checked_text(text, f"history[{number}]", where)))
+        prompt = (*turns, Message("user", asked))
+    return after_system(prompt, row, where)
 
 
 def parse_labelled(row: Row, where: str) -> LabelledResponse:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.data.layouts.fields import Row, bad_row, is_number, shown, text_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, checked_text, is_number, shown, text_of
 from rlhf_jax.data.layouts.pairs import pair_votes, parse_comparison
-from rlhf_jax.data.layouts.turns import answers, messages, records, spoken
-from rlhf_jax.data.rows import Comparison, Message
+from rlhf_jax.data.layouts.parse import asked_in_alpaca
+from rlhf_jax.data.layouts.turns import SYSTEM, after_system, answers, messages, records, spoken
+from rlhf_jax.data.rows import Chat, Comparison, Message
 
 
 def tldr(row: Row, where: str) -> Comparison:
@@ -103,12 +104,59 @@ def pair(row: Row, where: str) -> Comparison:
         # They may be written to be joined to the prompt as they are; the tokenizer joins with a space itself.
         return found._replace(responses=tuple(text.removeprefix(" ") for text in found.responses), votes=votes)
     read = spoken if isinstance(chosen, str) else messages
-    turns = [read(value, field, where) for field, value in (("chosen", chosen), ("rejected", rejected))]
-    if asked is not None and all(each[0].role == "assistant" for each in turns):  # without the prompt's turns
-        before = (Message("user", asked),) if isinstance(asked, str) else messages(asked, "prompt", where)
-        turns = [before + each for each in turns]
+    turns = [
+        read([value] if isinstance(value, Mapping) and {"role", "from"} & value.keys() else value, field, where)
+        for field, value in (("chosen", chosen), ("rejected", rejected))
+    ]
+    if asked is not None:
+        turns = [_joined(asked, each, field, where) for each, field in zip(turns, ("chosen", "rejected"), strict=True)]
     shared, responses = answers(turns[0], turns[1], where)
-    return Comparison(shared, responses, votes, where, chosen_first=True)
+    return Comparison(after_system(shared, row, where), responses, votes, where, chosen_first=True)
+
+
+def _joined(asked: Any, turns: Chat, field: str, where: str) -> Chat:
+    """Join what ``prompt`` asks and a dialogue, which may repeat it, or only its end."""
+    text = isinstance(asked, str)
+    before = (Message("user", checked_text(asked, "prompt", where)),) if text else messages(asked, "prompt", where)
+    if turns[0].role == "assistant" or all(turn.role == "system" for turn in before):
+        return before + turns
+    if text and any(turn.role == "user" and turn.content.strip() == asked.strip() for turn in turns):
+        return turns
+    for shared in range(min(len(before), len(turns)), 0, -1):
+        if before[-shared:] == turns[:shared]:
+            return before + turns[shared:]
+    found = f"{shown(before[-1].content)} and {shown(turns[0].content)}"
+    raise bad_row(where, f"fields 'prompt' and '{field}'", "the same turns before the answer", found)
+
+
+def asked_pair(row: Row, where: str) -> Comparison:
+    """Read ``chosen`` and ``rejected`` after Alpaca's fields, or after ``question`` or a chat in ``conversations``.
+
+    Args:
+        row: the fields; ``system`` may stand beside them.
+        where: where the row stands.
+
+    Returns:
+        The comparison, as ``pair`` reads it after a ``prompt``.
+
+    Raises:
+        DataError: if a field is bad.
+
+    Example:
+        >>> row = {"system": "Be brief.", "question": "One?", "chosen": "Un.", "rejected": "One."}
+        >>> asked_pair(row, "orca.jsonl:1").prompt[0]
+        Message(role='system', content='Be brief.')
+    """
+    rest = {
+        name: value for name, value in row.items() if name in ("chosen", "rejected", "score_chosen", "score_rejected")
+    }
+    if "instruction" in row:
+        asked = asked_in_alpaca(row, where)
+        given: Any = asked if isinstance(asked, str) else [turn._asdict() for turn in asked]
+        return pair({**rest, "prompt": given}, where)
+    field = "question" if "question" in row else "conversations" if "conversations" in row else "messages"
+    system = {name: row[name] for name in SYSTEM if name in row}
+    return pair({**rest, **system, "prompt": row[field]}, where)
 
 
 def _share(scores: tuple[Any, Any], what: str, where: str) -> float:

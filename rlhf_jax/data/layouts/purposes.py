@@ -8,10 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 from rlhf_jax.data.layouts.fields import Row, bad_row
+from rlhf_jax.data.layouts.meaning import ASKED, check_meaning
 from rlhf_jax.data.layouts.pairs import parse_comparison
 from rlhf_jax.data.layouts.parse import parse_demonstration, parse_labelled, parse_prompt, parse_text
 from rlhf_jax.data.layouts.table import read_row, unfit
-from rlhf_jax.data.rows import Comparison, Demonstration, Dialogue, LabelledResponse, PromptRow, RatedResponse
+from rlhf_jax.data.layouts.turns import SYSTEM, prompt_of
+from rlhf_jax.data.rows import (
+    Comparison,
+    Demonstration,
+    Dialogue,
+    LabelledResponse,
+    Prompt,
+    PromptRow,
+    RatedResponse,
+    assistants,
+    roles,
+    texts_of,
+)
 
 
 def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
@@ -69,7 +82,7 @@ def comparison(row: Row, where: str) -> Comparison:
 
 
 def prompt(row: Row, where: str) -> PromptRow:
-    """Read what a policy is to answer; in a chat, that is everything before the assistant's last turn.
+    """Read what a policy is to answer: a chat that ends with the user, or else what precedes the assistant's last turn.
 
     Args:
         row: the fields.
@@ -85,19 +98,21 @@ def prompt(row: Row, where: str) -> PromptRow:
         >>> prompt({"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}, "pairs.jsonl:1").prompt
         'Say hello.'
     """
-    chats = (row[field] for field in ("chosen", "completion", "messages") if field in row)
+    chats = (row[field] for field in ("chosen", "completion", "messages", "conversations") if field in row)
     if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
-        return parse_prompt(row, where)  # what else the row holds does not matter
-    found, layout = read_row(row, where, parse_prompt)
+        asked = parse_prompt(row, where)  # which answers the row holds does not matter
+        check_meaning(row, where, ("prompt", *SYSTEM), texts_of(asked), ASKED)
+        return asked
+    found, layout = read_row(row, where, parse_prompt, answered=False)
     if isinstance(found, Dialogue):
-        return PromptRow(_last_answer(found).prompt, where)
+        return PromptRow(_to_answer(found), where)
     if not found.prompt:
         raise unfit(layout, row, where, "prompts")
     return PromptRow(found.prompt, where)
 
 
 def answered(row: Row, where: str) -> Comparison | Demonstration:
-    """Read a prompt and what was answered, two responses or one, to be scored.
+    """Read a prompt and what was answered, two responses or one, to be scored; a response may be empty.
 
     In a chat the answer is the assistant's last turn, and the prompt is everything before it.
 
@@ -115,6 +130,9 @@ def answered(row: Row, where: str) -> Comparison | Demonstration:
         >>> answered({"prompt": "Hi.", "response": "No.", "label": False}, "labels.jsonl:1").response
         'No.'
     """
+    said = row.get("response")
+    if isinstance(said, str) and not said.strip() and not {"chosen", "rejected", "a", "b"} & row.keys():
+        return Demonstration(prompt_of(row, where), said, where)  # a policy may have said nothing
     found, layout = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
         return found
@@ -203,9 +221,14 @@ def preferred_first(pair: Comparison) -> tuple[str, ...]:
     return tuple(pair.responses[i] for i in order)
 
 
+def _to_answer(chat: Dialogue) -> Prompt:
+    """Take the turns that are to be answered: all of them where the user has the last word."""
+    return chat.messages if chat.messages[-1].role == "user" else _last_answer(chat).prompt
+
+
 def _last_answer(chat: Dialogue) -> Demonstration:
     """Cut a chat into the assistant's last turn and all that was said before it."""
-    last = max(i for i, turn in enumerate(chat.messages) if turn.role == "assistant")
+    last = max(assistants(chat.messages), default=0)
     if not last:
-        raise bad_row(chat.where, "the chat", "a turn before the assistant's answer", "none")
+        raise bad_row(chat.where, "the chat", "a turn before the assistant's answer", roles(chat.messages))
     return Demonstration(chat.messages[:last], chat.messages[last].content, chat.where)

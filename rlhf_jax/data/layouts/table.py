@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.layouts import published
 from rlhf_jax.data.layouts.fields import Row, bad_row, names
+from rlhf_jax.data.layouts.meaning import ASKED, SAID, check_meaning, left_alone
 from rlhf_jax.data.layouts.pairs import parse_comparison
 from rlhf_jax.data.layouts.parse import (
     parse_alpaca,
@@ -19,6 +20,8 @@ from rlhf_jax.data.layouts.parse import (
     parse_rated,
     parse_text,
 )
+from rlhf_jax.data.layouts.turns import SYSTEM
+from rlhf_jax.data.rows import texts_of
 
 
 class Layout(NamedTuple):
@@ -28,6 +31,7 @@ class Layout(NamedTuple):
     columns: tuple[str, ...]  # fields that such a row must have; it may have others
     gives: str  # for messages
     parse: Callable[[Row, str], Any]  # to one of the types of ``rows``
+    more: tuple[str, ...] = ()  # other fields that are read where they are there
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Layout:
@@ -58,19 +62,37 @@ def recognise(columns: Iterable[str], where: str = "") -> Layout:
     return found
 
 
-def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> tuple[Any, Layout]:
+def unknown_fields(row: Row) -> Counter[str]:
+    """Count the fields of a row that no layout knows, and that are left alone; none where no layout fits.
+
+    Args:
+        row: the fields.
+
+    Returns:
+        How often each stands there.
+
+    Example:
+        >>> unknown_fields({"prompt": "Hi.", "response": "Hello!", "source": "me"})
+        Counter({'source': 1})
+    """
+    layout = next((layout for layout in LAYOUTS if set(layout.columns) <= row.keys()), None)
+    return Counter() if layout is None else left_alone(row, (*layout.columns, *layout.more))
+
+
+def read_row(row: Row, where: str, ours: Callable[[Row, str], Any], *, answered: bool = True) -> tuple[Any, Layout]:
     """Recognise the layout of a row, and read the row as the layout has it.
 
     Args:
         row: the fields.
         where: where the row stands.
         ours: the function for a row that has a prompt and no other known field: it says what is missing.
+        answered: whether a chat needs a turn of the assistant.
 
     Returns:
         One of the types of ``rows``, and the layout.
 
     Raises:
-        DataError: if no layout fits, or a field is bad.
+        DataError: if no layout fits, a field is bad, or one says something that the layout does not read.
     """
     layout = recognise(row, where)
     if any(row[column] is None for column in layout.columns):
@@ -79,7 +101,11 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any]) -> tuple[Any
         other = next((x for x in LAYOUTS if x.gives == layout.gives and set(x.columns) <= there.keys()), None)
         if other is not None:
             row, layout = there, other
-    found = ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
+    if layout.parse is parse_dialogue:
+        found = parse_dialogue(row, where, field=layout.columns[0], answered=answered)
+    else:
+        found = ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
+    check_meaning(row, where, (*layout.columns, *layout.more), texts_of(found), (*ASKED, *SAID))
     return found, layout
 
 
@@ -98,27 +124,38 @@ def unfit(layout: Layout, row: Row, where: str, wanted: str) -> DataError:
     return bad_row(where, f"fields {names(row)}", wanted, f"the layout {layout.name}, which gives {layout.gives}")
 
 
+_SCORES = ("score_chosen", "score_rejected")
 # The first whose fields are all there is a row's layout, so those with more fields come first.
 LAYOUTS = (
     Layout("TL;DR comparisons", ("info", "summaries", "choice"), "comparisons", published.tldr),
-    Layout("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), "comparisons", published.shp),
     Layout(
-        "UltraFeedback",
-        ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
-        "comparisons",
-        published.pair,
+        "SHP", ("history", "human_ref_A", "human_ref_B", "labels"), "comparisons", published.shp, ("score_A", "score_B")
     ),
-    Layout("pairs", ("prompt", "chosen", "rejected"), "comparisons", published.pair),
-    Layout("hh-rlhf", ("chosen", "rejected"), "comparisons", published.pair),
-    Layout("pairs with votes", ("prompt", "a", "b"), "comparisons", parse_comparison),
-    Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", parse_labelled),
-    Layout("labels", ("prompt", "response", "label"), "labelled responses", parse_labelled),
+    Layout("UltraFeedback", ("prompt", "chosen", "rejected", *_SCORES), "comparisons", published.pair, SYSTEM),
+    Layout("pairs", ("prompt", "chosen", "rejected"), "comparisons", published.pair, (*_SCORES, *SYSTEM)),
+    Layout(
+        "Alpaca pairs",
+        ("instruction", "chosen", "rejected"),
+        "comparisons",
+        published.asked_pair,
+        ("input", "history", *_SCORES, *SYSTEM),
+    ),
+    *(
+        Layout(name, (field, "chosen", "rejected"), "comparisons", published.asked_pair, (*_SCORES, *SYSTEM))
+        for name, field in (("Orca", "question"), ("ShareGPT pairs", "conversations"))
+    ),
+    Layout("hh-rlhf", ("chosen", "rejected"), "comparisons", published.pair, (*_SCORES, *SYSTEM)),
+    Layout(
+        "pairs with votes", ("prompt", "a", "b"), "comparisons", parse_comparison, ("preference", "ratings", *SYSTEM)
+    ),
+    Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", parse_labelled, SYSTEM),
+    Layout("labels", ("prompt", "response", "label"), "labelled responses", parse_labelled, SYSTEM),
     Layout("ratings", ("prompt", "response", "ratings"), "rated responses", parse_rated),
-    Layout("Alpaca", ("instruction", "output"), "demonstrations", parse_alpaca),
-    Layout("ShareGPT", ("conversations",), "demonstrations", functools.partial(parse_dialogue, field="conversations")),
-    Layout("messages", ("messages",), "demonstrations", parse_dialogue),
-    Layout("demonstrations", ("prompt", "response"), "demonstrations", parse_demonstration),
-    Layout("completions", ("prompt", "completion"), "demonstrations", parse_demonstration),
+    Layout("Alpaca", ("instruction", "output"), "demonstrations", parse_alpaca, ("input", "history", *SYSTEM)),
+    Layout("ShareGPT", ("conversations",), "demonstrations", parse_dialogue, SYSTEM),
+    Layout("messages", ("messages",), "demonstrations", parse_dialogue, SYSTEM),
+    Layout("demonstrations", ("prompt", "response"), "demonstrations", parse_demonstration, SYSTEM),
+    Layout("completions", ("prompt", "completion"), "demonstrations", parse_demonstration, SYSTEM),
     Layout("text", ("text",), "text", parse_text),
-    Layout("prompts", ("prompt",), "prompts", parse_prompt),
+    Layout("prompts", ("prompt",), "prompts", parse_prompt, SYSTEM),
 )

@@ -14,28 +14,51 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
-from rlhf_jax.data.readers.jsonl import collect, read_jsonl
+from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
+from rlhf_jax.files import machine_fault
 from rlhf_jax.paths import PathError, inside
 
 Row = TypeVar("Row")
 HUB = "hf:"
 # A folder's files are of the first kind there is: others beside it (dataset_infos.json) describe them.
-_KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".json")
+_KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
+_TABLE = "write it as .jsonl: datasets.load_dataset('csv', data_files={0!r})['train'].to_json('rows.jsonl')"
+_PACKED = "unpack it first; of packed files .gz alone is read"
+# What to do with files of other kinds.
+_ADVICE = {
+    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), _TABLE),
+    **dict.fromkeys((".zst", ".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z"), _PACKED),
+    ".txt": 'write it as .jsonl, one {{"prompt": ..., "response": ...}} or {{"text": ...}} a line',
+    ".arrow": "name the folder that save_to_disk wrote, or write it as .parquet",
+    **dict.fromkeys((".pkl", ".pickle"), "a pickle may run code, so it is never opened; write the rows as .jsonl"),
+}
+_INSTALLED_AS = {"PIL": "pillow"}
 _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")  # older ones end with a fingerprint
 
 
 def is_huggingface(source: str) -> bool:
     """Whether ``read_huggingface`` reads a source.
 
-    It reads ``hf:org/name``, whatever exists, and names that end with .parquet, .json or .jsonl.gz.
+    It reads ``hf:org/name``, whatever exists, and names that end with .parquet, .json or .gz; upper case too.
 
     Example:
         >>> is_huggingface("hf:org/pairs"), is_huggingface("pairs.parquet"), is_huggingface("org/pairs")
         (True, True, False)
     """
-    named = source.startswith(HUB) or source.endswith(tuple(set(_KINDS) - {".jsonl"}))
-    there = bool(source) and Path(source).exists()  # an empty path is the working folder to Path
-    return named or (there and not source.endswith(".jsonl"))
+    if is_lines(source):
+        return False
+    named = source.startswith(HUB) or source.lower().endswith(_KINDS) or bool(advice(source))
+    return named or (bool(source) and Path(source).exists())  # an empty path is the working folder to Path
+
+
+def advice(source: str) -> str:
+    """Say what to do with a file of a kind that is not read.
+
+    Example:
+        >>> advice("rows.jsonl.zst"), advice("rows.jsonl")
+        ('unpack it first; of packed files .gz alone is read', '')
+    """
+    return _ADVICE.get(Path(source).suffix.lower(), "").format(source)
 
 
 def splits(source: str | os.PathLike[str]) -> list[str]:
@@ -63,9 +86,10 @@ def read_huggingface(
 
     Args:
         source: a folder written by ``save_to_disk`` (a Dataset or a DatasetDict); a folder with .parquet, .jsonl,
-            .jsonl.gz or .json files, or with a folder ``data`` of them, the split in the file's name as on the hub
-            (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is ``train``; or a name on
-            the hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it), which is downloaded once.
+            .ndjson or .json files, packed as .gz or not, or with a folder ``data`` of them, the split in the file's
+            name as on the hub (``test.parquet``, ``train-00000-of-00002.parquet``); one such file, whose split is
+            ``train``; or a name on the hub, ``hf:org/name`` or ``hf:org/name:config`` (a config or a folder of it),
+            which is downloaded once.
         split: the name of a split.
         parse: one of the functions of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
         on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
@@ -107,11 +131,9 @@ def _open(source: str) -> dict[str, _Read]:
             f"{source}: no such file or folder; check the path (a name on the hub is written {HUB}org/name)"
         )
     if not path.is_dir():
-        if not path.name.endswith(_KINDS):
-            raise DataError(
-                f"{source}: expected a {', '.join(_KINDS)} file or a folder of them; write it as one of them, a table "
-                f"with datasets.load_dataset('csv', data_files={source!r})['train'].to_json('rows.jsonl')"
-            )
+        if not path.name.lower().endswith(_KINDS):
+            known = f"{source}: expected a {', '.join(_KINDS)} file or a folder of them"
+            raise DataError(f"{known}; {advice(source) or 'name it after what it holds, or write it as one of them'}")
         return {"train": _files([path])}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         load = _datasets().load_from_disk
@@ -150,16 +172,17 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
     for place in (folder, folder / "data"):
         for kind in _KINDS:
             # On the hub a split is a file, or a folder of numbered ones.
-            files = sorted(f for pattern in (f"*{kind}", f"*/[0-9]*{kind}") for f in place.glob(pattern))
+            named = [f for f in (*place.glob("*"), *place.glob("*/[0-9]*")) if f.name.lower().endswith(kind)]
+            files = sorted(f for f in named if f.is_file())
             found: dict[str, list[Path]] = {}
             for file in files:
-                stem = file.name.removesuffix(kind)
+                stem = file.name[: -len(kind)]
                 name = file.parent.name if stem.isdigit() and file.parent != place else _SHARD.sub("", stem)
                 if name not in ("dataset_info", "dataset_infos", "state"):
                     found.setdefault(name, []).append(file)
             if found:
                 return found
-    inside = sorted({f.parent.relative_to(folder) for kind in _KINDS for f in folder.rglob(f"*{kind}")})
+    inside = sorted({f.parent.relative_to(folder) for f in folder.rglob("*") if f.name.lower().endswith(_KINDS)})
     advice = f"name one of the folders in it ({', '.join(map(str, inside))})" if inside else "check the path"
     raise DataError(
         f"{folder}: expected a data set written by save_to_disk, or {', '.join(_KINDS)} files, found neither; {advice}"
@@ -173,7 +196,7 @@ def _files(files: list[Path]) -> _Read:
         good: list[Any] = []
         bad: list[str] = []
         for file in files:
-            if file.suffix == ".parquet":
+            if file.suffix.lower() == ".parquet":
                 more = collect(_numbered(_stream(file), str(file), str(file)), parse, on_bad_row)
             else:  # with json: datasets makes text of numbers where a field has both, and dates of text that looks so
                 more = read_jsonl(file, parse, on_bad_row)
@@ -228,6 +251,8 @@ def _load(source: str) -> Any:
             # Data sets with a script of their own have a copy as parquet files, a folder for each config.
             return load(name, data_dir=config or "default", revision="refs/convert/parquet")
     except Exception as error:  # whatever datasets, the hub's client and the network raise
+        if fault := machine_fault(error):
+            raise DataError(f"{source}: could not be loaded here ({fault})") from error
         raise DataError(
             f"{source}: datasets.load_dataset({name!r}, {config or None!r}) failed: {_first_line(error)}; check the "
             f"name, the config ({HUB}org/name:config) and the network. Without a network: "
@@ -237,10 +262,36 @@ def _load(source: str) -> Any:
 
 
 def _unreadable(source: str, error: Exception) -> DataError:
+    """Make the complaint about a data set that cannot be read: only its own content is called incomplete."""
+    for cause in _causes(error):
+        if isinstance(cause, ImportError):
+            name = cause.name or next((word for word in _INSTALLED_AS if word.lower() in str(cause).lower()), "")
+            package = _INSTALLED_AS.get(name.partition(".")[0], name.partition(".")[0])
+            missing = next((p for p in _INSTALLED_AS.values() if p in str(cause).lower()), package)
+            how = f"pip install {missing}" if missing else "install it"
+            return DataError(
+                f"{source}: cannot be read: a package is missing ({_first_line(cause)}); {how}, or write the data set "
+                "without the column that needs it"
+            )
+    if fault := machine_fault(error):
+        return DataError(
+            f"{source}: cannot be read: {fault}; that is this machine's state, not the file's: give it what it lacks "
+            "and start again"
+        )
     return DataError(f"{source}: cannot be read: {_first_line(error)}; the file may be incomplete, so copy it again")
 
 
-def _first_line(error: Exception) -> str:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Go through an error and what led to it."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _first_line(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__ or error
     text = str(error) if cause is error else f"{error} ({cause})"
     return f"{type(error).__name__}: {' '.join(text.split())}"[:300]

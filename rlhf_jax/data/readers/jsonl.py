@@ -16,14 +16,25 @@ from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.files import atomic_text
 
 Row = TypeVar("Row")
+LINES = (".jsonl", ".ndjson")
 _LONGEST = 1 << 26  # bytes of a line: a small archive may unpack to one that no memory holds
 _MARK = b"\xef\xbb\xbf"  # which some editors put before any text
+
+
+def is_lines(name: str) -> bool:
+    """Whether a file's name says that it holds one JSON object a line, and is not packed.
+
+    Example:
+        >>> is_lines("pairs.JSONL"), is_lines("pairs.ndjson"), is_lines("pairs.jsonl.gz"), is_lines("pairs.json")
+        (True, True, False, False)
+    """
+    return name.lower().endswith(LINES)
 
 
 def read_jsonl(
     path: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str], Row], on_bad_row: OnBadRow = "error"
 ) -> tuple[list[Row], list[str]]:
-    """Read a file with one JSON object a line (blank lines are passed over), or a .json file that is a list of them.
+    """Read a file with one JSON object a line (blank lines are passed over), or one that is a list of them.
 
     Args:
         path: the file, UTF-8, with or without a byte-order mark; compressed if its name ends with .gz.
@@ -88,7 +99,7 @@ def collect(
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
     with _opened(path) as file:
         try:
-            if path.suffix == ".json" and file.read(1024).removeprefix(_MARK).lstrip()[:1] == b"[":
+            if file.read(1024).removeprefix(_MARK).lstrip()[:1] == b"[":  # no row begins so
                 file.seek(0)
                 yield from _listed(file.read().removeprefix(_MARK), path)
                 return
@@ -105,7 +116,7 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
 
 
 def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _listed(text: bytes, path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:

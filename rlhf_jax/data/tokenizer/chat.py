@@ -7,14 +7,14 @@ it is one anyway, as in nearly every template, the ids are those of the whole te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_jax.data.rows import Message, Prompt
+from rlhf_jax.data.rows import Message, Prompt, assistants
 from rlhf_jax.data.tokenizer.chat_template import BREAK, ChatTemplate, Rendered, any_of
-from rlhf_jax.data.tokenizer.native import encoded
+from rlhf_jax.data.tokenizer.native import decoded, encoded
 from rlhf_jax.data.tokenizer.plain import continued
 from rlhf_jax.data.tokenizer.special_tokens import token_id
 
@@ -31,10 +31,12 @@ class ChatTokens:
         self._text_only = backend  # takes special tokens for text
         self._backend = tokenizers.Tokenizer.from_str(backend.to_str())  # which does not
         self._chat = chat
+        self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
         self.joint = chat.joint
+        if chat.joint.strip():  # tags may be special tokens, which decoding drops
+            self.joint = decoded(backend, self._after(chat.opening, chat.joint))
         self.space = chat.end.removesuffix(chat.end.lstrip())
         self.eos_id = token_id(backend, chat.end.strip())
-        self._controls = re.compile(f"({any_of(chat.controls).pattern})")  # a group, so that split keeps what it finds
 
     def prompt(self, prompt: Prompt) -> np.ndarray:
         """Encode the turns so far, and open the assistant's next one.
@@ -48,7 +50,8 @@ class ChatTokens:
         Raises:
             DataError: if the template refuses the turns.
         """
-        return self._rendered(self._chat.prompt((Message("user", prompt),) if isinstance(prompt, str) else prompt))[0]
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        return self._rendered(self._chat.prompt(turns), ())[0]
 
     def dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
         """Encode a whole chat.
@@ -57,12 +60,40 @@ class ChatTokens:
             messages: the turns.
 
         Returns:
-            Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns, their end token included.
+            Tokens int32 [n_tokens], and bool [n_tokens]: True on the assistant's turns that stand there as they would
+            be sampled, their end token included. Where none does, the prompt and the answer of the last one.
 
         Raises:
-            DataError: if the template refuses the turns, or what the assistant said cannot be found exactly.
+            DataError: if the template refuses the turns, or what the assistant said cannot be found.
         """
-        return self._rendered(self._chat.dialogue(messages))
+        rendered = self._chat.dialogue(messages)
+        said = assistants(messages)
+        if rendered.spoken or not said:
+            return self._rendered(rendered, rendered.spoken)
+        return self._apart(messages, said[-1])
+
+    def dialogues(self, messages: Sequence[Message], learned: Collection[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Encode a chat as the sequences that teach the assistant's turns: the chat, and turns it shows otherwise.
+
+        Args:
+            messages: the turns.
+            learned: which messages are targets, all of them the assistant's.
+
+        Returns:
+            Tokens and targets as from ``dialogue``, up to the last target. Every message of ``learned`` is a target in
+            one of the sequences, after the tokens that it would be sampled from.
+
+        Raises:
+            DataError: as for ``dialogue``.
+        """
+        rendered = self._chat.dialogue(messages)
+        together = [index for index in rendered.spoken if index in learned]
+        apart = [self._apart(messages, index) for index in sorted(learned) if index not in rendered.spoken]
+        if not together:
+            return apart
+        ids, mask = self._rendered(rendered, together)
+        size = int(np.flatnonzero(mask)[-1]) + 1  # what follows the last target teaches nothing
+        return [(ids[:size], mask[:size]), *apart]
 
     def response(self, text: str) -> np.ndarray:
         """Encode an answer and the token that ends it, as they stand after the generation prompt.
@@ -72,20 +103,27 @@ class ChatTokens:
 
         Returns:
             int32 [n_tokens + 1].
-        """
-        piece = self.joint + self._chat.break_up(text) + self._chat.end
-        return np.asarray(self._after(self._chat.opening, piece), np.int32)
 
-    def _rendered(self, rendered: Rendered) -> tuple[np.ndarray, np.ndarray]:
-        text, turns = rendered
+        Raises:
+            DataError: if the template refuses the answer.
+        """
+        return np.asarray(self._after(self._chat.opening, self._chat.answer(text)), np.int32)
+
+    def _apart(self, messages: Sequence[Message], index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Encode one turn of the assistant after what it is sampled from, and nothing that follows it."""
+        asked, said = self.prompt(tuple(messages[:index])), self.response(messages[index].content)
+        return np.concatenate([asked, said]), np.arange(len(asked) + len(said)) >= len(asked)
+
+    def _rendered(self, rendered: Rendered, learned: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+        text = rendered.text
         ids: list[int] = []
         mask: list[bool] = []
         context, place = "", 0
-        for start, end in turns:
+        for (start, end), index in zip(rendered.turns, rendered.spoken, strict=True):
             between = self._after(context, text[place:start])
             said = self._after(self._context(text, start), text[start:end])
             ids += between + said
-            mask += [False] * len(between) + [True] * len(said)
+            mask += [False] * len(between) + [index in learned] * len(said)
             context, place = self._context(text, end), end
         rest = self._after(context, text[place:])
         return np.asarray(ids + rest, np.int32), np.asarray(mask + [False] * len(rest), bool)

@@ -23,16 +23,20 @@ _RESERVED = re.compile("[\ufdd0-\ufdef]")
 
 
 class Rendered(NamedTuple):
-    """A chat as text, and where the assistant speaks in it."""
+    """A chat as text, and where the assistant speaks in it just as a sample of its turn would."""
 
     text: str  # special tokens that a message spells are broken by ``BREAK``
-    turns: tuple[tuple[int, int], ...]  # [start, end) of every assistant's turn, the token that ends it included
+    turns: tuple[tuple[int, int], ...]  # [start, end) of an assistant's turn, the token that ends it included
+    spoken: tuple[int, ...] = ()  # which message each of these turns is
 
 
 class _Shape(NamedTuple):
-    joint: str  # space between the generation prompt and the text of a turn
+    before: str  # what stands between the user's text and the assistant's in a chat
+    prompt: str  # what stands after the user's text where the assistant is to answer: the model is sampled after it
+    joint: str  # what an answer begins with before its own text: the rest of the former, or the end of a thought
     end: str  # what ends a turn: a special token, and space before it where the template writes some
-    prompt: str  # what stands between the user's text and the assistant's
+    rest: str  # what the template writes after that
+    thought: str  # the tag of a thought that the prompt opens and an answered chat does not show; else empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +98,9 @@ class ChatTemplate:
             The text, and the places of the assistant's earlier turns.
 
         Raises:
-            DataError: if the template fails or does not show what an assistant said as it was said.
+            DataError: if the template fails, or a turn of the assistant cannot be found in what it writes.
         """
-        return self._turns(messages, add_generation_prompt=True)
+        return self._rendered(messages, add_generation_prompt=True)
 
     def dialogue(self, messages: Sequence[Message]) -> Rendered:
         """Render a whole chat.
@@ -105,19 +109,85 @@ class ChatTemplate:
             messages: the turns.
 
         Returns:
-            The text, and where the assistant's turns stand in it, each with the token that ends it.
+            The text, and where the assistant's turns stand in it, each with the token that ends it. A turn counts
+            where the text up to it is what the model is sampled from, and the turn is what ``answer`` writes. Some
+            templates show an earlier turn in another way, without its reasoning; such a turn is no part of ``turns``.
 
         Raises:
-            DataError: if the template fails or does not show what an assistant said as it was said.
+            DataError: if the template fails, or a turn of the assistant cannot be found in what it writes.
 
         Example:
             >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+            >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
             >>> template = ChatTemplate(source, controls=("</s>",))
-            >>> text, turns = template.dialogue([Message("user", "Hi."), Message("assistant", "Hello!")])
+            >>> text, turns, _ = template.dialogue([Message("user", "Hi."), Message("assistant", "Hello!")])
             >>> [text[start:end] for start, end in turns]
             ['Hello!</s>']
         """
-        return self._turns(messages, add_generation_prompt=False)
+        return self._rendered(messages, add_generation_prompt=False)
+
+    def answer(self, text: str) -> str:
+        """Write an answer as it follows the generation prompt, with the token that ends it.
+
+        Whatever the template writes between the two belongs to the answer, such as an empty thought: the model has to
+        write it itself.
+
+        Args:
+            text: what the assistant says.
+
+        Returns:
+            The text, in which special tokens that ``text`` spells are broken by ``BREAK``.
+
+        Raises:
+            DataError: if the template fails, or what it makes of the answer cannot be found in what it writes.
+
+        Example:
+            >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+            >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
+            >>> ChatTemplate(source, controls=("</s>",)).answer("Hello! ")
+            'Hello!</s>'
+        """
+        shape, said = self._shape, self.break_up(text)
+        chat = [Message("user", _STAND_INS[0]), Message("assistant", said)]
+        tail = self.render(chat).rpartition(_STAND_INS[0])[2]
+        ending = shape.end + shape.rest
+        if not tail.endswith(ending):
+            _not_exact()
+        if tail.startswith(shape.prompt):
+            return tail[len(shape.prompt) : len(tail) - len(shape.rest)]
+        if not tail.startswith(shape.before):
+            _not_exact()
+        shown = tail[len(shape.before) : len(tail) - len(ending)]
+        closing = f"</{shape.thought}>"
+        if not shape.thought or closing not in text:
+            return shape.joint + shown + shape.end
+        if closing not in shown:  # the template shows no thought of an answered turn
+            thought, _, answer = text.rpartition(closing)
+            space = answer[: len(answer) - len(answer.lstrip())]
+            if not said.rstrip().endswith(shown.strip()):
+                _not_exact()
+            shown = self.break_up(thought) + closing + space + shown.lstrip()
+        return re.sub(rf"\A\s*<{BREAK}?{re.escape(shape.thought)}>\n?", "", shown) + shape.end
+
+    def turns_in(self, text: str) -> list[tuple[int, int]]:
+        """Find the assistant's turns in a text that the template wrote, each with the token that ends it.
+
+        Args:
+            text: a whole chat, special tokens spelled out.
+
+        Returns:
+            Where each begins and ends.
+
+        Example:
+            >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+            >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
+            >>> ChatTemplate(source, controls=("</s>",)).turns_in("<user>Hi.</s><assistant>Hello!</s>")
+            [(22, 32)]
+        """
+        shape = self._shape
+        opened = shape.before if shape.thought else shape.prompt
+        found = re.finditer(rf"{re.escape(opened)}(.*?{re.escape(shape.end)})", text, re.DOTALL)
+        return [match.span(1) for match in found]
 
     @property
     def end(self) -> str:
@@ -126,12 +196,12 @@ class ChatTemplate:
 
     @property
     def joint(self) -> str:
-        """The space that the template writes between the generation prompt and the assistant's text; mostly none."""
+        """What an answer begins with before its own text: space, or an empty thought; mostly nothing."""
         return self._shape.joint
 
     @property
     def opening(self) -> str:
-        """What the template writes between the user's text and the assistant's, the ``joint`` left out."""
+        """What the template writes after the user's text for the assistant to answer."""
         return self._shape.prompt
 
     def break_up(self, text: str) -> str:
@@ -158,57 +228,76 @@ class ChatTemplate:
 
     @functools.cached_property
     def _shape(self) -> _Shape:
-        """What the template does with an assistant's turn, seen on a chat of two turns."""
+        """What the template does with an assistant's turn, seen on a chat of two turns, and whether it can be used."""
         asked, said = _STAND_INS
         user, assistant = Message("user", asked), Message("assistant", said)
-        opened = self.render([user], add_generation_prompt=True).rpartition(asked)[2]
-        before, found, after = self.render([user, assistant]).rpartition(asked)[2].partition(said)
+        begun, shows_user, opened = self.render([user], add_generation_prompt=True).rpartition(asked)
+        start, _, tail = self.render([user, assistant]).rpartition(asked)
+        before, found, after = tail.partition(said)
         if not found:
             raise DataError("chat template: it does not show what the assistant says; tokenise with format='plain'")
-        joint = before.removeprefix(opened) if before.startswith(opened) else ""
-        joint = joint if joint.isspace() else ""
+        if not shows_user or start != begun:
+            raise DataError(
+                "chat template: it writes something else before the user's turn where that is to be answered than "
+                "where it was answered, so what is trained would not be what is sampled; correct chat_template.jinja, "
+                "or tokenise with format='plain'"
+            )
         end = re.match(rf"\s*(?:{any_of(self.controls).pattern})", after)
         if end is None:
             raise DataError(
                 "chat template: after the assistant's turn it writes no special token for the model to stop at, but "
                 f"{after!r}; tokenise with format='plain'"
             )
-        return _Shape(joint, end[0], opened)
+        joint, thought = _between(before, opened)
+        return _Shape(before, opened, joint, end[0], after[len(end[0]) :], thought)
 
-    def _turns(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
+    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
         chat = [Message(message.role, self.break_up(message.content)) for message in messages]
         text = self.render(chat, add_generation_prompt)
         turns: list[tuple[int, int]] = []
-        for index, message in enumerate(chat):
-            if message.role == "assistant":
-                turns.append(self._turn(chat, index, text, add_generation_prompt))
-                if len(turns) > 1 and turns[-1][0] < turns[-2][1]:
-                    _not_exact(index)
-        return Rendered(text, tuple(turns))
+        spoken: list[int] = []
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            opened, said = self._opened(chat, index), self.answer(message.content)
+            if text.startswith(opened + said):
+                turns.append((len(opened), len(opened) + len(said)))
+                spoken.append(index)
+        return Rendered(text, tuple(turns), tuple(spoken))
 
-    def _turn(self, chat: list[Message], index: int, text: str, add_generation_prompt: bool) -> tuple[int, int]:
-        """Find where turn ``index`` stands: with another text in its place, what is around it stays the same."""
-        other = [*chat[:index], Message("assistant", _STAND_INS[0]), *chat[index + 1 :]]
-        before, found, after = self.render(other, add_generation_prompt).partition(_STAND_INS[0])
-        if not found or not text.endswith(after):
-            _not_exact(index)
-        end = len(text) - len(after)
-        ended = end + (len(self.end) if after.startswith(self.end) else 0)
-        # A template may take space off both ends of what was said, or its beginning (the reasoning of an earlier turn).
-        shown = text[len(before) : end]
-        if text.startswith(before) and len(before) <= end and chat[index].content.rstrip().endswith(shown.rstrip()):
-            return len(before) - (len(self.joint) if before.endswith(self.joint) else 0), ended
-        # Or it sets it anew (the reasoning of the last turn): then all that comes after the generation prompt counts.
-        opened = self.render(chat[:index], add_generation_prompt=True)
-        if not text.startswith(opened) or len(opened) > end:
-            _not_exact(index)
-        return len(opened), ended
+    def _opened(self, chat: Sequence[Message], index: int) -> str:
+        """Write what the assistant's turn ``index`` is sampled from."""
+        if any(message.role == "user" for message in chat[:index]):
+            return self.render(chat[:index], add_generation_prompt=True)
+        # A chat that the assistant opens answers nothing, so there may be no prompt: take what stands before the turn.
+        shown = self.render([*chat[:index], Message("assistant", _STAND_INS[0])])
+        return shown.partition(_STAND_INS[0])[0].removesuffix(self.joint)
 
 
-def _not_exact(index: int) -> NoReturn:
+def _between(before: str, opened: str) -> tuple[str, str]:
+    """Compare what stands before an answer that was said with the prompt for one: what the answer has to begin with.
+
+    Returns:
+        What an answer begins with, and the tag of the thought that the prompt has opened.
+    """
+    if before.startswith(opened):
+        return before[len(opened) :], ""
+    more = opened[len(before) :] if opened.startswith(before) else None
+    tag = re.fullmatch(r"\s*<([^<>/\s]+)>\s*", more or "")
+    if tag is not None:
+        return f"\n</{tag[1]}>\n\n", tag[1]
+    if more is not None and more.isspace():
+        return "", ""
     raise DataError(
-        f"chat template: the assistant's turn, message {index + 1}, cannot be found exactly in what it renders, so its "
-        "targets are unknown; train on that turn as a prompt and a response"
+        f"chat template: it opens an answer with {opened!r} and shows one after {before!r}, so what is trained would "
+        "not follow what is sampled from; correct chat_template.jinja, or tokenise with format='plain'"
+    )
+
+
+def _not_exact() -> NoReturn:
+    raise DataError(
+        "chat template: what the assistant says cannot be found exactly in what it renders, so its targets are "
+        "unknown; change that text, correct chat_template.jinja, or tokenise with format='plain'"
     )
 
 

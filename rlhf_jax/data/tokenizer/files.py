@@ -54,8 +54,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Token
         fields = json.loads(path.read_text(encoding="utf-8"))
         _check_numbers(fields, path)
         saved = checked(SpecialTokens(**fields.pop(_KEY)), path) if _KEY in fields else None
-        # A file may ask for texts to be cut or filled up to any length; here a text has the tokens that it has.
-        backend = tokenizers.Tokenizer.from_str(json.dumps({**fields, "truncation": None, "padding": None}))
+        backend = tokenizers.Tokenizer.from_str(json.dumps(_without_state(fields)))
         ours = all(backend.id_to_token(i) == token for i, token in enumerate(SPECIALS))
     if saved is not None:
         return path, backend, saved
@@ -63,6 +62,16 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Path, tokenizers.Token
         return path, backend, OURS
     with native(str(path)):
         return path, backend, checked(read_beside(path, backend), path)
+
+
+def _without_state(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what somebody's last call left in the file: texts cut, filled up, or encoded anew at every call.
+
+    Here a text has the tokens that it has, and the same ones every time.
+    """
+    model = fields.get("model")
+    kept = {**model, "dropout": None} if isinstance(model, Mapping) and "dropout" in model else model
+    return {**fields, "truncation": None, "padding": None, "model": kept}
 
 
 def _check_numbers(fields: Mapping[str, Any], path: Path) -> None:
@@ -92,7 +101,9 @@ def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
     text = backend.to_str(pretty=True)
     if special == OURS:
         return text
-    return json.dumps({**json.loads(text), _KEY: special._asdict()}, indent=2, ensure_ascii=False)
+    later = ("ends", "stops")  # without them a file is as older versions wrote it
+    fields = {name: value for name, value in special._asdict().items() if value or name not in later}
+    return json.dumps({**json.loads(text), _KEY: fields}, indent=2, ensure_ascii=False)
 
 
 def write_folder(folder: str | os.PathLike[str], backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.tokenizer.ends import KEY as ENDS_KEY
 from rlhf_jax.data.tokenizer.gguf_pairs import check_kinds, read_pairs
 from rlhf_jax.files import atomic_text
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Kinds of tokens, as llama.cpp counts them.
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+ENDS = ("eos", "eot", "eom")  # llama.cpp stops where a text, a turn or a message to a tool ends
 SPECIALS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -160,6 +162,9 @@ def build(pairs: Mapping[str, Any], *, where: str) -> tuple[tokenizers.Tokenizer
         )
     if template := pairs.get("tokenizer.chat_template"):
         config["chat_template"] = template
+    stops = [end for end in (_special(pairs, tokens, key, where) for key in ENDS) if end is not None]
+    if len(set(stops)) > 1:
+        config[ENDS_KEY] = list(dict.fromkeys(stops))
     return backend, config
 
 

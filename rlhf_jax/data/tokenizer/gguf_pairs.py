@@ -39,7 +39,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tokenizer.ggml.merges": _TEXTS,
     "tokenizer.ggml.scores": _NUMBERS,
     "tokenizer.ggml.token_type": _NUMBERS,
-    **{f"tokenizer.ggml.{name}_token_id": _WHOLE for name in ("bos", "eos", "unknown", "padding")},
+    **{f"tokenizer.ggml.{name}_token_id": _WHOLE for name in ("bos", "eos", "eot", "eom", "unknown", "padding")},
     **{f"tokenizer.ggml.{name}": _SWITCH for name in ("add_bos_token", "add_eos_token", "add_space_prefix")},
 }
 

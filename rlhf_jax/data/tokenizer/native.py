@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.files import machine_fault
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,6 +38,8 @@ def native(what: str) -> Iterator[None]:
         # A panic (a pattern that takes too long is one) is a BaseException of a class that cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if fault := machine_fault(error):
+            raise DataError(f"{what}: could not be read here ({fault})") from error
         raise DataError(
             f"{what}: not a tokenizer that can be used ({error}); train it again, or fetch the file again"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -65,11 +65,25 @@ class PlainTokens:
         """
         return self._turns(messages)
 
+    def dialogues(self, messages: Sequence[Message], learned: Collection[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Encode a chat as the sequences that teach some of the assistant's turns: here there is one.
+
+        Args:
+            messages: the turns.
+            learned: which messages are targets, all of them the assistant's.
+
+        Returns:
+            Tokens and targets as from ``dialogue``, up to the last target.
+        """
+        return [self._turns(messages[: max(learned) + 1], learned)] if learned else []
+
     def _begin(self, text: str) -> list[int]:
         ids = [] if self._first is None else [self._first]
         return [*ids, *self._encode(text)] or [self._otherwise]
 
-    def _turns(self, messages: Sequence[Message | None]) -> tuple[np.ndarray, np.ndarray]:
+    def _turns(
+        self, messages: Sequence[Message | None], learned: Collection[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Encode turns; ``None`` stands for a turn of the assistant that is only opened."""
         ids: list[int] = []
         mask: list[bool] = []
@@ -82,7 +96,7 @@ class PlainTokens:
             asked = continued(self._encode, text) if ids else self._begin(text)
             answer = self.response(message.content).tolist() if message is not None and said else []
             ids += asked + answer
-            mask += [False] * len(asked) + [True] * len(answer)
+            mask += [False] * len(asked) + [learned is None or index in learned] * len(answer)
             text = ""
         return np.asarray(ids, np.int32), np.asarray(mask, bool)
 

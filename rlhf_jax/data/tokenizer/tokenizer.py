@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+import json
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.rows import Message, Prompt
+from rlhf_jax.data.rows import Message, Prompt, assistants
 from rlhf_jax.data.tokenizer.chat import ChatTokens
-from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
+from rlhf_jax.data.tokenizer.chat_template import ChatTemplate, any_of
+from rlhf_jax.data.tokenizer.ends import added
 from rlhf_jax.data.tokenizer.files import as_json, read_tokenizer, write_folder
 from rlhf_jax.data.tokenizer.native import decoded, encoded, native
 from rlhf_jax.data.tokenizer.plain import PlainTokens
@@ -33,6 +37,7 @@ from rlhf_jax.data.tokenizer.special_tokens import (
     mark_special,
     token_id,
 )
+from rlhf_jax.data.tokenizer.templated import TemplatedTokens
 from rlhf_jax.data.tokenizer.token_bytes import token_bytes
 from rlhf_jax.files import atomic_text
 
@@ -53,6 +58,11 @@ class Tokenizer:
     """Id of the token that begins a text; None where there is none."""
     eos_id: int
     """Id of the token that ends a response; in the chat format, the one that ends the assistant's turn."""
+    end_ids: tuple[int, ...]
+    """Ids that end a response which is sampled: ``eos_id`` first, then the end-of-sequence token and those that a
+    pretrained model's ``generation_config.json`` names."""
+    stops: tuple[str, ...]
+    """Texts that end one, whichever tokens write them: those that this file names."""
     vocab_size: int
     """One more than the largest id."""
     chat: ChatTemplate | None
@@ -60,7 +70,7 @@ class Tokenizer:
     format: str
     """How prompts and responses are written: "plain" or "chat"."""
 
-    _writer: PlainTokens | ChatTokens
+    _writer: PlainTokens | ChatTokens | TemplatedTokens
 
     def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens = OURS):
         if special == OURS:
@@ -69,6 +79,9 @@ class Tokenizer:
                 raise DataError(f"tokenizer: expected the first tokens to be {SPECIALS}, found {found}; train another")
             backend.post_processor = None  # that of an exported one adds <bos>, as encode_prompt does
         ids = {name: token_id(backend, text) for name, text in special.tokens.items()}
+        self.stops = special.stops
+        self._ends = [token_id(backend, text) for text in special.ends]
+        mark_special(backend, added(backend, special.ends))
         self.chat = chat_template(backend, special)
         mark_special(backend, special.tokens.values())
         backend.encode_special_tokens = True  # "<eos>" inside a text is text
@@ -101,6 +114,43 @@ class Tokenizer:
         other._set_format(format)
         return other
 
+    def templated(self) -> Tokenizer:
+        """Make the same tokenizer for texts in which the chat template has been applied already.
+
+        Returns:
+            A tokenizer for which special tokens that a text spells are special, and that adds nothing but a first and
+            a last token where a text has none; this one stays as it is.
+        """
+        import tokenizers
+
+        special = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        special.post_processor = None
+        other = copy.copy(self)
+        other._writer = TemplatedTokens(
+            functools.partial(encoded, special),
+            self.chat,
+            first=self.bos_id if self._special.adds_bos else None,
+            end=(self._backend.id_to_token(self.eos_id) or "", self.eos_id),
+        )
+        return other
+
+    def spells(self, text: str) -> str:
+        """Find a special token that a text spells, as one does in which a chat template has been applied already.
+
+        Args:
+            text: what a row holds.
+
+        Returns:
+            The token; empty where there is none.
+        """
+        found = self._spelled.search(text)
+        return found[0] if found else ""
+
+    @functools.cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        special = [token.content for token in self._backend.get_added_tokens_decoder().values() if token.special]
+        return any_of([text for text in special if len(text) > 2])  # a sign of one or two characters is text
+
     def with_padding_apart(self) -> Tokenizer:
         """Make the same tokenizer with a padding token that ends nothing.
 
@@ -114,7 +164,7 @@ class Tokenizer:
         Raises:
             DataError: if every special token ends something.
         """
-        ends = {self._plain.eos_id, self.eos_id}
+        ends = {self._plain.eos_id, *self.end_ids}
         if self.pad_id not in ends:
             return self
         named = [text for name, text in self._special.tokens.items() if name in ("bos_token", "unk_token")]
@@ -134,6 +184,46 @@ class Tokenizer:
         self._special = self._special._replace(format=format)
         self._writer = self._chat_writer if format == "chat" else self._plain
         self.eos_id = self._writer.eos_id
+        self.end_ids = tuple(dict.fromkeys((self.eos_id, self._plain.eos_id, *self._ends)))
+
+    def with_ends(self, ids: Sequence[int], stops: Sequence[str] = ()) -> Tokenizer:
+        """Make the same tokenizer with more that ends a response.
+
+        Args:
+            ids: tokens' ids; one that the vocabulary lacks ends nothing.
+            stops: texts.
+
+        Returns:
+            A tokenizer; this one stays as it is.
+        """
+        texts = [self._backend.id_to_token(number) for number in ids if 0 <= number < self.vocab_size]
+        ends = dict.fromkeys([*self._special.ends, *(text for text in texts if text)])
+        every = tuple(dict.fromkeys([*self.stops, *stops]))
+        return Tokenizer(self._backend, self._special._replace(ends=tuple(ends), stops=every))
+
+    def missing(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
+        """List the ids below a model's vocabulary size that no token has, as ranges [first, last + 1).
+
+        Args:
+            vocab_size: how many ids the model has.
+
+        Returns:
+            The ranges in order; empty where every id has a token.
+        """
+        known = {number for number in self._backend.get_vocab(with_added_tokens=True).values() if number < vocab_size}
+        edges = [-1, *sorted(known), vocab_size]
+        return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1)
+
+    def writes_like(self, other: Tokenizer) -> bool:
+        """Whether both make the same tokens of every prompt and response; padding, and other ends, may differ."""
+        return self._writing() == other._writing()
+
+    def _writing(self) -> tuple[object, ...]:
+        fields, special = json.loads(self._backend.to_str()), self._special
+        added = sorted((token["id"], token["content"]) for token in fields["added_tokens"])
+        cut = tuple(fields[name] for name in ("normalizer", "pre_tokenizer", "model"))
+        named = [special.tokens.get(name) for name in ("bos_token", "eos_token")]  # which a chat template may write
+        return (*cut, added, named, special.adds_bos, special.format, special.template, self.bos_id, self.eos_id)
 
     @functools.cached_property
     def _chat_writer(self) -> ChatTokens:
@@ -174,9 +264,40 @@ class Tokenizer:
             response: any text.
 
         Returns:
-            int32 [n_tokens + 1].
+            int32 [n_tokens + 1]. In the chat format, what the template makes of the text after its generation prompt.
+
+        Raises:
+            DataError: if the template refuses the response.
         """
         return self._writer.response(response)
+
+    def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Encode text that answers nothing, such as a page of a book, as it is, and end it.
+
+        Args:
+            text: any text.
+
+        Returns:
+            Tokens int32 [n_tokens], and bool [n_tokens], True on the targets: all tokens but the first, which is the
+            beginning-of-sequence token where there is one that is no part of a turn. In a text with the chat template
+            applied (``templated``), the assistant's turns.
+        """
+        if isinstance(self._writer, TemplatedTokens):
+            return self._writer.text(text)
+        ids = [*([] if self._first is None else [self._first]), *self._ids(text), self._plain.eos_id]
+        return np.asarray(ids, np.int32), np.arange(len(ids)) > 0
+
+    @functools.cached_property
+    def _first(self) -> int | None:
+        """The id that begins a text which answers nothing; some templates begin every turn with what they call bos."""
+        if self._special.adds_bos or self.bos_id is None or self.chat is None:
+            return self.bos_id
+        bos = self._special.tokens["bos_token"]
+        try:
+            text = self.chat.render([Message("user", "a")], add_generation_prompt=True)
+        except DataError:
+            return None
+        return self.bos_id if text.startswith(bos) and text.count(bos) == 1 else None
 
     def encode_dialogue(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
         """Encode a whole chat, in which every turn of the assistant is a target.
@@ -186,12 +307,31 @@ class Tokenizer:
 
         Returns:
             Tokens int32 [n_tokens], and bool [n_tokens]: True on the text of the assistant's turns and on the token
-            that ends each, False elsewhere.
+            that ends each, False elsewhere. A turn that the template shows otherwise than it would be sampled (earlier
+            turns without their reasoning) is no target here; ``encode_turns`` teaches it as well.
 
         Raises:
-            DataError: if the template refuses the turns, or does not show what the assistant said as it was said.
+            DataError: if the template refuses the turns, or what the assistant said cannot be found.
         """
         return self._writer.dialogue(messages)
+
+    def encode_turns(
+        self, messages: Sequence[Message], learned: Collection[int] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Encode a chat as the sequences that teach the assistant's turns, each just as it would be sampled.
+
+        Args:
+            messages: the turns.
+            learned: which messages are targets, all of them the assistant's; every one of the assistant's if None.
+
+        Returns:
+            Tokens and targets as from ``encode_dialogue``: one sequence for the chat up to the last target, and one
+            more for each turn that the template shows otherwise in it, with what it is sampled from before it.
+
+        Raises:
+            DataError: if the template refuses the turns, or what the assistant said cannot be found.
+        """
+        return self._writer.dialogues(messages, assistants(messages) if learned is None else learned)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decode token ids to text, and drop special tokens.
@@ -205,7 +345,7 @@ class Tokenizer:
         return decoded(self._backend, np.asarray(ids).tolist())
 
     def decode_response(self, ids: Sequence[int] | np.ndarray, stop: Sequence[str] = ()) -> str:
-        """Decode a response: like ``decode``, without the space, if any, that joins it to its prompt or to its end.
+        """Decode a response: like ``decode``, without what joins it to its prompt or to its end, such as a space.
 
         Args:
             ids: integers [n_tokens].
@@ -217,9 +357,14 @@ class Tokenizer:
         # After another token, since some tokenizers take a space off the beginning of any text.
         before = self._ids("a")
         known = self.decode(before)
-        text = self.decode([*before, *np.asarray(ids).tolist()]).removeprefix(known)
+        said = np.asarray(ids).tolist()
+        said = said[:-1] if said and said[-1] in self.end_ids else said  # an end may be a word, which would be shown
+        text = self.decode([*before, *said]).removeprefix(known)
         text = text[: min((text.index(end) for end in stop if end in text), default=len(text))]
-        return text.removeprefix(self._writer.joint).removesuffix(self._writer.space)
+        joint = self._writer.joint
+        if len(text) < len(joint) and joint.startswith(text):
+            return ""  # it has just begun
+        return text.removeprefix(joint).removesuffix(self._writer.space)
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:

@@ -50,7 +50,7 @@ class Metadata:
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     def token(self, kind: str) -> int | None:
-        """Look up the id of a special token: bos, eos, padding."""
+        """Look up the id of a special token: bos, padding, and eos, eot, eom, which end a text, a turn, a message."""
         value = self._values.get(f"tokenizer.ggml.{kind}_token_id")
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise CheckpointError(

@@ -59,11 +59,13 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], GGUFSource]
     if arch == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
         config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
+    named = (meta.token(kind) for kind in ("eos", "eot", "eom"))
+    ends = list(dict.fromkeys(end for end in named if end is not None))
     config |= {
         "vocab_size": sizes.v,
         "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": meta.token("bos"),
-        "eos_token_id": meta.token("eos"),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": meta.token("padding"),
     }
     return config, GGUFSource(where, places, sizes)

@@ -14,8 +14,9 @@ from rlhf_jax.models.huggingface.config import LAYER_TYPES, model_config
 from rlhf_jax.models.huggingface.families import FAMILIES
 from rlhf_jax.models.huggingface.family import Family
 
-# What a file of weights does not settle, or settles by being there: how to compute, and what is added on top.
-_NOT_OF_THE_TRUNK = ("compute_dtype", "attention", "remat", "lora", "int8", "scalar_head")
+# What a file of weights does not settle, or settles by being there: how to compute, what is added on top, and which ids
+# the tokenizer has no token for.
+_NOT_OF_THE_TRUNK = ("compute_dtype", "attention", "remat", "lora", "int8", "scalar_head", "tokenless")
 
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -54,6 +54,13 @@ class SavesTokenizer(Protocol):
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> object:
         """Write tokenizer.json and its companions into a folder."""
         ...
+
+
+@runtime_checkable
+class KnowsEnds(Protocol):
+    """A tokenizer that knows every token which ends a response, the first being the one that it writes."""
+
+    end_ids: Sequence[int]
 
 
 def save_pretrained(
@@ -173,9 +180,14 @@ def _token_ids(
     generation_config: Mapping[str, Any] | None,
     source: str | os.PathLike[str] | None,
 ) -> dict[str, int | list[int] | None]:
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    ids: dict[str, int | list[int] | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if tokenizer is not None:
-        ids = dict(zip(ids, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
+        ends = list(tokenizer.end_ids) if isinstance(tokenizer, KnowsEnds) else [tokenizer.eos_id]
+        ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": ends if len(ends) > 1 else ends[0],
+            "pad_token_id": tokenizer.pad_id,
+        }
     for said in (generation_config or {}, read_object(Path(source) / CONFIG) if source is not None else {}):
         ids |= {name: said.get(name) for name, known in ids.items() if known is None}
     return ids

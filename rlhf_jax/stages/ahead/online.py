@@ -181,7 +181,8 @@ def rollout_shapes(config: OnlineConfig, trainer: OnlineTrainer, columns: int, d
 def row_shapes(trainer: OnlineTrainer, sampled: Rollout) -> Any:
     """Shapes of the packed rows of a rollout; the program that lays them does nothing but copy."""
     mesh, maker = trainer.mesh, trainer.sampler.rows
-    shape = shape_of(mesh, sampled.tokens.shape[0] * sampled.tokens.shape[1], 1, sampled.tokens.shape[-1])
+    count = sampled.tokens.shape[0] * sampled.tokens.shape[1]
+    shape = shape_of(mesh, count, 1, sampled.tokens.shape[-1], gradients=False)
     starts = jax.ShapeDtypeStruct(sampled.tokens.shape[:2], jnp.int32)
     found = jax.eval_shape(
         functools.partial(maker.program, shape=shape), sampled, starts, jax.ShapeDtypeStruct((), jnp.int32)

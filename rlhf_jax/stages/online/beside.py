@@ -21,6 +21,7 @@ from rlhf_jax import models, parallel
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.parallel import MeshConfig
+from rlhf_jax.rollout import occurrences
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -152,8 +153,8 @@ class Beside:
             step: the iteration.
         """
 
-        def draw(sampler: Sampler, policy: Params, share: Sequence[EncodedPrompt]) -> Rollout:
-            return sampler(policy, share, step, samples=self._samples, columns=_columns(self._home, prompts))
+        def draw(sampler: Sampler, policy: Params, share: slice) -> Rollout:
+            return self._drawn(sampler, policy, prompts, share, step)
 
         return self._bring(self._each(draw, weights, prompts))
 
@@ -166,14 +167,27 @@ class Beside:
             step: the iteration that the responses are for.
         """
 
-        def draw(sampler: Sampler, policy: Params, share: Sequence[EncodedPrompt]) -> tuple[Rollout, Array]:
-            sampled = sampler(policy, share, step, samples=self._samples, columns=_columns(self._home, prompts))
+        def draw(sampler: Sampler, policy: Params, share: slice) -> tuple[Rollout, Array]:
+            sampled = self._drawn(sampler, policy, prompts, share, step)
             return sampled, sampler.logprobs(policy, sampler.rows(sampled))
 
         sampled, known = self._each(draw, weights, prompts)
         with _first(self.mesh):
             gap = self._gap(known, sampled.logprobs, sampled.mask)
         return Waiting(self._bring(sampled), jax.device_put(gap, parallel.replicated(self._home.mesh)))
+
+    def _drawn(
+        self, sampler: Sampler, policy: Params, prompts: Sequence[EncodedPrompt], share: slice, step: int
+    ) -> Rollout:
+        """Sample a copy's share, drawn and laid out as all prompts at once would be."""
+        return sampler(
+            policy,
+            prompts[share],
+            step,
+            samples=self._samples,
+            columns=_columns(self._home, prompts),
+            occurrence=occurrences([prompt.id for prompt in prompts])[share],
+        )
 
     def _each(self, draw: Callable[..., Any], weights: list[Params], prompts: Sequence[EncodedPrompt]) -> Any:
         """Let every copy draw its share, each in a thread, and join what they give on the host."""
@@ -184,7 +198,7 @@ class Beside:
         def one(i: int) -> Any:
             sampler = self._copies[i][0]
             with _first(sampler.mesh):
-                return jax.device_get(draw(sampler, weights[i], prompts[i * share : (i + 1) * share]))
+                return jax.device_get(draw(sampler, weights[i], slice(i * share, (i + 1) * share)))
 
         return jax.tree.map(lambda *x: np.concatenate(x), *self._threads.map(one, range(len(self._copies))))
 

@@ -13,7 +13,15 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_named, check_positive, is_one_of
+from rlhf_jax.stages.config import (
+    Offload,
+    StageConfig,
+    check_multiple,
+    check_named,
+    check_positive,
+    is_one_of,
+    named_judges,
+)
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -102,6 +110,9 @@ class OnlineConfig(StageConfig):
     is the reference."""
     reward_model: str = "runs/reward"
     """Run folder of the reward model, or of an ensemble of them."""
+    reward: str = ""
+    """A function of your own in its place, FILE.py:function of (prompts, responses), which returns a number for each
+    response."""
     ensemble: EnsembleConfig = EnsembleConfig()
     data: DataConfig = DataConfig()
     """Prompts; in human_sentiment, a domain's instruction and the first words of a sentence."""
@@ -156,9 +167,10 @@ class OnlineConfig(StageConfig):
     patience: int = 0
     """Evaluations without a better held-out reward at a KL of at most `max_kl` before the run stops early; 0 never
     stops."""
-    judge: str = ""
-    """What gives the samples a gold score that training never sees: FILE.py:function of (prompts, responses), or a run
-    folder with a reward model. If empty, human_sentiment has judges of its own, and other data none."""
+    judge: tuple[str, ...] = ()
+    """What gives the samples scores that training never sees: `NAME=FILE.py:function` of (prompts, responses), or
+    `NAME=RUN`, a run folder with a reward model; several with a `--judge` each. Without a name it is `gold`, the one
+    that counts. If there are none, human_sentiment has judges of its own, and other data none."""
     max_logprob_gap: float = 0.0
     """Largest mean difference between the sampler's and the trainer's log-probabilities of an iteration's tokens, nats;
     more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16,
@@ -166,8 +178,14 @@ class OnlineConfig(StageConfig):
     so, which is measured in the first iteration."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
         check_named(self, "policy", "a run folder or a checkpoint")
+        if self.reward and self.reward_model not in ("", OnlineConfig.reward_model):
+            raise ValueError(
+                f"reward is {self.reward} and reward_model is {self.reward_model}: leave one of them out (a reward "
+                "model can be a judge, --judge NAME=RUN)"
+            )
         check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches", "micro_batches")
         check_positive(self, "eval_every", "eval_prompts", "test_prompts")
         if self.max_prompt_length < 0:
@@ -290,7 +308,8 @@ class PPOConfig(OnlineConfig):
 
     out: str = "runs/ppo"
     objective: str = "ppo"
-    """`ppo`, `a2c` (set `epochs` and `minibatches` to 1), or FILE.py:function for one of your own."""
+    """What is minimised: an objective with a critic (`rlhf ppo --help` lists ours; `a2c` wants `epochs` and
+    `minibatches` of 1), or FILE.py:function for one of your own."""
     gamma: float = 1.0
     """Discount of later rewards."""
     gae_lambda: float = 0.95
@@ -337,7 +356,8 @@ class GroupConfig(OnlineConfig):
 
     out: str = "runs/group"
     objective: str = "rloo"
-    """`rloo`, `grpo`, `dr_grpo`, `dapo`, `gspo`, `reinforce`, `expert_iteration`, `online_dpo`, or FILE.py:function."""
+    """What is minimised: an objective on samples without a critic (`rlhf group --help` lists ours), or FILE.py:function
+    for one of your own."""
     prompts: int = 32
     samples: int = 4
     """Responses to each prompt, K; RLOO 2 to 4 (Ahmadian et al. 2024), GRPO 8 to 64 (Shao et al. 2024)."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,29 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.fingerprint import checkpoints, fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
+from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.stage_path import check_start, policy_path
-from rlhf_jax.stages import sources
+from rlhf_jax.runs.store import open_run
+from rlhf_jax.runs.user_code import called
+from rlhf_jax.stages import ending, sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.judges import choose_judges
+from rlhf_jax.stages.given import Given
+from rlhf_jax.stages.ingredients import (
+    Makers,
+    of_data,
+    of_judges,
+    of_objective,
+    of_optimizers,
+    of_reward,
+    of_text,
+    once,
+)
+from rlhf_jax.stages.judges import choose_judges, choose_reward, judge_names, judge_runs, try_texts
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -35,34 +49,52 @@ from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
+from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import stopped
 from rlhf_jax.stages.watcher import PolicyWatcher
-from rlhf_jax.training import MetricsWriter
-from rlhf_jax.types import Objective
 
 
 def train_online(
     stage: str,
     config: OnlineConfig,
-    *,
-    reward: TextReward | None,
-    judges: Mapping[str, TextReward] | None,
-    objective: Objective | None,
+    given: Given,
     mesh: Mesh | None,
 ) -> RunResult:
-    """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains the arguments."""
-    if objective is not None:
-        config = dataclasses.replace(config, objective=describe_objective(objective))
-    directory = Path(config.out)
+    """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains what is given."""
+    config = given.named_in(config)
+    directory = open_run(config.out, config.policy, config.reward_model, *judge_runs(config.judge))
     check_start(config.policy, directory, stage)
-    if folder.finished(directory, stage, config):
-        return folder.load_result(directory, stage, config)
+    run = functools.partial(_train, stage=stage, config=config, given=given, mesh=mesh)
+    return once(stage, directory, config, _made_of(config, given), run)
+
+
+def _made_of(config: OnlineConfig, given: Given, task: Task | None = None) -> Makers:
+    found = {
+        "data": of_data(config.data, "prompts", task),
+        "objective": of_objective(given.objective, config.objective),
+        "policy": lambda: of_model(config.policy),
+        "reward": of_reward(given.reward, config.reward, config.reward_model),
+        **of_judges(given.judges, config.judge, config.data, task),
+        **of_optimizers(given.optimizer, config),
+    }
+    return {**found, "ptx": of_text(config.ptx.data)} if config.ptx.coef else found
+
+
+def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, mesh: Mesh | None) -> RunResult:
+    """Train, as nothing of the stage is complete."""
     keep_compiled()
-    watch = Attempt(directory, stage, config)
+    watch = Attempt(directory, stage, config, given.tracker)
     mesh, _ = online_meshes(config, mesh)
     start = start_from(config.policy, config.lora, mesh=mesh, seed=config.seed, remat=config.remat)
     tokenizer = start.tokenizer
-    scored_by = load_reward(config.reward_model, tokenizer, mesh) if reward is None else reward
+    scored_by: LoadedModel | TextReward
+    if given.reward is None and not config.reward:
+        if not config.reward_model:
+            raise RunError(f"{stage}: no reward was passed, and reward_model is empty: pass one, or name a run folder")
+        scored_by = load_reward(config.reward_model, tokenizer, mesh)
+    else:
+        scored_by = choose_reward(given.reward, config.reward)
     if config.offload == "frozen":  # nobody else may hold them on the device
         start = start._replace(params=place(start.params, mesh, parked=not config.lora.rank))
         if isinstance(scored_by, LoadedModel):
@@ -73,26 +105,28 @@ def train_online(
     task = sources.find_task(config.data)
     rows = sources.prompts(config.data, task)
     asked, longest = ("train", "validation", "test"), config.max_prompt_length
-    train_prompts, heldout, test = sources.prompts_to_sample(
+    train_prompts, found_heldout, found_test = sources.prompts_to_sample(
         rows, asked, tokenizer, config.data, task, max_prompt_length=longest
     )
-    proxy = config.reward_model if reward is None else ""
-    texts = [p.text for p in heldout]
-    judges = choose_judges(judges, config.judge, task, prompts=texts, reward_model=proxy)
-    every = (*train_prompts, *heldout, *test)
+    proxy = config.reward_model if isinstance(scored_by, LoadedModel) else ""
+    texts = [p.text for p in found_heldout]
+    judges = choose_judges(given.judges, config.judge, task, prompts=texts, reward_model=proxy)
+    if given.reward is None and not isinstance(scored_by, LoadedModel):
+        try_texts(scored_by, f"reward {config.reward}", texts)
+    every = (*train_prompts, *found_heldout, *found_test)
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
         tokenizer=tokenizer,
         reward=scored_by,
-        objective=objective,
+        objective=given.objective,
+        optimizer=given.optimizer,
         prompt_columns=max(len(p.tokens) for p in every),
         mesh=mesh,
         phases=watch.phases,
     )
     trainer.sampler.check(every)
-    folder.start(directory, stage, config, tokenizer)
-    heldout, test = evenly(heldout, config.eval_prompts), evenly(test, config.test_prompts)
+    heldout, test = evenly(found_heldout, config.eval_prompts), evenly(found_test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
     gate = Gate(
         stage,
@@ -105,7 +139,7 @@ def train_online(
     if config.staleness:
         ahead = SampleAhead(trainer, functools.partial(batch_of_prompts, train_prompts, config))
     guard = KLGuard(stage, config, watch.host)
-    watcher = PolicyWatcher(directory, stage, heldout, guard.check)
+    watcher = PolicyWatcher(directory, stage, heldout, judges, config.max_kl, guard.check)
 
     seen: dict[str, Any] = {}  # what the last update was made from
 
@@ -127,8 +161,12 @@ def train_online(
         return state, {**described, **info, **metrics}
 
     scored_sha256 = tree_sha256(models.split(scored_by.params)[0] if isinstance(scored_by, LoadedModel) else {})
-    fingerprint = {**folder.fingerprint(config), "starts_sha256": {"policy": start.sha256, "reward": scored_sha256}}
-    with MetricsWriter(directory, stage) as writer, watch.watched():
+    makers = {**_made_of(config, given, task), "tokenizer": lambda: of_tokenizer(tokenizer)}
+    made_of = collect(makers)
+    starts = {"policy": start.sha256, "reward": scored_sha256}
+    known = {**fingerprint(config, made_of), "starts_sha256": starts}
+    folder.start(directory, stage, config, tokenizer, made_of)
+    with watch.writer() as writer, watch.watched():
 
         def evaluate(state: OnlineState) -> dict[str, float]:
             policy = trainer.with_trunk(state.train.params)["policy"]
@@ -142,7 +180,7 @@ def train_online(
             total=config.iterations,
             update=update,
             writer=writer,
-            checkpoints=folder.checkpoints(directory, stage, config, fingerprint),
+            checkpoints=checkpoints(directory, stage, config, known),
             checkpoint_every=config.checkpoint_every,
             evaluate=evaluate,
             eval_every=config.eval_every,
@@ -164,21 +202,27 @@ def train_online(
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     watcher.samples.compare(samples)
+    began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
-        "started_from": policy_path(config.policy).stage or "pretrained",
+        "started_from": began,
+        "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
+        "judges": judge_names(judges, config.judge),
+        "rows": sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
         "warnings": list(rows.notes),
-        "best_step": fitted.best_step,
-        "steps": fitted.history[-1]["step"],
+        "steps": ending.last_step(fitted),
         **stopped(fitted),
+        **ending.counts(fitted.state.train),
+        **ending.kept_by_reward(stage, fitted, max_kl=config.max_kl, start=f"the {starting_policy(began)}"),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history
             if f"{stage}/heldout_kl" in row
         ],
-        "skipped_updates": int(fitted.state.train.skipped),
     }
+    if why := ending.failure(summary, fitted.history, f"{stage}/heldout_kl"):
+        summary["failed"] = why
     return watch.finish(
         params=best,
         model_config=start.config,

@@ -35,7 +35,7 @@ from rlhf_jax.rewards import Moments, TextReward
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.loading import place
 from rlhf_jax.stages.blocks import Rows, by_response, in_blocks, lengths_of, pack_block, shape_of
-from rlhf_jax.stages.choose import GROUP, PPO, choose_objective, describe_objective, try_objective
+from rlhf_jax.stages.choose import GROUP, PPO, check_own, choose_objective, describe_objective, try_objective
 from rlhf_jax.stages.config import is_one_of, parks_policy
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.beside import Beside, Waiting, online_meshes
@@ -45,6 +45,7 @@ from rlhf_jax.stages.online.gap import rounding
 from rlhf_jax.stages.online.packing import make_order, padding, plan_updates
 from rlhf_jax.stages.online.prepare import once, prepare_batch, response_kl
 from rlhf_jax.stages.online.pretraining_text import pretraining_batches
+from rlhf_jax.stages.optimizers import OwnOptimizer, choose_optimizer, try_optimizer
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, Scores
 from rlhf_jax.training import KLState, Metrics, Phases, TrainState
@@ -79,6 +80,7 @@ class OnlineTrainer:
         reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
         objective: what ``config.objective`` names by default.
+        optimizer: updates every role, with a state of its own, in place of what ``config`` says of optimisers.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
             compiled program serves every iteration.
         mesh: devices that train; by default ``config.mesh`` over all of them, or over those that a
@@ -94,6 +96,7 @@ class OnlineTrainer:
         tokenizer: Tokenizer,
         reward: LoadedModel | TextReward,
         objective: Objective | None = None,
+        optimizer: OwnOptimizer | None = None,
         prompt_columns: int = 8,
         mesh: jax.sharding.Mesh | None = None,
         phases: Phases | None = None,
@@ -107,11 +110,15 @@ class OnlineTrainer:
         self._policy, self._policy_config = models.build(policy.config), policy.config
         self.models: dict[str, Model | ValueHead] = {"policy": self._policy}
         starts = {"policy": policy.params}
-        optimizers = {"policy": training.make_optimizer(config.policy_optimizer, config.updates)}
+        rules = {"policy": config.policy_optimizer}
         if self.critic is not None:
             self.models["critic"], starts["critic"] = make_critic(policy, reward, self.critic)
-            optimizers["critic"] = training.make_optimizer(self.critic.critic_optimizer, config.updates)
-        self.optimizer = training.by_role(optimizers)
+            rules["critic"] = self.critic.critic_optimizer
+        for role, rule in rules.items():
+            try_optimizer(optimizer, rule, {role: starts[role]})
+        self.optimizer = training.by_role(
+            {role: choose_optimizer(optimizer, rule, config.updates) for role, rule in rules.items()}
+        )
         parts = {role: models.split(x) for role, x in starts.items()}
         self._initial = {role: place(own, self.mesh, parked=parked) for role, (own, _) in parts.items()}
         # Trunks under adapters are never donated; those that are the same arrays take memory once.
@@ -136,6 +143,7 @@ class OnlineTrainer:
         bound = choose_objective(objective, config.objective, config.hyperparameters, _loss_fields(config, objective))
         given = GROUP if self.critic is None else PPO
         try_objective(bound, config.objective, given, responses=config.samples)
+        check_own(bound, config, given, responses=config.samples)
         self._loss = make_loss_fn(bound, self.models, temperature=config.sampling.logprob_temperature)
         self._control = config.kl.controller()
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2)

@@ -132,7 +132,7 @@ class _Iteration:
 
     def passes(self) -> tuple[PlannedPhase, ...]:
         """Run policy and critic, the reference and the reward model over the responses, a block of rows at a time."""
-        shape = shape_of(self.mesh, self.count, 1, self.length)
+        shape = shape_of(self.mesh, self.count, 1, self.length, gradients=False)
         rows = self._rows(shape, self.count)
         tokens = float(self.count * self.length)
         held = self.held | self.samples

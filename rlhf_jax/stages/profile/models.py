@@ -34,6 +34,7 @@ class NoText:
 
     def __init__(self, vocab_size: int):
         self.vocab_size, self.eos_id = vocab_size, vocab_size + 1
+        self.end_ids, self.stops = (vocab_size + 1,), ()
 
     def decode_response(self, ids: np.ndarray, stop: Sequence[str] = ()) -> str:
         """Write the ids as numbers."""

@@ -343,7 +343,7 @@ def test_sharegpt_is_a_dialogue_and_its_prompt_ends_before_the_last_answer():
     assert asked[1].prompt == found[1].messages[:3]
     # An empty system message says nothing; a question that nobody answered stays where it is.
     assert [turn.role for turn in found[6].messages] == ["user", "assistant", "user"]
-    assert asked[6].prompt == found[6].messages[:1]
+    assert asked[6].prompt == found[6].messages  # and where prompts are asked for, it is what is to be answered
 
 
 def test_messages_are_a_dialogue():
@@ -383,11 +383,13 @@ def test_a_bad_chat_names_the_turn(turns, says):
         layouts.demonstration({"conversations": turns}, "chats:1")
 
 
-def test_a_chat_that_the_assistant_opens_has_no_prompt():
+def test_a_chat_of_the_assistant_alone_has_no_prompt():
     row = {"conversations": [{"from": "gpt", "value": "Hello!"}, {"from": "human", "value": "Hi."}]}
     assert len(layouts.demonstration(row, "x").messages) == 2
-    with pytest.raises(DataError, match="expected a turn before the assistant's answer"):
-        layouts.prompt(row, "x")
+    assert layouts.prompt(row, "x").prompt == (assistant("Hello!"), user("Hi."))
+    for purpose in (layouts.prompt, layouts.answered):
+        with pytest.raises(DataError, match="expected a turn before the assistant's answer"):
+            purpose({"conversations": row["conversations"][:1]}, "x")
 
 
 def test_kto_labels_are_single_responses():
@@ -454,7 +456,7 @@ def test_of_other_rows_the_last_answer_is_scored(sample):
     for row, asked, given in zip(
         rows(sample, layouts.answered), rows(sample, layouts.prompt), raw(sample), strict=True
     ):
-        assert row.prompt == asked.prompt
+        assert row.prompt == asked.prompt[: len(row.prompt)]  # what is to be answered may come after an answer
         turns = given.get("conversations") or given.get("messages") or []
         said = [
             t.get("value") or t.get("content") for t in turns if (t.get("from") or t["role"]) in ("gpt", "assistant")

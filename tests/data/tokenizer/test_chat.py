@@ -51,9 +51,31 @@ def test_the_mask_is_exact_for_every_turn(loaded):
     ids, targets = by_offsets(folder, family.shown)
     assert tokens.tolist() == ids
     assert mask.tolist() == targets
-    assert (tokens[mask] == tokenizer.eos_id).sum() == 2  # a special token ends each turn
+    turns = family.shown.count("«")
+    assert (tokens[mask] == tokenizer.eos_id).sum() == turns  # a special token ends each turn
     last = [i for i in range(len(mask)) if mask[i] and not mask[i + 1 : i + 2].any()]
-    assert tokens[last].tolist() == [tokenizer.eos_id] * 2
+    assert tokens[last].tolist() == [tokenizer.eos_id] * turns
+
+
+def test_every_turn_is_taught_just_as_it_is_sampled(loaded):
+    """A turn that the chat shows without its thought gets a sequence of its own; all follow what is sampled from."""
+    family, tokenizer, _ = loaded
+    sequences = tokenizer.encode_turns(family.chat)
+    assert len(sequences) == (1 if family.prefix_stable else 2)
+    taught = []
+    for tokens, mask in sequences:
+        assert mask[-1]  # nothing follows the last target
+        starts = np.flatnonzero(mask & ~np.roll(mask, 1)).tolist()
+        ends = [start + int(np.argmin([*mask[start:], False])) for start in starts]
+        taught += [(tokens[:a].tolist(), tokens[a:b].tolist()) for a, b in zip(starts, ends, strict=True)]
+    asked = [i for i, message in enumerate(family.chat) if message.role == "assistant"]
+    pairs = [
+        (tokenizer.encode_prompt(family.chat[:i]), tokenizer.encode_response(family.chat[i].content)) for i in asked
+    ]
+    assert sorted(taught) == sorted((prompt.tolist(), response.tolist()) for prompt, response in pairs)
+    ((tokens, mask),) = tokenizer.encode_turns(family.chat, [asked[0]])
+    assert tokens.tolist() == [*pairs[0][0], *pairs[0][1]]
+    assert mask.sum() == len(pairs[0][1])
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.prefix_stable])
@@ -108,7 +130,8 @@ def test_a_message_cannot_write_special_tokens(folders, name):
         assert specials(tokens[mask]) == specials(clean[clean_mask])
         assert tokenizer.decode(tokens).count(evil) == 1  # decoding drops special tokens, so these are text
         if said[index].role == "assistant":
-            assert evil in tokenizer.decode(tokens[mask])
+            taught = [tokenizer.decode(sequence[targets]) for sequence, targets in tokenizer.encode_turns(said)]
+            assert sum(evil in text for text in taught) == 1
         if family.prefix_stable:
             prompt, response = tokenizer.encode_prompt(said[:3]), tokenizer.encode_response(said[3].content)
             np.testing.assert_array_equal(np.concatenate([prompt, response]), tokens[: len(prompt) + len(response)])
@@ -191,10 +214,10 @@ def test_what_a_template_is_told():
 
 def test_a_turn_that_is_not_shown_as_it_was_said_is_an_error():
     shouted = ChatTemplate(CHATML.replace("m.content", "m.content | upper"), controls=IM)
-    text, turns = shouted.dialogue(chat("hi", "straße", "so", "it is"))  # all that follows the generation prompt
+    text, turns, _ = shouted.dialogue(chat("hi", "straße", "so", "it is"))  # all that follows the generation prompt
     assert [text[start:end] for start, end in turns] == ["STRASSE<|im_end|>", "IT IS<|im_end|>"]
     twice = ChatTemplate(CHATML.replace("m.content", "m.content ~ m.content"), controls=IM)
-    with pytest.raises(DataError, match=r"the assistant's turn, message 2, cannot be found exactly"):
+    with pytest.raises(DataError, match="after the assistant's turn it writes no special token"):
         twice.dialogue(chat("hi", "straße", "so", "it is"))
 
 
@@ -230,5 +253,7 @@ def test_the_date_stays_that_of_the_first_day(tmp_path):
 def test_the_last_thought_counts_and_earlier_ones_are_gone():
     template = ChatTemplate(QWEN3, controls=IM)
     said = chat("a", "<think>b</think>c", "d", "<think>e</think>f")
-    text, turns = template.dialogue(said)
-    assert [text[start:end] for start, end in turns] == ["c<|im_end|>", "<think>\ne\n</think>\n\nf<|im_end|>"]
+    text, turns, spoken = template.dialogue(said)
+    assert [text[start:end] for start, end in turns] == ["<think>\ne\n</think>\n\nf<|im_end|>"]
+    assert spoken == (3,)
+    assert template.answer(said[1].content) == "<think>\nb\n</think>\n\nc<|im_end|>"  # which is taught by itself

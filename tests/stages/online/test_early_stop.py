@@ -170,3 +170,14 @@ def test_a_limit_below_max_kl_is_warned_of():
     with pytest.warns(UserWarning, match=r"stop_kl is 20, .*max_kl \(50\)"):
         config = PPOConfig(max_kl=50.0)
     assert dataclasses.replace(config, stop_kl=0.0).stop_kl == 0.0
+
+
+def test_a_stage_says_what_it_was_made_of(ppo_run):
+    summary = json.loads((ppo_run.directory / "summary.json").read_text())
+    ppo = summary["ppo"]
+    assert ppo["reward"] == ppo_run.config.reward_model
+    assert ppo["judges"] == {"gold": "tiny_task.py:count_a"}
+    assert ppo["rows"] == {"trained": 28, "held_out": 4, "test": 4, "left_out": 0}
+    assert any("was kept" in verdict["text"] for verdict in ppo["verdicts"])
+    assert set(summary["made"]) == {"sft", "reward", "ppo"}
+    assert summary["made"]["ppo"]["hardware"].startswith("8 x cpu, ")

@@ -11,7 +11,7 @@ import tiny_task
 from rlhf_jax import models, rollout, stages
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.rollout.responses import as_batch
-from rlhf_jax.runs.folder import fingerprint
+from rlhf_jax.runs.fingerprint import fingerprint
 from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PPOConfig, SamplerMismatch, forward
 from rlhf_jax.stages.online.gap import Gate, gap_metrics, is_exact
 

@@ -36,6 +36,16 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(block_sizes, "CPU_ROW", 48)
 
 
+@pytest.mark.parametrize(("platform", "passes"), [("gpu", 16 * 768), ("tpu", 5 * 768), ("cpu", 2 * 384)])
+def test_passes_without_gradients_take_larger_blocks_on_a_gpu(monkeypatch, platform, passes):
+    """128 sequences of 384 tokens, two a row of 768: 64 rows are 4 blocks of 16 for passes, 13 of 5 in training."""
+    monkeypatch.setattr(block_sizes.parallel, "platform", lambda mesh: platform)
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
+    shape = block_sizes.shape_of(mesh, 128, 1, 384, gradients=False)
+    assert shape.size == passes
+    assert block_sizes.shape_of(mesh, 128, 1, 384).size == (2 * 384 if platform == "cpu" else 5 * 768)
+
+
 def make(run, tables, config, mesh, reward=tiny_task.count_a, **changes):
     settings = {"sampling": SamplingConfig(max_new_tokens=SAMPLED, window=4), "prompts": 8, **changes}
     policy = LoadedModel(run.model_config, run.params["policy"])

@@ -6,6 +6,8 @@ import pytest
 
 from rlhf_jax.report import verdicts
 
+KL_MISSED = "The PPO policy is 8.0 nats a response from the SFT policy; the limit is max_kl, 6."
+
 
 def test_bar_met_and_aim_missed():
     found = verdicts(
@@ -48,8 +50,9 @@ def test_win_rate(interval, kind, words):
 
 
 def test_kl():
-    assert verdicts({"ppo": {"kl": 8.0}})[0].kind == "met"
-    assert verdicts({"ppo": {"kl": 20.0}})[0].kind == "missed"
+    assert verdicts({"ppo": {"kl": 8.0, "max_kl": 10.0}})[0].kind == "met"
+    assert verdicts({"ppo": {"kl": 8.0, "max_kl": 6.0}})[0] == ("missed", KL_MISSED)
+    assert verdicts({"ppo": {"kl": 8.0}})[0].kind == "note"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +72,10 @@ def test_the_policy_of_every_stage_is_named(stage, figures, name):
 
 
 def test_several_policies_in_the_order_of_the_stages():
-    found = verdicts({"preference": {"objective": "dpo", "kl": 25.0, "accuracy": 0.59}, "ppo": {"kl": 5.0}})
-    assert [verdict.kind for verdict in found] == ["met", "missed", "note"]
+    found = verdicts(
+        {"preference": {"objective": "dpo", "kl": 25.0, "accuracy": 0.59}, "ppo": {"kl": 5.0, "max_kl": 20}}
+    )
+    assert [verdict.kind for verdict in found] == ["met", "note", "note"]
     assert "PPO" in found[0].text
     assert "implicit reward of the dpo policy ranks 59.0% of held-out pairs" in found[2].text
 

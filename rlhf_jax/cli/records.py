@@ -1,0 +1,99 @@
+"""``--config RUN/config.json``: the config that a run folder holds, to go on with the run or to do it again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.cli.parsing import UsageError
+
+
+def recorded_config(path: str, default: Any, argv: Sequence[str]) -> Any:
+    """Read the config of a stage from a run folder's ``config.json``.
+
+    Args:
+        path: the file. Where it is called ``config.json``, its folder is the run's, wherever that lies by now: the run
+            goes on there, unless ``--out`` names another folder, in which it is done again.
+        default: the default config of the stage that is meant.
+        argv: the other words; a Python file that the record names is run only where one of them names it too, as a
+            run folder may be anybody's.
+
+    Raises:
+        UsageError: when the file is no such record, does not hold the stage, or holds fields that there are not.
+    """
+    from rlhf_jax import stages
+    from rlhf_jax.cli.stage_options import from_record
+    from rlhf_jax.runs.folder import read_record
+
+    kinds: dict[str, type] = {
+        "sft": stages.SFTConfig,
+        "reward": stages.RewardConfig,
+        "preference": stages.PreferenceConfig,
+        "ppo": stages.PPOConfig,
+        "group": stages.GroupConfig,
+    }
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"--config {path}: no such file")
+    stage = next((name for name, kind in kinds.items() if type(default) is kind), "")
+    try:
+        record = read_record(file)
+    except ValueError as error:
+        raise UsageError(f"--config {error}") from error
+    fields = record.get(stage)
+    if not isinstance(fields, dict):
+        there = ", ".join(name for name in record if name in kinds) or "no stage"
+        raise UsageError(f"--config {path}: it holds the config of {there}, and {stage} is asked for")
+    unknown = next(_unknown(fields, default, stage), "")
+    if unknown:
+        raise UsageError(f"--config {path}: there is no field {unknown}: another version wrote it, or somebody by hand")
+    _refuse_code(path, fields, argv)
+    if file.name == "config.json":
+        fields = _moved(fields, str(file.parent))
+    try:
+        return from_record(type(default)(), fields)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"--config {path}, {stage}: {error}") from error
+
+
+def _moved(fields: dict[str, Any], now: str) -> dict[str, Any]:
+    """Let what names the run's own folder name the folder that it is in now."""
+    before = fields.get("out", now)
+
+    def moved(value: Any) -> Any:
+        if value == before:
+            return now
+        stage = isinstance(value, str) and value.startswith(f"{before}:") and "/" not in value.removeprefix(before)
+        return f"{now}{value.removeprefix(before)}" if stage else value
+
+    names = ("out", "init", "policy", "reward_model", "judge")
+    return {name: moved(value) if name in names else value for name, value in fields.items()}
+
+
+def _unknown(fields: dict[str, Any], default: Any, path: str) -> Iterator[str]:
+    known = {field.name for field in dataclasses.fields(default)}
+    for name, value in fields.items():
+        if name not in known:
+            yield f"{path}.{name}"
+        elif dataclasses.is_dataclass(vars(default)[name]) and isinstance(value, dict):
+            yield from _unknown(value, vars(default)[name], f"{path}.{name}")
+
+
+def _refuse_code(path: str, fields: dict[str, Any], argv: Sequence[str]) -> None:
+    for name, value in _code(fields, ""):
+        flag = f"--{name.replace('_', '-')}"
+        if not any(word == flag or word.startswith(f"{flag}=") for word in argv):
+            raise UsageError(
+                f"--config {path} names code in a file, {name} {value!r}, which is run only where the command line "
+                f"names it too: look at the file, and add {flag} {value}"
+            )
+
+
+def _code(fields: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _code(value, f"{above}{name}.")
+        elif isinstance(value, str) and ".py:" in value:
+            yield f"{above}{name}", value
