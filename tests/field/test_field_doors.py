@@ -47,6 +47,7 @@ OPTIONS = [
     (["reward", "--init", ""], "init must name a run folder or a checkpoint, found nothing"),
     (["sft", "--data.source", ""], "data.source is empty: name a file, a folder or a data set"),
     (["sft", "--vocab-size", "10"], "vocab_size must be at least 259, found 10"),
+    (["sft", "--model.family", "x"], "model.family must be one of llama, mistral"),
     (["sft", "--patience", "-1"], "patience must be at least 0, found -1"),
     (["sft", "--epochs", "1e3"], "invalid literal"),
     (["sft", "--rows", "9999999999999999999"], "rows must be a whole number of at most"),
