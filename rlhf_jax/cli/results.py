@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import must_be_run, write
-from rlhf_jax.cli.parsing import one_of, parse
+from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.targets import check_file, check_folder
@@ -29,10 +29,13 @@ def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
     from rlhf_jax.report import write_report
+    from rlhf_jax.runs.folder import read_record
     from rlhf_jax.runs.store import local
 
     run = local(o.run)
     must_be_run(run)
+    if not set(MODEL_STAGES) & set(read_record(run / "config.json")):
+        raise UsageError(f"{run} is not a run folder: its config.json has no stage's config")
     check_file(run / "report.html", "the page")
     print(write_report(run))
 
