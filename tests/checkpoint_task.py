@@ -1,14 +1,17 @@
 """A tree of arrays that is saved or restored by some processes and read again by others.
 
-python checkpoint_task.py save|restore FOLDER DATA,FSDP
+python checkpoint_task.py save|restore FOLDER DATA,FSDP [URL]: with a URL, what is saved is sent there
 """
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from rlhf_jax import checkpoint, parallel, processes
+from rlhf_jax.runs.store import Mirror, Objects
+from rlhf_jax.runs.store.checkpoints import StoredCheckpoints
 
 
 def placed(mesh):
@@ -30,10 +33,12 @@ def placed(mesh):
 
 if __name__ == "__main__":
     parallel.initialize()
-    what, folder, sizes = sys.argv[1:]
+    what, folder, sizes, *url = sys.argv[1:]
     data, fsdp = map(int, sizes.split(","))
     like = placed(parallel.make_mesh(parallel.MeshConfig(data=data, fsdp=fsdp)))
-    store = checkpoint.Checkpoints(folder + "/steps", fingerprint={"seed": 0})
+    store = checkpoint.Checkpoints(folder + "/checkpoints/all", fingerprint={"seed": 0})
+    if url:
+        store = StoredCheckpoints(store, Mirror(Path(folder).resolve(), Objects(url[0])))
     if what == "save":
         for step in (1, 2):
             store.save(step, like, {"best": 0.5})

@@ -87,7 +87,7 @@ def _is_a_sentence(error: BaseException) -> bool:
 
 def _of_the_system(error: OSError, after: str) -> tuple[str, int]:
     """Say what the system refused: the file, its words, and what to do."""
-    place = f"{error.filename}: " if error.filename is not None else ""
+    place = f"{error.filename!s:.300}: " if error.filename is not None else ""
     said = (error.strerror or type(error).__name__).lower()
     if error.errno in _OUTSIDE:
         return f"{place}{said}: {_OUTSIDE[error.errno]}{after}", OUTSIDE

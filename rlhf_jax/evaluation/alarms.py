@@ -17,13 +17,16 @@ from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
 LARGEST_GAP = 0.06
 
 
-def alarms(history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold") -> list[Alarm]:
+def alarms(
+    history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold", max_kl: float | None = None
+) -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
     Args:
         history: rows in the order of their steps; those of other stages may be among them.
         stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
         judge: the judge whose score is held against the proxy.
+        max_kl: nats a response above which the KL is an alarm; 20 where nobody says.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -35,9 +38,10 @@ def alarms(history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold") -
         ['skipped_updates']
     """
     hacking = functools.partial(reward_hacking, judge=judge)
+    far = high_kl if max_kl is None else functools.partial(high_kl, limit=max_kl)
     checks = (
         negative_kl,
-        high_kl,
+        far,
         hacking,
         mode_collapse,
         no_response_ends,

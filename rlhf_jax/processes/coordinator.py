@@ -57,14 +57,15 @@ def is_gone(patience: float = _REACHED) -> bool:
 
 
 def watch() -> None:
-    """End this process with a sentence and status 75 soon after process 0 has died; in process 0, do nothing.
+    """End this process with a sentence and status 75 soon after process 0 has died; every process calls it.
 
-    The main thread has a while before that, to end with an error of its own.
+    The main thread has a while before that, to end with an error of its own. So it has in all processes, process 0
+    too, where JAX aborts for the loss of another one.
     """
+    _hold_aborts()
     address = distributed.global_state.coordinator_address
     if not address or not distributed.global_state.process_id:
         return
-    _hold_aborts()
     done = threading.Event()
     # Run before JAX leaves the others, which it registered earlier: from then on process 0 may end.
     atexit.register(done.set)

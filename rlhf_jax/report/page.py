@@ -100,7 +100,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "done": name in run.summary,
         "stop_reason": figures.get("stop_reason"),
         "failed": figures.get("failed") or (name not in run.summary and run.summary.get("failed", {}).get(name)),
-        "policy": policy_section(name, rows, figures) if name in POLICIES else None,
+        "policy": policy_section(name, rows, figures, _max_kl(name, run)) if name in POLICIES else None,
         "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "still": [*still, *also_still],
@@ -122,6 +122,11 @@ def _objective(stage: str, run: RunFolder) -> str | None:
 def _configured(stage: str, run: RunFolder) -> str | None:
     """The objective in a stage's config, which is there before the summary is."""
     return run.config[stage].get("objective") if isinstance(run.config.get(stage), dict) else None
+
+
+def _max_kl(stage: str, run: RunFolder) -> float | None:
+    fields = run.config.get(stage)
+    return fields.get("max_kl") if isinstance(fields, dict) else None
 
 
 def _is_plain(name: str) -> bool:

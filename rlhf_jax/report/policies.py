@@ -21,6 +21,8 @@ _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a negative KL", [{"kl"}]),
     ("a KL above the limit", [{"kl"}, {"heldout_kl"}]),
     ("a proxy that rises while the {judge} score does not", [{"heldout_proxy", "heldout_{judge}"}]),
+    ("responses that never end", [{"eos_rate"}, {"heldout_eos"}]),
+    ("a reward that is one constant", [{"proxy_std"}]),
     ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
     ("skipped updates", [{"skipped"}]),
     ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
@@ -92,13 +94,16 @@ def scores(figures: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"gold score{what}" if name == "gold" else f"score by {_SHORT.get(name, name)}" for name in names}
 
 
-def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) -> dict[str, Any]:
+def policy_section(
+    stage: str, rows: Sequence[Row], figures: Mapping[str, Any], max_kl: float | None = None
+) -> dict[str, Any]:
     """Alarms and over-optimisation of one stage.
 
     Args:
         stage: one of ``POLICIES``.
         rows: its part of the log.
         figures: its part of the summary.
+        max_kl: its config's limit of the KL, if it has one.
 
     Returns:
         What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
@@ -106,13 +111,14 @@ def policy_section(stage: str, rows: Sequence[Row], figures: Mapping[str, Any]) 
     """
     # While the run is going there is no summary yet, and its log says the same.
     judge = _ruling(stage, rows, figures)
-    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge)
+    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl)
     found = figures.get("alarms", [alarm._asdict() for alarm in raised])
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
     points = _points(stage, rows, judge)
     titles = (_named("proxy", figures.get("reward")), _named(judge, figures.get("judges", {}).get(judge)))
     drawing = ""
-    if len({kl for kl, _, _ in points}) > 1:  # a policy that has not moved has nothing to show
+    # A policy that has not moved has nothing to show, nor has one whose scores are what they were.
+    if len({kl for kl, _, _ in points}) > 1 and len({scored[1:] for scored in points}) > 1:
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],

@@ -16,17 +16,19 @@ class Alarms:
         directory: the run folder, whose metrics.jsonl is read.
         stage: the stage whose rows are looked at.
         judge: the judge whose score is held against the proxy.
+        max_kl: nats a response above which the KL is an alarm; the usual limit where the stage has none.
     """
 
-    def __init__(self, directory: Path, stage: str, judge: str = "gold"):
-        self._judge = judge
+    def __init__(self, directory: Path, stage: str, judge: str = "gold", max_kl: float | None = None):
+        self._judge, self._max_kl = judge, max_kl
         self._path, self._stage, self._said = directory / "metrics.jsonl", stage, set[str]()
 
     def report(self) -> list[evaluation.Alarm]:
         """Say what is new, and return all that the log holds; the first process alone reads what it has written."""
         if not processes.first():
             return []
-        found = evaluation.alarms(read_metrics(self._path, self._stage), stage=self._stage, judge=self._judge)
+        rows = read_metrics(self._path, self._stage)
+        found = evaluation.alarms(rows, stage=self._stage, judge=self._judge, max_kl=self._max_kl)
         for alarm in found:
             if alarm.name not in self._said:
                 print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)

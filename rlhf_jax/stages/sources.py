@@ -31,6 +31,8 @@ def find_task(config: DataConfig) -> Task:
         RunError: when ``source`` names a Python file that has no such task.
     """
     source = config.source
+    if not source.strip():
+        raise RunError("data.source is empty: name a file, a folder or a data set (docs/data.md lists what is read)")
     if source == HUMAN_SENTIMENT:
         return remembering(human_sentiment.TASK)
     if ".py:" in source:

@@ -20,6 +20,7 @@ class PolicyWatcher:
         stage: the name under which samples are kept and alarms are printed.
         prompts: the held-out prompts of every evaluation.
         judges: those that score the samples; ``gold``, or else the first, is held against the proxy.
+        max_kl: the stage's limit of the KL, if it has one.
         check_kl: ``(step, KL on held-out prompts) -> why the run should stop``; an empty text lets it go on.
     """
 
@@ -29,9 +30,11 @@ class PolicyWatcher:
         stage: str,
         prompts: Sequence[EncodedPrompt],
         judges: Collection[str] = (),
+        max_kl: float | None = None,
         check_kl: Callable[[int, float], str] | None = None,
     ):
-        self.alarms, self.samples = Alarms(directory, stage, ruling_judge(judges)), SampleLog(directory, stage)
+        self.alarms = Alarms(directory, stage, ruling_judge(judges), max_kl)
+        self.samples = SampleLog(directory, stage)
         self._prompts, self._check_kl = prompts, check_kl
         self._judged: Judged | None = None
 

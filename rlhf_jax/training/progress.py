@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -144,13 +145,18 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif self._done > self._start and not self._silent:
-            print(self._line(f" after {duration(self._clock() - self._began)}"), file=self._stream, flush=True)
+            self._say(f"after {duration(self._clock() - self._began)}", " ")
 
     def _line(self, middle: str) -> str:
         return f"{self._stage} {self._done}/{self._total}{middle}" + (f"  {self._note}" if self._note else "")
 
-    def _say(self, text: str) -> None:
-        print(self._line(f"  {text}"), file=self._stream, flush=True)
+    def _say(self, text: str, space: str = "  ") -> None:
+        try:
+            print(self._line(f"{space}{text}"), file=self._stream, flush=True)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._silent = True  # the terminal has closed; whether the run stops, its SIGHUP decides
 
 
 def _rate_text(rate: float) -> str:

@@ -77,7 +77,7 @@ def test_validation_and_test_are_held_out_or_one_of_them_halved_or_two_tenths(tm
         ):
             sources.demonstrations(config)
         return
-    train, validation, test, notes = sources.demonstrations(config)
+    train, validation, test, notes, _ = sources.demonstrations(config)
     assert not notes
     if " " in held:
         assert [asked(part) for part in (validation, test)] == [[f"{n} {i}" for i in range(20)] for n in held.split()]
@@ -123,7 +123,7 @@ class ManyOrFewSplits(tfds.core.GeneratorBasedBuilder):
 def test_of_tfds_the_same_is_held_out(tmp_path, monkeypatch, splits, split, held):
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     config = DataConfig(source=f"many_or_few_splits/{splits}", split=split)
-    train, validation, test, _ = sources.demonstrations(config)
+    train, validation, test, *_ = sources.demonstrations(config)
     assert not {*asked(train)} & {*asked(validation), *asked(test)}
     assert not {*asked(validation)} & {*asked(test)}
     if held:
@@ -194,7 +194,7 @@ def test_the_hub_is_asked_for_names_with_hf(monkeypatch):
         return datasets.DatasetDict(train_sft=datasets.Dataset.from_list(raw("messages")))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    train, validation, test, _ = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
+    train, validation, test, *_ = sources.demonstrations(DataConfig(source="hf:org/chats:small"))
     assert (len(train), len(validation), len(test)) == (4, 1, 1)
     assert set(asked_for) == {("org/chats", "small")}
 

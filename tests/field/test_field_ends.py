@@ -351,6 +351,13 @@ def test_the_alarm_for_a_hacked_reward_takes_the_runs_own_judge():
     assert "while the helpful score changed by -2.00" in found.message
 
 
+def test_the_alarm_for_the_kl_has_the_limit_that_was_asked_for():
+    rows = [{"step": 3, "ppo/kl": 25.0}]
+    assert [alarm.name for alarm in evaluation.alarms(rows)] == ["high_kl"]
+    assert evaluation.alarms(rows, max_kl=50.0) == []
+    assert "above 5:" in evaluation.alarms(rows, max_kl=5.0)[0].message
+
+
 def test_judges_of_ones_own_have_diagrams_beside_the_reward():
     rows = [{"stage": "ppo", "step": i, "ppo/heldout_helpful": 1.0 * i, "ppo/heldout_proxy": 1.0 * i} for i in (0, 4)]
     main, other = stage_panels("ppo", rows, {"helpful": "score by helpful"})

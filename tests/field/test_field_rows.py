@@ -283,6 +283,8 @@ def test_what_a_row_says_is_used(purpose, row, asks):
         ("demonstration", {"prompt": "Hi.", "response": "Hello!", "weight": 0}, "field 'weight'"),
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "history": "Ho."}, "field 'history[0]'"),
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "kto_tag": False}, "field 'kto_tag'"),
+        ("demonstration", {"messages": HI, "label": False}, "field 'label'"),
+        ("demonstration", {"instruction": "Hi.", "output": "No.", "label": False}, "field 'label'"),
         ("comparison", {"prompt": "Something else", **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": [user("Three?")], **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "One?", **PAIR, "preference": 0.1}, "field 'preference'"),

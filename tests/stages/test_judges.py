@@ -131,4 +131,4 @@ def test_best_of_n_takes_one_too(judge, tables, folder, sft_run, one_device):
 
 def test_the_configs_of_all_policy_stages_have_one():
     for kind in (stages.PPOConfig, stages.GroupConfig, stages.PreferenceConfig):
-        assert kind(judge="runs/other", data=DataConfig(source=Task())).judge == ("gold=runs/other",)
+        assert kind(judge="runs/other", data=DataConfig(source="mine.py:task")).judge == ("gold=runs/other",)

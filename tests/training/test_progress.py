@@ -1,3 +1,4 @@
+import errno
 import io
 import itertools
 
@@ -40,6 +41,16 @@ def test_what_compiles_does_not_count_towards_the_time_left():
     assert lines[1] == "sft 2/100  1 steps/s  1:38 left"
     assert lines[9] == "sft 10/100  1 steps/s  1:30 left"
     assert lines[19] == "sft 20/100  1 steps/s  1:20 left"
+
+
+def test_a_terminal_that_has_closed_ends_no_run():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Progress("sft", 4, stream=Closed(), every=0.0) as progress:
+        progress.update(1, {})
+        progress.update(4, {})
 
 
 def test_nothing_to_do_says_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -61,6 +62,10 @@ class StoredCheckpoints:
             self._mirror.send(f"{self._parent}/{step}")
             kept = {str(known) for known in self._here.steps()}
             self._mirror.drop(self._parent, kept.__contains__)
+        except processes.LostProcessError as gone:
+            # Whoever waits for the others does so in vain, and JAX aborts in a moment.
+            print(f"{self._mirror.url}/{self._parent}/{step}: {gone}", file=sys.__stderr__, flush=True)
+            processes.end_at_once(gone.exit_code)
         except Exception as error:  # raised by whoever waits
             self._failed = error
 

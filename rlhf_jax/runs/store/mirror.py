@@ -40,9 +40,10 @@ class Mirror:
         return self._objects.url
 
     def bring(self, *, checkpoints: bool) -> None:
-        """Make the local folder what the store has; one process does it. Whole folders that are here stay as they are.
+        """Make the local folder what the store has, in the one process that calls it.
 
-        The store is what counts: files and folders of an earlier attempt that it does not have are removed.
+        Whole folders that are here already stay as they are. The store is what counts: files and folders of an earlier
+        attempt that it does not have are removed.
 
         Args:
             checkpoints: fetch checkpoints too, to continue the run.

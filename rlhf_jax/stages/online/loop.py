@@ -139,7 +139,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     if config.staleness:
         ahead = SampleAhead(trainer, functools.partial(batch_of_prompts, train_prompts, config))
     guard = KLGuard(stage, config, watch.host)
-    watcher = PolicyWatcher(directory, stage, heldout, judges, guard.check)
+    watcher = PolicyWatcher(directory, stage, heldout, judges, config.max_kl, guard.check)
 
     seen: dict[str, Any] = {}  # what the last update was made from
 
