@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax import __version__
-from rlhf_jax.checkpoint import CheckpointError
-from rlhf_jax.data import DataError, Tokenizer
+from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs.content import content_of
 from rlhf_jax.runs.errors import RunError
@@ -127,7 +126,7 @@ def collect_again(makers: Mapping[str, Callable[[], Ingredient]]) -> Ingredients
         try:
             with _quiet():
                 found[name] = make()
-        except (CheckpointError, DataError, RunError, OSError, ImportError) as error:
+        except Exception as error:  # whatever files that are gone, or code of the user's own, raise
             print(f"warning: whether {name} is still the same cannot be told: {error}", file=sys.stderr)
     return found
 
