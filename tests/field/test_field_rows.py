@@ -244,6 +244,9 @@ def turns(chat):
         ("prompt", {"messages": [*TWO, assistant("Deux.")]}, turns(TWO)),
         ("prompt", {"messages": [*FRENCH]}, ASKS),
         ("prompt", {"conversations": [*FRENCH]}, ASKS),
+        ("prompt", {"prompt": [*FRENCH], "response": ""}, ASKS),
+        ("prompt", {"instruction": "One", "input": "?", "output": ""}, "One\n\n?"),
+        ("prompt", {"instruction": "One?", "system": "Speak French."}, ASKS),
     ],
 )
 def test_what_a_row_says_is_used(purpose, row, asks):
