@@ -33,7 +33,7 @@ class DataConfig:
     """A bad row stops the run, or is skipped, counted and listed."""
     templated: bool = False
     """Texts hold the chat template already applied: special tokens that they spell are special, nothing is put around
-    them, and of rows of `text` what the assistant says is learned."""
+    them, and in rows of `text` the assistant's turns are learned."""
     max_length: int = 128
     """Longest prompt and response together, in tokens. Longer sentences of human_sentiment (19 of 23,703) are left
     out; a longer row of anybody else's data is a bad row."""

@@ -78,7 +78,7 @@ def _filled(keys: Sequence[str], count: int, all_rows: int) -> list[set[str]]:
     """Choose the keys of each held-out part, in the order of their hashes, until it has its share of the rows.
 
     Args:
-        keys: of every row that may be held out.
+        keys: the key of every row that may be held out.
         count: how many parts.
         all_rows: rows of the data set, a tenth of which is a part's share, but no more than a quarter of these.
 

@@ -152,7 +152,7 @@ def assistants(messages: Sequence[Message]) -> list[int]:
 
 
 def texts_of(row: Any) -> list[str]:
-    """List all texts of a typed row: of its prompt or chat, and its responses.
+    """List all texts of a typed row, those of its prompt or chat and of its responses.
 
     Args:
         row: one of the types here.

@@ -23,7 +23,7 @@ HUB = "hf:"
 # A folder's files are of the first kind there is: others beside it (dataset_infos.json) describe them.
 _KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
 _TABLE = "write it as .jsonl: datasets.load_dataset('csv', data_files={0!r})['train'].to_json('rows.jsonl')"
-_PACKED = "unpack it first; of packed files .gz alone is read"
+_PACKED = "unpack it first; .gz is the only packing that is read"
 # What to do with files of other kinds.
 _ADVICE = {
     **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), _TABLE),
@@ -56,7 +56,7 @@ def advice(source: str) -> str:
 
     Example:
         >>> advice("rows.jsonl.zst"), advice("rows.jsonl")
-        ('unpack it first; of packed files .gz alone is read', '')
+        ('unpack it first; .gz is the only packing that is read', '')
     """
     return _ADVICE.get(Path(source).suffix.lower(), "").format(source)
 

@@ -35,6 +35,12 @@ class TemplatedTokens:
     def prompt(self, prompt: Prompt) -> np.ndarray:
         """Encode a prompt as it is, after the token that begins every text.
 
+        Args:
+            prompt: the text, with the template applied.
+
+        Returns:
+            int32 [n_tokens], at least one.
+
         Raises:
             DataError: if it is a list of messages, or empty.
         """
@@ -46,11 +52,21 @@ class TemplatedTokens:
         return np.asarray(ids, np.int32)
 
     def response(self, text: str) -> np.ndarray:
-        """Encode a response as it is, and end it where it does not end itself."""
+        """Encode a response as it is, and end it where it does not end itself.
+
+        Args:
+            text: the response, whose end the template may have written.
+
+        Returns:
+            int32 [n_tokens].
+        """
         return np.asarray(self._ended(continued(self._encode, self._cut(text)), text), np.int32)
 
     def text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Encode a whole chat as it is; the assistant's turns are its targets, or everything where there are none.
+
+        Args:
+            text: the chat, as the template wrote it.
 
         Returns:
             Tokens int32 [n_tokens], and bool [n_tokens], True on the targets.
