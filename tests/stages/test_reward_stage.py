@@ -11,7 +11,10 @@ import tiny_task
 
 from rlhf_jax import checkpoint, losses, stages
 from rlhf_jax.data import DataError
+from rlhf_jax.models import LoRAConfig
+from rlhf_jax.runs.loading import start_from
 from rlhf_jax.stages import RunError, Scorer, opinions
+from rlhf_jax.stages.reward_model import with_head
 from rlhf_jax.types import Loss
 
 GOOD = ["sat a far", "ran vast bath", "had ate a"]
@@ -76,6 +79,14 @@ def test_it_starts_from_the_sft_weights_and_leaves_them_alone(sft_run, reward_ru
     assert after.keys() - before.keys() == {"head"}
     moved = np.linalg.norm(after["embedding"] - before["embedding"]) / np.linalg.norm(before["embedding"])
     assert 0 < moved < 0.8  # two random initialisations would be 1.4 apart
+
+
+def test_training_goes_on_from_a_reward_model_with_its_head(reward_run, folder, one_device):
+    start = start_from(f"{folder}:reward", LoRAConfig(), mesh=one_device, seed=0, scores=True)
+    begun = with_head(start.params, reward_run.model_config, start.head)
+    jax.tree.map(np.testing.assert_array_equal, begun, reward_run.params["reward"])
+    with pytest.raises(RunError, match="stage 'reward' has no policy"):
+        start_from(f"{folder}:reward", LoRAConfig(), mesh=one_device, seed=0)
 
 
 def test_a_finished_stage_is_returned_without_work_and_another_config_refused(reward_run, idle):
