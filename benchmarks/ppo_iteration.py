@@ -59,7 +59,7 @@ class NoText:
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
-        self.eos_id, self.end_ids = vocab_size + 1, (vocab_size + 1,)  # nothing ends a response early
+        self.eos_id, self.end_ids, self.stops = vocab_size + 1, (vocab_size + 1,), ()  # nothing ends a response early
 
     def decode_response(self, ids: list[int], stop: tuple[str, ...] = ()) -> str:
         """Give an empty text."""

@@ -144,7 +144,7 @@ def _ended(name: str, error: BaseException) -> int:
     from rlhf_jax.runs.lock import LockedError
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
-    goes_on = "the same command continues from the last checkpoint" if name in TRAINING else ""
+    goes_on = "the same command continues from the last checkpoint, if there is one" if name in TRAINING else ""
     if isinstance(error, Interrupted):
         print(f"rlhf {name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -148,10 +148,19 @@ def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
 def _gathered(argv: list[str], flag: str) -> list[str]:
     """Put the values of a flag that stands several times behind one: a parser of options would keep the last."""
     values: list[str] = []
-    rest = argv
-    while any(word == flag or word.startswith(f"{flag}=") for word in rest):
-        value, rest = _take(rest, flag, "NAME=FILE.py:function or NAME=RUN")
-        values.append(value)
+    rest: list[str] = []
+    taking = False  # words up to the next flag are values too
+    for word in argv:
+        if word.startswith("--"):
+            taking = word == flag or word.startswith(f"{flag}=")
+            if not taking:
+                rest.append(word)
+            elif word != flag:
+                values.append(word.removeprefix(f"{flag}="))
+        else:
+            (values if taking else rest).append(word)
+    if taking and not values:
+        raise UsageError(f"{flag} needs NAME=FILE.py:function or NAME=RUN")
     return [*rest, flag, *values] if values else rest
 
 

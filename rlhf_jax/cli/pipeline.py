@@ -85,13 +85,17 @@ def preference(argv: list[str]) -> None:
 def _run(train: Callable[[], Path], out: str) -> None:
     """Train, and say what came out; where updates were not finite that is said too, before the error."""
     from rlhf_jax.runs.store import local
+    from rlhf_jax.stages.attempt import page_follows
     from rlhf_jax.training import SkippedUpdates
 
+    before = page_follows.set(True)
     try:
         directory = train()
     except SkippedUpdates:
         _finish(local(out))
         raise
+    finally:
+        page_follows.reset(before)
     _finish(directory)
 
 

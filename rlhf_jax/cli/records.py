@@ -63,6 +63,9 @@ def _moved(fields: dict[str, Any], now: str) -> dict[str, Any]:
     before = fields.get("out", now)
 
     def moved(value: Any) -> Any:
+        if isinstance(value, list):  # judges, NAME=RUN
+            parts = [str(judge).rpartition("=") for judge in value]
+            return [f"{name}{equals}{moved(run)}" for name, equals, run in parts]
         if value == before:
             return now
         stage = isinstance(value, str) and value.startswith(f"{before}:") and "/" not in value.removeprefix(before)
@@ -84,7 +87,8 @@ def _unknown(fields: dict[str, Any], default: Any, path: str) -> Iterator[str]:
 def _refuse_code(path: str, fields: dict[str, Any], argv: Sequence[str]) -> None:
     for name, value in _code(fields, ""):
         flag = f"--{name.replace('_', '-')}"
-        if not any(word == flag or word.startswith(f"{flag}=") for word in argv):
+        flags = (flag, "--optimizer") if name.endswith(".function") else (flag,)  # the short form of them all
+        if not any(word.partition("=")[0] in flags for word in argv):
             raise UsageError(
                 f"--config {path} names code in a file, {name} {value!r}, which is run only where the command line "
                 f"names it too: look at the file, and add {flag} {value}"
@@ -95,5 +99,6 @@ def _code(fields: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
         if isinstance(value, dict):
             yield from _code(value, f"{above}{name}.")
-        elif isinstance(value, str) and ".py:" in value:
-            yield f"{above}{name}", value
+        else:
+            texts = value if isinstance(value, list | tuple) else [value]
+            yield from ((f"{above}{name}", text) for text in texts if isinstance(text, str) and ".py:" in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import must_be_run, write
-from rlhf_jax.cli.parsing import one_of, parse
+from rlhf_jax.cli.parsing import UsageError, one_of, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.stage_names import MODEL_STAGES
 from rlhf_jax.targets import check_file, check_folder
@@ -28,10 +29,13 @@ def report(argv: list[str]) -> None:
     """Write a run's page again."""
     o = parse(ReportOptions, "report", argv)
     from rlhf_jax.report import write_report
+    from rlhf_jax.runs.folder import read_record
     from rlhf_jax.runs.store import local
 
     run = local(o.run)
     must_be_run(run)
+    if not set(MODEL_STAGES) & set(read_record(run / "config.json")):
+        raise UsageError(f"{run} is not a run folder: its config.json has no stage's config")
     check_file(run / "report.html", "the page")
     print(write_report(run))
 
@@ -47,6 +51,8 @@ class ScoreOptions:
     to: Path
     """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
     of the one that people prefer, and `rejected_score`."""
+    templated: bool = False
+    """The texts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
     """A bad row stops the command, or is skipped and listed."""
 
@@ -60,10 +66,15 @@ def score(argv: list[str]) -> None:
     from rlhf_jax.runs.scorer import scorable, score_rows
     from rlhf_jax.runs.store import local
     from rlhf_jax.stages import Scorer
+    from rlhf_jax.stages.sources import spelled
 
     run = local(o.run)
     scorer = Scorer.load(run)
     rows = read_rows(o.input, scorable, o.on_bad_row)
+    if o.templated:
+        scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
+    elif said := spelled([response for row in rows for response in row.responses.values()], scorer.tokenizer):
+        print(f"warning: {o.input}: {said}, pass --templated", file=sys.stderr)
     if not rows:
         raise data.DataError(
             f"{o.input}: no row has a response to score; rlhf sample {o.run} --prompts FILE.jsonl --to OUT.jsonl "

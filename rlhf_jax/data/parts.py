@@ -93,9 +93,11 @@ def _filled(keys: Sequence[str], count: int, all_rows: int) -> list[set[str]]:
         cut: set[str] = set()
         filled = 0
         for key in left:
-            if filled >= share or len(left) - len(cut) <= 1:
+            fits = filled + sizes[key] <= share or not cut
+            # Passing over large prompts for small ones is for a part that would else be far too small.
+            if filled >= share or len(left) - len(cut) <= 1 or (not fits and 2 * filled >= share):
                 break
-            if filled + sizes[key] <= share or not cut:
+            if fits:
                 cut.add(key)
                 filled += sizes[key]
         if cut:

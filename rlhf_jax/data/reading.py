@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.data import layouts
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.degenerate import repeated
 from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.layouts.table import unknown_fields
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
@@ -172,7 +172,7 @@ def left_alone(rows: Sequence[Row]) -> str:
     """
     found: Counter[str] = Counter()
     for row in rows:
-        found += layouts.unknown_fields(row)
+        found += unknown_fields(row)
     named = ", ".join(f"'{field}' ({count:,})" for field, count in found.most_common())
     return f"fields that mean nothing here are left alone: {named}" if named else ""
 

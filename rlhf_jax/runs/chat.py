@@ -75,7 +75,7 @@ class Conversation:
             )
         self._asked += 1
         key = jax.random.fold_in(self._key, self._asked)
-        said, ids, stop = "", list[int](), self._sampling.stop
+        said, ids, stop = "", list[int](), self._engine.config.stop
         try:
             for token in self._engine.stream(self._laid, prompt, key=key, bucket=_BUCKET):
                 ids.append(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.folder import read_record
 from rlhf_jax.runs.loading import base_of, first_finished, load_stage, open_stage, origin
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.runs.store import local
@@ -80,7 +82,7 @@ def export(
         config, model = models.merge(config, model)
         if dtype:
             model = jax.tree.map(lambda x: x.astype(dtype), model)
-        said = _generation(start, tokenizer)
+        said = _generation(start, tokenizer, _stop_strings(Path(run), name))
         models.save_pretrained(to, config, model, tokenizer=tokenizer, generation_config=said)
     except (RunError, models.CheckpointError):
         raise
@@ -112,13 +114,22 @@ def _on_checkpoint(
     return config, model, base.path
 
 
-def _generation(start: Path | None, tokenizer: Tokenizer) -> dict[str, Any] | None:
+def _stop_strings(run: Path, stage: str) -> list[str]:
+    """Read the texts that ended a response while the stage sampled."""
+    fields = read_record(run / "config.json").get(stage)
+    sampling = fields.get("sampling") if isinstance(fields, dict) else None
+    return list(sampling.get("stop", [])) if isinstance(sampling, dict) else []
+
+
+def _generation(start: Path | None, tokenizer: Tokenizer, stops: Sequence[str]) -> dict[str, Any] | None:
     """Take the generation config of the pretrained model that this one goes back to, with all that ends a response."""
     file = None if start is None else start / "generation_config.json"
     said = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
-    if not said and len(tokenizer.end_ids) == 1:
+    stops = list(dict.fromkeys([*tokenizer.stops, *stops]))
+    if not said and len(tokenizer.end_ids) == 1 and not stops:
         return None
     theirs = said.get("eos_token_id")
     theirs = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
     ends = list(dict.fromkeys([*tokenizer.end_ids, *theirs]))
+    said |= {"stop_strings": stops} if stops else {}
     return {**said, "eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}

@@ -102,6 +102,11 @@ def begun(directory: Path) -> list[str]:
     return [stage for stage in MODEL_STAGES if stage in found]
 
 
+def binds(directory: Path) -> bool:
+    """Whether the tokenizer of a folder counts: not where a command left it that failed before its first checkpoint."""
+    return bool(begun(directory)) or not (directory / MADE_OF).exists()
+
+
 def start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_of: Ingredients) -> None:
     """Write a stage's config, its ingredients and its tokenizer, once everything that can be checked has been.
 
@@ -120,7 +125,7 @@ def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_
             f"{directory} holds a {stage} stage that was begun with something else: {'; '.join(differ[:3])}. Bring "
             f"back what it was begun with, or name another folder with --out{_acceptable(differ)}"
         )
-    if here and path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
+    if binds(directory) and path.exists() and path.read_text(encoding="utf-8") != tokenizer.to_json():
         raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
     directory.mkdir(parents=True, exist_ok=True)
     update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
@@ -231,7 +236,7 @@ def check_unchanged(directory: Path, stage: str, config: Any, made_of: Ingredien
 
     def differences() -> list[str]:
         was = read_ingredients(read_record(directory / MADE_OF).get(stage, {}), f"{directory / MADE_OF}")
-        return changed(was, made_of, config.accept_changed)
+        return changed(was, made_of, config.accept_changed, all_given=False)
 
     differ = processes.from_first(differences, f"opening {directory}")
     when = processes.from_first(lambda: _finished_at(directory, stage), f"opening {directory}")

@@ -118,6 +118,8 @@ def start_from(
         RunError: when there is neither a finished policy stage nor a checkpoint, the model is of the wrong kind,
             ``layers`` are more than there are, or ``lora.targets`` match no matrix.
     """
+    if Path(init).is_file() and not init.lower().endswith(".gguf"):
+        raise RunError(f"{init}: is a file; name a run folder, a checkpoint's folder, or a .gguf file")
     at = policy_path(init, or_reward=scores)
     if not at.stage and not scores:
         must_write_text(at.path, "train a policy from")

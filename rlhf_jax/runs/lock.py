@@ -27,19 +27,20 @@ _BEING_WRITTEN = 5.0  # seconds that a lock may be without content
 
 
 class LockedError(RunError):
-    """A run folder that another process has; the message says which. It may pass, so the exit status is that of 75."""
+    """A run folder that another process has, for a while: the message says which, and the exit status is 75."""
 
     exit_code = 75
 
 
 class _Held:
-    """A lock of this process, and the thread that keeps it fresh."""
+    """A lock that this process has, and in the first process of a run the thread that keeps it fresh."""
 
     def __init__(self, path: Path, token: str):
         self.path, self.token, self.thread, self.depth, self.lost = path, token, threading.get_ident(), 1, False
         self._stop = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name=f"lock of {path.parent}")
-        self._beating.start()
+        if processes.first():
+            self._beating.start()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -50,6 +51,8 @@ class _Held:
                 os.utime(self.path)
 
     def release(self) -> None:
+        if not processes.first():
+            return
         self._stop.set()
         self._beating.join()
         if _read(self.path).get("token") == self.token:
@@ -81,13 +84,12 @@ def locked(directory: Path, what: str) -> Iterator[None]:
         return
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     token = processes.from_first(lambda: _acquire(directory, what), f"opening {directory}")
-    if processes.first():
-        _HELD[key] = _Held(directory / ".lock", token)
+    _HELD[key] = _Held(directory / ".lock", token)  # in every process, so that none asks the others again inside
     try:
         yield
     finally:
+        _HELD.pop(key).release()
         if processes.first():
-            _HELD.pop(key).release()
             with contextlib.suppress(OSError):  # something is in it, as it should be
                 for path in made:
                     path.rmdir()

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax import __version__
-from rlhf_jax.checkpoint import CheckpointError
-from rlhf_jax.data import DataError, Tokenizer
+from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs.content import content_of
 from rlhf_jax.runs.errors import RunError
@@ -127,7 +126,7 @@ def collect_again(makers: Mapping[str, Callable[[], Ingredient]]) -> Ingredients
         try:
             with _quiet():
                 found[name] = make()
-        except (CheckpointError, DataError, RunError, OSError, ImportError) as error:
+        except Exception as error:  # whatever files that are gone, or code of the user's own, raise
             print(f"warning: whether {name} is still the same cannot be told: {error}", file=sys.stderr)
     return found
 
@@ -139,13 +138,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = ()) -> list[str]:
+def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = (), *, all_given: bool = True) -> list[str]:
     """List what is not the same, as far as both are known.
 
     Args:
         was: what the stage was begun with; empty where it is not known.
         now: what it would be made of now.
         accepted: names that may differ, without what stands behind a dot: ``judge`` is every judge.
+        all_given: whether a judge that is not given now counts as gone; whoever asks for a result need not pass it.
 
     Returns:
         A phrase for each.
@@ -163,7 +163,7 @@ def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = ()) ->
         old, new = was.get(name), now.get(name)
         if old is None or new is None:
             # Judges are a set, so that one more or less is a change; other names come with newer versions.
-            if name.startswith("judge."):
+            if name.startswith("judge.") and (all_given or old is None):
                 found.append(f"{name} is {'new' if old is None else 'gone'}")
             continue
         if _differ(old, new):

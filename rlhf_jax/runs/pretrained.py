@@ -110,7 +110,9 @@ def checkpoint_tokenizer(path: Path) -> Tokenizer:
     """
     if (path / ADAPTER_CONFIG).exists():
         below = checkpoint_tokenizer(_below(path))
-        return Tokenizer.load(path).with_ends(below.end_ids) if (path / "tokenizer.json").exists() else below
+        if not (path / "tokenizer.json").exists():
+            return below
+        return Tokenizer.load(path).with_ends(below.end_ids, below.stops)
     if path.suffix != ".gguf":
         return Tokenizer.load(path)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rlhf_jax import rollout
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.rollout import SamplingConfig
@@ -12,7 +14,9 @@ from rlhf_jax.types import Model
 def make_engine(
     model: Model, tokenizer: Tokenizer, sampling: SamplingConfig, *, logprob_temperature: float | None = None
 ) -> rollout.Engine:
-    """Make the engine that samples a model's responses as a config asks for.
+    """Make the engine that samples a model's responses as a config asks for, and ends them where its checkpoint does.
+
+    The stop strings of its ``config`` are those of the given one, and those that the tokenizer came with.
 
     Args:
         model: the policy as pure functions.
@@ -23,6 +27,8 @@ def make_engine(
     Raises:
         RunError: if no tokens write a stop string.
     """
+    if tokenizer.stops:
+        sampling = dataclasses.replace(sampling, stop=tuple(dict.fromkeys([*sampling.stop, *tokenizer.stops])))
     try:
         stop = rollout.stop_at_text(sampling.stop, tokenizer.token_bytes) if sampling.stop else None
     except ValueError as error:

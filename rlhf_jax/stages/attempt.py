@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from rlhf_jax.stages.verdicts import stage_verdicts
 from rlhf_jax.training import GoodputLog, LastUpdate, MetricsWriter, Phases, SkippedUpdates, Watchdog
 from rlhf_jax.training.tracking import Tracker
 from rlhf_jax.types import Params
+
+page_follows: ContextVar[bool] = ContextVar("page_follows", default=False)
+"""Whether whoever runs the stage writes its page afterwards, as the commands do; a stage that is called from Python
+ends with the line that does."""
 
 
 class Attempt:
@@ -122,6 +128,8 @@ class Attempt:
         self.goodput.write()
         if mirror := mirror_of(self.directory):
             mirror.send_logs()
+        if processes.first() and not page_follows.get():
+            print(f"{self._stage}: report.write_report({os.fspath(self.directory)!r}) writes its page", file=sys.stderr)
         raise_if_failed(self.directory, self._stage, summary)
         return found
 

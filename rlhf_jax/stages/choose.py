@@ -85,7 +85,7 @@ def choose_objective(
 ) -> Objective:
     """Choose the function that was passed, or else the one that is named, and bind what the config says of it."""
     if passed is None:
-        passed = load_function(name, f"objective {name}") if ":" in name else _ours(name)
+        passed = load_function(name, f"objective {name}") if ":" in name else named_objective(name)
     return bind_objective(passed, name, hyperparameters, fields)
 
 
@@ -212,7 +212,12 @@ def _is_required(parameter: inspect.Parameter) -> bool:
     return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
 
 
-def _ours(name: str) -> Any:
+def named_objective(name: str) -> Any:
+    """Find one of our objectives, without hyperparameters.
+
+    Raises:
+        RunError: when there is none of this name.
+    """
     if name not in objectives.NAMES:
         if "." in name:
             raise RunError(

@@ -16,6 +16,12 @@ from rlhf_jax.parallel import MeshConfig
 from rlhf_jax.runs.made_of import ACCEPTABLE
 
 
+def check_named(config: Any, name: str, what: str) -> None:
+    """Raise a ValueError when a field that names a folder is empty: it would mean the working folder."""
+    if not vars(config)[name].strip():
+        raise ValueError(f"{name} must name {what}, found nothing")
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Raise a ValueError that names the first of these fields that is below 1."""
     for name in names:
@@ -135,8 +141,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.out.strip():
-            raise ValueError("out must name a folder, found nothing: runs/mine, say")
+        check_named(self, "out", "a folder, runs/mine say")
         check_seed("seed", self.seed)
         unknown = [name for name in self.accept_changed if name not in ACCEPTABLE]
         if unknown:

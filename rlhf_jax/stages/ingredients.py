@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax import objectives
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.rewards import TextReward
@@ -18,6 +17,7 @@ from rlhf_jax.runs.made_of import Ingredient, collect_again, of_callable, of_mod
 from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.runs.values import place_of
 from rlhf_jax.stages import sources
+from rlhf_jax.stages.choose import named_objective
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import raise_if_failed
 from rlhf_jax.stages.optimizers import OwnOptimizer, load_optimizer
@@ -75,7 +75,7 @@ def of_objective(passed: Objective | None, name: str) -> Callable[[], Ingredient
     def look() -> Ingredient:
         found: Any = passed
         if found is None:
-            found = load_function(name, f"objective {name}") if ":" in name else vars(objectives).get(name)
+            found = load_function(name, f"objective {name}") if ":" in name else named_objective(name)
         return of_callable(name, found)
 
     return look

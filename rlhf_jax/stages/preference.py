@@ -34,7 +34,15 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, check_own, choose_objective, try_objective, try_single
 from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
-from rlhf_jax.stages.config import Offload, PackedConfig, check_kind, check_positive, named_judges, parks_policy
+from rlhf_jax.stages.config import (
+    Offload,
+    PackedConfig,
+    check_kind,
+    check_named,
+    check_positive,
+    named_judges,
+    parks_policy,
+)
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.implicit_reward import measured, sequence_logprobs
 from rlhf_jax.stages.ingredients import Makers, of_data, of_judges, of_objective, of_optimizers, of_reward, once
@@ -106,6 +114,7 @@ class PreferenceConfig(PackedConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
+        check_named(self, "policy", "a run folder or a checkpoint")
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         check_at_least(self, 0, "max_prompt_length")
         if not 0.5 <= self.min_share <= 1:

@@ -32,7 +32,7 @@ from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.baselines import agreement
 from rlhf_jax.stages.choose import REWARD, check_own, choose_objective, try_objective
-from rlhf_jax.stages.config import PackedConfig, check_kind, check_positive, is_one_of
+from rlhf_jax.stages.config import PackedConfig, check_kind, check_named, check_positive, is_one_of
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.held_out import pair_metrics
 from rlhf_jax.stages.ingredients import Makers, of_data, of_objective, of_optimizers, once
@@ -84,6 +84,7 @@ class RewardConfig(PackedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_named(self, "init", "a run folder or a checkpoint")
         check_positive(self, "pairs_per_response", "members")
         check_at_least(self, 0, "center", "margin")
         if self.layers < 0:

@@ -128,6 +128,8 @@ def load_reward(folder: str, tokenizer: Tokenizer, mesh: Mesh | None = None) -> 
     Raises:
         RunError: when there is none, or it has another tokenizer.
     """
+    if not folder.strip():
+        raise RunError("reward_model is empty: name the run folder of a reward model, --reward-model RUN")
     path, stage = split_stage(folder)
     if stage is not None:
         raise RunError(f"reward_model {folder}: its reward stage is meant, so name the run folder alone, {path}")

@@ -17,6 +17,7 @@ from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.tokenizer.bpe import SMALLEST_VOCAB
 from rlhf_jax.fields import check_at_least
+from rlhf_jax.models.huggingface.families import FAMILIES
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.errors import RunError
@@ -75,6 +76,8 @@ class SFTConfig(PackedConfig):
             raise ValueError("lora.rank needs --init, a pretrained model: adapters on random weights learn little")
         if not self.init:
             check_at_least(self, SMALLEST_VOCAB, "vocab_size")
+            if self.model.family not in FAMILIES:
+                raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}, found {self.model.family!r}")
         if self.chat and not self.init:
             raise ValueError("chat needs --init, a pretrained model whose tokenizer has a chat template")
 

@@ -78,7 +78,7 @@ def tokenizer(directory: Path, rows: Sequence[Demonstration | Dialogue], vocab_s
     path = directory / "tokenizer.json"
 
     def found_or_trained() -> Tokenizer:
-        if path.exists() and folder.begun(directory):  # or it was left by a command that failed
+        if path.exists() and folder.binds(directory):
             return Tokenizer.load(path)
         return data.train_tokenizer((text for row in rows for text in texts_of(row)), vocab_size)
 

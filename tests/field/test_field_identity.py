@@ -358,6 +358,7 @@ def test_nothing_advises_to_delete():
         ({"objective": "mine.py:f"}, [], "names code in a file, objective 'mine.py:f'.*add --objective mine.py:f"),
         ({"objective": "mine.py:f"}, ["--objective", "mine.py:f"], ""),
         ({"objective": "mine.py:f"}, ["--objective=sft"], ""),
+        ({"optimizer": {"function": "mine.py:f"}}, [], "optimizer.function 'mine.py:f'.*add --optimizer.function mine"),
         ({"rows": 0}, [], "sft: rows must be at least 1"),
     ],
 )
@@ -379,4 +380,15 @@ def test_the_config_of_a_run_is_one_to_start_from(tmp_path, change, argv, said):
     again = cli.override(stages.SFTConfig(), "sft", [*argv, "--out", "elsewhere"])
     assert (again.out, again.init, again.epochs) == ("elsewhere", f"{tmp_path}:preference", 7)
     with pytest.raises(cli.UsageError, match="holds the config of sft, and ppo is asked for"):
+        cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
+
+
+def test_judges_of_a_recorded_config_move_and_their_code_is_not_run_unasked(tmp_path):
+    begun = stages.PPOConfig(out="gone", policy="gone", judge=("gold=gone", "other=runs/b"))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"ppo": dataclasses.asdict(begun)}))
+    found = cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
+    assert (found.policy, found.judge) == (str(tmp_path), (f"gold={tmp_path}", "other=runs/b"))
+    file.write_text(json.dumps({"ppo": {**dataclasses.asdict(begun), "judge": ["gold=mine.py:f"]}}))
+    with pytest.raises(cli.UsageError, match=r"names code in a file, judge 'gold=mine\.py:f'"):
         cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])

@@ -127,6 +127,16 @@ def test_judges_have_names(given, right):
         assert stages.PPOConfig(judge=given).judge == right
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--judge", "a=x.py:f", "b=y"], ["--judge", "a=x.py:f", "--judge", "b=y"], ["--judge=a=x.py:f", "--judge=b=y"]],
+    ids=str,
+)
+def test_several_judges_are_given_as_one_likes(words):
+    config = cli.override(stages.GroupConfig(), "group", ["--seed", "3", *words, "--samples", "2"])
+    assert (config.judge, config.seed, config.samples) == (("a=x.py:f", "b=y"), 3, 2)
+
+
 def test_judges_of_an_earlier_version_are_still_the_same_run():
     from rlhf_jax.runs import folder as run_folder
 
@@ -203,7 +213,7 @@ def test_a_function_is_given_what_it_asks_for(mine):
     assert rule.update({"x": 1.0}, rule.init({"x": 1.0}), {"x": 1.0})[0]["x"] == pytest.approx(-0.1)
 
 
-def test_sgd_of_ones_own_is_the_update_by_hand(tables, tmp_path, one_device):
+def test_sgd_of_ones_own_is_the_update_by_hand(tables, tmp_path, one_device, capsys):
     """A rate of 0 leaves the parameters where they were, and no learning rate is logged that nobody used."""
     seen = []
     config = tiny_task.sft_config(tables, tmp_path, epochs=1)
@@ -212,6 +222,7 @@ def test_sgd_of_ones_own_is_the_update_by_hand(tables, tmp_path, one_device):
     assert len(set(losses)) == 1
     assert seen == run.metrics
     assert "sft/learning_rate" not in seen[0]
+    assert f"sft: report.write_report('{tmp_path}') writes its page" in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text())["sft"]["optimizer"]["function"] == "optax transformation"
 
 

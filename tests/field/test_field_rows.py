@@ -244,6 +244,9 @@ def turns(chat):
         ("prompt", {"messages": [*TWO, assistant("Deux.")]}, turns(TWO)),
         ("prompt", {"messages": [*FRENCH]}, ASKS),
         ("prompt", {"conversations": [*FRENCH]}, ASKS),
+        ("prompt", {"prompt": [*FRENCH], "response": ""}, ASKS),
+        ("prompt", {"instruction": "One", "input": "?", "output": ""}, "One\n\n?"),
+        ("prompt", {"instruction": "One?", "system": "Speak French."}, ASKS),
     ],
 )
 def test_what_a_row_says_is_used(purpose, row, asks):
@@ -283,6 +286,8 @@ def test_what_a_row_says_is_used(purpose, row, asks):
         ("demonstration", {"prompt": "Hi.", "response": "Hello!", "weight": 0}, "field 'weight'"),
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "history": "Ho."}, "field 'history[0]'"),
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "kto_tag": False}, "field 'kto_tag'"),
+        ("demonstration", {"messages": HI, "label": False}, "field 'label'"),
+        ("demonstration", {"instruction": "Hi.", "output": "No.", "label": False}, "field 'label'"),
         ("comparison", {"prompt": "Something else", **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": [user("Three?")], **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "One?", **PAIR, "preference": 0.1}, "field 'preference'"),

@@ -17,7 +17,6 @@ from rlhf_jax.data.layouts.purposes import (
     prompt,
     text,
 )
-from rlhf_jax.data.layouts.table import unknown_fields
 
 __all__ = [
     "answered",
@@ -28,5 +27,4 @@ __all__ = [
     "preferred_first",
     "prompt",
     "text",
-    "unknown_fields",
 ]

@@ -56,6 +56,9 @@ def check_meaning(row: Row, where: str, reads: Iterable[str], texts: Iterable[st
             continue
         if field in REFUSED and not (field in ("weight", "weights") and value == 1):
             raise bad_row(where, f"field '{field}'", "none", f"{shown(value)}: {REFUSED[field]}")
+        if field == "label" and isinstance(value, bool) and "response" in known:
+            how = "a thumb is read beside 'prompt' and 'response' alone, so write the row so, or remove the field"
+            raise bad_row(where, "field 'label'", "none", f"{shown(value)}: {how}")
         if field in known and not _repeats(value, there):
             found = f"{shown(value)}: what it says would be lost, so put it where it belongs or remove the field"
             beside = names(read & row.keys())

@@ -5,12 +5,20 @@ A row's fields say which layout of ``table`` it has. A comparison also gives a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rlhf_jax.data.layouts.fields import Row, bad_row
 from rlhf_jax.data.layouts.meaning import ASKED, check_meaning
 from rlhf_jax.data.layouts.pairs import parse_comparison
-from rlhf_jax.data.layouts.parse import parse_demonstration, parse_labelled, parse_prompt, parse_text
+from rlhf_jax.data.layouts.parse import (
+    asked_in_alpaca,
+    parse_demonstration,
+    parse_labelled,
+    parse_prompt,
+    parse_text,
+)
 from rlhf_jax.data.layouts.table import read_row, unfit
 from rlhf_jax.data.layouts.turns import SYSTEM, prompt_of
 from rlhf_jax.data.rows import (
@@ -98,11 +106,14 @@ def prompt(row: Row, where: str) -> PromptRow:
         >>> prompt({"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}, "pairs.jsonl:1").prompt
         'Say hello.'
     """
-    chats = (row[field] for field in ("chosen", "completion", "messages", "conversations") if field in row)
-    if isinstance(row.get("prompt"), str) and all(isinstance(said, str) for said in chats):
-        asked = parse_prompt(row, where)  # which answers the row holds does not matter
-        check_meaning(row, where, ("prompt", *SYSTEM), texts_of(asked), ASKED)
-        return asked
+    # Which answers the row holds, or whether it holds any, does not matter.
+    whole = [row[field] for field in ("chosen", "completion", "messages", "conversations") if field in row]
+    if all(isinstance(said, str) for said in whole):
+        if isinstance(row.get("prompt"), str | list | tuple):
+            return _alone(row, parse_prompt(row, where), ("prompt",))
+        if "instruction" in row and "prompt" not in row:
+            asked = PromptRow(asked_in_alpaca(row, where), where)
+            return _alone(row, asked, ("instruction", "input", "history"))
     found, layout = read_row(row, where, parse_prompt, answered=False)
     if isinstance(found, Dialogue):
         return PromptRow(_to_answer(found), where)
@@ -219,6 +230,12 @@ def preferred_first(pair: Comparison) -> tuple[str, ...]:
     """
     order = np.argsort(-pair.votes.sum(axis=1), kind="stable")
     return tuple(pair.responses[i] for i in order)
+
+
+def _alone(row: Row, asked: PromptRow, reads: Sequence[str]) -> PromptRow:
+    """Check that no other field of the row asks something."""
+    check_meaning(row, asked.where, (*reads, *SYSTEM), texts_of(asked), ASKED)
+    return asked
 
 
 def _to_answer(chat: Dialogue) -> Prompt:

@@ -1,4 +1,4 @@
-"""Which tokens end a response: a checkpoint may name several, and any of them is an end.
+"""Which tokens and texts end a response: a checkpoint may name several, and any of them is an end.
 
 The one that ends every response which is trained on is the tokenizer's ``eos_id``. The others are those of
 ``generation_config.json``, where transformers looks, or where it names none those of ``config.json``.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FILES = ("generation_config.json", "config.json")
 KEY = "rlhf_jax_ends"  # in our tokenizer_config.json: the ends as texts
+STOPS_KEY = "rlhf_jax_stops"  # and the texts that end a response, whichever tokens write them
 
 
 def ends_beside(path: Path, fields: Mapping[str, Mapping[str, Any]], backend: tokenizers.Tokenizer) -> tuple[str, ...]:
@@ -40,6 +41,26 @@ def ends_beside(path: Path, fields: Mapping[str, Mapping[str, Any]], backend: to
     ids = token_ids(fields[named]["eos_token_id"], path.with_name(named)) if named else []
     texts = (backend.id_to_token(number) for number in ids if 0 <= number < 2**32)
     return tuple(dict.fromkeys([*own, *(text for text in texts if text)]))
+
+
+def stops_beside(path: Path, fields: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Find the texts that the files beside a tokenizer say end a response: ``stop_strings``, one or a list.
+
+    Args:
+        path: the file ``tokenizer.json``, for errors.
+        fields: as for ``ends_beside``.
+
+    Raises:
+        DataError: if a field is no text and no list of texts, or a text is empty.
+    """
+    found: list[str] = []
+    for name, key in (("tokenizer_config.json", STOPS_KEY), (FILES[0], "stop_strings")):
+        value = fields[name].get(key)
+        texts = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise DataError(f"{path.with_name(name)}: {key}: expected a text or a list of texts, found {value!r:.60}")
+        found += texts
+    return tuple(dict.fromkeys(found))
 
 
 def token_ids(value: Any, where: Path) -> list[int]:

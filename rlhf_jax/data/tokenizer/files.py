@@ -101,9 +101,8 @@ def as_json(backend: tokenizers.Tokenizer, special: SpecialTokens) -> str:
     text = backend.to_str(pretty=True)
     if special == OURS:
         return text
-    fields = special._asdict()
-    if not special.ends:
-        del fields["ends"]  # as older versions wrote it
+    later = ("ends", "stops")  # without them a file is as older versions wrote it
+    fields = {name: value for name, value in special._asdict().items() if value or name not in later}
     return json.dumps({**json.loads(text), _KEY: fields}, indent=2, ensure_ascii=False)
 
 

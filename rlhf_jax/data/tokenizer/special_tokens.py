@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.tokenizer.chat_template import ChatTemplate
-from rlhf_jax.data.tokenizer.ends import FILES, KEY, ends_beside
+from rlhf_jax.data.tokenizer.ends import FILES, KEY, STOPS_KEY, ends_beside, stops_beside
 from rlhf_jax.files import atomic_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class SpecialTokens(NamedTuple):
     format: str = "plain"  # one of FORMATS
     date: str = ""  # what the template is told; empty where it does not ask
     ends: tuple[str, ...] = ()  # tokens that a checkpoint says end a response; eos_token and the template's do anyway
+    stops: tuple[str, ...] = ()  # texts that do, whichever tokens write them
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -76,7 +77,7 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
     if not isinstance(adds_bos, bool):
         adds_bos = backend.encode("a", add_special_tokens=True).ids[:1] == [bos]
     template = _template(path, config)
-    files = {name: _read(path.with_name(name)) for name in FILES}
+    files = {"tokenizer_config.json": config, **{name: _read(path.with_name(name)) for name in FILES}}
     default = "plain" if template is None else "chat"
     return SpecialTokens(
         tokens=tokens,
@@ -84,7 +85,8 @@ def read_beside(path: Path, backend: tokenizers.Tokenizer) -> SpecialTokens:
         template=template,
         format=config.get("rlhf_jax_format", default),
         date=config.get("rlhf_jax_date", "") or _today(template),
-        ends=ends_beside(path, {**files, "tokenizer_config.json": config}, backend),
+        ends=ends_beside(path, files, backend),
+        stops=stops_beside(path, files),
     )
 
 
@@ -105,7 +107,8 @@ def checked(special: SpecialTokens, path: Path) -> SpecialTokens:
         "template": isinstance(special.template, str | None),
         "format": special.format in FORMATS,
         "date": isinstance(special.date, str),
-        "ends": isinstance(special.ends, list | tuple) and all(isinstance(text, str) for text in special.ends),
+        "ends": _are_texts(special.ends),
+        "stops": _are_texts(special.stops) and all(special.stops),
     }
     for field, fit in fits.items():
         if not fit:
@@ -115,7 +118,11 @@ def checked(special: SpecialTokens, path: Path) -> SpecialTokens:
     for name in ("eos_token", *(("bos_token",) if special.adds_bos else ())):
         if name not in special.tokens:
             raise DataError(f"{path}: the tokenizer has no {name}; fetch the file again")
-    return special._replace(ends=tuple(special.ends))
+    return special._replace(ends=tuple(special.ends), stops=tuple(special.stops))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
 def token_id(backend: tokenizers.Tokenizer, text: str) -> int:
@@ -203,6 +210,8 @@ def write_beside(folder: str | os.PathLike[str], special: SpecialTokens) -> None
         config["rlhf_jax_date"] = special.date
     if special.ends:
         config[KEY] = list(special.ends)
+    if special.stops:
+        config[STOPS_KEY] = list(special.stops)
     for name, fields in (("tokenizer_config.json", config), ("special_tokens_map.json", dict(special.tokens))):
         with atomic_text(Path(folder) / name) as file:
             json.dump(fields, file, indent=2, ensure_ascii=False)

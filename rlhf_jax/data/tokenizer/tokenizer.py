@@ -61,6 +61,8 @@ class Tokenizer:
     end_ids: tuple[int, ...]
     """Ids that end a response which is sampled: ``eos_id`` first, then the end-of-sequence token and those that a
     pretrained model's ``generation_config.json`` names."""
+    stops: tuple[str, ...]
+    """Texts that end one, whichever tokens write them: those that this file names."""
     vocab_size: int
     """One more than the largest id."""
     chat: ChatTemplate | None
@@ -77,6 +79,7 @@ class Tokenizer:
                 raise DataError(f"tokenizer: expected the first tokens to be {SPECIALS}, found {found}; train another")
             backend.post_processor = None  # that of an exported one adds <bos>, as encode_prompt does
         ids = {name: token_id(backend, text) for name, text in special.tokens.items()}
+        self.stops = special.stops
         self._ends = [token_id(backend, text) for text in special.ends]
         mark_special(backend, added(backend, special.ends))
         self.chat = chat_template(backend, special)
@@ -183,18 +186,20 @@ class Tokenizer:
         self.eos_id = self._writer.eos_id
         self.end_ids = tuple(dict.fromkeys((self.eos_id, self._plain.eos_id, *self._ends)))
 
-    def with_ends(self, ids: Sequence[int]) -> Tokenizer:
-        """Make the same tokenizer with more tokens that end a response.
+    def with_ends(self, ids: Sequence[int], stops: Sequence[str] = ()) -> Tokenizer:
+        """Make the same tokenizer with more that ends a response.
 
         Args:
-            ids: the tokens' ids; one that the vocabulary lacks ends nothing.
+            ids: tokens' ids; one that the vocabulary lacks ends nothing.
+            stops: texts.
 
         Returns:
             A tokenizer; this one stays as it is.
         """
         texts = [self._backend.id_to_token(number) for number in ids if 0 <= number < self.vocab_size]
         ends = dict.fromkeys([*self._special.ends, *(text for text in texts if text)])
-        return Tokenizer(self._backend, self._special._replace(ends=tuple(ends)))
+        every = tuple(dict.fromkeys([*self.stops, *stops]))
+        return Tokenizer(self._backend, self._special._replace(ends=tuple(ends), stops=every))
 
     def missing(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
         """List the ids below a model's vocabulary size that no token has, as ranges [first, last + 1).

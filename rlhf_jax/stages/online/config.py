@@ -13,7 +13,15 @@ from rlhf_jax.losses.checks import warn_outside
 from rlhf_jax.parallel import MeshConfig, MeshError
 from rlhf_jax.rewards import EnsembleConfig, ShapingConfig
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages.config import Offload, StageConfig, check_multiple, check_positive, is_one_of, named_judges
+from rlhf_jax.stages.config import (
+    Offload,
+    StageConfig,
+    check_multiple,
+    check_named,
+    check_positive,
+    is_one_of,
+    named_judges,
+)
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -172,6 +180,7 @@ class OnlineConfig(StageConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
+        check_named(self, "policy", "a run folder or a checkpoint")
         if self.reward and self.reward_model not in ("", OnlineConfig.reward_model):
             raise ValueError(
                 f"reward is {self.reward} and reward_model is {self.reward_model}: leave one of them out (a reward "

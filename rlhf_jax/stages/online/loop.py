@@ -18,6 +18,7 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.responses import response_tokens
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.compilation_cache import keep_compiled
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.fingerprint import checkpoints, fingerprint
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.loading import place, start_from
@@ -89,6 +90,8 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     tokenizer = start.tokenizer
     scored_by: LoadedModel | TextReward
     if given.reward is None and not config.reward:
+        if not config.reward_model:
+            raise RunError(f"{stage}: no reward was passed, and reward_model is empty: pass one, or name a run folder")
         scored_by = load_reward(config.reward_model, tokenizer, mesh)
     else:
         scored_by = choose_reward(given.reward, config.reward)

@@ -33,7 +33,8 @@ class NoText:
     pad_id = 0
 
     def __init__(self, vocab_size: int):
-        self.vocab_size, self.eos_id, self.end_ids = vocab_size, vocab_size + 1, (vocab_size + 1,)
+        self.vocab_size, self.eos_id = vocab_size, vocab_size + 1
+        self.end_ids, self.stops = (vocab_size + 1,), ()
 
     def decode_response(self, ids: np.ndarray, stop: Sequence[str] = ()) -> str:
         """Write the ids as numbers."""

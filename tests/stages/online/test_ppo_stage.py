@@ -223,11 +223,13 @@ def test_a_reward_on_text_is_learnt(tables, tmp_path, folder, sft_run, one_devic
     assert result.summary["best_step"] == 12
 
 
-def test_a_finished_stage_is_returned_without_work_and_another_config_refused(ppo_run):
+def test_a_finished_stage_is_returned_without_work_and_another_config_or_reward_refused(ppo_run, idle):
     def never(*_):
         raise AssertionError("a finished stage does no work")
 
-    again = stages.ppo(ppo_run.config, reward=never)
+    again = stages.ppo(ppo_run.config)
+    with pytest.raises(RunError, match=r"finished on .* with something else: reward was"):
+        stages.ppo(ppo_run.config, reward=never)
     jax.tree.map(np.testing.assert_array_equal, again.params, ppo_run.params)
     with pytest.raises(RunError, match=r"ppo stage of another config.*gae_lambda"):
         stages.ppo(dataclasses.replace(ppo_run.config, gae_lambda=0.9), reward=never)
