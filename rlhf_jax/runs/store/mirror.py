@@ -61,7 +61,7 @@ class Mirror:
             if found.relative_to(self.directory).as_posix() not in whole:
                 shutil.rmtree(found)
         for file in self.directory.iterdir():
-            if file.is_file() and file.name not in there:
+            if file.is_file() and file.name not in there and not file.name.startswith("."):  # a lock, say
                 file.unlink()
         for name in sorted(name for name in there if "/" not in name):
             self._objects.get(name, inside(self.directory, name, where=self.url))

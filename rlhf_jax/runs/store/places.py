@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_jax import processes
 from rlhf_jax.runs.fetch import cache_folder
+from rlhf_jax.runs.lock import locked
 from rlhf_jax.runs.store.mirror import Mirror
 from rlhf_jax.runs.store.objects import Objects, StoreError, url_of
 
@@ -30,6 +31,7 @@ def open_run(out: str | os.PathLike[str], *reads: str) -> Path:
 
     Raises:
         StoreError: the store cannot be reached, or processes do not see the same folder.
+        LockedError: another process of this machine works on the run.
 
     Example:
         >>> open_run("runs/mine", "runs/other:sft").as_posix()
@@ -40,8 +42,9 @@ def open_run(out: str | os.PathLike[str], *reads: str) -> Path:
     directory = Path(out) if url is None else _folder("work", url)
     if url is not None and directory not in _WORKED_ON:
         mirror = Mirror(directory, Objects(url))
-        processes.from_first(lambda: mirror.bring(checkpoints=True), f"fetching {url}")
-        _check_shared(directory)
+        with locked(directory, f"fetching {url}"):  # another process of this machine may be at work in it
+            processes.from_first(functools.partial(mirror.bring, checkpoints=True), f"fetching {url}")
+            _check_shared(directory)
         _WORKED_ON[directory] = mirror
     for text in reads:
         other = url_of(_without_stage(text))
