@@ -36,15 +36,17 @@ from rlhf_jax.objectives.simpo import simpo as simpo
 from rlhf_jax.objectives.slic import slic as slic
 from rlhf_jax.types import Loss as _Loss
 
-_FILES = {
-    module.name: _importlib.import_module(f"rlhf_jax.objectives.{module.name}")
-    for module in _pkgutil.iter_modules(__path__)
-}
-_FOUND = {
-    name: value
-    for name, file in _FILES.items()
-    if isinstance(value := vars(file).get(name), _Function) and value.__annotations__.get("return") in ("Loss", _Loss)
-}
+
+def _found() -> dict[str, _Function]:
+    found = {}
+    for file in _pkgutil.iter_modules(__path__):
+        value = vars(_importlib.import_module(f"rlhf_jax.objectives.{file.name}")).get(file.name)
+        if isinstance(value, _Function) and value.__annotations__.get("return") in ("Loss", _Loss):
+            found[file.name] = value
+    return found
+
+
+_FOUND = _found()
 vars().update(_FOUND)
 
 # What `--objective NAME` finds, in alphabetical order.
