@@ -228,7 +228,7 @@ def test_a_finished_stage_is_returned_without_work_and_another_config_or_reward_
         raise AssertionError("a finished stage does no work")
 
     again = stages.ppo(ppo_run.config)
-    with pytest.raises(RunError, match=r"finished on .* with something else: reward was"):
+    with pytest.raises(RunError, match=r"holds a ppo stage .*reward was"):
         stages.ppo(ppo_run.config, reward=never)
     jax.tree.map(np.testing.assert_array_equal, again.params, ppo_run.params)
     with pytest.raises(RunError, match=r"ppo stage of another config.*gae_lambda"):
