@@ -173,6 +173,7 @@ def fit(
         Interrupted: SIGTERM, SIGHUP or Ctrl-C arrived; the state was saved at a step boundary.
         SkippedUpdates: ``max_skipped_in_row`` updates in a row were not finite.
         ValueError: evaluate is given without what it needs, or does not return ``best``.
+
     Example:
         >>> import contextlib, io, tempfile, optax, jax.numpy as jnp
         >>> from rlhf_jax.checkpoint import Checkpoints
