@@ -45,7 +45,7 @@ def python(tree, *words):
 def test_two_files_make_an_objective(tree):
     """The tests that the text names find it by themselves: soundness, empty groups, docstring, docs."""
     (command,) = re.findall(r"```\npytest (.*)\n```", SECTION)
-    said = python(tree, "-m", "pytest", *shlex.split(command), "-n", "0", "-p", "no:cacheprovider", "-v")
+    said = python(tree, "-m", "pytest", *shlex.split(command), "-n", "0", "-p", "no:cacheprovider", "-vv")
     ran = set(re.findall(r"::(test_\w+)(?:\[\S+\])? PASSED", said))
     assert {"test_a_pair_by_hand", "test_it_is_sound", "test_its_docstring_is_its_documentation"} <= ran
 
