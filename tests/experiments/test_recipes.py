@@ -155,6 +155,7 @@ def test_held_out_rows_are_spread_over_all_there_are_and_only_the_first_bad_ones
         assert [row.where for row in part] == [whole[0].where, whole[-1].where]
     with pytest.raises(ValueError, match="human_sentiment is always held out whole"):
         DataConfig(heldout_limit=2)
+    capsys.readouterr()
     sources.list_bad([f"row {i} is too long" for i in range(100)])
     said = capsys.readouterr().err.splitlines()
     assert (said[0], said[-2], said[-1]) == ("left out 100 bad rows:", "  row 19 is too long", "  ... and 80 more")
