@@ -214,7 +214,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 def _ours(name: str) -> Any:
     if name not in objectives.NAMES:
-        if "." in name:
+        if "." in name and not name.endswith(".py"):
             raise RunError(
                 f"objective {name} is a function that was passed in Python: pass it again, or name its file, "
                 "FILE.py:function"
