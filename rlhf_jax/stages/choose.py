@@ -219,7 +219,7 @@ def named_objective(name: str) -> Any:
         RunError: when there is none of this name.
     """
     if name not in objectives.NAMES:
-        if "." in name:
+        if "." in name and not name.endswith(".py"):
             raise RunError(
                 f"objective {name} is a function that was passed in Python: pass it again, or name its file, "
                 "FILE.py:function"
