@@ -37,7 +37,7 @@ def before_and_after(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]
     """The first samples of each domain in turn, so that none is crowded out, in groups by domain.
 
     Args:
-        rows: of the final comparison.
+        rows: those of the final comparison.
 
     Returns:
         (domain, rows) with ``prompt``, ``before`` and ``after`` as they are shown, and ``before_scores`` and
