@@ -188,18 +188,27 @@ def run_stage(stage, folder, slow=lambda: None):
         slow()
         return count_a(prompts, responses)
 
+    again = {"accept_changed": ("reward",)}  # how long it sleeps is a part of it
+
     if stage == "group":
         text = PTXConfig(coef=0.1, data=data(table, "text"), rows=2)
         banded = KLConfig(kind="banded", coef=0.02, low=0.01, high=0.02)
         return group(
             group_config(
-                table, folder / "run", policy=folder / "run", iterations=6, checkpoint_every=2, ptx=text, kl=banded
+                table,
+                folder / "run",
+                policy=folder / "run",
+                iterations=6,
+                checkpoint_every=2,
+                ptx=text,
+                kl=banded,
+                **again,
             ),
             reward=reward,
         )
     # "long": enough iterations, each saved, to be killed in many times
     size = {"iterations": 24, "checkpoint_every": 1} if stage == "long" else {"iterations": 6, "checkpoint_every": 2}
-    return ppo(ppo_config(table, folder / "run", policy=folder / "run", **size), reward=reward)
+    return ppo(ppo_config(table, folder / "run", policy=folder / "run", **size, **again), reward=reward)
 
 
 def slow_down(seconds):

@@ -183,7 +183,9 @@ class _Reader:
             if name in known:
                 self._say(name)
                 self.see(known[name], f"{where} {name}")
-                if isinstance(known[name], ModuleType) and not self._by_name(known[name].__file__ or _OURS):
+                if isinstance(known[name], ModuleType) and not self._by_name(
+                    vars(known[name]).get("__file__") or _OURS
+                ):
                     self._pairs({n: vars(known[name])[n] for n in names if n in vars(known[name])}, f"{where} {name}")
         files = {str(known["__file__"])} if _ANYTHING & set(names) and known.get("__file__") else set()
         for one in every:

@@ -29,6 +29,7 @@ _PLACES = frozenset(
         "init",
         "policy",
         "reward_model",
+        "reward",
         "judge",
         "mesh",
         "rollout_mesh",

@@ -288,7 +288,7 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
         "objective": config.objective,
         "started_from": began,
         "reward": config.reward_model,
-        "judges": judge_names(judges, config.judge),
+        "judges": judge_names(judges, config.judge if given.judges is None else ()),
         "rows": pairs.rows(),
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
         "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],

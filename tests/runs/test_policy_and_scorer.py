@@ -257,9 +257,12 @@ def test_a_checkpoint_is_sampled_from_but_has_no_stages(sft_run, tmp_path, capsy
     )
     words = ["sample", str(tmp_path / "model"), "The cat and", "--max-new-tokens", "4"]
     assert cli.run(words) == 0
-    for more in (["--stage", "sft"], ["--best-of", "2"]):
+    for more, says in (
+        (["--stage", "sft"], "it is a pretrained checkpoint, no run folder"),
+        (["--best-of", "2"], "is a language model, which has no score"),
+    ):
         assert cli.run([*words, *more]) == 2
-        assert "it is a pretrained checkpoint, no run folder" in capsys.readouterr().err
+        assert says in capsys.readouterr().err
 
 
 def test_tokens_without_an_embedding_are_named(sft_run, recwarn):

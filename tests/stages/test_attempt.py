@@ -157,7 +157,7 @@ def test_every_stage_says_where_its_time_went(ppo_run):
 )
 def test_a_watchdog_that_cannot_be_is_refused(change, says):
     with pytest.raises(ValueError, match=says):
-        tiny_task.sft_config("", "", **change)
+        tiny_task.sft_config("unused", "unused", **change)
 
 
 def test_a_run_may_go_on_with_another_watchdog(sft_run, idle):

@@ -21,7 +21,7 @@ def run(tables, folder, sft_run, one_device):
     data = tiny_task.data(tables, "prompts", heldout=str(tables / "prompts.jsonl"))
 
     def best_of_n(n, reward_model="there is none", reward=tiny_task.count_a, **changes):
-        settings = {"sampling": tiny_task.ONLINE["sampling"], "judges": {"length": lambda _, r: [len(x) for x in r]}}
+        settings = {"sampling": tiny_task.ONLINE["sampling"], "judges": {"letters": lambda _, r: [len(x) for x in r]}}
         return stages.best_of_n(
             str(folder), str(reward_model), n=n, reward=reward, data=data, mesh=one_device, **{**settings, **changes}
         )
@@ -44,7 +44,7 @@ def test_the_best_of_one_is_the_sample_itself_and_wins_exactly_half(one):
     assert summary["n"] == 1
     assert summary["kl"] == 0.0
     assert len(rows) == summary["test_prompts"] == 18
-    for name in ("proxy", "length"):
+    for name in ("proxy", "letters"):
         assert summary[f"{name}_win_rate"] == 0.5
         assert summary[f"{name}_before"] == summary[f"{name}_after"]
     assert all(row["before"] == row["after"] for row in rows)
@@ -59,7 +59,7 @@ def test_the_best_of_eight_is_never_worse_than_one(one, eight):
     assert [row["before"] for row in rows] == [row["before"] for row in one[1]]
     for row in rows:
         assert row["proxy_after"] == row["after"].count("a")
-        assert row["length_after"] == len(row["after"])
+        assert row["letters_after"] == len(row["after"])
 
 
 def test_the_kl_is_that_of_choosing(eight):

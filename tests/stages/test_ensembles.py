@@ -262,7 +262,7 @@ def test_eight_devices_train_the_same_members(tables, tmp_path, folder, ensemble
     ("make", "says"),
     [
         (lambda: EnsembleConfig(k=-1.0), "ensemble.k must not be negative, found -1.0"),
-        (lambda: EnsembleConfig(k=float("nan")), "ensemble.k must not be negative"),
+        (lambda: EnsembleConfig(k=float("nan")), "k must be a finite number"),
         (lambda: RewardConfig(members=0), "members must be at least 1, found 0"),
     ],
     ids=["negative", "nan", "no members"],

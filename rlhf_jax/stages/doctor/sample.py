@@ -59,6 +59,7 @@ def draw(params: Params) -> tuple[np.ndarray, np.ndarray]:
             [PROMPT] * jax.device_count(),
             key=jax.random.key(7, impl="threefry2x32"),
             prompt_ids=np.zeros(jax.device_count(), np.int32),
+            occurrence=np.zeros(jax.device_count(), np.int32),  # the same tokens on every device
             sharding=rows,
         )
     tokens, logprobs = processes.fetch((found.tokens, found.logprobs))

@@ -207,7 +207,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         "objective": config.objective,
         "started_from": began,
         "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
-        "judges": judge_names(judges, config.judge),
+        "judges": judge_names(judges, config.judge if given.judges is None else ()),
         "rows": sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
         "warnings": list(rows.notes),
         "steps": ending.last_step(fitted),
