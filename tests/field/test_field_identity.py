@@ -88,6 +88,14 @@ def test_a_callable_is_what_it_computes(old, new, changes):
     assert [n for n in NAMES if content_of(before[n]) != content_of(after[n])] == list(changes)
 
 
+def test_modules_without_a_file_are_known_by_name():
+    """Python's own ``time`` and ``sys`` have none."""
+    text = "import time, sys\ndef reward(p, r):\n    return [time.time() * sys.maxsize for _ in r]\n"
+    same, other = defined(text)["reward"], defined(text.replace("time.time", "time.monotonic"))["reward"]
+    assert content_of(defined(text)["reward"]) == content_of(same) != content_of(other)
+    assert content_of(same).unknown == ()
+
+
 def test_a_reward_that_counts_its_calls_stays_the_same():
     seen = []
 
