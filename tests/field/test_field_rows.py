@@ -192,6 +192,7 @@ PAIR = {"chosen": "Un.", "rejected": "One."}
 SHARED = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Un."}]
 CHATS = {"chosen": [user("One?"), assistant("Un.")], "rejected": [user("One?"), assistant("One.")]}
 VOTED = {"a": "Un.", "b": "One.", "preference": "a"}
+SPOKEN = {side: f"\n\nHuman: One?\n\nAssistant: {said}" for side, said in PAIR.items()}
 ANSWERS = {"chosen": [assistant("Un.")], "rejected": [assistant("One.")]}
 
 
@@ -237,6 +238,10 @@ def turns(chat):
             {"prompt": "One?", "system_prompt": "Speak French.", "a": "Un.", "b": "One.", "preference": "a"},
             ASKS,
         ),
+        ("comparison", {"prompt": "One?", **SPOKEN}, ASKS[1:]),  # dialogues as texts beside what they ask
+        ("comparison", {"prompt": "\n\nHuman: One?\n\nAssistant:", **SPOKEN}, ASKS[1:]),
+        ("comparison", {"prompt": "One?", "system": "Speak French.", **SPOKEN}, ASKS),
+        ("prompt", {"prompt": "One?", **SPOKEN}, "One?"),
         ("labelled", {"prompt": "One?", "system": "Speak French.", "completion": "Un.", "label": True}, ASKS),
         # prompts
         ("prompt", {"prompt": "One?", "system": "Speak French.", "response": "Un."}, ASKS),
@@ -288,6 +293,14 @@ def test_what_a_row_says_is_used(purpose, row, asks):
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "kto_tag": False}, "field 'kto_tag'"),
         ("demonstration", {"messages": HI, "label": False}, "field 'label'"),
         ("demonstration", {"instruction": "Hi.", "output": "No.", "label": False}, "field 'label'"),
+        ("demonstration", {"messages": HI, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ("labelled", {"prompt": "Hi.", "response": "No.", "completion": "Hello!", "label": True}, "'completion'"),
+        ("text", {"text": "Once.", "images": ["cat.png"]}, "field 'images'"),
+        ("text", {"text": "Once.", "weight": 0}, "field 'weight'"),
+        ("answered", {"prompt": "Hi.", "response": "", "images": ["cat.png"]}, "field 'images'"),
+        ("answered", {"prompt": "Hi.", "response": "", "messages": TWO}, "field 'messages'"),
+        ("prompt", {"messages": [*HI, FRENCH[0]]}, "the last turn to be the user's or the assistant's"),
+        ("comparison", {"prompt": "Something else", **SPOKEN}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "Something else", **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": [user("Three?")], **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "One?", **PAIR, "preference": 0.1}, "field 'preference'"),
@@ -307,8 +320,10 @@ def test_what_a_row_says_and_nothing_reads_is_refused_by_name(purpose, row, name
     assert str(caught.value).startswith("f:1: ")
 
 
-def test_a_turn_of_weight_0_is_context(chatml):
-    row = {"messages": [user("Hi."), assistant("Wrong.", weight=0), user("So?"), assistant("Good.", weight=1)]}
+@pytest.mark.parametrize("field", ["weight", "train", "training", "loss"])
+def test_a_turn_of_weight_0_is_context(field, chatml):
+    wrong, good = assistant("Wrong.", **{field: 0}), assistant("Good.", **{field: True})
+    row = {"messages": [user("Hi."), wrong, user("So?"), good]}
     found = layouts.demonstration({**row, "system": "Be brief."}, "f:1")
     assert found.unlearned == (2,)
     (example,) = encode_all(found, Tokenizer.load(chatml))
