@@ -165,6 +165,25 @@ def test_a_template_that_trains_what_is_not_sampled_is_refused(template, reason,
     assert Tokenizer.load(tmp_path, format="plain").format == "plain"
 
 
+def test_a_template_that_drops_the_system_is_told_from_one_that_shows_it(tokenizers_by_template, tmp_path):
+    turns = (Message("system", "Speak French."), *chat("Hi.", "So."))
+    shown = tokenizers_by_template["as it was said", False]
+    assert "Speak French." in shown.decode(shown.encode_prompt(turns[:2]))
+    write_folder(
+        tmp_path,
+        family(
+            CHATML.replace("<|im_start|>{{", "{% if m.role != 'system' %}<|im_start|>{{", 1).replace(
+                "<|im_end|>\n{% endfor", "<|im_end|>\n{% endif %}{% endfor", 1
+            )
+        ),
+    )
+    dropped = Tokenizer.load(tmp_path)
+    assert len(dropped.encode_prompt(turns[1:2]))
+    for encoded in (lambda: dropped.encode_prompt(turns[:2]), lambda: dropped.encode_dialogue(turns)):
+        with pytest.raises(DataError, match="it leaves out what the system says"):
+            encoded()
+
+
 def test_what_a_row_does_not_teach_is_no_target(chatml):
     turns = chat("Hi.", "Wrong.", "So?", "Good.")
     for format in ("chat", "plain"):
@@ -328,6 +347,20 @@ def test_a_turn_of_weight_0_is_context(field, chatml):
     assert found.unlearned == (2,)
     (example,) = encode_all(found, Tokenizer.load(chatml))
     assert Tokenizer.load(chatml).decode(example.tokens[0][example.masks[0]]) == "Good."
+
+
+@pytest.mark.parametrize("name", ["f.jsonl", "f.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "One?", "prompt": "Two?", "response": "Un."}',
+        '{"messages": [{"role": "user", "content": "Hi.", "content": "Ho."}]}',
+    ],
+)
+def test_a_field_that_stands_there_twice_is_no_field(text, name, tmp_path):
+    (tmp_path / name).write_text(f"[{text}]" if name == "f.json" else text)
+    with pytest.raises(DataError, match=r"field '(prompt|content)': expected once, found 2 of that name"):
+        read_rows(tmp_path / name, layouts.demonstration, "error")
 
 
 def test_fields_that_nobody_knows_are_named_once_with_a_count(tmp_path, capsys):
