@@ -532,6 +532,22 @@ def test_data_that_teaches_little_is_said(rows, says, trimming, tmp_path, capsys
     assert says in capsys.readouterr().err
 
 
+def test_pairs_without_the_majority_asked_for_are_counted(trimming, tmp_path, capsys):
+    shares = [0.5, 0.55, 1.0, 0.0]
+    write_jsonl(tmp_path / "f.jsonl", [{**votes(i), "preference": shares[i % 4]} for i in range(60)])
+    config = DataConfig(source=str(tmp_path / "f.jsonl"))
+    found = opinions.preferences(config, trimming, min_share=0.6, seed=0)
+    trained = len(found.epoch(0))
+    assert f"{48 - trained} of 48 pairs to train on have no majority of at least min_share" in capsys.readouterr().err
+    assert found.rows() == {"trained": trained, "held_out": 6, "test": 6, "left_out": 48 - trained}
+    assert any("min_share" in note for note in found.warnings)
+    rated = [{"prompt": f"Say {i // 4}.", "response": f"{i}", "ratings": [[1, 1, 2, 3][i % 4]]} for i in range(80)]
+    write_jsonl(tmp_path / "f.jsonl", rated)
+    found = opinions.preferences(config, trimming, min_share=0.5, seed=0)
+    assert "pairs to train on in the first epoch have no majority" in capsys.readouterr().err
+    assert found.rows()["trained"] == 64  # a response in an even pair is in another one in the next epoch
+
+
 def test_rated_prompts_are_one_domain_and_their_equal_responses_no_pair(trimming, tmp_path):
     rows = [{"prompt": f"Say {i // 2}.", "response": f"{i}", "ratings": [i % 2]} for i in range(300)]
     write_jsonl(tmp_path / "f.jsonl", [*rows, *({**row, "response": f"{row['response']} "} for row in rows)])

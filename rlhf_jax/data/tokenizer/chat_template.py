@@ -264,7 +264,7 @@ class ChatTemplate:
         if any(message.role == "system" for message in messages) and not self._shows_system:
             raise DataError(
                 "chat template: it leaves out what the system says, without which the chat asks something else; move "
-                "into the user's turn, correct chat_template.jinja, or tokenise with format='plain'"
+                "it into the user's turn, correct chat_template.jinja, or tokenise with format='plain'"
             )
         turns: list[tuple[int, int]] = []
         spoken: list[int] = []
