@@ -15,7 +15,15 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +104,8 @@ class _Reader:
             else:
                 self._say(numbers)
         elif isinstance(value, enum.Enum):
-            self._say(value.name)
+            self._say(str(value.name))  # a mixture of flags may have none
+            self._each([value.value, type(value)], where)
         elif isinstance(value, CodeType):
             self._code(value, None, where)
         elif isinstance(value, FunctionType):
@@ -202,18 +211,9 @@ class _Reader:
             self._say(value.__module__)
             return
         self._each([base for base in value.__mro__[1:] if base is not object], where)
-        kinds = (
-            FunctionType,
-            staticmethod,
-            classmethod,
-            property,
-            functools.cached_property,
-            *PLAIN,
-            list,
-            dict,
-            tuple,
-        )
-        held = {n: v for n, v in vars(value).items() if isinstance(v, kinds)}
+        # Python makes these for every class: places of slots and of the dict, and what abc keeps of subclasses.
+        made = (GetSetDescriptorType, MemberDescriptorType)
+        held = {n: v for n, v in vars(value).items() if not isinstance(v, made) and n != "_abc_impl"}
         # Other names with underscores around them are Python's own notes.
         kept = {n: v for n, v in held.items() if isinstance(v, FunctionType) or not n.startswith("__")}
         self._pairs(kept, value.__qualname__)

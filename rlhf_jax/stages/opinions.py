@@ -74,8 +74,8 @@ def preferences(
 ) -> Comparisons | Labels:
     """Read comparisons in pairs, the response that more people prefer first; pairs of rated responses change by epoch.
 
-    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training. Rows that are
-    single responses with labels are no pairs; they are returned as ``Labels``.
+    Pairs whose votes tie, or whose majority is smaller than ``min_share``, are left out of training and counted. Rows
+    that are single responses with labels are no pairs; they are returned as ``Labels``.
 
     Raises:
         DataError: on a bad row, and in ``epoch`` when no pair has a majority of at least ``min_share``.
@@ -92,7 +92,22 @@ def preferences(
             raise DataError(f"{config.source}: no training pair has a majority of at least min_share, {min_share}")
         return kept
 
-    return drawn._replace(epoch=epoch)
+    first = pairs(0)
+    out = sum(data.chosen_first(example, min_share) is None for example in first)
+    rated = any(example.ratings is not None for example in first)  # whose pairs are no rows, and change by epoch
+    told = _said(
+        [
+            f"{config.source}: {out} of {len(first)} pairs to train on{' in the first epoch' if rated else ''} have no "
+            f"majority of at least min_share, {min_share}, and are left out"
+        ]
+        * (out > 0)
+    )
+
+    def rows() -> dict[str, int]:
+        every, lost = drawn.rows(), 0 if rated else out
+        return {**every, "trained": every["trained"] - lost, "left_out": every["left_out"] + lost}
+
+    return drawn._replace(epoch=epoch, rows=rows, warnings=(*drawn.warnings, *told))
 
 
 def _opinions(

@@ -86,7 +86,7 @@ def alarm_verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
 
 
 def rows_sentence(rows: Mapping[str, int]) -> str:
-    """Say how many rows a stage trained on, held out and left out.
+    """Say how many rows a stage trained on, held out, left out and did not come to.
 
     Example:
         >>> rows_sentence({"trained": 1200, "held_out": 60, "test": 60, "left_out": 3})
@@ -98,7 +98,8 @@ def rows_sentence(rows: Mapping[str, int]) -> str:
         return ""
     lost = rows.get("left_out", 0)
     left = f"{lost:,} {'was' if lost == 1 else 'were'}" if lost else "none was"
-    return f"{', '.join(parts)}; {left} left out"
+    more = f"; {rows['not_reached']:,} more were not reached, for want of iterations" if rows.get("not_reached") else ""
+    return f"{', '.join(parts)}; {left} left out{more}"
 
 
 def _ending(title: str, figures: Mapping[str, Any]) -> list[Verdict]:

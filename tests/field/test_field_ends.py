@@ -15,7 +15,8 @@ from rlhf_jax.report import write_report
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.plots import Line, Panel
 from rlhf_jax.stages import ending, sft
-from rlhf_jax.stages.verdicts import alarm_verdicts, stage_verdicts
+from rlhf_jax.stages.online.loop import reached
+from rlhf_jax.stages.verdicts import alarm_verdicts, rows_sentence, stage_verdicts
 from rlhf_jax.types import Loss
 
 ONLINE = {"updates": 48, "skipped_updates": 0, "steps": 12, "started_from": "sft", "max_kl": 20.0, "test_prompts": 8}
@@ -381,3 +382,15 @@ def test_a_stage_without_a_result_is_written_and_is_an_error_each_time(tables, t
     assert summary["sft"]["verdicts"][0]["kind"] == "failed"
     assert (tmp_path / "params" / "sft").is_dir()
     assert "(failed" in words_of(tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "says"),
+    [
+        (8, "8 rows were trained on; none was left out; 12 more were not reached, for want of iterations"),
+        (20, "20 rows were trained on; none was left out"),
+        (64, "20 rows were trained on; none was left out"),
+    ],
+)
+def test_prompts_that_no_iteration_came_to_were_not_trained_on(drawn, says):
+    assert rows_sentence(reached({"trained": 20, "left_out": 0}, drawn)) == says

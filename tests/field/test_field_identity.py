@@ -60,7 +60,7 @@ NAMES = ("plain", "bound", "method", "closure")
 
 
 def defined(text):
-    found = {}
+    found = {"__name__": "a_file_of_ones_own"}
     exec(text, found)
     return found
 
@@ -94,6 +94,52 @@ def test_modules_without_a_file_are_known_by_name():
     same, other = defined(text)["reward"], defined(text.replace("time.time", "time.monotonic"))["reward"]
     assert content_of(defined(text)["reward"]) == content_of(same) != content_of(other)
     assert content_of(same).unknown == ()
+
+
+HELD = """
+import abc, enum, re
+import numpy as np
+
+class Level(enum.Flag):
+    LOW = 1
+    HIGH = 2
+
+class Base(abc.ABC):
+    __slots__ = ("x",)
+
+class Reward(Base):
+    words = {"good"}
+    pattern = re.compile("a")
+    weights = np.arange(3)
+    how = len
+    class Inner:
+        scale = 2.0
+
+    def __call__(self, prompts, responses):
+        return [MIXED.value + NONE.value + self.how(r) for r in responses]
+
+MIXED, NONE = Level.LOW | Level.HIGH, Level(0)
+it = Reward()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# none", ""),
+        ('{"good"}', '{"bad"}'),
+        ('compile("a")', 'compile("b")'),
+        ("arange(3)", "ones(3)"),
+        ("how = len", "how = hash"),
+        ("scale = 2.0", "scale = 3.0"),
+        ("HIGH = 2", "HIGH = 4"),
+    ],
+)
+def test_whatever_a_class_holds_is_part_of_it(old, new):
+    """Sets, arrays, patterns, functions and other classes among the attributes, and what the members of an enum are."""
+    before, after = defined(HELD), defined(HELD.replace(old, new))
+    assert (content_of(before["it"]) == content_of(after["it"])) == (old not in HELD)
+    assert content_of(before["it"]).unknown == ()
 
 
 def test_a_reward_that_counts_its_calls_stays_the_same():

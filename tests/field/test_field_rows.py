@@ -165,6 +165,25 @@ def test_a_template_that_trains_what_is_not_sampled_is_refused(template, reason,
     assert Tokenizer.load(tmp_path, format="plain").format == "plain"
 
 
+def test_a_template_that_drops_the_system_is_told_from_one_that_shows_it(tokenizers_by_template, tmp_path):
+    turns = (Message("system", "Speak French."), *chat("Hi.", "So."))
+    shown = tokenizers_by_template["as it was said", False]
+    assert "Speak French." in shown.decode(shown.encode_prompt(turns[:2]))
+    write_folder(
+        tmp_path,
+        family(
+            CHATML.replace("<|im_start|>{{", "{% if m.role != 'system' %}<|im_start|>{{", 1).replace(
+                "<|im_end|>\n{% endfor", "<|im_end|>\n{% endif %}{% endfor", 1
+            )
+        ),
+    )
+    dropped = Tokenizer.load(tmp_path)
+    assert len(dropped.encode_prompt(turns[1:2]))
+    for encoded in (lambda: dropped.encode_prompt(turns[:2]), lambda: dropped.encode_dialogue(turns)):
+        with pytest.raises(DataError, match="it leaves out what the system says"):
+            encoded()
+
+
 def test_what_a_row_does_not_teach_is_no_target(chatml):
     turns = chat("Hi.", "Wrong.", "So?", "Good.")
     for format in ("chat", "plain"):
@@ -192,6 +211,7 @@ PAIR = {"chosen": "Un.", "rejected": "One."}
 SHARED = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Un."}]
 CHATS = {"chosen": [user("One?"), assistant("Un.")], "rejected": [user("One?"), assistant("One.")]}
 VOTED = {"a": "Un.", "b": "One.", "preference": "a"}
+SPOKEN = {side: f"\n\nHuman: One?\n\nAssistant: {said}" for side, said in PAIR.items()}
 ANSWERS = {"chosen": [assistant("Un.")], "rejected": [assistant("One.")]}
 
 
@@ -237,6 +257,10 @@ def turns(chat):
             {"prompt": "One?", "system_prompt": "Speak French.", "a": "Un.", "b": "One.", "preference": "a"},
             ASKS,
         ),
+        ("comparison", {"prompt": "One?", **SPOKEN}, ASKS[1:]),  # dialogues as texts beside what they ask
+        ("comparison", {"prompt": "\n\nHuman: One?\n\nAssistant:", **SPOKEN}, ASKS[1:]),
+        ("comparison", {"prompt": "One?", "system": "Speak French.", **SPOKEN}, ASKS),
+        ("prompt", {"prompt": "One?", **SPOKEN}, "One?"),
         ("labelled", {"prompt": "One?", "system": "Speak French.", "completion": "Un.", "label": True}, ASKS),
         # prompts
         ("prompt", {"prompt": "One?", "system": "Speak French.", "response": "Un."}, ASKS),
@@ -288,6 +312,14 @@ def test_what_a_row_says_is_used(purpose, row, asks):
         ("demonstration", {"instruction": "Hi.", "output": "Hello!", "kto_tag": False}, "field 'kto_tag'"),
         ("demonstration", {"messages": HI, "label": False}, "field 'label'"),
         ("demonstration", {"instruction": "Hi.", "output": "No.", "label": False}, "field 'label'"),
+        ("demonstration", {"messages": HI, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ("labelled", {"prompt": "Hi.", "response": "No.", "completion": "Hello!", "label": True}, "'completion'"),
+        ("text", {"text": "Once.", "images": ["cat.png"]}, "field 'images'"),
+        ("text", {"text": "Once.", "weight": 0}, "field 'weight'"),
+        ("answered", {"prompt": "Hi.", "response": "", "images": ["cat.png"]}, "field 'images'"),
+        ("answered", {"prompt": "Hi.", "response": "", "messages": TWO}, "field 'messages'"),
+        ("prompt", {"messages": [*HI, FRENCH[0]]}, "the last turn to be the user's or the assistant's"),
+        ("comparison", {"prompt": "Something else", **SPOKEN}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "Something else", **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": [user("Three?")], **CHATS}, "fields 'prompt' and 'chosen'"),
         ("comparison", {"prompt": "One?", **PAIR, "preference": 0.1}, "field 'preference'"),
@@ -307,12 +339,28 @@ def test_what_a_row_says_and_nothing_reads_is_refused_by_name(purpose, row, name
     assert str(caught.value).startswith("f:1: ")
 
 
-def test_a_turn_of_weight_0_is_context(chatml):
-    row = {"messages": [user("Hi."), assistant("Wrong.", weight=0), user("So?"), assistant("Good.", weight=1)]}
+@pytest.mark.parametrize("field", ["weight", "train", "training", "loss"])
+def test_a_turn_of_weight_0_is_context(field, chatml):
+    wrong, good = assistant("Wrong.", **{field: 0}), assistant("Good.", **{field: True})
+    row = {"messages": [user("Hi."), wrong, user("So?"), good]}
     found = layouts.demonstration({**row, "system": "Be brief."}, "f:1")
     assert found.unlearned == (2,)
     (example,) = encode_all(found, Tokenizer.load(chatml))
     assert Tokenizer.load(chatml).decode(example.tokens[0][example.masks[0]]) == "Good."
+
+
+@pytest.mark.parametrize("name", ["f.jsonl", "f.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "One?", "prompt": "Two?", "response": "Un."}',
+        '{"messages": [{"role": "user", "content": "Hi.", "content": "Ho."}]}',
+    ],
+)
+def test_a_field_that_stands_there_twice_is_no_field(text, name, tmp_path):
+    (tmp_path / name).write_text(f"[{text}]" if name == "f.json" else text)
+    with pytest.raises(DataError, match=r"field '(prompt|content)': expected once, found 2 of that name"):
+        read_rows(tmp_path / name, layouts.demonstration, "error")
 
 
 def test_fields_that_nobody_knows_are_named_once_with_a_count(tmp_path, capsys):
@@ -482,6 +530,22 @@ def test_data_that_teaches_little_is_said(rows, says, trimming, tmp_path, capsys
     if not isinstance(found, opinions.Labels):
         found.heldout(1), found.test(1)
     assert says in capsys.readouterr().err
+
+
+def test_pairs_without_the_majority_asked_for_are_counted(trimming, tmp_path, capsys):
+    shares = [0.5, 0.55, 1.0, 0.0]
+    write_jsonl(tmp_path / "f.jsonl", [{**votes(i), "preference": shares[i % 4]} for i in range(60)])
+    config = DataConfig(source=str(tmp_path / "f.jsonl"))
+    found = opinions.preferences(config, trimming, min_share=0.6, seed=0)
+    trained = len(found.epoch(0))
+    assert f"{48 - trained} of 48 pairs to train on have no majority of at least min_share" in capsys.readouterr().err
+    assert found.rows() == {"trained": trained, "held_out": 6, "test": 6, "left_out": 48 - trained}
+    assert any("min_share" in note for note in found.warnings)
+    rated = [{"prompt": f"Say {i // 4}.", "response": f"{i}", "ratings": [[1, 1, 2, 3][i % 4]]} for i in range(80)]
+    write_jsonl(tmp_path / "f.jsonl", rated)
+    found = opinions.preferences(config, trimming, min_share=0.5, seed=0)
+    assert "pairs to train on in the first epoch have no majority" in capsys.readouterr().err
+    assert found.rows()["trained"] == 64  # a response in an even pair is in another one in the next epoch
 
 
 def test_rated_prompts_are_one_domain_and_their_equal_responses_no_pair(trimming, tmp_path):

@@ -25,6 +25,10 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("weight", "weights"), "rows have no weights: repeat a row, or leave it out, and remove the field"),
     "margin": "rows have no margins: set --margin for all of them, and remove the field",
     "kto_tag": "write it as 'label', true or false, beside 'prompt' and 'response'",
+    **dict.fromkeys(
+        ("chat_template_kwargs", "documents"),
+        "the template is given the turns alone, so write into them what it would make of this, or remove the field",
+    ),
 }
 ASKED = ("prompt", "instruction", "input", "history", "messages", "conversations", *SYSTEM)
 SAID = ("response", "completion", "output", "chosen", "rejected", "ratings", "preference")

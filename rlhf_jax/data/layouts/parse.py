@@ -243,6 +243,8 @@ def _answered(row: Row, where: str) -> tuple[Prompt, str]:
     """Read a prompt and the one response to it; a response that is a message makes the prompt a chat."""
     field = "completion" if "completion" in row and row.get("response") is None else "response"
     prompt, said = prompt_of(row, where), row.get(field)
+    if not is_empty(other := row.get("completion")) and other != said:
+        raise bad_row(where, "field 'completion'", "what 'response' says, or nothing", shown(other))
     if not isinstance(said, list | tuple | Mapping):
         text = text_of(row, field, where)
         # Completions are written to be joined to their prompt as they are; the tokenizer joins with a space itself.

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.data.layouts.fields import Row, bad_row, checked_text, is_number, shown, text_of
+from rlhf_jax.data.layouts.fields import Row, bad_row, is_number, shown, text_of
 from rlhf_jax.data.layouts.pairs import pair_votes, parse_comparison
 from rlhf_jax.data.layouts.parse import asked_in_alpaca
-from rlhf_jax.data.layouts.turns import SYSTEM, after_system, answers, messages, records, spoken
+from rlhf_jax.data.layouts.turns import SYSTEM, after_system, answers, is_spoken, messages, prompt_of, records, spoken
 from rlhf_jax.data.rows import Chat, Comparison, Message
 
 
@@ -99,7 +99,8 @@ def pair(row: Row, where: str) -> Comparison:
     share = _share(scores, "fields 'score_chosen' and 'score_rejected'", where)
     chosen, rejected, asked = row["chosen"], row["rejected"], row.get("prompt")
     votes = pair_votes(0.5 if chosen == rejected else share)
-    if asked is not None and (isinstance(chosen, str) or isinstance(rejected, str)):
+    whole = is_spoken(chosen) and is_spoken(rejected)
+    if asked is not None and not whole and (isinstance(chosen, str) or isinstance(rejected, str)):
         found = parse_comparison(row, where)
         # They may be written to be joined to the prompt as they are; the tokenizer joins with a space itself.
         return found._replace(responses=tuple(text.removeprefix(" ") for text in found.responses), votes=votes)
@@ -116,11 +117,12 @@ def pair(row: Row, where: str) -> Comparison:
 
 def _joined(asked: Any, turns: Chat, field: str, where: str) -> Chat:
     """Join what ``prompt`` asks and a dialogue, which may repeat it, or only its end."""
-    text = isinstance(asked, str)
-    before = (Message("user", checked_text(asked, "prompt", where)),) if text else messages(asked, "prompt", where)
+    # A text may be a dialogue too.
+    read = prompt_of({"prompt": asked}, where) if isinstance(asked, str) else messages(asked, "prompt", where)
+    before = (Message("user", read),) if isinstance(read, str) else read
     if turns[0].role == "assistant" or all(turn.role == "system" for turn in before):
         return before + turns
-    if text and any(turn.role == "user" and turn.content.strip() == asked.strip() for turn in turns):
+    if isinstance(read, str) and any(turn.role == "user" and turn.content.strip() == read.strip() for turn in turns):
         return turns
     for shared in range(min(len(before), len(turns)), 0, -1):
         if before[-shared:] == turns[:shared]:

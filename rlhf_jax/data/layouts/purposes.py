@@ -143,7 +143,9 @@ def answered(row: Row, where: str) -> Comparison | Demonstration:
     """
     said = row.get("response")
     if isinstance(said, str) and not said.strip() and not {"chosen", "rejected", "a", "b"} & row.keys():
-        return Demonstration(prompt_of(row, where), said, where)  # a policy may have said nothing
+        nothing = Demonstration(prompt_of(row, where), said, where)  # a policy may have said nothing
+        check_meaning(row, where, ("prompt", "response", *SYSTEM), texts_of(nothing), ASKED)
+        return nothing
     found, layout = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
         return found
@@ -217,7 +219,10 @@ def text(row: Row, where: str) -> Demonstration | Dialogue:
         >>> text({"text": "Once upon a time", "url": "a.b"}, "books.jsonl:1").response
         'Once upon a time'
     """
-    return parse_text(row, where) if "text" in row else demonstration(row, where)
+    if "text" not in row:
+        return demonstration(row, where)
+    check_meaning(row, where, ("text",), (), ())
+    return parse_text(row, where)
 
 
 def preferred_first(pair: Comparison) -> tuple[str, ...]:
@@ -240,6 +245,8 @@ def _alone(row: Row, asked: PromptRow, reads: Sequence[str]) -> PromptRow:
 
 def _to_answer(chat: Dialogue) -> Prompt:
     """Take the turns that are to be answered: all of them where the user has the last word."""
+    if chat.messages[-1].role == "system" and assistants(chat.messages):
+        raise bad_row(chat.where, "the chat", "the last turn to be the user's or the assistant's", roles(chat.messages))
     return chat.messages if chat.messages[-1].role == "user" else _last_answer(chat).prompt
 
 

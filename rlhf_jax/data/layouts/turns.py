@@ -16,8 +16,9 @@ _ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
 }
 SYSTEM = ("system", "system_prompt")  # fields beside a prompt or a chat with what the system says first
-# Fields of a message that are read; a turn with a weight of 0, or train false, is not to be imitated.
-MESSAGE_FIELDS = ("role", "content", "from", "value", "weight", "train")
+# What data sets call whether a turn is learned; with a weight of 0, or train false, it is not to be imitated.
+_LEARNED = ("weight", "train", "training", "loss")
+MESSAGE_FIELDS = ("role", "content", "from", "value", *_LEARNED)  # the fields of a message that are read
 _NO_MESSAGE = {
     **dict.fromkeys(
         ("tool_calls", "function_call", "tool_call_id"),
@@ -63,6 +64,17 @@ def spoken(text: Any, field: str, where: str) -> Chat:
     )
 
 
+def is_spoken(text: Any) -> bool:
+    r"""Whether this is a dialogue as one text, in which somebody asks and the assistant answers.
+
+    Example:
+        >>> is_spoken("Human: Hi.\n\nAssistant: Hello!"), is_spoken("Human: a word of Latin origin.")
+        (True, False)
+    """
+    cut = _TURN.split(text) if isinstance(text, str) else []
+    return len(cut) >= 5 and not cut[0].strip() and cut[1] == "Human" and "Assistant" in cut[3::2]
+
+
 def messages(value: Any, field: str, where: str) -> Chat:
     """Read a list of messages, ``{"role": ..., "content": ...}`` or ``{"from": ..., "value": ...}``.
 
@@ -93,7 +105,8 @@ def weighed(value: Any, field: str, where: str) -> tuple[Chat, tuple[int, ...]]:
         where: where the row stands.
 
     Returns:
-        The turns, and the places among them of the assistant's that have a ``weight`` of 0 or are ``train`` false.
+        The turns, and the places among them of the assistant's that have a ``weight`` of 0, or are false in ``train``,
+        ``training`` or ``loss``.
 
     Raises:
         DataError: as for ``messages``, and for a weight between.
@@ -125,7 +138,7 @@ def _message(turn: Any, name: str, where: str) -> tuple[Message | None, bool]:
     if ours is None:
         raise bad_row(where, f"field '{name}.{role}'", f"one of {names(ROLES)}", shown(who))
     learned = True
-    for field in ("weight", "train"):
+    for field in _LEARNED:
         weight = turn.get(field)
         if weight not in (None, 0, 1):
             raise bad_row(where, f"field '{name}.{field}'", "0 or 1", shown(weight))

@@ -122,9 +122,11 @@ def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
 def _listed(text: bytes, path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
     """Read the rows of a file that is one list."""
     try:
-        rows = json.loads(text.decode("utf-8"))
+        rows = json.loads(text.decode("utf-8"), object_pairs_hook=_fields)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {_not_utf8(text, error)}") from error
+    except _Twice as error:
+        raise DataError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read: expected a list of JSON objects ({error}); the file may be incomplete, so copy "
@@ -137,12 +139,28 @@ def _listed(text: bytes, path: Path) -> Iterator[tuple[str, Mapping[str, Any] | 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any] | DataError:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_fields)
     except UnicodeDecodeError as error:
         return DataError(f"{where}: {_not_utf8(line, error)}, or pass --on-bad-row skip")
+    except _Twice as error:
+        return DataError(f"{where}: {error}, or pass --on-bad-row skip")
     except (ValueError, RecursionError) as error:
         return _no_object(where, line.decode("utf-8").strip(), str(error))
     return row if isinstance(row, dict) else _no_object(where, line.decode("utf-8").strip(), type(row).__name__)
+
+
+class _Twice(ValueError):
+    """An object has a field twice."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its fields; of two with one name Python would keep the last without a word."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        raise _Twice(f"field '{name}': expected once, found {names.count(name)} of that name; fix the row")
+    return row
 
 
 def _not_utf8(text: bytes, error: UnicodeDecodeError) -> str:

@@ -251,9 +251,21 @@ class ChatTemplate:
         joint, thought = _between(before, opened)
         return _Shape(before, opened, joint, end[0], after[len(end[0]) :], thought)
 
+    @functools.cached_property
+    def _shows_system(self) -> bool:
+        """Whether a turn of the system makes a difference; some templates drop it without a word."""
+        user = Message("user", _STAND_INS[0])
+        one, other = (self.render([Message("system", text), user]) for text in ("\ufdd5", "\ufdd5\ufdd6"))
+        return one != other
+
     def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
         chat = [Message(message.role, self.break_up(message.content)) for message in messages]
         text = self.render(chat, add_generation_prompt)
+        if any(message.role == "system" for message in messages) and not self._shows_system:
+            raise DataError(
+                "chat template: it leaves out what the system says, without which the chat asks something else; move "
+                "it into the user's turn, correct chat_template.jinja, or tokenise with format='plain'"
+            )
         turns: list[tuple[int, int]] = []
         spoken: list[int] = []
         for index, message in enumerate(messages):

@@ -208,7 +208,10 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         "started_from": began,
         "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
         "judges": judge_names(judges, config.judge if given.judges is None else ()),
-        "rows": sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
+        "rows": reached(
+            sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),
+            ending.last_step(fitted) * config.prompts,
+        ),
         "warnings": list(rows.notes),
         "steps": ending.last_step(fitted),
         **stopped(fitted),
@@ -231,6 +234,17 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         summary=summary,
         base=start.base,
     )
+
+
+def reached(rows: dict[str, int], drawn: int) -> dict[str, int]:
+    """Count as trained on only the prompts that an iteration has drawn; the others, if any, are ``not_reached``.
+
+    Example:
+        >>> reached({"trained": 20, "left_out": 0}, 8)
+        {'trained': 8, 'left_out': 0, 'not_reached': 12}
+    """
+    missing = rows["trained"] - drawn
+    return {**rows, "trained": drawn, "not_reached": missing} if missing > 0 else rows
 
 
 def batch_of_prompts(prompts: Sequence[EncodedPrompt], config: OnlineConfig, iteration: int) -> list[EncodedPrompt]:
