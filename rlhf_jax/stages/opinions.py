@@ -32,6 +32,7 @@ class Comparisons(NamedTuple):
     warnings: tuple[str, ...] = ()  # oddities of the rows, and what a reader of the figures has to know
     trained: frozenset[str] = frozenset()  # keys of the prompts that are trained on, ``data.parts.prompt_key``
     rows: Callable[[], dict[str, int]] = dict  # how many are used for what, ``sources.counted``; asked at the end
+    paired: bool = False  # rows are pairs, the same in every epoch
 
 
 class Labels(NamedTuple):
@@ -92,7 +93,20 @@ def preferences(
             raise DataError(f"{config.source}: no training pair has a majority of at least min_share, {min_share}")
         return kept
 
-    return drawn._replace(epoch=epoch)
+    if not drawn.paired:
+        return drawn._replace(epoch=epoch)
+    given = pairs(0)
+    lost = sum(data.chosen_first(example, min_share) is None for example in given)
+
+    def rows() -> dict[str, int]:
+        found = drawn.rows()
+        return {**found, "trained": found["trained"] - lost, "left_out": found["left_out"] + lost}
+
+    most = "majority" if min_share == 0.5 else f"majority of at least min_share, {min_share:g},"
+    notes = _said(
+        [f"{config.source}: {lost} of {len(given)} training pairs have no {most} and are left out"] * bool(lost)
+    )
+    return drawn._replace(epoch=epoch, rows=rows, warnings=(*drawn.warnings, *notes))
 
 
 def _opinions(
@@ -143,7 +157,8 @@ def _opinions(
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
-    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count)
+    paired = kinds == {Comparison}
+    return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count, paired)
 
 
 def _telling(

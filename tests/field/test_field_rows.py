@@ -484,6 +484,19 @@ def test_data_that_teaches_little_is_said(rows, says, trimming, tmp_path, capsys
     assert says in capsys.readouterr().err
 
 
+def test_ties_that_preference_leaves_out_are_counted(trimming, tmp_path, capsys):
+    row = {"a": "Yes.", "b": "No."}
+    rows = [{"prompt": f"Say {i}.", **row, "preference": "tie" if i % 4 == 0 else "a"} for i in range(80)]
+    write_jsonl(tmp_path / "f.jsonl", rows)
+    found = opinions.preferences(DataConfig(source=str(tmp_path / "f.jsonl")), trimming, min_share=0.5, seed=0)
+    count = found.rows()
+    assert count["trained"] == len(found.epoch(0)) == len(found.epoch(1))
+    said = f"{count['left_out']} of {count['trained'] + count['left_out']} training pairs have no majority"
+    assert count["left_out"] > 0
+    assert said in capsys.readouterr().err
+    assert any(said in warning for warning in found.warnings)
+
+
 def test_rated_prompts_are_one_domain_and_their_equal_responses_no_pair(trimming, tmp_path):
     rows = [{"prompt": f"Say {i // 2}.", "response": f"{i}", "ratings": [i % 2]} for i in range(300)]
     write_jsonl(tmp_path / "f.jsonl", [*rows, *({**row, "response": f"{row['response']} "} for row in rows)])
