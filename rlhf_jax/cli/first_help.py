@@ -65,6 +65,7 @@ def first_help(stage: str, default: Any, command: str = "") -> str:
     own += ["--reward"] if "reward" in vars(default) else []
     lines += ["", *_wrapped(f"Functions of your own, FILE.py:function: {', '.join(own)}.", 0)]
     more = "--config FILE.py takes the defaults from a Python file that defines `config`, as those in experiments/."
+    more += " --config RUN/config.json goes on with a run, and with another --out does it again."
     lines += ["", *_wrapped(f"All {count} options: rlhf {name} --help-all. {more}", 0)]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rlhf_jax.cli import distributed
 from rlhf_jax.cli.first_help import EXAMPLES
@@ -32,13 +33,22 @@ def first_view(runs: Path) -> str:
     """
     lines = [_NEW.format(**EXAMPLES)]
     if newest := newest_run(runs):
-        lines += [f"{newest[0]} holds {', '.join(newest[1]) or 'no finished stage'}. Next: {next_command(*newest)}\n"]
+        folder, done, begun, own = newest
+        next_one = next_command(folder, done, begun, own=own)
+        lines += [f"{folder} holds {', '.join(done) or 'no finished stage'}. Next: {next_one}\n"]
     lines.append("`rlhf --help` lists all commands, `rlhf COMMAND --help` what each needs first.")
     return "\n".join(lines)
 
 
-def newest_run(runs: Path) -> tuple[Path, list[str], list[str]] | None:
-    """Find the run folder that was written last: the folder, its finished stages, and those that were only begun."""
+def newest_run(runs: Path) -> tuple[Path, list[str], list[str], bool] | None:
+    """Find the run folder that was written last.
+
+    Args:
+        runs: where run folders usually lie.
+
+    Returns:
+        The folder, its finished stages, those that were only begun, and whether it was trained on rows of one's own.
+    """
     found = [folder for folder in runs.glob("*/config.json") if folder.is_file()]
     if not found:
         return None
@@ -49,27 +59,44 @@ def newest_run(runs: Path) -> tuple[Path, list[str], list[str]] | None:
         return None
     begun = [stage.name for stage in STAGES if stage.name in held]
     done = [stage for stage in begun if (newest.parent / "params" / stage).is_dir()]
-    return newest.parent, done, [stage for stage in begun if stage not in done]
+    own = any(_source(held[name]) not in ("", "human_sentiment") for name in begun)
+    return newest.parent, done, [stage for stage in begun if stage not in done], own
 
 
-def next_command(run: Path, done: list[str], begun: list[str]) -> str:
+def _source(config: Any) -> str:
+    """Find where the rows of a recorded stage came from; empty where the record does not say."""
+    data = config.get("data") if isinstance(config, dict) else None
+    return str(data.get("source", "")) if isinstance(data, dict) else ""
+
+
+def next_command(run: Path, done: list[str], begun: list[str], *, own: bool = False) -> str:
     """Write the command that comes after what a run folder holds.
+
+    Args:
+        run: the folder.
+        done: its finished stages.
+        begun: those that were only begun.
+        own: whether they were trained on rows of one's own, which the next stage is then given too: without
+            ``--data.source`` it would train on the quickstart's.
 
     Example:
         >>> next_command(Path("runs/mine"), ["sft"], [])
         'rlhf reward --init runs/mine --out runs/mine, or rlhf preference --policy runs/mine --out runs/mine'
+        >>> next_command(Path("runs/mine"), ["sft", "reward"], [], own=True)
+        'rlhf ppo --data.source prompts.jsonl --policy runs/mine --reward-model runs/mine --out runs/mine'
         >>> next_command(Path("runs/mine"), ["sft"], ["reward"])
         'the same rlhf reward command again, which continues it'
     """
     if begun:
         return f"the same rlhf {begun[-1]} command again, which continues it"
     here = f"{run} --out {run}"
+    prompts, pairs = ("--data.source prompts.jsonl ", "--data.source pairs.jsonl ") if own else ("", "")
     if set(done) & (set(POLICY_STAGES) - {"sft"}):
         return f"rlhf chat {run}, rlhf report {run} or rlhf export {run} --to FOLDER"
     if {"sft", "reward"} <= set(done):
-        return f"rlhf ppo --policy {run} --reward-model {here}"
+        return f"rlhf ppo {prompts}--policy {run} --reward-model {here}"
     if "sft" in done:
-        return f"rlhf reward --init {here}, or rlhf preference --policy {here}"
+        return f"rlhf reward {pairs}--init {here}, or rlhf preference {pairs}--policy {here}"
     return f"rlhf sft --out {run}"
 
 
@@ -83,7 +110,7 @@ def overview(commands: Iterable[str]) -> str:
         "commands:",
     ]
     lines += [f"  {name:<11} {SUMMARIES[name]}" for name in commands]
-    lines += ["", "`rlhf COMMAND --help` explains each; `--debug` shows where an error comes from."]
+    lines += ["", "`rlhf COMMAND --help` explains each; `--debug` shows where an error comes from; `rlhf --version`."]
     lines += ["Start with `rlhf quickstart`."]
     lines += ["", distributed.HELP, ""]
     lines += [

@@ -85,14 +85,23 @@ def _unknown(fields: dict[str, Any], default: Any, path: str) -> Iterator[str]:
 
 
 def _refuse_code(path: str, fields: dict[str, Any], argv: Sequence[str]) -> None:
+    """Refuse a record that names code which the command line does not, with all that has to be added."""
+    unasked: dict[str, list[str]] = {}
     for name, value in _code(fields, ""):
         flag = f"--{name.replace('_', '-')}"
         flags = (flag, "--optimizer") if name.endswith(".function") else (flag,)  # the short form of them all
         if not any(word.partition("=")[0] in flags for word in argv):
-            raise UsageError(
-                f"--config {path} names code in a file, {name} {value!r}, which is run only where the command line "
-                f"names it too: look at the file, and add {flag} {value}"
-            )
+            unasked.setdefault(name, []).append(value)
+    if not unasked:
+        return
+    named = ", ".join(f"{name} {value!r}" for name, values in unasked.items() for value in values)
+    # A judge on the command line stands in place of all that were recorded, run folders too.
+    whole = {name: fields[name] if name == "judge" else values for name, values in unasked.items()}
+    added = (f"--{name.replace('_', '-')} {value}" for name, values in whole.items() for value in values)
+    raise UsageError(
+        f"--config {path} names code in a file, {named}, which is run only where the command line names it too: "
+        f"look at the file, and add {' '.join(added)}"
+    )
 
 
 def _code(fields: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:

@@ -40,6 +40,10 @@ def report(argv: list[str]) -> None:
     print(write_report(run))
 
 
+# What `rlhf sample` and `rlhf score` add to a row.
+_WRITTEN = ("tokens", "logprob", "score", "chosen_score", "rejected_score")
+
+
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
     """Options of scoring."""
@@ -50,7 +54,7 @@ class ScoreOptions:
     """A .jsonl file with rows of prompt and response, or of any layout that has a response or two."""
     to: Path
     """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
-    of the one that people prefer, and `rejected_score`."""
+    of the one that people prefer (the first where votes are even), and `rejected_score`."""
     templated: bool = False
     """The texts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"
@@ -70,7 +74,7 @@ def score(argv: list[str]) -> None:
 
     run = local(o.run)
     scorer = Scorer.load(run)
-    rows = read_rows(o.input, scorable, o.on_bad_row)
+    rows = read_rows(o.input, scorable, o.on_bad_row, known=_WRITTEN)
     if o.templated:
         scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
     elif said := spelled([response for row in rows for response in row.responses.values()], scorer.tokenizer):

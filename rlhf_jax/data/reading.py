@@ -127,13 +127,16 @@ class Source:
             self._said.add(text)
 
 
-def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) -> list[Any]:
+def read_rows(
+    path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow, *, known: Sequence[str] = ()
+) -> list[Any]:
     """Read the rows of one file for a purpose, and say on standard error what was left out and left alone.
 
     Args:
         path: a file that ``read_jsonl`` or ``read_huggingface`` reads.
         parse: a function of ``rlhf_jax.data.layouts``, or any function of a row and where it stands.
         on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        known: fields that are left alone without a word, as those that another command of ours has written.
 
     Returns:
         The good rows.
@@ -144,7 +147,7 @@ def read_rows(path: str | os.PathLike[str], parse: Parse, on_bad_row: OnBadRow) 
     seen: list[Row] = []
 
     def kept(row: Row, where: str) -> Any:
-        seen.append(row)
+        seen.append({field: value for field, value in row.items() if field not in known})
         return parse(row, where)
 
     if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):

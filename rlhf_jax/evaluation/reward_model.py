@@ -116,7 +116,8 @@ def reward_quality(
         ``accuracy``, ``accuracy_ci``, ``pairs``, ``accuracy_decided``, ``accuracy_decided_ci``, ``pairs_decided``,
         ``accuracy_by_domain``, ``accuracy_by_domain_ci``, ``pairs_by_domain``, ``ece``, ``reliability``,
         ``reward_mean``, ``reward_std``, ``golden_accuracy``, ``golden_accuracy_ci``, ``golden_pairs``,
-        ``longer_wins``, ``longer_wins_people``, ``warnings``. A figure is None where no pair speaks to it.
+        ``longer_wins``, ``longer_wins_people``, ``pairs_uneven``, ``warnings``. A figure is None where
+        no pair speaks to it.
 
     Raises:
         ValueError: if shapes disagree, an index is out of range, a share is outside [0, 1] or a score is not finite.
@@ -148,7 +149,8 @@ def reward_quality(
     if golden is not None:
         golden_accuracy, golden_ci, n_golden = over(np.all(np.isin(ij, np.asarray(golden)), axis=1))
     ece, rows = reliability(gap, votes)
-    model_longer, people_longer = _longer_wins(gap, votes, sizes[ij[:, 0]] - sizes[ij[:, 1]])
+    longer = sizes[ij[:, 0]] - sizes[ij[:, 1]]
+    model_longer, people_longer = _longer_wins(gap, votes, longer)
     return {
         "accuracy": accuracy,
         "accuracy_ci": accuracy_ci,
@@ -168,6 +170,7 @@ def reward_quality(
         "golden_pairs": n_golden,
         "longer_wins": model_longer,
         "longer_wins_people": people_longer,
+        "pairs_uneven": int((longer != 0).sum()),
         "warnings": _warnings(accuracy, values, gap) if _enough(ij[counted]) else [],
     }
 

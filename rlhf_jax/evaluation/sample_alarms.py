@@ -16,8 +16,9 @@ def no_response_ends(history: Sequence[Row], *, stage: str = "ppo", window: int 
     Args:
         history: rows in the order of their steps.
         stage: whose figures to look at.
-        window: iterations (``eos_rate``), or evaluations (``heldout_eos``), in a row without an end; one batch of a
-            policy that ends a few responses in a hundred may have none by chance.
+        window: iterations (``eos_rate``), or evaluations (``heldout_eos``) of a stage that samples no batches, in a row
+            without an end; one batch of a policy that ends a few responses in a hundred may have none by chance.
+            Evaluations ask the same few prompts every time, and say nothing against batches in which responses end.
 
     Returns:
         The alarm, or None.
@@ -26,12 +27,9 @@ def no_response_ends(history: Sequence[Row], *, stage: str = "ppo", window: int 
         >>> no_response_ends([{"step": i, "ppo/eos_rate": 0.0} for i in range(3)]).step
         1
     """
-    found = [
-        step
-        for name in ("eos_rate", "heldout_eos")
-        if (step := _stays(points_of(history, f"{stage}/{name}"), lambda share: share == 0, window)) is not None
-    ]
-    if not found:
+    ended = points_of(history, f"{stage}/eos_rate") or points_of(history, f"{stage}/heldout_eos")
+    step = _stays(ended, lambda share: share == 0, window)
+    if step is None:
         return None
     message = (
         f"No response ended by itself in {window} batches in a row: all were cut at max_new_tokens, and what the "
@@ -39,7 +37,7 @@ def no_response_ends(history: Sequence[Row], *, stage: str = "ppo", window: int 
         "the policy has not learnt to end one: look whether the responses of SFT end with the token that ends one "
         "here, and whether the chat template is the model's own."
     )
-    return Alarm("no_response_ends", min(found), message)
+    return Alarm("no_response_ends", step, message)
 
 
 def constant_reward(history: Sequence[Row], *, stage: str = "ppo", window: int = 2) -> Alarm | None:

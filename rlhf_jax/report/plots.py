@@ -86,7 +86,9 @@ def curves(panels: Sequence[Panel], *, columns: int = 3) -> str:
         figure.get_layout_engine().set(hspace=0.08)
         for place, panel in enumerate(shown, 1):
             axes = figure.add_subplot(rows, columns, place)
-            _draw_panel(axes, panel)
+            # Side by side, all leave room for a legend if one of them needs it, so that their curves stand level.
+            first = (place - 1) // columns * columns
+            _draw_panel(axes, panel, legend_above=any(len(near.lines) > 1 for near in shown[first : first + columns]))
             if place > len(shown) - columns:
                 axes.set_xlabel("step")
         return _address(figure)
@@ -253,7 +255,7 @@ def shares(found: Mapping[str, Mapping[str, float]]) -> str:
         return _address(figure)
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(axes: Any, panel: Panel, *, legend_above: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if panel.limits is not None:
@@ -275,9 +277,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no power of ten in a corner, where a legend stands
     if len(panel.lines) > 1:  # between title and curves, and never on these
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=len(panel.lines), borderaxespad=0.2)
-        axes.set_title(_short(panel.title), pad=20)
-    else:
-        axes.set_title(_short(panel.title))
+    axes.set_title(_short(panel.title), pad=20 if legend_above else None)
 
 
 def _short(title: str, longest: int = 46) -> str:

@@ -93,6 +93,7 @@ def reward_section(summary: Mapping[str, Any]) -> dict[str, Any]:
         "mean": number(reward.get("reward_mean"), 2),
         "std": number(reward.get("reward_std"), 2),
         "longer": percent(reward.get("longer_wins")),
+        "longer_of": _many(reward.get("pairs_uneven"), "pair"),
         "longer_people": percent(reward.get("longer_wins_people")),
         "members": [percent(accuracy) for accuracy in reward.get("member_accuracy", [])],
         "together": percent(reward.get("accuracy")),

@@ -177,8 +177,8 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
         where: where the row stands.
 
     Returns:
-        One response, whose score is ``score``; or two, the one that people prefer as ``chosen_score`` and the other as
-        ``rejected_score``. In a chat the response is the assistant's last turn.
+        One response, whose score is ``score``; or two, the one that people prefer as ``chosen_score`` (the first where
+        votes are even) and the other as ``rejected_score``. In a chat the response is the assistant's last turn.
 
     Raises:
         DataError: when no layout fits, the row has no response to a prompt, or a field is bad.

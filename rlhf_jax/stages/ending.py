@@ -101,7 +101,12 @@ def kept_by_reward(stage: str, fitted: FitResult, *, max_kl: float, start: str) 
         ]
         reasons = ". ".join(text[0].upper() + text[1:] for count, text in why if count)
         kept = f"No checkpoint beat {start}, so step 0 was kept, which is {start} itself. "
-        kept += f"Among {_evaluations(len(later))}: {reasons}." if later else "It was not evaluated after step 0."
+        if not later:
+            kept += "It was not evaluated after step 0."
+        elif len(later) == 1:
+            kept += f"The only evaluation after it {reasons.removeprefix('1 ')}."
+        else:
+            kept += f"Among {len(later)} evaluations after it: {reasons}."
     return {"best_step": best, "evaluations": len(later), "max_kl": max_kl, "kept": kept}
 
 

@@ -135,7 +135,7 @@ def _reward_verdicts(reward: Mapping[str, Any], baselines: Mapping[str, Any]) ->
     if "ridge" not in baselines:
         known = f" (95% interval {interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
         chance = interval and interval[0] <= 0.5 <= interval[1]
-        said = ": no better than chance is shown" if chance else ""
+        said = ": it is not shown to be better than chance" if chance else ""
         said += f"; {FEWEST_PAIRS} pairs are the least that say something" if pairs and pairs < FEWEST_PAIRS else ""
         return [Verdict("note", f"{stated}{known}{said}.")]
     above = accuracy >= ACCURACY_BAR

@@ -40,6 +40,7 @@ def test_counted_by_hand():
     assert found["longer_wins"] == pytest.approx(0.5 / 5)
     # People: the shorter, the longer, the shorter, the shorter, even.
     assert found["longer_wins_people"] == pytest.approx(1.5 / 5)
+    assert found["pairs_uneven"] == 5
 
 
 def test_even_votes_up_to_float32_rounding():

@@ -552,6 +552,7 @@ LOGS = {  # figures of the iterations -> the alarm and the step where it is rais
     "nothing ends": ({"eos_rate": [0.0, 0.0, 0.0]}, ("no_response_ends", 2)),
     "nothing ends any more": ({"eos_rate": [0.5, 0.0, 0.0]}, ("no_response_ends", 3)),
     "one batch without an end": ({"eos_rate": [0.0, 0.1, 0.0]}, None),
+    "nothing ends on a few held-out prompts": ({"eos_rate": [0.1, 0.1, 0.0], "heldout_eos": [0.0, None, 0.0]}, None),
     "nothing ends on held-out prompts": ({"heldout_eos": [0.0, None, 0.0]}, ("no_response_ends", 3)),
     "one reward": ({"proxy_std": [0.0, 0.0, 0.0], "proxy_mean": [1.0, 1.0, 1.0]}, ("constant_reward", 2)),
     "one large reward": ({"proxy_std": [1e-4, 1e-4], "proxy_mean": [9e5, 9e5]}, ("constant_reward", 2)),

@@ -81,7 +81,7 @@ TABLE = {
         "reward",
         {"accuracy": 0.6, "accuracy_ci": [0.4, 0.8], "pairs": 24},
         {"note"},
-        ("60.0% of 24 held-out pairs", "no better than chance is shown"),
+        ("60.0% of 24 held-out pairs", "not shown to be better than chance"),
     ),
     "a reward model measured on few pairs": (
         "reward",
@@ -156,7 +156,7 @@ KEPT = {
     "one evaluation": (
         [(0, measured(0.5, 0.0)), (4, measured(0.5, 0.0))],
         0,
-        ("Among the only evaluation", "no higher than 0.5"),
+        ("The only evaluation after it had a proxy reward no higher than 0.5",),
     ),
 }
 

@@ -443,6 +443,12 @@ def test_judges_of_a_recorded_config_move_and_their_code_is_not_run_unasked(tmp_
     file.write_text(json.dumps({"ppo": dataclasses.asdict(begun)}))
     found = cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
     assert (found.policy, found.judge) == (str(tmp_path), (f"gold={tmp_path}", "other=runs/b"))
-    file.write_text(json.dumps({"ppo": {**dataclasses.asdict(begun), "judge": ["gold=mine.py:f"]}}))
-    with pytest.raises(cli.UsageError, match=r"names code in a file, judge 'gold=mine\.py:f'"):
+    code = {"reward": "mine.py:r", "judge": ["gold=mine.py:f", "other=runs/b"]}
+    file.write_text(json.dumps({"ppo": {**dataclasses.asdict(begun), "reward_model": "", **code}}))
+    with pytest.raises(cli.UsageError, match=r"names code in a file, .*judge 'gold=mine\.py:f'") as refused:
         cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
+    # All of it at once, as judges that are named stand in place of those that were.
+    added = str(refused.value).rpartition("and add ")[2].split()
+    assert sorted(added[1::2]) == ["gold=mine.py:f", "mine.py:r", "other=runs/b"]
+    found = cli.override(stages.PPOConfig(), "ppo", ["--config", str(file), *added])
+    assert (found.reward, found.judge) == ("mine.py:r", ("gold=mine.py:f", "other=runs/b"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 import types
 
@@ -364,5 +365,11 @@ def test_rlhf_alone_says_what_comes_next(tmp_path, monkeypatch, capsys):
         (tmp_path / "runs/mine").mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs/mine/config.json").write_text(json.dumps({stage: {} for stage in held}))
         assert f"Next: {says}" in said_by([], capsys)
+    # After rows of one's own the next stage is not sent to the quickstart's.
+    shutil.rmtree(tmp_path / "runs/mine/params/ppo")
+    (tmp_path / "runs/mine/config.json").write_text(
+        json.dumps({"sft": {"data": {"source": "demos.jsonl"}}, "reward": {"data": {"source": "pairs.jsonl"}}})
+    )
+    assert "Next: rlhf ppo --data.source prompts.jsonl --policy runs/mine" in said_by([], capsys)
     (tmp_path / "runs/mine/config.json").write_text("{")
     assert "Next:" not in said_by([], capsys)

@@ -349,7 +349,7 @@ def test_an_ensemble_shows_its_members_and_how_far_they_are_apart(tmp_path):
     words = words_of(read(run)[1])
     assert "Each alone ranks 70.1%, 69.8% and 70.5% of the held-out pairs" in words
     assert "the mean of their scores ranks 71.2%" in words
-    assert "differ by 0.23 (standard deviation), scores of different sentences by 0.88" in words
+    assert "differ by 0.23 (standard deviation), scores of different responses by 0.88" in words
 
 
 def test_best_of_n_is_a_policy_without_steps(tmp_path):
