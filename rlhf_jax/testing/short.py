@@ -33,6 +33,7 @@ def check_arrays(
     given: tuple[Collection[str], Collection[str]] = (Outputs._fields, SequenceBatch._fields),
     responses: int = 2,
     signs: bool = True,
+    gradients_of_data: bool = True,
     rtol: float = 1e-5,
 ) -> list[str]:
     """Check on arrays alone that an objective is sound; a stage does so with every objective of the user's own.
@@ -42,6 +43,7 @@ def check_arrays(
         given: fields of ``Outputs`` and of ``SequenceBatch`` that are filled; the others are None.
         responses: K.
         signs: look whether more of a signal pushes a response up.
+        gradients_of_data: refuse a gradient into the batch, where a stage's own are data and have none.
         rtol: how far a loss may be off, relative to itself.
 
     Returns:
@@ -70,12 +72,14 @@ def check_arrays(
     check_noise(probe, point, rtol)
     check_columns(probe, point, rtol)
     check_groups(probe, point, rtol)
-    check_stop_gradient(probe, *point)
+    if gradients_of_data:
+        check_stop_gradient(probe, *point)
     check_ties(probe, point)
     if signs:
         check_signs(probe, point)
     names = [*FORM, "traceable", "finite gradients", "has a gradient", "mask", "padding side", "filler groups"]
-    return [*names, "micro-batching", "stop gradient", "finite at ties", *(["sign"] if signs else [])]
+    also = [*(["stop gradient"] if gradients_of_data else []), "finite at ties", *(["sign"] if signs else [])]
+    return [*names, "micro-batching", *also]
 
 
 def some_point(given: tuple[Collection[str], Collection[str]], responses: int) -> Point:

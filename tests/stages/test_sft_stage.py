@@ -136,7 +136,7 @@ def test_too_little_data_is_an_error(tables, tmp_path, text):
 )
 def test_a_config_that_cannot_run_is_refused(change, says):
     with pytest.raises(ValueError, match=says):
-        tiny_task.sft_config("", "", **change)
+        tiny_task.sft_config("unused", "unused", **change)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems tell a process its own peak anyhow")
