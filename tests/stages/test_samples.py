@@ -79,13 +79,13 @@ def test_a_later_stage_keeps_the_evaluations_of_an_earlier_one(tables, tmp_path,
 
 
 def test_preference_sees_a_proxy_that_rises_while_gold_does_not(
-    tables, tmp_path, folder, sft_run, one_device, capsys, monkeypatch
+    tables, tmp_path, folder, sft_run, reward_run, one_device, capsys, monkeypatch
 ):
     """A proxy that likes every evaluation more than the one before, and a judge that sees no difference."""
     evaluations = itertools.count()
     module = sys.modules["rlhf_jax.stages.preference"]  # the package has a function of this name
     monkeypatch.setattr(module, "load_reward", lambda *_: lambda _, responses: [next(evaluations)] * len(responses))
-    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model="unread")
+    config = tiny_task.preference_config(tables, tmp_path, policy=folder, reward_model=str(folder))
     run = stages.preference(config, mesh=one_device, judges={"gold": lambda _, responses: [0.0] * len(responses)})
     (alarm,) = (alarm for alarm in run.summary["alarms"] if alarm["name"] == "reward_hacking")
     said = capsys.readouterr().err.splitlines()
