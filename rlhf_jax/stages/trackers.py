@@ -37,7 +37,7 @@ def find_tracker(name: str) -> Tracker | str | None:
         return None
     if name in SERVICES:
         if importlib.util.find_spec(name) is None:
-            raise RunError(f"tracker {name}: its package is not installed: pip install 'rlhf-jax[{name}]'")
+            raise RunError(f"tracker {name}: its package is not installed: pip install {name}")
         return name
     if ":" not in name:
         raise RunError(
