@@ -182,7 +182,7 @@ class ChatTemplate:
             >>> source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
             >>> source += "{% if add_generation_prompt %}<assistant>{% endif %}"
             >>> ChatTemplate(source, controls=("</s>",)).turns_in("<user>Hi.</s><assistant>Hello!</s>")
-            [(22, 32)]
+            [(24, 34)]
         """
         shape = self._shape
         opened = shape.before if shape.thought else shape.prompt

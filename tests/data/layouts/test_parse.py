@@ -52,8 +52,10 @@ def test_a_prompt_may_be_the_turns_so_far():
 
 def test_a_response_may_be_called_a_completion_and_be_a_message():
     want = Demonstration("P", "a", "f:1")
-    for row in ({"completion": "a"}, {"completion": "a", "response": None}, {"completion": "b", "response": "a"}):
+    for row in ({"completion": "a"}, {"completion": "a", "response": None}, {"completion": "a", "response": "a"}):
         assert parse_demonstration({"prompt": "P", **row}, "f:1") == want
+    with pytest.raises(DataError, match="field 'completion': expected what 'response' says"):
+        parse_demonstration({"prompt": "P", "completion": "b", "response": "a"}, "f:1")
     # A message answers a message.
     row = {"prompt": "P", "completion": [ASSISTANT], "label": True}
     assert parse_demonstration(row, "f:1") == ((Message("user", "P"),), "a", "f:1")
