@@ -25,8 +25,8 @@ def place_of(value: Any) -> str:
     """Name a callable by its module and name, with what is bound to it.
 
     Example:
-        >>> place_of(functools.partial(round, ndigits=1)), place_of(np.random.default_rng)
-        ('builtins.round(ndigits=1)', 'numpy.random._generator.default_rng')
+        >>> place_of(functools.partial(round, ndigits=1)), place_of(inspect.unwrap)
+        ('builtins.round(ndigits=1)', 'inspect.unwrap')
     """
     bound: dict[str, Any] = {}
     while isinstance(value, functools.partial):
