@@ -154,7 +154,7 @@ class _Twice(ValueError):
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its fields; of two with one name Python would keep the last without a word."""
+    """Make an object of its fields, where Python would keep the last of two with one name without a word."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
