@@ -179,6 +179,8 @@ def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = (), *,
 def _differ(old: Ingredient, new: Ingredient) -> bool:
     if not old["sha256"] or not new["sha256"]:
         return False
+    if ("python" in old) != ("python" in new):
+        return True  # a model is no function
     if old.get("python") != new.get("python"):
         return False  # their code cannot be compared
     if old["sha256"] != new["sha256"]:
