@@ -77,6 +77,16 @@ def named_judges(judges: str | Sequence[str]) -> tuple[str, ...]:
     return whole
 
 
+def judges_by_name(judges: str | Sequence[str]) -> dict[str, str]:
+    """Take what each of a config's judges is by its name; as for ``named_judges``.
+
+    Example:
+        >>> judges_by_name(["mine.py:short", "fair=runs/other"])
+        {'gold': 'mine.py:short', 'fair': 'runs/other'}
+    """
+    return dict(judge.partition("=")[::2] for judge in named_judges(judges))
+
+
 _NAMED = re.compile(r"[^=/\\:.]+=")  # no path begins so
 
 Offload = Literal["none", "frozen"]

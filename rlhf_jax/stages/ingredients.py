@@ -18,7 +18,7 @@ from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.runs.values import place_of
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import named_objective
-from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.config import StageConfig, judges_by_name
 from rlhf_jax.stages.ending import raise_if_failed
 from rlhf_jax.stages.optimizers import OwnOptimizer, load_optimizer
 from rlhf_jax.stages.task import Task
@@ -87,7 +87,7 @@ def of_judges(
     """Look at judges: those that were passed, the config's, or the data set's own."""
     if passed is not None:
         return {f"judge.{key}": _callable(judge) for key, judge in passed.items()}
-    asked = dict(judge.partition("=")[::2] for judge in named)
+    asked = judges_by_name(named)
     if asked:
         return {f"judge.{key}": functools.partial(_named, what, f"judge {what}") for key, what in asked.items()}
     return {

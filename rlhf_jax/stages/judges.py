@@ -11,7 +11,7 @@ from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.runs.user_code import called, load_function
-from rlhf_jax.stages.config import named_judges
+from rlhf_jax.stages.config import judges_by_name
 from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.task import Task
 
@@ -45,7 +45,7 @@ def choose_judges(
     if passed is not None:
         check_judges(passed)
         return passed
-    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    asked = judges_by_name(named)
     if not asked:
         own = task.judges()
         check_judges(own)
@@ -64,8 +64,7 @@ def judge_runs(named: Sequence[str]) -> list[str]:
         >>> judge_runs(["fair=mine.py:fair", "gold=runs/other"])
         ['runs/other']
     """
-    asked = [judge.partition("=")[2] for judge in named]
-    return [what for what in asked if ".py:" not in what]
+    return [what for what in judges_by_name(named).values() if ".py:" not in what]
 
 
 def choose_reward(passed: TextReward | None, name: str) -> TextReward:
@@ -126,7 +125,7 @@ def judge_names(judges: Mapping[str, TextReward], named: Sequence[str]) -> dict[
         >>> judge_names({"gold": evaluation.vader}, ["mine.py:count"]), judge_names({"gold": evaluation.vader}, ())
         ({'gold': 'mine.py:count'}, {'gold': 'baselines.py:vader'})
     """
-    asked = dict(judge.partition("=")[::2] for judge in named_judges(named))
+    asked = judges_by_name(named)
     return {key: asked.get(key) or called(judge) for key, judge in judges.items()}
 
 
