@@ -5,6 +5,7 @@
   const body = document.body;
   const kept = `rlhf-compare ${location.pathname}`; // an answer on its way, so that a reload does not lose it
   const REST = 250; // milliseconds before a new pair takes an answer: a double click is one answer
+  const ENOUGH = 5; // answers before a rate is worth saying
   const WAITS = [500, 1000, 2000, 3000];
   // Characters that nobody sees and that change what is seen: controls, directions, blanks of no width, tags.
   const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
@@ -73,8 +74,9 @@
     $("bar").max = Math.max(total, 1);
     $("bar").value = done;
     const parts = [`${done} of ${total}`];
-    if (per_hour) parts.push(`${Math.round(per_hour)} an hour`);
-    if (per_hour && total > done) parts.push(span((60 * (total - done)) / per_hour));
+    const measured = per_hour > 0 && done >= ENOUGH;
+    if (measured) parts.push(`${Math.round(per_hour)} an hour`);
+    if (measured && total > done) parts.push(span((60 * (total - done)) / per_hour));
     if (agreement !== null) parts.push(`you agree with the others on ${Math.round(100 * agreement)}%`);
     if (alpha !== null) parts.push(`all raters: alpha ${alpha.toFixed(2)}`);
     $("progress").textContent = parts.join(" \u00b7 ");
