@@ -2,10 +2,12 @@
 
 from rlhf_jax.compare.agreement import Agreement, RaterAgreement, agreement
 from rlhf_jax.compare.errors import CompareError, StaleError
+from rlhf_jax.compare.exporting import export
 from rlhf_jax.compare.items import Item
+from rlhf_jax.compare.records import Rater
 from rlhf_jax.compare.sessions import Answered, Progress, Session, Shown
 from rlhf_jax.compare.settings import Settings
-from rlhf_jax.compare.store import Rater, Store
+from rlhf_jax.compare.store import Store
 
 __all__ = [
     "Agreement",
@@ -21,4 +23,5 @@ __all__ = [
     "StaleError",
     "Store",
     "agreement",
+    "export",
 ]

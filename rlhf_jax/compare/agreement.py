@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_jax import feedback
 from rlhf_jax.compare.items import Item
-from rlhf_jax.compare.store import Answer
+from rlhf_jax.compare.records import Answer
 
 _CLASS = {"a": 0, "b": 1, "tie": 2, "both_bad": 2}
 

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from rlhf_jax.compare.items import Item
+from rlhf_jax.compare.records import Choice, History, Kind
 from rlhf_jax.compare.settings import Settings
-from rlhf_jax.compare.store import Choice, History, Kind
 from rlhf_jax.data.rows import prompt_text
 
 APART = 5  # answers between a pair and its repeat, at least

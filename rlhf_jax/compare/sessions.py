@@ -8,8 +8,9 @@ from rlhf_jax.compare.agreement import agreement
 from rlhf_jax.compare.choosing import Choosing
 from rlhf_jax.compare.errors import CompareError
 from rlhf_jax.compare.items import Item
+from rlhf_jax.compare.records import Answer, Rater, Showing, Verdict
 from rlhf_jax.compare.settings import Settings
-from rlhf_jax.compare.store import Answer, Rater, Showing, Store, Verdict
+from rlhf_jax.compare.store import Store
 from rlhf_jax.data.rows import prompt_text
 
 SaidOfSides = Literal["left", "right", "tie", "both_bad", "skip"]
@@ -94,7 +95,7 @@ class Session:
         """
         if verdict not in ("left", "right", "tie", "both_bad", "skip"):
             raise CompareError(f"verdict {verdict!r:.40}: expected left, right, tie, both_bad or skip")
-        flipped = self.store.flipped(rater, shown_id)
+        flipped = self.store.showing(rater, shown_id).flipped
         if verdict == "left" or verdict == "right":
             said: Verdict = "b" if (verdict == "left") == flipped else "a"
         else:

@@ -5,72 +5,21 @@ A connection is opened for every piece of work, so that any thread, and several 
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import hmac
 import json
 import math
 import os
 import secrets
-import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-from rlhf_jax.compare import schema
+from rlhf_jax.compare import queries, schema
 from rlhf_jax.compare.errors import CompareError, StaleError
-from rlhf_jax.compare.items import Item, Known
+from rlhf_jax.compare.items import Item
+from rlhf_jax.compare.records import Answer, Choice, History, Rater, Showing, Verdict
 from rlhf_jax.compare.settings import Settings
-from rlhf_jax.data.layouts.turns import messages
 from rlhf_jax.data.rows import prompt_field
-
-Kind = Literal["calibration", "golden", "repeat", "fresh"]
-Verdict = Literal["a", "b", "tie", "both_bad", "skip"]
-_HELD = 1800.0  # seconds for which a pair that a rater has before them counts as taken
-
-
-class Rater(NamedTuple):
-    """Somebody who compares."""
-
-    id: int
-    name: str
-
-
-class Showing(NamedTuple):
-    """One pair as one rater has it before them, or had."""
-
-    id: str
-    item: str
-    kind: Kind
-    flipped: bool  # b is on the left
-
-
-class Answer(NamedTuple):
-    """What a rater said of a pair, in the store's order, and stands by."""
-
-    shown_id: str
-    rater: str
-    item: str
-    kind: Kind
-    verdict: Verdict
-    strength: int  # 1 slightly, 2 clearly, 3 much
-    seconds: float
-    time: str  # ISO 8601, UTC
-
-
-class History(NamedTuple):
-    """What is known when a rater's next pair is chosen."""
-
-    mine: list[Answer]  # the rater's own answers that stand, in their order
-    taken: dict[str, int]  # item -> how many other raters have compared it, or have it before them
-
-
-class Choice(NamedTuple):
-    """The pair that a rater gets next."""
-
-    item: str
-    kind: Kind
-    flipped: bool
 
 
 class Store:
@@ -86,7 +35,8 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         schema.check(self.path)
-        self.items = self._read_items()
+        with schema.reading(self.path) as db:
+            self.items = queries.read_items(db, self.path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Store:
@@ -149,8 +99,8 @@ class Store:
                     for place, item in enumerate(every)
                 ],
             )
-            _note(db, "settings", settings.to_json())
-            _note(db, "source", source)
+            queries.note(db, "settings", settings.to_json())
+            queries.note(db, "source", source)
         return cls(path)
 
     def settings(self) -> Settings:
@@ -166,7 +116,7 @@ class Store:
     def note(self, name: str, value: str) -> None:
         """Write a text beside the answers, in place of the one of that name: ``settings``, ``source``, ``port``."""
         with schema.writing(self.path) as db:
-            _note(db, name, value)
+            queries.note(db, name, value)
 
     def add_rater(self, name: str) -> str:
         """Add a rater.
@@ -186,7 +136,9 @@ class Store:
         with schema.writing(self.path) as db:
             if db.execute("SELECT 1 FROM raters WHERE name = ?", (name,)).fetchone():
                 raise CompareError(f"there is a rater {name!r} already; new_token gives them another link")
-            db.execute("INSERT INTO raters (name, token_hash, added) VALUES (?, ?, ?)", (name, _hash(token), _now()))
+            db.execute(
+                "INSERT INTO raters (name, token_hash, added) VALUES (?, ?, ?)", (name, _hash(token), queries.now())
+            )
         return token
 
     def new_token(self, name: str) -> str:
@@ -240,10 +192,10 @@ class Store:
             The same showing until it is answered, also after a restart.
         """
         with schema.writing(self.path) as db:
-            if there := _open_showing(db, rater):
+            if there := queries.open_showing(db, rater):
                 return there
-            chosen = choose(History(_answers(db, rater), _taken(db, rater)))
-            return None if chosen is None else _hand_out(db, rater, chosen)
+            chosen = choose(queries.history(db, rater))
+            return None if chosen is None else queries.hand_out(db, rater, chosen)
 
     def record(self, rater: Rater, shown_id: str, verdict: Verdict, strength: int = 1, seconds: float = 0.0) -> Answer:
         """Write down what a rater says of the pair before them; it is on the disk when this returns.
@@ -269,32 +221,32 @@ class Store:
         if not math.isfinite(seconds) or seconds < 0:
             raise CompareError(f"seconds {seconds!r:.40}: expected a number of at least 0")
         with schema.writing(self.path) as db:
-            row = db.execute("SELECT * FROM showings WHERE id = ? AND rater = ?", (shown_id, rater.id)).fetchone()
-            if row is None or row["state"] in ("undone", "withdrawn"):
+            found = queries.find_showing(db, rater, shown_id)
+            if found is None or found[1] in ("undone", "withdrawn"):
                 raise StaleError(f"pair {shown_id!r:.40} is not before {rater.name} any more; show the present one")
-            if row["state"] == "open":
+            if found[1] == "open":
                 db.execute("UPDATE showings SET state = 'answered' WHERE id = ?", (shown_id,))
                 db.execute(
                     "INSERT INTO answers (shown, verdict, strength, seconds, time) VALUES (?, ?, ?, ?, ?)",
-                    (shown_id, verdict, int(strength), float(seconds), _now()),
+                    (shown_id, verdict, int(strength), float(seconds), queries.now()),
                 )
-            return _answers(db, rater, shown_id)[0]
+            return queries.answers(db, rater, shown_id)[0]
 
-    def flipped(self, rater: Rater, shown_id: str) -> bool:
-        """Look up whether b is on the left of a showing.
+    def showing(self, rater: Rater, shown_id: str) -> Showing:
+        """Look up what a rater was shown.
 
         Args:
-            rater: whose page it is on.
+            rater: whose page it is or was on.
             shown_id: the showing's.
 
         Raises:
             StaleError: the rater was never shown it.
         """
         with schema.reading(self.path) as db:
-            row = db.execute("SELECT * FROM showings WHERE id = ? AND rater = ?", (shown_id, rater.id)).fetchone()
-        if row is None:
+            found = queries.find_showing(db, rater, shown_id)
+        if found is None:
             raise StaleError(f"pair {shown_id!r:.40} is not before {rater.name} any more; show the present one")
-        return _showing(row).flipped
+        return found[0]
 
     def undo(self, rater: Rater) -> Showing | None:
         """Take a rater's last answer back, and put its pair before them again, the same side left.
@@ -309,89 +261,26 @@ class Store:
             The pair, with another id; None where there is nothing to undo.
         """
         with schema.writing(self.path) as db:
-            own = _answers(db, rater)
+            own = queries.answers(db, rater)
             if not own or own[-1].kind == "calibration":
                 return None
             last = own[-1]
-            row = db.execute("SELECT * FROM showings WHERE id = ?", (last.shown_id,)).fetchone()
             db.execute("UPDATE showings SET state = 'withdrawn' WHERE rater = ? AND state = 'open'", (rater.id,))
             db.execute("UPDATE showings SET state = 'undone' WHERE id = ?", (last.shown_id,))
-            db.execute("UPDATE answers SET undone = ? WHERE shown = ?", (_now(), last.shown_id))
-            return _hand_out(db, rater, Choice(row["item"], row["kind"], bool(row["flipped"])))
+            db.execute("UPDATE answers SET undone = ? WHERE shown = ?", (queries.now(), last.shown_id))
+            row = db.execute("SELECT flipped FROM showings WHERE id = ?", (last.shown_id,)).fetchone()
+            return queries.hand_out(db, rater, Choice(last.item, last.kind, bool(row["flipped"])))
 
     def history(self, rater: Rater) -> History:
         """Read what a rater's next pair would be chosen by."""
         with schema.reading(self.path) as db:
-            return History(_answers(db, rater), _taken(db, rater))
+            return queries.history(db, rater)
 
     def labels(self) -> list[Answer]:
         """Read all answers that stand, skips too, in the order in which they were given."""
         with schema.reading(self.path) as db:
-            return _answers(db)
-
-    def _read_items(self) -> dict[str, Item]:
-        with schema.reading(self.path) as db:
-            rows = db.execute("SELECT * FROM items ORDER BY place").fetchall()
-        found = {}
-        for row in rows:
-            said = json.loads(row["prompt"])
-            prompt = said if isinstance(said, str) else messages(said, "prompt", f"{self.path}: item {row['id']}")
-            golden: Known | None = row["golden"]
-            more = [row[name] for name in Item._fields[4:]]
-            found[str(row["id"])] = Item(prompt, row["a"], row["b"], golden, *more)
-        return found
-
-
-def _open_showing(db: sqlite3.Connection, rater: Rater) -> Showing | None:
-    row = db.execute("SELECT * FROM showings WHERE rater = ? AND state = 'open'", (rater.id,)).fetchone()
-    return None if row is None else _showing(row)
-
-
-def _hand_out(db: sqlite3.Connection, rater: Rater, chosen: Choice) -> Showing:
-    showing = Showing(secrets.token_hex(12), chosen.item, chosen.kind, chosen.flipped)
-    db.execute(
-        "INSERT INTO showings VALUES (?, ?, ?, ?, ?, ?, 'open')",
-        (showing.id, rater.id, showing.item, showing.kind, int(showing.flipped), _now()),
-    )
-    return showing
-
-
-def _showing(row: sqlite3.Row) -> Showing:
-    return Showing(row["id"], row["item"], row["kind"], bool(row["flipped"]))
-
-
-def _answers(db: sqlite3.Connection, rater: Rater | None = None, shown_id: str = "") -> list[Answer]:
-    """The answers that stand, in their order: everybody's, a rater's, or the one to a showing."""
-    found = db.execute(
-        "SELECT standing.*, raters.name FROM standing JOIN raters ON raters.id = standing.rater "
-        "WHERE (:rater = 0 OR standing.rater = :rater) AND (:shown = '' OR standing.shown = :shown) ORDER BY number",
-        {"rater": 0 if rater is None else rater.id, "shown": shown_id},
-    )
-    names = ("shown", "name", "item", "kind", "verdict", "strength", "seconds", "time")
-    return [Answer(*(row[name] for name in names)) for row in found]
-
-
-def _taken(db: sqlite3.Connection, rater: Rater) -> dict[str, int]:
-    """How many other raters have compared each pair, or have it before them since a short while."""
-    since = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=_HELD)).isoformat(timespec="milliseconds")
-    rows = db.execute(
-        "SELECT item, count(DISTINCT rater) AS raters FROM showings LEFT JOIN answers ON answers.shown = showings.id "
-        "WHERE rater != ? AND kind = 'fresh' AND (state = 'answered' AND verdict != 'skip' "
-        "OR state = 'open' AND showings.time > ?) GROUP BY item",
-        (rater.id, since),
-    )
-    return {row["item"]: row["raters"] for row in rows}
-
-
-def _note(db: sqlite3.Connection, name: str, value: str) -> None:
-    db.execute(
-        "INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
-    )
+            return queries.answers(db)
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
