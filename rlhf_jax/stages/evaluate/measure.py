@@ -14,7 +14,7 @@ from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.best_of import Choice
 from rlhf_jax.data.reading import list_bad
 from rlhf_jax.data.rows import Demonstration, prompt_text
-from rlhf_jax.evaluation.choices import ScoredChoice, by_subset, choice_quality, outcomes, picked, worst_subset
+from rlhf_jax.evaluation.choices import ScoredChoice, by_subset, choice_quality, picked, worst_subset
 from rlhf_jax.evaluation.reward_bench import SECTIONS, SUBSETS, section_scores, subset_scores
 from rlhf_jax.stages.evaluate.result import Benchmark, Evaluation, Golden, Members
 from rlhf_jax.stages.evaluate.rows import REWARD_BENCH, EvaluatedRow, EvaluatedRows
@@ -120,17 +120,6 @@ def golden_items(measured: Measured, source: str, *, seed: int) -> Golden:
         if scored.right and picked(scored.scores, scored.right) == 0
     )
     return Golden(source=source, quality=choice_quality(measured.scored, lengths=False, seed=seed), missed=missed)
-
-
-def right_by_row(measured: Measured) -> dict[str, float]:
-    """Say of every row that people decided, by where it stands, how far the scores pick what people picked.
-
-    Args:
-        measured: the rows with their scores.
-    """
-    decided = [(row, scored) for row, scored in zip(measured.rows, measured.scored, strict=True) if scored.right]
-    found = outcomes([scored for _, scored in decided])
-    return {row.choice.where: float(right) for (row, _), right in zip(decided, found, strict=True)}
 
 
 def _choices(rows: Sequence[EvaluatedRow], scores: np.ndarray) -> list[ScoredChoice]:

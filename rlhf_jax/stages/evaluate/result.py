@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_jax.evaluation.choices import ChoiceQuality
-from rlhf_jax.evaluation.intervals import Interval
+from rlhf_jax.evaluation.win_rates import Difference, WinRate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,16 +84,60 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How much more often one is right than the other on the same rows."""
+class Beside:
+    """Two scorers on the same rows."""
 
-    n: int
-    """Rows that both were measured on."""
-    difference: float
-    """The first accuracy less the second."""
-    interval: Interval
-    """95%, a bootstrap over prompts of the rows' differences."""
+    first: Evaluation
+    """The one."""
+    second: Evaluation
+    """The other."""
+    difference: Difference
+    """The first accuracy less the second, over the rows that both could be measured on."""
+    by: Mapping[str, Difference]
+    """The same for every subset."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as JSON values: the first one's figures, ``against``, the other one's, and the difference."""
+        return {
+            **self.first.to_json(),
+            "against": self.second.to_json(),
+            **self.difference.to_json(),
+            "n": self.first.quality.n,
+            "n_both": self.difference.n,
+            "difference_by": {name: each.to_json() for name, each in self.by.items()},
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WinRates:
+    """Two policies' responses to the same prompts, as a judge sees them."""
+
+    first: str
+    """The one policy."""
+    second: str
+    """The other."""
+    judge: str
+    """What scored the responses."""
+    data: str
+    """Where the prompts are from."""
+    rate: WinRate
+    """How often the first one wins."""
+    by: Mapping[str, WinRate]
+    """The same for every subset of the prompts."""
+    lengths: tuple[float, float]
+    """Mean length of their responses, characters."""
+    scores: tuple[float, float]
+    """Mean score of their responses."""
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON values."""
-        return {"n": self.n, "difference": self.difference, "difference_ci": list(self.interval)}
+        return {
+            "what": self.first,
+            "against": self.second,
+            "judge": self.judge,
+            "data": self.data,
+            **self.rate.to_json(),
+            "by": {name: rate.to_json() for name, rate in self.by.items()},
+            "lengths": list(self.lengths),
+            "scores": list(self.scores),
+        }

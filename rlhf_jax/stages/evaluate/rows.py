@@ -65,7 +65,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> Eval
         _check_counts(row, where, read_one)
         found.append((row, where, read_one))
 
-    bad = _read(source, split, kept, on_bad_row)
+    _, bad = read_source(source, split, kept, on_bad_row)
     list_bad(bad)
     if not found:
         raise DataError(f"{source}: no row compares responses; docs/evaluation.md lists what is read")
@@ -82,18 +82,33 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> Eval
     return EvaluatedRows(rows, benchmark, len(bad))
 
 
-def _read(source: str, split: str, parse: Callable[[Row, str], None], on_bad_row: OnBadRow) -> list[str]:
-    """Read every row of one split, and return what is wrong with those that were left out."""
+def read_source(
+    source: str, split: str, parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
+) -> tuple[list[Any], list[str]]:
+    """Read every row of one split.
+
+    Args:
+        source: a file, a folder, or a data set on the hub.
+        split: as for ``read``.
+        parse: a function of a row and where it stands.
+        on_bad_row: a bad row stops it, or is skipped and listed.
+
+    Returns:
+        What was made of the good rows, and what is wrong with those that were left out.
+
+    Raises:
+        DataError: on a bad row, and a source or a split that cannot be read.
+    """
     if is_lines(source):
         if split:
             raise DataError(f"{source}: a file of lines has no splits, so leave --split {split} out")
-        return read_jsonl(source, parse, on_bad_row)[1]
+        return read_jsonl(source, parse, on_bad_row)
     there = huggingface.splits(source)
     named = split or (there[0] if len(there) == 1 else next((name for name in _SPLITS if name in there), ""))
     if named not in there:
         found = f"there is no split {split!r}; it has" if split else "which split? It has"
         raise DataError(f"{source}: {found} {', '.join(there)}; name one with --split")
-    return huggingface.read_huggingface(source, named, parse, on_bad_row)[1]
+    return huggingface.read_huggingface(source, named, parse, on_bad_row)
 
 
 def subset_of(row: Row, field: str, where: str) -> str:
