@@ -18,7 +18,7 @@ from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
-from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
+from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
 from rlhf_jax.renamed import renamed
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "distinct_n",
     "fit_over_optimisation",
     "fit_ridge",
+    "flat_reward",
     "high_kl",
     "label_warnings",
     "logprob_gap",
