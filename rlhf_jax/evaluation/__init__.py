@@ -20,7 +20,7 @@ from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
-from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
+from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
 from rlhf_jax.evaluation.win_rates import paired_difference, paired_win_rate
 from rlhf_jax.renamed import renamed
 
@@ -39,6 +39,7 @@ __all__ = [
     "distinct_n",
     "fit_over_optimisation",
     "fit_ridge",
+    "flat_reward",
     "high_kl",
     "label_warnings",
     "length_controlled",
