@@ -52,7 +52,7 @@ class Attempt:
     def __init__(self, directory: Path, stage: str, config: StageConfig, tracker: Tracker | None = None):
         self.directory, self._stage, self._config = directory, stage, config
         self._tracker = find_tracker(config.tracker) if tracker is None else tracker
-        self._without_result = without_result(config)  # of what it builds on
+        self._without_result = without_result(config)  # sentences on what it builds on
         self.host: dict[str, Any] = {"seconds": 0.0}  # kept in the checkpoint
         self._last = time.monotonic()
         self.phases = Phases()

@@ -1,4 +1,4 @@
-"""What is built on a stage without a result says so, on standard error and in its summary; so does an unfinished one."""
+"""What is built on a stage without a result says so, and so does what takes the place of an unfinished one."""
 
 import json
 import shutil
@@ -53,7 +53,8 @@ def test_its_summary_says_so(failed, sft_run, tables, tmp_path):
     parts = {"model_config": sft_run.model_config, "tokenizer": sft_run.tokenizer, "metrics": [], "base": None}
     result = watch.finish(params=sft_run.params, summary={"warnings": ["Rows repeat."]}, **parts)
     first, second = result.summary["warnings"]
-    assert WHY in first and second == "Rows repeat."
+    assert WHY in first
+    assert second == "Rows repeat."
     assert [v["text"] for v in result.summary["verdicts"] if v["kind"] == "warning"] == [first, second]
 
 
@@ -66,7 +67,7 @@ def test_a_stage_with_a_result_or_none_at_all_says_nothing(sft_run, tables, tmp_
 
 def test_a_stage_that_is_not_finished_is_named(failed, recwarn):
     (failed / "checkpoints" / "ppo" / "2").mkdir(parents=True)
-    with pytest.raises(RunError, match="no finished ppo stage in .*: it was begun and is not finished"):
+    with pytest.raises(RunError, match=r"no finished ppo stage in .*: it was begun and is not finished"):
         Policy.load(f"{failed}:ppo")
     with pytest.warns(UserWarning, match="the ppo stage of .* is not finished, so the model of its sft stage is taken"):
         assert Policy.load(failed).stage == "sft"
