@@ -52,7 +52,7 @@ class DataOptions:
 
 
 def data(argv: list[str]) -> None:
-    """Write the rows of a data set, or of what people said; with ``check`` as the first word look at those of a file."""
+    """Write the rows of a data set, or of what people said; after the word ``check`` look over those of a file."""
     if argv[:1] == ["check"]:
         from rlhf_jax.cli.data_check import check
 
