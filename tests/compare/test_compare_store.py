@@ -162,7 +162,7 @@ def test_what_sqlite_says_names_the_file(make):
     with sqlite3.connect(store.path) as db:
         db.execute("DROP VIEW standing")
     db.close()
-    with pytest.raises(CompareError, match="said.sqlite cannot be used: no such table: standing"):
+    with pytest.raises(CompareError, match=r"said\.sqlite cannot be used: no such table: standing"):
         store.labels()
 
 
