@@ -52,7 +52,11 @@ class DataOptions:
 
 
 def data(argv: list[str]) -> None:
-    """Write the rows of a data set, or of what people said."""
+    """Write the rows of a data set, or of what people said; after the word ``check`` look over those of a file."""
+    if argv[:1] == ["check"]:
+        from rlhf_jax.cli.data_check import check
+
+        return check(argv[1:])
     o = parse(DataOptions, "data", argv)
     check_file(o.to, "--to")
     if o.name != "human_sentiment":

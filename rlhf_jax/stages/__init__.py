@@ -16,6 +16,7 @@ from rlhf_jax.stages.comparison import Judged, Judges, keep_best
 from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import NothingTrained
+from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.lift import lift
@@ -73,6 +74,8 @@ __all__ = [
     "compare_policies",
     "comparisons",
     "describe_objective",
+    "evaluate",
+    "evaluate_beside",
     "find_objective",
     "find_task",
     "forward",
@@ -87,6 +90,7 @@ __all__ = [
     "quickstart_config",
     "reward_model",
     "sft",
+    "win_rates",
 ]
 
 __getattr__ = renamed(
