@@ -39,13 +39,14 @@ def history(db: sqlite3.Connection, rater: Rater) -> History:
 
 def answers(db: sqlite3.Connection, rater: Rater | None = None, shown_id: str = "") -> list[Answer]:
     """Read the answers that stand, in their order: everybody's, a rater's, or the one to a showing."""
-    found = db.execute(
-        "SELECT standing.*, raters.name FROM standing JOIN raters ON raters.id = standing.rater "
-        "WHERE (:rater = 0 OR standing.rater = :rater) AND (:shown = '' OR standing.shown = :shown) ORDER BY number",
-        {"rater": 0 if rater is None else rater.id, "shown": shown_id},
-    )
-    names = ("shown", "name", "item", "kind", "verdict", "strength", "seconds", "time")
-    return [Answer(*(row[name] for name in names)) for row in found]
+    asked: list[str | int] = []
+    text = "SELECT shown, raters.name, item, kind, verdict, strength, seconds, time FROM standing"
+    text += " JOIN raters ON raters.id = standing.rater WHERE TRUE"
+    if rater is not None:
+        text, asked = f"{text} AND rater = ?", [*asked, rater.id]
+    if shown_id:
+        text, asked = f"{text} AND shown = ?", [*asked, shown_id]
+    return [Answer(*row) for row in db.execute(f"{text} ORDER BY number", asked)]
 
 
 def find_showing(db: sqlite3.Connection, rater: Rater, shown_id: str) -> tuple[Showing, str] | None:

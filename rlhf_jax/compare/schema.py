@@ -35,6 +35,7 @@ CREATE TABLE showings (
     state TEXT NOT NULL CHECK (state IN ('open', 'answered', 'undone', 'withdrawn'))
 ) STRICT;
 CREATE UNIQUE INDEX one_open ON showings (rater) WHERE state = 'open';
+CREATE INDEX by_rater ON showings (rater);
 CREATE TABLE answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT, shown TEXT NOT NULL UNIQUE REFERENCES showings (id),
     verdict TEXT NOT NULL CHECK (verdict IN ('a', 'b', 'tie', 'both_bad', 'skip')),
@@ -111,7 +112,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     Yields:
         The connection; rows have their columns' names.
     """
-    with contextlib.closing(_connect(path)) as db:
+    with _named(path), contextlib.closing(_connect(path)) as db:
         db.execute("BEGIN")
         yield db
         db.execute("ROLLBACK")
@@ -127,10 +128,19 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
     Yields:
         The connection, the only one that writes; it is closed where an error ends the block, and nothing is kept.
     """
-    with contextlib.closing(_connect(path)) as db:
+    with _named(path), contextlib.closing(_connect(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         yield db
         db.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in what SQLite says of it: a full disk, damage, another program that holds it."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise CompareError(f"{path} cannot be used: {error}; what was acknowledged before is in it") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

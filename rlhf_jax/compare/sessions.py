@@ -15,12 +15,13 @@ from rlhf_jax.data.rows import prompt_text
 
 SaidOfSides = Literal["left", "right", "tie", "both_bad", "skip"]
 _RECENT = 20  # answers that the rate is measured over
+_PAUSE = 300.0  # seconds; a rater who goes away for longer has not taken longer
 
 
 class Shown(NamedTuple):
     """A pair on a rater's page."""
 
-    id: str  # of this showing alone
+    id: str  # names this showing alone
     prompt: str
     left: str
     right: str
@@ -124,7 +125,7 @@ class Session:
         left = self._choosing.remaining(rater.name, history)
         seen = {answer.item for answer in history.mine}
         recent = history.mine[-_RECENT:]
-        took = sum(answer.seconds for answer in recent)
+        took = sum(min(answer.seconds, _PAUSE) for answer in recent)
         found = agreement(self.store.labels(), self.store.items)
         own = found.raters.get(rater.name)
         return Progress(

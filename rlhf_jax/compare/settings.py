@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rlhf_jax.fields import check_at_least, check_fields, check_seed
 
 Next = Literal["disputed", "rare", "random"]
-# Of this start of the program alone; a token is never written to a file.
+# What holds for one start of the program; a token is never written to a file.
 _OF_THIS_START = ("tokens", "host", "port")
 
 

@@ -140,6 +140,13 @@ def test_progress_counts_what_is_shown(make, label):
     assert ended.done == ended.total <= begun.total  # a hidden one for which there was nothing was a fresh one
 
 
+def test_a_pause_does_not_make_a_rater_slow(make):
+    _, session, raters = make("ann", golden=[])
+    for seconds in (100.0, 30000.0):
+        session.answer(raters["ann"], session.next(raters["ann"]).id, "left", 1, seconds)
+    assert session.progress(raters["ann"]).per_hour == 18.0  # 400 seconds for two
+
+
 def test_agreement_is_live(make, label):
     _, session, raters = make("ann", "bo", golden=[], hidden=0.0)
     label(session, raters["ann"])

@@ -157,6 +157,15 @@ def test_pairs_that_make_no_store_leave_no_file(tmp_path, items, golden, named):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_sqlite_says_names_the_file(make):
+    store, _, _ = make("ann")
+    with sqlite3.connect(store.path) as db:
+        db.execute("DROP VIEW standing")
+    db.close()
+    with pytest.raises(CompareError, match=r"said\.sqlite cannot be used: no such table: standing"):
+        store.labels()
+
+
 def test_what_is_no_store_is_named(tmp_path, make):
     store, _, _ = make()
     other, text = tmp_path / "other.sqlite", tmp_path / "rows.jsonl"
