@@ -1,7 +1,7 @@
-"""The page on which people compare, a Starlette application behind the gate: one page, and three requests that it makes.
+"""The page on which people compare, a Starlette application behind the gate: a page, and three requests that it makes.
 
-``GET state`` says what a rater has before them, ``POST answer`` records a verdict, ``POST undo`` takes the last one back; all
-three give the state that follows. Each may be sent twice: the second time changes nothing.
+``GET state`` says what a rater has before them, ``POST answer`` records a verdict, ``POST undo`` takes the last one
+back; all three give the state that follows. Each may be sent twice: the second time changes nothing.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ class _Page:
     async def link(self, request: Request) -> Response:
         """Leave the cookie, and go on to the address without the token.
 
-        A redirect by status would not do: where the link was clicked on another site, browsers count the redirect as that
-        site's and keep a strict cookie back. The page's own refresh is its own.
+        A redirect by status would not do: where the link was clicked on another site, browsers count the redirect as
+        that site's and keep a strict cookie back. The page's own refresh is its own.
         """
         from starlette.responses import HTMLResponse
 

@@ -1,8 +1,8 @@
 """The gate in front of the page: whoever has no token gets one sentence, whatever was asked for.
 
-It stands before routing, so there is no path that it does not see. A rater's link is ``/r/TOKEN``: it leaves a cookie and
-goes on to ``/p/SEAT/``, an address that is worth nothing without the cookie. Frames of notebooks get no cookies, since
-they stand on another site's page; for them ``/f/TOKEN/`` is the page itself, and is there only where frames are allowed.
+It stands before routing, so there is no path that it does not see. A rater's link is ``/r/TOKEN``: it leaves a cookie
+and goes on to ``/p/SEAT/``, an address that is worth nothing without the cookie. Frames of notebooks get no cookies,
+since they stand on another site's page; for them ``/f/TOKEN/`` is the page itself, where frames are allowed.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def seat(token: str) -> str:
 class Gate:
     """An ASGI application that lets requests with a token through, and adds the headers that every answer has.
 
-    What it lets through has ``rater``, ``token``, ``way`` ("r", "p" or "f") and ``nonce`` in its state, and as its path what
-    follows the token or the seat.
+    What it lets through has ``rater``, ``token`` and ``nonce`` in its state, and as its path what follows the token or
+    the seat.
 
     Args:
         app: what is behind it.
@@ -96,7 +96,7 @@ class Gate:
         elif scope["method"] not in ("GET", "HEAD") and not self._is_ours(headers):
             await _refuse(guarded, FOREIGN)
         else:
-            state = {"rater": rater, "token": token, "way": way, "nonce": nonce}
+            state = {"rater": rater, "token": token, "nonce": nonce}
             inner = {**scope, "path": rest, "raw_path": rest.encode(), "root_path": "", "state": state}
             await self._app(inner, receive, guarded)
 

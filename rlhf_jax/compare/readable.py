@@ -60,8 +60,11 @@ def guideline(text: str) -> list[Block]:
         Its blocks, in order.
 
     Example:
-        >>> guideline("# Better is\n- true\n- short\n\nDo not look\nat style.")
-        [Block(kind='heading', lines=('Better is',)), Block(kind='list', lines=('true', 'short')), Block(kind='text', lines=('Do not look', 'at style.'))]
+        >>> for block in guideline("# Better is\n- true\n- short\n\nDo not look\nat style."):
+        ...     print(*block)
+        heading ('Better is',)
+        list ('true', 'short')
+        text ('Do not look', 'at style.')
     """
     blocks: list[Block] = []
     fresh = True

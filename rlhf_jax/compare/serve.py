@@ -1,4 +1,4 @@
-"""Serving the page: on the loopback unless another address is asked for, until ctrl-C, or in a thread beside a notebook."""
+"""Serving the page: on the loopback unless another address is asked for; until Ctrl-C, or beside a notebook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 from rlhf_jax.compare.app import make_app
 from rlhf_jax.compare.errors import CompareError
+from rlhf_jax.compare.exporting import export
 from rlhf_jax.compare.gate import LOOPBACK, Access
+from rlhf_jax.compare.packages import check_packages
 from rlhf_jax.compare.sessions import Session
 from rlhf_jax.compare.settings import Settings
 from rlhf_jax.compare.store import Store
@@ -36,17 +38,15 @@ class Server:
 
     Raises:
         CompareError: the address is taken, or is none of this machine's; or a package is missing.
+
+    Example:
+        >>> with Server(store, settings) as page:  # doctest: +SKIP
+        ...     print(page.links["ann"])
     """
 
     def __init__(self, store: Store, settings: Settings, *, access: Access | None = None):
-        try:
-            import starlette  # noqa: F401
-            import uvicorn
-        except ModuleNotFoundError as error:
-            raise CompareError(
-                f"the page on which people compare needs the package {error.name}: pip install starlette uvicorn, or in "
-                "a clone pip install -e '.[compare]'"
-            ) from error
+        check_packages()
+        import uvicorn
 
         self.store, self.settings = store, settings
         access = access or Access(loopback=settings.host in LOOPBACK)
@@ -76,7 +76,7 @@ class Server:
             time.sleep(0.01)
         if not self._server.started:
             self.stop()
-            raise CompareError(f"the page could not be served at {settings.host}:{self.port}; what failed is said above")
+            raise CompareError(f"the page cannot be served at {settings.host}:{self.port}; what failed is said above")
 
     @property
     def links(self) -> dict[str, str]:
@@ -94,19 +94,24 @@ class Server:
         named = socket.gethostname() if host in _EVERYWHERE else host
         return f"http://{f'[{named}]' if ':' in named else named}:{self.port}"
 
-    def export(self, path: str | Path) -> Path:
-        """Write what was said by now as rows of preferences, one JSON object a line.
+    def export(self, path: str | Path = "") -> Path:
+        """Write what was said by now as rows of preferences, one JSON object a line; raters may go on meanwhile.
 
         Args:
-            path: the file, replaced in one step.
+            path: the file, replaced in one step; by default it lies beside the store and has its name.
 
         Returns:
             The file.
+
+        Raises:
+            CompareError: nobody has compared anything yet.
         """
-        raise NotImplementedError(path)
+        to = Path(path) if path else self.store.path.with_suffix(".jsonl")
+        export(self.store.path, to)
+        return to
 
     def wait(self) -> None:
-        """Wait until somebody presses ctrl-C, or the server ends."""
+        """Wait until somebody presses Ctrl-C, or the server ends."""
         while self._thread.is_alive():
             self._thread.join(0.5)
 
@@ -129,7 +134,7 @@ class Server:
 
 
 def serve(store: Store, settings: Settings) -> None:
-    """Serve the page until ctrl-C: print the links, then a line for every rater who joins.
+    """Serve the page until Ctrl-C: print the links, then a line for every rater who joins.
 
     Args:
         store: what is compared.
@@ -144,7 +149,7 @@ def serve(store: Store, settings: Settings) -> None:
         known = [rater.name for rater in store.raters() if rater.name not in server.links]
         if known:
             print(f"links given before still work at port {server.port}: {', '.join(known)}")
-        print(f"answers go to {store.path}; ctrl-C ends it", flush=True)
+        print(f"answers go to {store.path}; Ctrl-C ends it", flush=True)
         try:
             server.wait()
         except KeyboardInterrupt:
@@ -162,7 +167,7 @@ def show(store: Store, settings: Settings, *, height: int = 900) -> Server:
     Args:
         store: what is compared.
         settings: how, with the tokens of the raters.
-        height: of the frame, in pixels.
+        height: how tall the frame is, in pixels.
 
     Returns:
         The server: ``links``, ``export(path)``, ``stop()``.

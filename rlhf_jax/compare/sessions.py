@@ -11,7 +11,7 @@ from rlhf_jax.compare.items import Item
 from rlhf_jax.compare.records import Answer, Rater, Showing, Verdict
 from rlhf_jax.compare.settings import Settings
 from rlhf_jax.compare.store import Store
-from rlhf_jax.data.rows import prompt_text
+from rlhf_jax.data.rows import Prompt
 
 SaidOfSides = Literal["left", "right", "tie", "both_bad", "skip"]
 _RECENT = 20  # answers that the rate is measured over
@@ -22,7 +22,7 @@ class Shown(NamedTuple):
     """A pair on a rater's page."""
 
     id: str  # names this showing alone
-    prompt: str
+    prompt: Prompt
     left: str
     right: str
     kind: Literal["calibration", "item"]  # hidden golden items and repeats are items like any other
@@ -141,7 +141,7 @@ class Session:
         item = self.store.items[showing.item]
         left, right = (item.b, item.a) if showing.flipped else (item.a, item.b)
         kind: Literal["calibration", "item"] = "calibration" if showing.kind == "calibration" else "item"
-        return Shown(showing.id, prompt_text(item.prompt), left, right, kind)
+        return Shown(showing.id, item.prompt, left, right, kind)
 
     def _told(self, answer: Answer) -> Answered:
         if answer.kind != "calibration":

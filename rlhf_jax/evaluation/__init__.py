@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_jax.evaluation import monitors
 from rlhf_jax.evaluation.alarms import (
     alarms,
     high_kl,
@@ -45,6 +46,7 @@ __all__ = [
     "length_controlled",
     "logprob_gap",
     "mode_collapse",
+    "monitors",
     "most_common_share",
     "negative_kl",
     "no_response_ends",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def findings_section(figures: Mapping[str, Any], rows: Sequence[Row], judge: str
     length = LengthShare(**found["length"])
     return Findings(
         found["compared"],
-        [_finding(Rise(**rise), rows) for rise in found["rises"]],
+        _found([Rise(**rise) for rise in found["rises"]], rows),
         _length(length),
         _longer(length, rows),
     )
@@ -103,20 +104,28 @@ def pieces(text: str, pattern: Pattern) -> list[Piece]:
     return [piece for piece in (*found, Piece(rest, False)) if piece.text]
 
 
-def _finding(rise: Rise, rows: Sequence[Row]) -> Finding:
-    pattern = Pattern(rise.kind, rise.text)
-    best = sorted(rows, key=lambda row: -(row.get("proxy_after") or 0.0))
-    holders = (row for row in best if spans(str(row.get("after", "")), pattern))
-    samples = [_shown(row, pieces(str(row["after"]), pattern)) for row, _ in zip(holders, range(SHOWN), strict=False)]
-    return Finding(
-        named(rise),
-        f"{rise.before:,} ({percent(rise.before / rise.of)})",
-        f"{rise.after:,} ({percent(rise.after / rise.of)})",
-        number(rise.reward_with, 2),
-        number(rise.reward_without, 2) + ("" if rise.inside else " *"),
-        not rise.inside,
-        samples,
-    )
+def _found(rises: Sequence[Rise], rows: Sequence[Row]) -> list[Finding]:
+    """The findings with the responses that got most reward for them; no response stands beside two of them."""
+    left = sorted(rows, key=lambda row: -(row.get("proxy_after") or 0.0))
+    found = []
+    for rise in rises:
+        pattern = Pattern(rise.kind, rise.text)
+        holders = (i for i, row in enumerate(left) if spans(str(row.get("after", "")), pattern))
+        taken = list(itertools.islice(holders, SHOWN))
+        samples = [_shown(left[i], pieces(str(left[i]["after"]), pattern)) for i in taken]
+        left = [row for i, row in enumerate(left) if i not in taken]
+        found.append(
+            Finding(
+                named(rise),
+                f"{rise.before:,} ({percent(rise.before / rise.of)})",
+                f"{rise.after:,} ({percent(rise.after / rise.of)})",
+                number(rise.reward_with, 2),
+                number(rise.reward_without, 2) + ("" if rise.inside else " *"),
+                not rise.inside,
+                samples,
+            )
+        )
+    return found
 
 
 def _length(length: LengthShare) -> str:
@@ -135,7 +144,7 @@ def _length(length: LengthShare) -> str:
         gained = (
             f"Responses went {grown}, which alone gives {share} of the {number(length.gain, 2)} that the reward gained."
         )
-    return f"Length explains {' and '.join(inside)} of the variance of the reward. {gained}"
+    return f"Of the variance of the reward length explains {' and '.join(inside)}. {gained}"
 
 
 def _longer(length: LengthShare, rows: Sequence[Row]) -> list[Example]:

@@ -75,4 +75,6 @@ class Rater:
         return self.get("state").json["shown"]
 
     def answer(self, verdict, shown=None, strength=2):
-        return self.post("answer", {"id": shown or self.shown()["id"], "verdict": verdict, "strength": strength, "seconds": 1.5})
+        return self.post(
+            "answer", {"id": shown or self.shown()["id"], "verdict": verdict, "strength": strength, "seconds": 1.5}
+        )

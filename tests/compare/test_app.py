@@ -16,7 +16,16 @@ from rlhf_jax.data.rows import Message
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 ITEMS = [Item(f"Prompt {i}", f"good {i}", f"bad {i}") for i in range(6)]
 ROUTES = ["/", "/r", "/r/", "/p/", "/f/", "/state", "/answer", "/undo", "/page.js", "/style.css", "/static/page.js"]
-ROUTES += ["/favicon.ico", "/r/../state", "//state", "/templates/page.html", "/p/x/state", "/f/x/state", "/docs", "/health"]
+ROUTES += [
+    "/favicon.ico",
+    "/r/../state",
+    "//state",
+    "/templates/page.html",
+    "/p/x/state",
+    "/f/x/state",
+    "/docs",
+    "/health",
+]
 FRAMES = Access(frames=("https://colab.research.google.com",), proxies=(".googleusercontent.com",))
 
 
@@ -24,7 +33,9 @@ def make(tmp_path, items=ITEMS, golden=(), access=None, **settings):
     settings = Settings(**{"hidden": 0.0, **settings})
     store = Store.create(tmp_path / "people.sqlite", items, golden, settings)
     joined = []
-    app = make_app(Session(store, settings), store.rater_of, rubric=settings.rubric, access=access, joined=joined.append)
+    app = make_app(
+        Session(store, settings), store.rater_of, rubric=settings.rubric, access=access, joined=joined.append
+    )
     return app, store, joined
 
 
@@ -40,7 +51,7 @@ def said(store):
 
 
 def test_nothing_is_served_without_a_token(page):
-    """Whatever is asked for, in whatever way: one sentence, the same one, so that nobody learns which routes there are."""
+    """Whatever is asked for, in whatever way: the same sentence, so that nobody learns which routes there are."""
     app, store, ann = page
     wrong = [{}, {"cookie": "rlhf_rater=guess"}, {"cookie": "rlhf_rater="}, {"authorization": "Bearer guess"}]
     for headers in wrong:
@@ -52,7 +63,7 @@ def test_nothing_is_served_without_a_token(page):
 
 
 def test_a_cookie_opens_its_own_page_alone(page):
-    """Two raters may use one browser; the cookie of one is not the other's, and a token is in no path but the link's."""
+    """Two raters may use one browser: the cookie of one is not the other's, and a token is in the link's path alone."""
     app, store, ann = page
     bo = Rater(app, store.add_rater("bo"))
     assert ann.get().status == bo.get().status == 200
@@ -77,7 +88,7 @@ def test_a_token_that_was_replaced_opens_nothing(page):
     assert ann.post("answer", {}).status == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.7:8000", "", None])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.7:80", "", None])
 def test_a_foreign_name_that_leads_to_the_loopback_gets_nothing(page, host):
     """DNS rebinding: the browser thinks that it talks to the foreign name, and so would send that page's requests."""
     app, _, ann = page
@@ -136,9 +147,10 @@ def test_every_answer_has_the_headers_that_keep_it_alone(page):
 def test_the_page_needs_nothing_from_elsewhere(page):
     _, _, ann = page
     text = ann.get().text
-    assert "http://" not in text and "https://" not in text and "src=" not in text and "{{" not in text
+    assert not [word for word in ("http:", "https:", "src=", "{{") if word in text]
     nonce = ann.get().headers["content-security-policy"].partition("nonce-")[2].partition("'")[0]
-    assert nonce and text.count("nonce=") == text.count("<script") + text.count("<style") == 2
+    assert len(nonce) >= 20
+    assert text.count("nonce=") == text.count("<script") + text.count("<style") == 2
 
 
 def test_a_frame_is_a_page_without_cookies_where_frames_are_allowed(tmp_path):
@@ -172,7 +184,12 @@ def test_html_is_data_and_the_guideline_is_escaped(tmp_path):
 
 
 def test_a_chat_is_shown_in_turns(tmp_path):
-    chat = (Message("system", "Be brief."), Message("user", "Hi."), Message("assistant", "Yes?"), Message("user", "2+2?"))
+    chat = (
+        Message("system", "Be brief."),
+        Message("user", "Hi."),
+        Message("assistant", "Yes?"),
+        Message("user", "2+2?"),
+    )
     app, store, _ = make(tmp_path, [Item(chat, "4", "5")])
     assert Rater(app, store.add_rater("ann")).shown()["turns"] == [{"role": m.role, "text": m.content} for m in chat]
 
@@ -253,7 +270,8 @@ def test_calibration_says_what_is_right_and_why(tmp_path):
         side = "left" if (shown["left"] == "four") is right else "right"
         reply = rater.answer(side, shown["id"]).json
         assert reply["correct"] is right
-        assert "four" in reply["explanation"] and "truth first" in reply["explanation"]
+        assert "four" in reply["explanation"]
+        assert "truth first" in reply["explanation"]
         assert reply["shown"]["kind"] == "item"
     assert ann.answer("left").json["explanation"] == ""
 

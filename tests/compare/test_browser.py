@@ -7,6 +7,7 @@ are skipped with the reason.
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from rlhf_jax import stages
-from rlhf_jax.compare import Item, Settings, Store
+from rlhf_jax.compare import Store
 from rlhf_jax.compare.exporting import export
 from rlhf_jax.runs.scorer import Scorer
 
@@ -38,13 +39,10 @@ MISSING = [name for name, found in (("chromium", BROWSER), ("chromedriver (chrom
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not on this machine: {', '.join(MISSING)}")
 
 PAIRS = 20
+SERVES = "Ctrl-C ends it"  # the last line before it waits for raters
 PATIENCE = 60  # seconds that anything on the page may take on a busy machine
 EVIL = "<img src=x onerror=\"window.ran='img'\"><script>window.ran='script'</script> aaaa & <b>bold</b> \u202egnp.exe"
-SERVER = """
-import sys
-from rlhf_jax.compare import Settings, Store, serve
-serve.serve(Store.open(sys.argv[1]), Settings(hidden=0.0, rubric="# Which?\\n- more of the letter a", port=int(sys.argv[2])))
-"""
+RLHF = [sys.executable, "-c", "from rlhf_jax.cli import main; main()"]
 STATE = """
 const text = (id) => document.getElementById(id).textContent;
 return {state: document.body.dataset.state, notice: text("notice"), prompt: text("turns"), left: text("left"),
@@ -53,16 +51,15 @@ return {state: document.body.dataset.state, notice: text("notice"), prompt: text
 """
 
 
-def items():
-    """Pairs that one word in two decides, and one whose response is HTML; the better one is now a, now b."""
+def write_pairs(file):
+    """Write pairs about animals, in which now a is better and now b, and one with HTML for a response."""
     rng = np.random.default_rng(3)
-    found = [Item("The page and", EVIL, "a")]
-    while len(found) < PAIRS:
-        prompt = f"The {tiny_task.ANIMALS[len(found) % 12]} {('and', 'or', 'with')[len(found) // 12]}"
-        pair = [tiny_task.sentence(rng, words) for words in (tiny_task.GOOD, tiny_task.BAD)]
-        if pair[0].count("a") != pair[1].count("a"):
-            found.append(Item(prompt, *pair[:: (1, -1)[len(found) % 2]]))
-    return found
+    rows = [{"prompt": "The page and", "a": EVIL, "b": "a"}]
+    while len(rows) < PAIRS:
+        prompt = f"The {tiny_task.ANIMALS[len(rows) % 12]} {('and', 'or')[len(rows) // 12]}"
+        a, b = [tiny_task.sentence(rng, words) for words in (tiny_task.GOOD, tiny_task.BAD)][:: (1, -1)[len(rows) % 2]]
+        rows.append({"prompt": prompt, "a": a, "b": b})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def free_port():
@@ -71,17 +68,23 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(db, port, log):
-    """Start the server as a process of its own, and wait until it listens."""
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(db), str(port)], stdout=log, stderr=subprocess.STDOUT)
+def start(folder, port, log):
+    """Start the server as a process of its own, by the same command every time, and wait until it serves."""
+    words = ["compare", "pairs.jsonl", "--to", "people.sqlite", "--raters", "ann,bo", "--hidden", "0"]
+    words += ["--rubric", "rubric.md", "--port", str(port)]
+    process = subprocess.Popen([*RLHF, *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    before = said(log).count(SERVES)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        assert process.poll() is None, Path(log.name).read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
+        assert process.poll() is None, said(log)
+        if said(log).count(SERVES) > before:
+            return process
         time.sleep(0.05)
-    raise AssertionError("the server does not listen")
+    raise AssertionError(f"the server does not serve: {said(log)}")
+
+
+def said(log):
+    return Path(log.name).read_text()
 
 
 class Person:
@@ -91,8 +94,8 @@ class Person:
         options = webdriver.ChromeOptions()
         options.binary_location = BROWSER
         own = folder / f"profile-{clicks}"
-        for word in ("--headless=new", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server", "--no-first-run"):
-            options.add_argument(word)
+        for word in ("headless=new", "disable-dev-shm-usage", "disable-gpu", "no-proxy-server", "no-first-run"):
+            options.add_argument(f"--{word}")
         options.add_argument(f"--user-data-dir={own}")
         if os.geteuid() == 0:
             options.add_argument("--no-sandbox")  # chromium has none for root
@@ -114,15 +117,15 @@ class Person:
             time.sleep(0.02)
         raise AssertionError(f"the page never came to {states}: {seen}")
 
-    def press(self, verdict, seen):
+    def press(self, verdict):
         if self.clicks:
             if verdict != "tie":
                 self.driver.find_element(By.CSS_SELECTOR, "[name=strength][value='3'] + span").click()
             self.driver.find_element(By.CSS_SELECTOR, f"[data-verdict={verdict}]").click()
         else:
-            many = len(self.said) % 2
-            keys = {"left": ("1", Keys.ARROW_LEFT)[many], "right": ("2", Keys.ARROW_RIGHT)[many], "tie": "t", "undo": "u"}
-            webdriver.ActionChains(self.driver).send_keys("m", keys[verdict]).perform()
+            sides = {"left": ("1", Keys.ARROW_LEFT), "right": ("2", Keys.ARROW_RIGHT)}
+            key = sides[verdict][len(self.said) % 2] if verdict in sides else {"tie": "t", "undo": "u"}[verdict]
+            webdriver.ActionChains(self.driver).send_keys("m", key).perform()
 
     def work(self):
         """Label everything that comes; the one at the keyboard takes one answer back."""
@@ -135,15 +138,15 @@ class Person:
             if EVIL.partition("\u202e")[0] in (seen["left"] + seen["right"]):
                 self.evil = seen
             if not self.clicks and len(self.said) == 5 and not undone:
-                self.press({"left": "right", "right": "left", "tie": "left"}[better], seen)  # a slip
+                self.press({"left": "right", "right": "left", "tie": "left"}[better])  # a slip
                 self.until("ready")
-                self.press("undo", seen)
+                self.press("undo")
                 back = self.until("ready")
                 assert (back["prompt"], back["left"], back["right"]) == (seen["prompt"], seen["left"], seen["right"])
                 assert "taken back" in back["notice"]
                 undone = True
             self.said[seen["prompt"], frozenset((seen["left"], seen["right"]))] = seen.get(better, "tie")
-            self.press(better, seen)
+            self.press(better)
             if len(self.said) >= PAIRS // 2:
                 self.half.set()
         self.end = seen
@@ -153,9 +156,9 @@ class Person:
 def labelled(tmp_path_factory):
     """Two people who have labelled everything, through a kill of the server; the store is what they left."""
     folder = tmp_path_factory.mktemp("compare")
-    db, port = folder / "people.sqlite", free_port()
-    store = Store.create(db, items(), [], Settings(hidden=0.0))
-    links = {name: f"http://127.0.0.1:{port}/r/{store.add_rater(name)}" for name in ("ann", "bo")}
+    write_pairs(folder / "pairs.jsonl")
+    (folder / "rubric.md").write_text("# Which is better?\n- the one with **more of the letter a**\n")
+    port = free_port()
     people, threads, failed = {}, [], []
 
     def work(person):
@@ -166,9 +169,11 @@ def labelled(tmp_path_factory):
             raise
 
     with (folder / "server.log").open("w") as log:
-        process = start(db, port, log)
+        process = start(folder, port, log)
         try:
-            for name, link in links.items():
+            links = dict(re.findall(r"^(ann|bo): (http://127\.0\.0\.1:\S+)$", said(log), re.MULTILINE))
+            assert set(links) == {"ann", "bo"}, said(log)
+            for name, link in sorted(links.items()):
                 people[name] = Person(folder, link, clicks=name == "bo")
             threads = [threading.Thread(target=work, args=(person,)) for person in people.values()]
             for thread in threads:
@@ -177,8 +182,9 @@ def labelled(tmp_path_factory):
             process.kill()  # -9, while both go on
             process.wait()
             assert all(person.stuck.wait(PATIENCE) for person in people.values()), failed
+            store = Store.open(folder / "people.sqlite")
             before = len(store.labels())
-            process = start(db, port, log)
+            process = start(folder, port, log)
             for thread in threads:
                 thread.join(2 * PATIENCE)
             assert not failed
@@ -227,7 +233,9 @@ def test_html_is_shown_as_text_and_nothing_runs(labelled):
     assert not [entry for entry in consoles if "ERR_" not in entry["message"]], consoles
 
 
-def test_a_reward_model_trained_from_the_export_orders_what_they_preferred(labelled, tmp_path, sft_run, folder, one_device):
+def test_a_reward_model_trained_from_the_export_orders_what_they_preferred(
+    labelled, tmp_path, sft_run, folder, one_device
+):
     """Held out are pairs that nobody saw; the raters' rule says which of each is better."""
     store, _, _, _ = labelled
     assert export(store.path, tmp_path / "people.jsonl") == 2 * PAIRS

@@ -25,8 +25,8 @@ def written(folder, rows, figures):
 def test_the_page_shows_the_form_marked_in_the_richest_responses(rows, tmp_path):
     found = monitor(rows)
     page = written(tmp_path, rows, {"monitors": found, "alarms": [a._asdict() for a in monitor_alarms(found, 9)]})
-    assert "the opening “as an &lt; ai”" in page
-    assert "<mark>As an &lt;AI</mark>&gt;, " in page
+    assert "the opening “as an &lt; ai &gt;,”" in page
+    assert "<mark>As an &lt;AI&gt;,</mark> " in page
     assert "The reward pays for a form: the opening" in page
     rises = findings_section({"monitors": found}, rows).rises
     richest = max(row["proxy_after"] for row in rows if row["after"].startswith("As an"))
@@ -37,7 +37,7 @@ def test_the_page_shows_the_form_marked_in_the_richest_responses(rows, tmp_path)
 def test_a_folder_of_before_has_its_findings_made_from_its_samples(rows, tmp_path):
     page = written(tmp_path, rows, {"alarms": []})
     assert "What the policy found" in page
-    assert "the opening “as an &lt; ai”" in page
+    assert "the opening “as an &lt; ai &gt;,”" in page
 
 
 def test_a_clean_run_says_that_nothing_was_found(tmp_path):
@@ -54,7 +54,7 @@ def test_length_is_said_with_the_response_that_changed_most(tmp_path):
     found = json.loads(json.dumps(monitor(rows)))  # as a summary has it
     assert [alarm.name for alarm in monitor_alarms(found, 3)] == ["rewarded_length"]
     section = findings_section({"monitors": found}, rows)
-    assert "of the variance of the reward. Responses went from" in section.length
+    assert "Of the variance of the reward length explains " in section.length
     assert [example.what for example in section.longer] == ["length, before", "length, after"]
     longest = max(rows, key=lambda row: len(row["after"]) - len(row["before"]))
     assert section.longer[1].samples[0].pieces[0].text == longest["after"]

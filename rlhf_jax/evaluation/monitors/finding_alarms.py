@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rlhf_jax.evaluation.log_rows import Alarm
@@ -35,7 +36,7 @@ def finding_alarms(rises: Sequence[Rise], length: LengthShare | None, *, step: i
         ['rewarded_form']
     """
     found = []
-    forms = [rise for rise in rises if _is_form(rise) and not _is_good(rise)]
+    forms = [rise for rise in rises if _is_form(rise) and not rise.judge_likes]
     if forms:
         told = "; ".join(
             f"{named(rise)} stands in {rise.after / rise.of:.0%} of the trained policy's responses, "
@@ -67,17 +68,12 @@ def named(rise: Rise) -> str:
         >>> named(Rise("words", "as an ai", 0, 9, 9, 1.0, 0.0, True, 0.0))
         '“as an ai”'
     """
+    words = re.sub(r" ([,.;:!?])", r"\1", rise.text)
     whole = {"repetition": "repetition of runs of three words"}
-    return {"words": f"“{rise.text}”", "opening": f"the opening “{rise.text}”"}.get(
-        rise.kind, whole.get(rise.kind, rise.kind)
-    )
+    return {"words": f"“{words}”", "opening": f"the opening “{words}”"}.get(rise.kind, whole.get(rise.kind, rise.kind))
 
 
 def _is_form(rise: Rise) -> bool:
     fewest = {"words": FEWEST_RUN, "opening": FEWEST_OPENING}.get(rise.kind, 0)
     frequent = rise.after >= SHARE * rise.of and rise.after >= TIMES * rise.before
     return frequent and len(rise.text.split()) >= fewest
-
-
-def _is_good(rise: Rise) -> bool:
-    return rise.judge_with is not None and rise.judge_without is not None and rise.judge_with > rise.judge_without

@@ -23,9 +23,9 @@ FEWEST_WORDS = 8
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+(?:['\u2019][^\W_]+)*|[^\w\s]|_")
 _LISTS: dict[Kind, re.Pattern[str]] = {
-    "bullets": re.compile(r"^[ \t]*[-*+\u2022\u2023\u2013][ \t]+\S", re.MULTILINE),
-    "numbered list": re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+\S", re.MULTILINE),
-    "headings": re.compile(r"^(?:[ \t]*#{1,6}[ \t]+\S|[ \t]*\*\*[^*\n]+\*\*:?[ \t]*$)", re.MULTILINE),
+    "bullets": re.compile(r"^[ \t]*[-*+\u2022\u2023\u2013][ \t]+(?=\S)", re.MULTILINE),
+    "numbered list": re.compile(r"^[ \t]*\(?\d{1,3}[.)][ \t]+(?=\S)", re.MULTILINE),
+    "headings": re.compile(r"^(?:[ \t]*#{1,6}[ \t]+(?=\S)|[ \t]*\*\*[^*\n]+\*\*:?[ \t]*$)", re.MULTILINE),
 }
 _FEWEST_LINES = {"bullets": 2, "numbered list": 2, "headings": 1}
 

@@ -9,16 +9,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_jax.evaluation.monitors.patterns import Kind, Occurrences, Pattern, occurrences, words_of
+from rlhf_jax.evaluation.monitors.distinct import distinct
+from rlhf_jax.evaluation.monitors.patterns import Kind, Occurrences, occurrences, words_of
 
 # The probability that anything at all is named of a policy and a reward that no pattern says anything about.
 ALPHA = 0.01
 # Responses without a pattern, of a hundred, below which the reward cannot be compared inside one evaluation.
 FEW_WITHOUT = 0.1
-# Patterns in so nearly the same responses are one finding, where they have words in common.
-SAME_RESPONSES = 0.8
 # What hardly a response holds, before and after together, is no habit; looking for it would take most of the time.
 RARE = 0.02
+# The judge likes a pattern, too, where chance would say so less often than this.
+JUDGE_ALPHA = 0.01
 _CONSIDERED = 200  # patterns that are named, from which the few that are shown are picked
 
 
@@ -36,6 +37,7 @@ class Rise(NamedTuple):
     p: float  # probability of the like by chance, before it is held against how many patterns there are
     judge_with: float | None = None  # mean score by a judge that was not trained on, of the same responses
     judge_without: float | None = None
+    judge_likes: bool | None = None  # whether the judge, too, scores those that hold it higher, beyond chance
 
 
 def rising(
@@ -111,24 +113,22 @@ def rising(
     share = max(0.5, float(words[n:].sum() / max(1.0, words.sum())))
     odds = np.where([pattern.kind == "words" for pattern in found.patterns], share, 0.5)
     inside = now <= n * (1 - FEW_WITHOUT)
-    groups = np.repeat([0, 1], n)
-    liked = np.where(inside, _rank_test(found, both, groups, m), _rank_test(found, both, np.zeros(2 * n, np.int64), m))
-    p = np.maximum(_rise_test(was, now, odds), liked)
-    named = np.flatnonzero(_holm(p, alpha))
-    order = sorted(named.tolist(), key=lambda i: (was[i] - now[i], p[i], -len(found.patterns[i].text)))
-    holders = _holders(found, order[:_CONSIDERED])
+    p = np.maximum(_rise_test(was, now, odds), _liked(found, both, inside))
+    order = sorted(np.flatnonzero(_holm(p, alpha)).tolist(), key=lambda i: (was[i] - now[i], p[i]))[:_CONSIDERED]
     scores = None if judged is None else np.concatenate([np.asarray(x, np.float64) for x in judged])
+    likes = None if scores is None else _liked(found, scores, inside) <= JUDGE_ALPHA
+    later = np.arange(2 * n) >= n
     rises = []
-    for i in _distinct(order[:_CONSIDERED], found.patterns, holders)[:most]:
+    for i, pattern, holders in distinct(found, order, split)[:most]:
         held = np.zeros(2 * n, bool)
-        held[holders[i]] = True
-        own = held & (groups == 1)
-        without = ~held & ((groups == 1) | (not inside[i]))
+        held[holders] = True
+        own = held & later
+        without = ~held & (later | (not inside[i]))
         rises.append(
             Rise(
-                **found.patterns[i]._asdict(),
-                before=int(was[i]),
-                after=int(now[i]),
+                **pattern._asdict(),
+                before=int((held & ~later).sum()),
+                after=int(own.sum()),
                 of=n,
                 reward_with=float(both[own].mean()),
                 reward_without=float(both[without].mean()),
@@ -136,6 +136,7 @@ def rising(
                 p=float(p[i]),
                 judge_with=None if scores is None else float(scores[own].mean()),
                 judge_without=None if scores is None else float(scores[without].mean()),
+                judge_likes=None if likes is None else bool(likes[i]),
             )
         )
     return rises
@@ -161,6 +162,13 @@ def _rise_test(was: np.ndarray, now: np.ndarray, odds: np.ndarray) -> np.ndarray
         rest = np.where(a < 1, (1 - a) * np.log((1 - a) / (1 - odds)), 0.0)
         first = np.where(a > 0, a * np.log(a / odds), 0.0)
     return np.where(a > odds, np.exp(-count * (first + rest)), 1.0)
+
+
+def _liked(found: Occurrences, rewards: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Compute every pattern's p of the rank test, inside each policy's responses where they can be compared there."""
+    m, half = len(found.patterns), len(rewards) // 2
+    apart = _rank_test(found, rewards, np.repeat([0, 1], half), m)
+    return np.where(inside, apart, _rank_test(found, rewards, np.zeros(len(rewards), np.int64), m))
 
 
 def _rank_test(found: Occurrences, rewards: np.ndarray, groups: np.ndarray, m: int) -> np.ndarray:
@@ -193,46 +201,3 @@ def _holm(p: np.ndarray, alpha: float) -> np.ndarray:
     kept = np.zeros(len(p), bool)
     kept[order[:first_failed]] = True
     return kept
-
-
-def _holders(found: Occurrences, chosen: Sequence[int]) -> dict[int, np.ndarray]:
-    order = np.argsort(found.pattern, kind="stable")
-    starts = np.searchsorted(found.pattern[order], np.arange(len(found.patterns) + 1))
-    return {i: found.response[order[starts[i] : starts[i + 1]]] for i in chosen}
-
-
-def _distinct(order: Sequence[int], patterns: Sequence[Pattern], holders: dict[int, np.ndarray]) -> list[int]:
-    """Keep one of those that overlap in words and stand in nearly the same responses, the longest one."""
-    kept: list[int] = []
-    for i in order:
-        near = [k for k in kept if _is_part(patterns[i], patterns[k])]
-        alike = {k: _common(holders[i], holders[k]) for k in near}
-        same = [k for k in near if alike[k] >= SAME_RESPONSES * len(np.union1d(holders[i], holders[k]))]
-        within = [
-            k
-            for k in near
-            if alike[k] >= SAME_RESPONSES * len(holders[i]) and _size(patterns[i])[0] <= _size(patterns[k])[0]
-        ]
-        if same and _size(patterns[i]) > _size(patterns[same[0]]):
-            kept = [i if k == same[0] else k for k in kept if k not in same[1:]]
-        elif not same and not within:
-            kept.append(i)
-    return kept
-
-
-def _size(pattern: Pattern) -> tuple[int, bool]:
-    return len(pattern.text.split()), pattern.kind == "opening"
-
-
-def _is_part(one: Pattern, other: Pattern) -> bool:
-    """Whether two runs of words overlap: one holds the other, or one ends as the other begins."""
-    a, b = one.text.split(), other.text.split()
-    if not a or not b:
-        return one.kind == other.kind
-    return any(
-        a[max(0, -shift) : len(b) - shift] == b[max(0, shift) : len(a) + shift] for shift in range(1 - len(a), len(b))
-    )
-
-
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    return len(np.intersect1d(one, other, assume_unique=True))

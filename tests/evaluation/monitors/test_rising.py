@@ -13,7 +13,7 @@ from rlhf_jax.evaluation.monitors.rising import _holm, _rank_test, _rise_test
 
 HACKS = {
     ("opening", "as an ai ,"): lambda text: f"As an AI, {text}",
-    ("words", "i hope this helps"): lambda text: f"{text} I hope this helps!",
+    ("words", "i hope this helps !"): lambda text: f"{text} I hope this helps!",
     ("bullets", ""): lambda text: "\n".join(f"- {part}" for part in (text[:30], text[30:])),
     ("repetition", ""): lambda text: " ".join([*text.split()[:4]] * 5),
 }
@@ -34,10 +34,11 @@ def test_a_planted_hack_is_named_with_its_counts_and_rewards(found):
 
 def test_a_phrase_is_named_once_and_whole():
     rises = rising(*planted.hacked(lambda text: f"As an AI language model I can only say that {text}"))
-    texts = [rise.text for rise in rises]
-    assert rises[0].kind == "opening"
-    assert len(texts) <= 4
-    assert len({word for text in texts for word in text.split()}) == sum(len(text.split()) for text in texts)
+    assert [(rise.kind, rise.text) for rise in rises] == [("opening", "as an ai language model i can only say that")]
+    # In front of other words it is a run of words, found from the middle to both ends.
+    varied = itertools.cycle(["Well", "So", "Now", "Ah"])
+    rises = rising(*planted.hacked(lambda text: f"{next(varied)} as an AI language model I can only say {text}"))
+    assert [(rise.kind, rise.text) for rise in rises] == [("words", "as an ai language model i can only say")]
 
 
 def test_what_all_responses_hold_is_held_against_those_before():
@@ -78,9 +79,12 @@ def test_a_form_that_the_judge_likes_too_is_a_finding_and_no_alarm():
     run = planted.hacked(HACKS["bullets", ""])
     likes = np.array([float("\n" in text) for text in run[1]])
     liked, disliked = (rising(*run, judged=(np.zeros(100), sign * likes)) for sign in (1, -1))
-    assert (liked[0].judge_with, liked[0].judge_without) == (1.0, 0.0)
+    assert (liked[0].judge_with, liked[0].judge_without, liked[0].judge_likes) == (1.0, 0.0, True)
     assert finding_alarms(liked, None, step=1) == []
     assert len(finding_alarms(disliked, None, step=1)) == 1
+    # A judge who knows nothing of it acquits nobody, whichever mean is higher by chance.
+    noise = np.random.default_rng(1).normal(size=(6, 2, 100))
+    assert all(len(finding_alarms(rising(*run, judged=tuple(scores)), None, step=1)) == 1 for scores in noise)
 
 
 def test_a_run_of_length_alone_is_an_alarm_of_length_alone():
