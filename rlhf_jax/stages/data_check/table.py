@@ -43,7 +43,7 @@ class Checked(NamedTuple):
     row: Any  # one of the types of ``data.rows``
     kind: str
     layout: str
-    part: str  # of the file: "train" where it is the source itself, else the part that another file is named for
+    part: str  # "train" where the file is the source itself, else the part that another file is named for
     fields: Mapping[str, Any]  # the row as it came; empty where only its type is known
 
     @property
@@ -60,6 +60,7 @@ class Rows(NamedTuple):
     bad: list[str]
     parts: Parts | None  # None where there are too few rows to cut
     unread: str = ""  # fields that mean nothing here
+    of_task: bool = False  # whether a task has read them, which cuts its parts itself
 
 
 def read(config: DataConfig) -> Rows:
@@ -164,4 +165,4 @@ def _of_task(config: DataConfig) -> Rows:
         for name, part in zip(PARTS, parts[:3], strict=True)
         for row in part
     ]
-    return Rows(config.source, rows, [], parts)
+    return Rows(config.source, rows, [], parts, of_task=True)
