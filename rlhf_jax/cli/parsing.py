@@ -86,9 +86,11 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
             the nearest field's name.
     """
     config, rest = file_and_mesh(default, argv)
-    # The flag that error messages name, without the path of its field.
+    # The flags that error messages name, without the paths of their fields.
+    short = ("on-bad-row", "raters") if name in ("reward", "preference") else ("on-bad-row",)
     rest = [
-        word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
+        next((f"--data.{flag}{word[2 + len(flag) :]}" for flag in short if word.startswith(f"--{flag}")), word)
+        for word in rest
     ]
     if {"-h", "--help"} & set(rest):
         print(f"usage: rlhf {name} [options]\n\n{describe(name)}\n\n  {EXAMPLES[name]}\n\n{first_help(name, config)}")

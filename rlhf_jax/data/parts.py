@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     test: list[Any]  # gives the figures that are reported
     notes: tuple[str, ...] = ()  # what a reader of these figures has to know
     left_out: int = 0  # bad rows, which are in no part
+    golden: tuple[Any, ...] = ()  # comparisons with a known answer, which measure raters and are in no part
 
 
 def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
@@ -220,7 +221,7 @@ def separate(parts: Parts) -> Parts:
             f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
         )
-    return Parts(named["train"], named["validation"], named["test"], tuple(notes), parts.left_out)
+    return parts._replace(train=named["train"], validation=named["validation"], test=named["test"], notes=tuple(notes))
 
 
 def _shown(key: str) -> str:
@@ -285,7 +286,10 @@ def _in_rows(rows: Sequence[Any], keys: Sequence[str], split: set[str], largest:
 
 def _text(row: Any) -> str:
     fields: Mapping[str, Any] = row._asdict()
-    return repr([value for name, value in fields.items() if name not in ("where", "votes", "ratings", "label")])
+    said = ("where", "votes", "ratings", "label", "weight", "said")
+    if fields.get("said") is not None and "responses" in fields:
+        fields = {**fields, "responses": tuple(sorted(fields["responses"]))}  # each rater may have had another order
+    return repr([value for name, value in fields.items() if name not in said])
 
 
 def _ranked(keys: Sequence[str]) -> list[str]:

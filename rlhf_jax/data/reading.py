@@ -17,6 +17,7 @@ from rlhf_jax.data.parts import Parts, cut, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
+from rlhf_jax.data.rows import Comparison
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -55,6 +56,9 @@ class Source:
         named = self._named(endings)
         self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
+        golden = tuple(row for part in (train, validation, test) for row in part if is_golden(row))
+        if golden:
+            train, validation, test = ([x for x in part if not is_golden(x)] for part in (train, validation, test))
         train, validation, test = cut(name, train, validation if named[1] else None, test if named[2] else None)
         if not (train and validation and test):
             raise DataError(
@@ -62,7 +66,7 @@ class Source:
                 f"{len(test)} for the final figures; each of the three is needed"
             )
         every = repeated([*train, *validation, *(test if test is not validation else [])])
-        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out)
+        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out, golden=golden)
         parts = separate(whole)
         for note in parts.notes:
             self._say(f"{name}: {note}")
@@ -135,6 +139,15 @@ class Source:
         if text not in self._said:
             print(f"warning: {text}" if warning else text, file=sys.stderr)
             self._said.add(text)
+
+
+def is_golden(row: Any) -> bool:
+    """Whether the answer was known before, so that the row says something of its rater alone.
+
+    Args:
+        row: one of the types of ``data.rows``.
+    """
+    return isinstance(row, Comparison) and row.said is not None and row.said.golden is not None
 
 
 def read_rows(

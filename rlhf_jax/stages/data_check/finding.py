@@ -76,12 +76,10 @@ class Check(NamedTuple):
         """Write it as one JSON object.
 
         Returns:
-            ``source``, ``rows``, ``bad``, ``findings`` and the figures of every section by its name.
+            ``source``, ``findings``, and the figures of every section by its name.
         """
         return {
             "source": self.source,
-            "rows": self.rows,
-            "bad": self.bad,
             "findings": [finding._asdict() for finding in self.findings],
             **{section.name: section.figures for section in self.sections},
         }

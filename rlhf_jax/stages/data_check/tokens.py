@@ -22,7 +22,7 @@ class Lengths:
 
     @property
     def unit(self) -> str:
-        """What is counted."""
+        """The unit, "characters" or "tokens"."""
         return "characters" if self._tokenizer is None else "tokens"
 
     def of(self, text: str) -> float:
