@@ -44,6 +44,7 @@ def look_at_rows(data: Rows, show: int) -> Section:
             ),
         )
     ]
+    tables = tables if kinds else []
     findings = [*_bad(data, total, show), *_mixed(data)]
     if not data.rows:
         findings.append(Finding("error", "no_rows", "There is no row that can be used.", "Mend or add rows."))
