@@ -8,7 +8,6 @@ import tiny_task
 
 from rlhf_jax import cli, stages
 from rlhf_jax.data import DataError, write_jsonl
-from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import RunError
 
 
@@ -256,33 +255,42 @@ def test_two_scorers_on_the_same_rows(tmp_path, judges, pairs, capsys):
     assert itself.difference.difference_ci == (0.0, 0.0)
 
 
-def test_two_policies_answer_the_same_prompts(ppo_run, sft_run, folder, judges, tables, tmp_path, capsys):
-    prompts = [
-        {"prompt": f"The {animal} {word}", "domain": word} for animal in ("cat", "hen") for word in ("and", "or")
-    ]
+SEEN = """
+import json
+from pathlib import Path
+
+
+def judge(prompts, responses):
+    with Path(__file__).with_suffix(".jsonl").open("a") as file:
+        for pair in zip(prompts, responses, strict=True):
+            print(json.dumps(pair), file=file)
+    return [float(r.count("a")) for r in responses]
+"""
+
+
+def test_two_policies_answer_the_same_prompts(ppo_run, sft_run, folder, tmp_path, capsys):
+    """Counted from what the judge was shown: all answers of the one, then all of the other."""
+    words = [(animal, word) for animal in ("cat", "hen") for word in ("and", "or")]
+    prompts = [{"prompt": f"The {animal} {word}", "domain": word} for animal, word in words]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    (tmp_path / "judge.py").write_text(SEEN)
     words = ["evaluate", f"{folder}:ppo", "--against", f"{folder}:sft", "--data", str(tmp_path / "prompts.jsonl")]
     words += ["--by", "domain", "--samples", "2", "--max-new-tokens", "6", "--json", str(tmp_path / "out.json")]
-    assert cli.run([*words, "--judge", f"{judges}:count_a"]) == 0
+    assert cli.run([*words, "--judge", f"{tmp_path}/judge.py:judge"]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["n"] == 8
+    shown = read(tmp_path / "judge.jsonl")
+    sides = shown[:8], shown[8:]
+    for side in sides:
+        assert [prompt for prompt, _ in side] == [row["prompt"] for row in prompts for _ in range(2)]
+    wins = [np.sign(x.count("a") - y.count("a")) / 2 + 0.5 for (_, x), (_, y) in zip(*sides, strict=True)]
+    assert (found["n"], found["win_rate"]) == (8, np.mean(wins))
     assert {name: part["n"] for name, part in found["by"].items()} == {"and": 4, "or": 4}
-    # Sampled again with the same keys, and counted.
-    asked, short = [p["prompt"] for p in prompts], SamplingConfig(max_new_tokens=6)
-    texts = [
-        [row["response"] for row in stages.Policy.load(folder, stage).sample(asked, n=2, sampling=short)]
-        for stage in ("ppo", "sft")
-    ]
-    wins = [np.sign(x.count("a") - y.count("a")) / 2 + 0.5 for x, y in zip(*texts, strict=True)]
-    assert found["win_rate"] == np.mean(wins)
-    assert found["lengths"] == [np.mean([len(text) for text in side]) for side in texts]
+    assert found["by"]["and"]["win_rate"] == np.mean(wins[:2] + wins[4:6])
+    assert found["lengths"] == [np.mean([len(text) for _, text in side]) for side in sides]
+    assert found["scores"] == [np.mean([text.count("a") for _, text in side]) for side in sides]
     said = capsys.readouterr().out
     assert "the ppo policy of" in said
     assert "at equal length" in said
-    # The same policy draws the same answers: it wins half against itself.
-    sft = f"{folder}:sft"
-    itself = stages.win_rates(sft, sft, tmp_path / "prompts.jsonl", tiny_task.count_a, prompts=2, sampling=short)
-    assert (itself.rate.n, itself.rate.win_rate_ci) == (2, (0.5, 0.5))
 
 
 @pytest.mark.parametrize(
