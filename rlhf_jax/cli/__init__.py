@@ -18,6 +18,7 @@ from typing import Any
 
 from rlhf_jax.cli import (
     aot,
+    compare,
     distributed,
     doctor,
     errors,
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Command] = {
     "export": results.export,
     "fetch": sources.fetch,
     "data": sources.data,
+    "compare": compare.compare,
     "doctor": doctor.doctor,
     "launch": launch.launch,
 }

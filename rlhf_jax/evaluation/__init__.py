@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_jax.evaluation import monitors
 from rlhf_jax.evaluation.alarms import (
     alarms,
     high_kl,
@@ -21,7 +22,7 @@ from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_opt
 from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_alike_interval
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
-from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
+from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
 from rlhf_jax.evaluation.win_rates import paired_difference, paired_win_rate
 from rlhf_jax.renamed import renamed
 
@@ -41,11 +42,13 @@ __all__ = [
     "distinct_n",
     "fit_over_optimisation",
     "fit_ridge",
+    "flat_reward",
     "high_kl",
     "label_warnings",
     "length_controlled",
     "logprob_gap",
     "mode_collapse",
+    "monitors",
     "most_common_share",
     "negative_kl",
     "no_response_ends",

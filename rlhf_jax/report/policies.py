@@ -23,10 +23,13 @@ _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a proxy that rises while the {judge} score does not", [{"heldout_proxy", "heldout_{judge}"}]),
     ("responses that never end", [{"eos_rate"}, {"heldout_eos"}]),
     ("a reward that is one constant", [{"proxy_std"}]),
+    ("a reward that stays flat at a low KL", [{"heldout_kl", "heldout_proxy", "proxy_std"}]),
     ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
     ("skipped updates", [{"skipped"}]),
     ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
 )
+
+_FORMS = "words, openings, lists, repetition or a length that the reward pays for"
 
 
 def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -127,7 +130,7 @@ def policy_section(
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
-        "watched": _watched(logged, judge),
+        "watched": _watched(logged, judge) + [_FORMS] * bool(figures.get("monitors")),
         "over_optimisation": drawing,
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
         "judge": judge,

@@ -12,7 +12,8 @@ from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
-from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
+from rlhf_jax.stages.comparison import Judged, Judges, keep_best
+from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
@@ -24,6 +25,7 @@ from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, P
 from rlhf_jax.stages.online.gap import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.opinions import Comparisons, comparisons
+from rlhf_jax.stages.people import CompareConfig, compare, open_store
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
@@ -35,6 +37,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "CompareConfig",
     "Comparisons",
     "DataConfig",
     "EncodedPrompt",
@@ -68,6 +71,7 @@ __all__ = [
     "baselines",
     "best_of_n",
     "compare",
+    "compare_policies",
     "comparisons",
     "describe_objective",
     "evaluate",
@@ -79,6 +83,7 @@ __all__ = [
     "keep_best",
     "lift",
     "make_loss_fn",
+    "open_store",
     "ppo",
     "preference",
     "quickstart",
