@@ -191,11 +191,12 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
         {"prompt": "Two", "responses": ["the", "a", "low"], "best": 1},
         {"prompt": "Three", "responses": ["a", "a a", "low"], "best": [0, 1]},
         {"prompt": "Four", "responses": ["a", "the"], "best": 1},
+        {"prompt": "Five", "responses": ["the", "a a", "a"], "ranking": [3, 1, 1]},
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     found = stages.evaluate(f"{judges}:count_a", tmp_path / "rows.jsonl").quality
-    assert (found.n, found.accuracy) == (4, 0.75)
-    assert found.chance == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 1 / 2) / 4)
+    assert (found.n, found.accuracy) == (5, 0.8)
+    assert found.chance == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 1 / 2 + 1 / 3) / 5)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,7 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
     [
         ({"prompt": "x", "responses": ["a", "b"], "best": 2}, "field 'best': expected a place from 0 to 1"),
         ({"prompt": "x", "responses": ["a", "b"], "best": [0, 1]}, "field 'best'"),
+        ({"prompt": "x", "responses": ["a", "b"], "best": 0, "ranking": [2, 1]}, "fields 'best' and 'ranking'"),
         ({"prompt": "x", "responses": ["a", ""], "best": 0}, "field 'responses[1]': expected non-empty text"),
         ({"prompt": "x", "chosen": ["a"], "rejected": []}, "field 'rejected': expected a text or a non-empty list"),
         ({"prompt": "x", "chosen": ["a"], "rejected": ["b"], "num_correct": 2}, "field 'num_correct': expected 1"),
@@ -210,7 +212,7 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
         ({"prompt": "x", "response": "a"}, "comparisons, found the layout demonstrations"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "kind": ["c"]}, "field 'kind' (--by): expected a text"),
     ],
-    ids=["no place", "all", "empty", "none wrong", "count", "image", "no pair", "list"],
+    ids=["no place", "all", "two answers", "empty", "none wrong", "count", "image", "no pair", "list"],
 )
 def test_a_bad_row_is_named(row, says, tmp_path, judges):
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "x", "chosen": "a", "rejected": "b", "kind": "c"}, row])
@@ -227,14 +229,15 @@ def test_golden_items_are_a_figure_of_their_own(tmp_path, judges, pairs, capsys)
     golden = [
         {"prompt": "One", "a": "a", "b": "low", "preference": "a"},
         {"prompt": "Two", "chosen": "low", "rejected": "a"},
+        {"prompt": "Three", "a": "a", "b": "low", "preference": "b", "golden": "a", "rater": "ann"},  # ann was wrong
     ]
     write_jsonl(tmp_path / "golden.jsonl", golden)
     words = ["--data", str(pairs), "--golden", str(tmp_path / "golden.jsonl"), "--json", str(tmp_path / "out.json")]
     assert cli.run(["evaluate", f"{judges}:count_a", *words]) == 0
     found = json.loads((tmp_path / "out.json").read_text())["golden"]
-    assert (found["n"], found["accuracy"]) == (2, 0.5)
+    assert (found["n"], found["accuracy"]) == (3, 2 / 3)
     assert found["missed"] == [f"{tmp_path}/golden.jsonl:2"]
-    assert "golden items: agrees with 50.0% of 2; missed: " in capsys.readouterr().out
+    assert "golden items: agrees with 66.7% of 3; missed: " in capsys.readouterr().out
 
 
 def test_two_scorers_on_the_same_rows(tmp_path, judges, pairs, capsys):
