@@ -14,7 +14,7 @@ from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.layouts.exports import unfold_all
 from rlhf_jax.data.layouts.table import unknown_fields
 from rlhf_jax.data.order import evenly
-from rlhf_jax.data.parts import Parts, halve, hold_out, separate
+from rlhf_jax.data.parts import Parts, cut, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
@@ -57,15 +57,10 @@ class Source:
         named = self._named(endings)
         self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
-        golden = tuple(row for part in (train, validation, test) for row in part if _is_golden(row))
+        golden = tuple(row for part in (train, validation, test) for row in part if is_golden(row))
         if golden:
-            train, validation, test = ([x for x in part if not _is_golden(x)] for part in (train, validation, test))
-        if named[1] is None and named[2] is None:
-            train, validation, test = hold_out(name, train)
-        elif named[1] is None:
-            train, validation = hold_out(name, train, count=1)
-        elif named[2] is None:
-            validation, test = halve(validation)
+            train, validation, test = ([x for x in part if not is_golden(x)] for part in (train, validation, test))
+        train, validation, test = cut(name, train, validation if named[1] else None, test if named[2] else None)
         if not (train and validation and test):
             raise DataError(
                 f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
@@ -84,6 +79,21 @@ class Source:
         same = "the same" if test is validation else f"{len(test):,}"
         self._say(f"{name}: {counts} and {same} for the final figures", warning=False)
         return parts._replace(train=train, validation=validation, test=test)
+
+    def as_they_are(self, endings: Sequence[str]) -> list[tuple[list[tuple[str, Row]], list[str]] | None]:
+        """Read the rows of training, validation and test as they stand, whatever they hold.
+
+        Args:
+            endings: as for ``parts``.
+
+        Returns:
+            For each part its rows, each with where it stands, and what is wrong with those that cannot be read at all;
+            None for a part that is cut off another. The config has to skip bad rows.
+
+        Raises:
+            DataError: on a source or split that cannot be read.
+        """
+        return [None if at is None else _rows(*at, self._config) for at in self._named(endings)]
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -136,8 +146,12 @@ class Source:
             self._said.add(text)
 
 
-def _is_golden(row: Any) -> bool:
-    """Whether the answer was known before, so that the row says something of its rater alone."""
+def is_golden(row: Any) -> bool:
+    """Whether the answer was known before, so that the row says something of its rater alone.
+
+    Args:
+        row: one of the types of ``data.rows``.
+    """
     return isinstance(row, Comparison) and row.said is not None and row.said.golden is not None
 
 
