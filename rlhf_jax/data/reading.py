@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.degenerate import repeated
 from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.layouts.exports import unfold_all
 from rlhf_jax.data.layouts.table import unknown_fields
 from rlhf_jax.data.order import evenly
 from rlhf_jax.data.parts import Parts, cut, separate
@@ -35,7 +36,7 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row]], list[str]]] = {}
+        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row | DataError]], list[str]]] = {}
         self._said: set[str] = set()
 
     def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
@@ -124,13 +125,17 @@ class Source:
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
         config = self._config
         if named not in self._read:
-            self._read[named] = _rows(*named, config)
+            read, broken = _rows(*named, config)
+            unfolded = unfold_all(read)
+            self._read[named] = (unfolded.rows, broken)
+            if unfolded.unanswered:
+                self._say(f"{named[0]}: {_unanswered(unfolded.unanswered)}", warning=False)
         found, bad = self._read[named]
         rows, more = collect(found, parse, config.on_bad_row)
         self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
-        unread = left_alone([row for _, row in found])
+        unread = left_alone([row for _, row in found if not isinstance(row, DataError)])
         if unread:
             self._say(f"{named[0]}: {unread}", warning=False)
         return rows
@@ -174,10 +179,14 @@ def read_rows(
         return parse(row, where)
 
     if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):
-        rows, bad = read_jsonl(path, kept, on_bad_row)
+        read, broken = read_jsonl(path, _as_it_is, on_bad_row)
     else:
-        rows, bad = huggingface.read_huggingface(path, "train", kept, on_bad_row)
-    list_bad(bad)
+        read, broken = huggingface.read_huggingface(path, "train", _as_it_is, on_bad_row)
+    unfolded = unfold_all(read)
+    rows, bad = collect(unfolded.rows, kept, on_bad_row)
+    list_bad([*broken, *bad])
+    if unfolded.unanswered:
+        print(f"{path}: {_unanswered(unfolded.unanswered)}", file=sys.stderr)
     if unread := left_alone(seen):
         print(f"{path}: {unread}", file=sys.stderr)
     return rows
@@ -222,17 +231,21 @@ def _splits(source: str) -> list[str]:
 
 def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, Row]], list[str]]:
     """Rows as they stand, each with where it stands, and what is wrong with those that cannot be read at all."""
-
-    def as_it_is(row: Row, where: str) -> tuple[str, Row]:
-        return where, row
-
     if is_lines(source):
-        return read_jsonl(source, as_it_is, config.on_bad_row)
+        return read_jsonl(source, _as_it_is, config.on_bad_row)
     if is_huggingface(source):
-        return huggingface.read_huggingface(source, split, as_it_is, config.on_bad_row)
+        return huggingface.read_huggingface(source, split, _as_it_is, config.on_bad_row)
     from rlhf_jax.data.readers import tfds
 
-    return tfds.read_tfds(source, split, as_it_is, config.on_bad_row)
+    return tfds.read_tfds(source, split, _as_it_is, config.on_bad_row)
+
+
+def _as_it_is(row: Row, where: str) -> tuple[str, Row]:
+    return where, row
+
+
+def _unanswered(count: int) -> str:
+    return f"{count:,} records hold nobody's answer and give no row"
 
 
 def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
 from rlhf_jax.report.about import MOST, flat, groups, latest, made
+from rlhf_jax.report.findings import findings_section
 from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores, trained
 from rlhf_jax.report.rewards import headline, reward_section
-from rlhf_jax.report.run_folder import RunFolder, read_run
+from rlhf_jax.report.run_folder import Row, RunFolder, read_run
 from rlhf_jax.report.samples import before_and_after, comparison, over_steps
 from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name, stage_title
 from rlhf_jax.stages.verdicts import verdicts
@@ -101,6 +102,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "stop_reason": figures.get("stop_reason"),
         "failed": figures.get("failed") or (name not in run.summary and run.summary.get("failed", {}).get(name)),
         "policy": policy_section(name, rows, figures, _max_kl(name, run)) if name in POLICIES else None,
+        "findings": findings_section(figures, _compared_by(name, run)) if name in POLICIES else None,
         "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "still": [*still, *also_still],
@@ -109,6 +111,11 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "figures": listed[:MOST],
         "figures_left": max(0, len(listed) - MOST),
     }
+
+
+def _compared_by(stage: str, run: RunFolder) -> list[Row]:
+    """The final comparison, where it is of this stage; a stage that finished later has replaced it."""
+    return comparison(run.samples) if sampled_by(run.summary) == stage else []
 
 
 def _policy_name(stage: str, run: RunFolder) -> str:
@@ -139,6 +146,7 @@ def _is_plain(name: str) -> bool:
         "warnings",
         "verdicts",
         "alarms",
+        "monitors",
         "kept",
         "failed",
         "stop_reason",

@@ -86,8 +86,18 @@ class Scorer:
         # A copy: what comes from the device is read-only, and whoever asked for scores may change them.
         return np.array(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
-    def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model."""
+    def score_members(
+        self, sequences: Sequence[np.ndarray], tell: Callable[[int], None] = lambda done: None
+    ) -> np.ndarray:
+        """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model.
+
+        Args:
+            sequences: prompt, response and end-of-sequence token each.
+            tell: told how many are scored, whenever some are.
+
+        Raises:
+            RunError: when one is longer than what the model reads.
+        """
         for i, sequence in enumerate(sequences):
             if len(sequence) > (readable := self.config.max_length or ROOM):
                 unsaid = "" if self.config.max_length else " at most, as its config names no max_length"
@@ -107,6 +117,7 @@ class Scorer:
             examples = [Example((sequences[i],), (1,)) for i in rows]
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=size)
             scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
+            tell(start + len(rows))
         return scores
 
 

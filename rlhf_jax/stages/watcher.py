@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from rlhf_jax import processes
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.stages.alarms import Alarms
 from rlhf_jax.stages.comparison import Judged
 from rlhf_jax.stages.judges import ruling_judge
+from rlhf_jax.stages.monitors import monitor, monitor_alarms
 from rlhf_jax.stages.samples import SampleLog, shown
+
+# Steps before which no reward need have risen, however short the run.
+SOONEST = 20
 
 
 class PolicyWatcher:
@@ -21,6 +27,7 @@ class PolicyWatcher:
         prompts: the held-out prompts of every evaluation.
         judges: those that score the samples; ``gold``, or else the first, is held against the proxy.
         max_kl: the stage's limit of the KL, if it has one.
+        half: half of the steps that the stage will make; a reward that has not risen is no alarm before.
         check_kl: ``(step, KL on held-out prompts) -> why the run should stop``; an empty text lets it go on.
     """
 
@@ -31,9 +38,11 @@ class PolicyWatcher:
         prompts: Sequence[EncodedPrompt],
         judges: Collection[str] = (),
         max_kl: float | None = None,
+        half: int = 0,
         check_kl: Callable[[int, float], str] | None = None,
     ):
-        self.alarms = Alarms(directory, stage, ruling_judge(judges), max_kl)
+        self._judge = ruling_judge(judges)
+        self.alarms = Alarms(directory, stage, self._judge, max_kl, max(half, SOONEST))
         self.samples = SampleLog(directory, stage)
         self._prompts, self._check_kl = prompts, check_kl
         self._judged: Judged | None = None
@@ -53,3 +62,21 @@ class PolicyWatcher:
             self.samples.add(step, shown(self._judged, self._prompts))
         self.alarms.report()
         return self._check_kl(step, values["heldout_kl"]) if self._check_kl is not None else ""
+
+    def compared(self, rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
+        """Keep the rows of the final comparison, and look at them and at the whole log.
+
+        Args:
+            rows: as ``comparison.compare`` makes them.
+            step: whose parameters the stage leaves.
+
+        Returns:
+            ``alarms`` and ``monitors`` of the summary.
+        """
+        self.samples.compare(rows)
+        if not processes.first():
+            return {"alarms": [], "monitors": None}
+        logged, found = self.alarms.report(), monitor(rows, self._judge)
+        seen = monitor_alarms(found, step)
+        self.alarms.say(seen)
+        return {"alarms": [alarm._asdict() for alarm in (*logged, *seen)], "monitors": found}

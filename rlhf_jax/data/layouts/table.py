@@ -20,7 +20,7 @@ from rlhf_jax.data.layouts.parse import (
     parse_rated,
     parse_text,
 )
-from rlhf_jax.data.layouts.provenance import OPINIONS, PROVENANCE, with_provenance
+from rlhf_jax.data.layouts.provenance import EXPORTED, OPINIONS, PROVENANCE, with_provenance
 from rlhf_jax.data.layouts.rankings import parse_ranking
 from rlhf_jax.data.layouts.turns import SYSTEM
 from rlhf_jax.data.rows import texts_of
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     @property
     def reads(self) -> tuple[str, ...]:
         """All fields that are read where they are there; beside an opinion also who gave it."""
-        return (*self.columns, *self.more, *(PROVENANCE if self.gives in OPINIONS else ()))
+        return (*self.columns, *self.more, *((*PROVENANCE, *EXPORTED) if self.gives in OPINIONS else ()))
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Layout:
