@@ -72,13 +72,13 @@ def check(argv: list[str]) -> None:
     if longest := o.max_length or _max_length(o.tokenizer):
         config = dataclasses.replace(config, max_length=longest)
     found = examine(config, tokenizer=tokenizer, show=o.show)
-    print(as_text(found))
+    # Written before anything is printed, as a reader may go after a few lines.
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_check(found, page)
     if o.json is not None:
         o.json.parent.mkdir(parents=True, exist_ok=True)
-        o.json.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False), encoding="utf-8", errors="replace")
-        print(f"\n{o.json}")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    print(f"\n{write_check(found, page)}")
+        o.json.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(as_text(found), "", *filter(None, (o.json, page)), sep="\n")
     if o.strict and any(finding.kind != "note" for finding in found.findings):
         raise SystemExit(_STRICT)
 

@@ -167,7 +167,15 @@ def _bars(table: LabelTable, report: feedback.RaterReport, listed: np.ndarray) -
     labels = tuple(f"{short(table.raters[k], 24)} ({report.others_n[k]:,})" for k in shown)
     shares, numbers = [float(report.others[k]) for k in shown], [int(report.others_n[k]) for k in shown]
     ends = tuple(wilson(share * n, n) for share, n in zip(shares, numbers, strict=True))
-    return (Bars("Agreement with the majority of the others", labels, tuple(shares), ends, 0.5),)
+    return (
+        Bars(
+            "Agreement with the majority of the others; dashed: what guessing would give",
+            labels,
+            tuple(shares),
+            ends,
+            0.5,
+        ),
+    )
 
 
 def _share(share: float, n: int) -> str:
