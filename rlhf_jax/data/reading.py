@@ -57,9 +57,9 @@ class Source:
         named = self._named(endings)
         self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
-        golden = tuple(row for part in (train, validation, test) for row in part if _is_golden(row))
+        golden = tuple(row for part in (train, validation, test) for row in part if is_golden(row))
         if golden:
-            train, validation, test = ([x for x in part if not _is_golden(x)] for part in (train, validation, test))
+            train, validation, test = ([x for x in part if not is_golden(x)] for part in (train, validation, test))
         train, validation, test = cut(name, train, validation if named[1] else None, test if named[2] else None)
         if not (train and validation and test):
             raise DataError(
@@ -146,8 +146,12 @@ class Source:
             self._said.add(text)
 
 
-def _is_golden(row: Any) -> bool:
-    """Whether the answer was known before, so that the row says something of its rater alone."""
+def is_golden(row: Any) -> bool:
+    """Whether the answer was known before, so that the row says something of its rater alone.
+
+    Args:
+        row: one of the types of ``data.rows``.
+    """
     return isinstance(row, Comparison) and row.said is not None and row.said.golden is not None
 
 

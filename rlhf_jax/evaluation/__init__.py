@@ -19,6 +19,7 @@ from rlhf_jax.evaluation.labels import label_warnings
 from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
+from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_alike_interval
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
 from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
@@ -29,6 +30,7 @@ __all__ = [
     "Alarm",
     "ChoiceQuality",
     "OverOptimisation",
+    "OwnSamples",
     "ScoredChoice",
     "alarms",
     "bootstrap_groups",
@@ -50,6 +52,8 @@ __all__ = [
     "most_common_share",
     "negative_kl",
     "no_response_ends",
+    "ordered_alike",
+    "ordered_alike_interval",
     "pair_accuracy",
     "paired_difference",
     "paired_win_rate",

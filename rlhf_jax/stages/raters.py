@@ -110,7 +110,7 @@ def _weights(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], flo
         return (lambda row: float(row.said.confidence)), notes
     nothing = [rater for rater, weight in weights.items() if weight == 0]
     if nothing:
-        notes.append(f"{config.source}: {_raters(nothing)} right no more often than by chance: their votes are left out")
+        notes.append(f"{config.source}: {_raters(nothing)} right no more often than by chance: weight 0")
     return (lambda row: weights.get(row.said.rater, mean) * row.said.confidence), notes
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from rlhf_jax.data.layouts.fields import Row, bad_row, checked_text, shown
 from rlhf_jax.data.layouts.meaning import ASKED, SAID, check_meaning
+from rlhf_jax.data.layouts.pairs import pair_votes
 from rlhf_jax.data.layouts.purposes import comparison
-from rlhf_jax.data.layouts.turns import SYSTEM, prompt_of
+from rlhf_jax.data.layouts.turns import SYSTEM, is_empty, prompt_of
 from rlhf_jax.data.rows import Comparison, Prompt
 
 # Shares come from float32 vote counts: equal up to this is equal.
@@ -27,15 +28,17 @@ class Choice(NamedTuple):
     where: str
 
 
-def choice(row: Row, where: str) -> Choice:
+def choice(row: Row, where: str, *, golden: bool = False) -> Choice:
     """Read what people picked, from a comparison in any layout or from a best-of-K row.
 
     A best-of-K row is ``prompt``, ``chosen`` and ``rejected`` with a list of texts in one or both (RewardBench 2), or
-    ``prompt``, ``responses`` and ``best``, the place of the right one counted from 0, or a list of places.
+    ``prompt``, ``responses`` and ``best``, the place of the right one counted from 0, or a list of places. In a ranking
+    of K responses those of the first rank are right.
 
     Args:
         row: the fields.
         where: where the row stands.
+        golden: a known answer (``golden``) that stands beside a pair is what counts, and not what a rater said.
 
     Returns:
         The choice; the first of two responses that tie is the row's first.
@@ -55,7 +58,10 @@ def choice(row: Row, where: str) -> Choice:
         return _marked(row, where)
     if "prompt" in row and (_texts(row.get("chosen")) or _texts(row.get("rejected"))):
         return _chosen(row, where)
-    return of_comparison(comparison(row, where))
+    pair = comparison(row, where)
+    if golden and pair.said is not None and pair.said.golden is not None:
+        pair = pair._replace(votes=pair_votes(pair.said.golden))
+    return of_comparison(pair)
 
 
 def of_comparison(pair: Comparison) -> Choice:
@@ -92,6 +98,8 @@ def _chosen(row: Row, where: str) -> Choice:
 
 def _marked(row: Row, where: str) -> Choice:
     """Read ``responses`` and the place of the best in ``best``."""
+    if not is_empty(row.get("ranking")):
+        raise bad_row(where, "fields 'best' and 'ranking'", "one of them", "both")
     every, best = _listed(row["responses"], "responses", where), row["best"]
     places = [best] if isinstance(best, int) and not isinstance(best, bool) else best
     known = range(len(every))

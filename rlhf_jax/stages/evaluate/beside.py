@@ -55,7 +55,7 @@ def evaluate_beside(
     """
     check_seed("seed", seed)
     read = rows.read(str(data), by, on_bad_row, split=split)
-    items = rows.read(str(golden), "", on_bad_row) if golden else None
+    items = rows.read(str(golden), "", on_bad_row, golden=True) if golden else None
     scorers = [find_scorer(one, ensemble=ensemble, templated=templated) for one in (run, other)]
     each, found = [], []
     for scorer in scorers:

@@ -56,7 +56,7 @@ def evaluate(
     """
     check_seed("seed", seed)
     read = rows.read(str(data), by, on_bad_row, split=split)
-    items = rows.read(str(golden), "", on_bad_row) if golden else None
+    items = rows.read(str(golden), "", on_bad_row, golden=True) if golden else None
     scorer = find_scorer(run, ensemble=ensemble, templated=templated)
     known = golden_items(measure(items, scorer, on_bad_row), str(golden), seed=seed) if items else None
     measured = measure(read, scorer, on_bad_row)

@@ -41,7 +41,7 @@ class EvaluatedRows(NamedTuple):
     left_out: int  # bad rows that were skipped
 
 
-def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> EvaluatedRows:
+def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden: bool = False) -> EvaluatedRows:
     """Read what people picked.
 
     Args:
@@ -51,6 +51,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> Eval
         on_bad_row: a bad row stops it, or is skipped and listed.
         split: the split, where the source has several; empty takes the first there is of ``test``, ``filtered``,
             ``validation`` and ``train``.
+        golden: the known answers of golden items count, where rows have them, and not what raters said.
 
     Returns:
         The rows, at least one.
@@ -61,7 +62,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> Eval
     found: list[tuple[Row, str, Choice]] = []
 
     def kept(row: Row, where: str) -> None:
-        read_one = choice(row, where)
+        read_one = choice(row, where, golden=golden)
         _check_counts(row, where, read_one)
         found.append((row, where, read_one))
 

@@ -8,7 +8,6 @@ import tiny_task
 
 from rlhf_jax import cli, stages
 from rlhf_jax.data import DataError, write_jsonl
-from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import RunError
 
 
@@ -192,11 +191,12 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
         {"prompt": "Two", "responses": ["the", "a", "low"], "best": 1},
         {"prompt": "Three", "responses": ["a", "a a", "low"], "best": [0, 1]},
         {"prompt": "Four", "responses": ["a", "the"], "best": 1},
+        {"prompt": "Five", "responses": ["the", "a a", "a"], "ranking": [3, 1, 1]},
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     found = stages.evaluate(f"{judges}:count_a", tmp_path / "rows.jsonl").quality
-    assert (found.n, found.accuracy) == (4, 0.75)
-    assert found.chance == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 1 / 2) / 4)
+    assert (found.n, found.accuracy) == (5, 0.8)
+    assert found.chance == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 1 / 2 + 1 / 3) / 5)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,7 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
     [
         ({"prompt": "x", "responses": ["a", "b"], "best": 2}, "field 'best': expected a place from 0 to 1"),
         ({"prompt": "x", "responses": ["a", "b"], "best": [0, 1]}, "field 'best'"),
+        ({"prompt": "x", "responses": ["a", "b"], "best": 0, "ranking": [2, 1]}, "fields 'best' and 'ranking'"),
         ({"prompt": "x", "responses": ["a", ""], "best": 0}, "field 'responses[1]': expected non-empty text"),
         ({"prompt": "x", "chosen": ["a"], "rejected": []}, "field 'rejected': expected a text or a non-empty list"),
         ({"prompt": "x", "chosen": ["a"], "rejected": ["b"], "num_correct": 2}, "field 'num_correct': expected 1"),
@@ -211,7 +212,7 @@ def test_best_of_rows_of_ones_own(tmp_path, judges):
         ({"prompt": "x", "response": "a"}, "comparisons, found the layout demonstrations"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "kind": ["c"]}, "field 'kind' (--by): expected a text"),
     ],
-    ids=["no place", "all", "empty", "none wrong", "count", "image", "no pair", "list"],
+    ids=["no place", "all", "two answers", "empty", "none wrong", "count", "image", "no pair", "list"],
 )
 def test_a_bad_row_is_named(row, says, tmp_path, judges):
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "x", "chosen": "a", "rejected": "b", "kind": "c"}, row])
@@ -228,14 +229,15 @@ def test_golden_items_are_a_figure_of_their_own(tmp_path, judges, pairs, capsys)
     golden = [
         {"prompt": "One", "a": "a", "b": "low", "preference": "a"},
         {"prompt": "Two", "chosen": "low", "rejected": "a"},
+        {"prompt": "Three", "a": "a", "b": "low", "preference": "b", "golden": "a", "rater": "ann"},  # ann was wrong
     ]
     write_jsonl(tmp_path / "golden.jsonl", golden)
     words = ["--data", str(pairs), "--golden", str(tmp_path / "golden.jsonl"), "--json", str(tmp_path / "out.json")]
     assert cli.run(["evaluate", f"{judges}:count_a", *words]) == 0
     found = json.loads((tmp_path / "out.json").read_text())["golden"]
-    assert (found["n"], found["accuracy"]) == (2, 0.5)
+    assert (found["n"], found["accuracy"]) == (3, 2 / 3)
     assert found["missed"] == [f"{tmp_path}/golden.jsonl:2"]
-    assert "golden items: agrees with 50.0% of 2; missed: " in capsys.readouterr().out
+    assert "golden items: agrees with 66.7% of 3; missed: " in capsys.readouterr().out
 
 
 def test_two_scorers_on_the_same_rows(tmp_path, judges, pairs, capsys):
@@ -256,33 +258,42 @@ def test_two_scorers_on_the_same_rows(tmp_path, judges, pairs, capsys):
     assert itself.difference.difference_ci == (0.0, 0.0)
 
 
-def test_two_policies_answer_the_same_prompts(ppo_run, sft_run, folder, judges, tables, tmp_path, capsys):
-    prompts = [
-        {"prompt": f"The {animal} {word}", "domain": word} for animal in ("cat", "hen") for word in ("and", "or")
-    ]
+SEEN = """
+import json
+from pathlib import Path
+
+
+def judge(prompts, responses):
+    with Path(__file__).with_suffix(".jsonl").open("a") as file:
+        for pair in zip(prompts, responses, strict=True):
+            print(json.dumps(pair), file=file)
+    return [float(r.count("a")) for r in responses]
+"""
+
+
+def test_two_policies_answer_the_same_prompts(ppo_run, sft_run, folder, tmp_path, capsys):
+    """Counted from what the judge was shown: all answers of the one, then all of the other."""
+    words = [(animal, word) for animal in ("cat", "hen") for word in ("and", "or")]
+    prompts = [{"prompt": f"The {animal} {word}", "domain": word} for animal, word in words]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    (tmp_path / "judge.py").write_text(SEEN)
     words = ["evaluate", f"{folder}:ppo", "--against", f"{folder}:sft", "--data", str(tmp_path / "prompts.jsonl")]
     words += ["--by", "domain", "--samples", "2", "--max-new-tokens", "6", "--json", str(tmp_path / "out.json")]
-    assert cli.run([*words, "--judge", f"{judges}:count_a"]) == 0
+    assert cli.run([*words, "--judge", f"{tmp_path}/judge.py:judge"]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["n"] == 8
+    shown = read(tmp_path / "judge.jsonl")
+    sides = shown[:8], shown[8:]
+    for side in sides:
+        assert [prompt for prompt, _ in side] == [row["prompt"] for row in prompts for _ in range(2)]
+    wins = [np.sign(x.count("a") - y.count("a")) / 2 + 0.5 for (_, x), (_, y) in zip(*sides, strict=True)]
+    assert (found["n"], found["win_rate"]) == (8, np.mean(wins))
     assert {name: part["n"] for name, part in found["by"].items()} == {"and": 4, "or": 4}
-    # Sampled again with the same keys, and counted.
-    asked, short = [p["prompt"] for p in prompts], SamplingConfig(max_new_tokens=6)
-    texts = [
-        [row["response"] for row in stages.Policy.load(folder, stage).sample(asked, n=2, sampling=short)]
-        for stage in ("ppo", "sft")
-    ]
-    wins = [np.sign(x.count("a") - y.count("a")) / 2 + 0.5 for x, y in zip(*texts, strict=True)]
-    assert found["win_rate"] == np.mean(wins)
-    assert found["lengths"] == [np.mean([len(text) for text in side]) for side in texts]
+    assert found["by"]["and"]["win_rate"] == np.mean(wins[:2] + wins[4:6])
+    assert found["lengths"] == [np.mean([len(text) for _, text in side]) for side in sides]
+    assert found["scores"] == [np.mean([text.count("a") for _, text in side]) for side in sides]
     said = capsys.readouterr().out
     assert "the ppo policy of" in said
     assert "at equal length" in said
-    # The same policy draws the same answers: it wins half against itself.
-    sft = f"{folder}:sft"
-    itself = stages.win_rates(sft, sft, tmp_path / "prompts.jsonl", tiny_task.count_a, prompts=2, sampling=short)
-    assert (itself.rate.n, itself.rate.win_rate_ci) == (2, (0.5, 0.5))
 
 
 @pytest.mark.parametrize(
