@@ -246,7 +246,7 @@ def test_html_is_shown_as_text_and_nothing_runs(labelled):
 
 
 def test_a_link_on_another_site_opens_the_page_and_leaves_no_token_behind(labelled):
-    """Browsers keep a strict cookie back where a click comes from elsewhere, as from mail: the link's page sees to it."""
+    """Browsers keep a strict cookie back where a click comes from elsewhere, as from mail; this way it is sent."""
     driver = labelled.people["bo"].driver
 
     class Mail(BaseHTTPRequestHandler):
