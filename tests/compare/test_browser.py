@@ -230,7 +230,7 @@ def test_the_page_says_how_far_they_are_and_thanks_them(labelled):
     people = labelled.people
     for person in people.values():
         assert person.end["progress"].startswith(f"{PAIRS} of {PAIRS}")
-        assert f"You have compared {PAIRS} pairs" in person.end["end"]
+        assert f"You have been through {PAIRS} pairs" in person.end["end"]
     agreed = [person.driver.find_element(By.ID, "progress").text for person in people.values()]
     assert any("agree with the others on 100%" in text and "alpha 1.00" in text for text in agreed), agreed
 
