@@ -166,7 +166,7 @@ def test_a_held_out_file_with_prompts_and_responses_of_the_training_file(tmp_pat
     check = checked(tmp_path, rows[:100], heldout=str(held))
     assert (
         found(check, "leaked_prompts").text
-        == "The prompts of 1 validation row stand in the train rows too (4.5% of the validation rows)."
+        == "The prompts of 1 held-out row stand in the train rows too (4.5% of the held-out rows)."
     )
     assert found(check, "leaked_prompts").rows == (f"{held}:1",)
     assert any(

@@ -83,9 +83,8 @@ def look_at_raters(data: Rows, show: int) -> Section | None:
         "with themselves",
         "first preferred",
     )
-    tables = [
-        Table("Agreement of each rater, lowest first (on how many pairs)", columns, rows, len(order) - len(listed))
-    ]
+    title = "Agreement of each rater, lowest first (on how many pairs)"
+    tables = [Table(title, columns, rows, len(order) - len(listed)).without_empty()]
     by_time = feedback.by_period(table.labels, table.times)
     if len(by_time.start) > 1:
         tables.append(_periods(by_time))
