@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
 from rlhf_jax.report.about import MOST, flat, groups, latest, made
+from rlhf_jax.report.agreeing import agreeing_section
 from rlhf_jax.report.findings import findings_section
 from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import moving, stage_panels
@@ -75,6 +76,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "policy_table": policy_table(summary),
         "stages": [_stage(name, run) for name in shown],
         "reward": reward_section(summary),
+        "agreeing": agreeing_section(summary),
         "samples": samples,
         "sampled_by": None if sampled is None else _policy_name(sampled, run),
         "samples_left": len(compared) - sum(len(rows) for _, rows in samples),

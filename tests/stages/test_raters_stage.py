@@ -196,21 +196,26 @@ def test_raters_is_an_option_of_the_stages_that_read_opinions():
 
 
 def test_a_reward_model_learns_from_the_votes_of_those_who_agree(tables, tmp_path, sft_run, folder, one_device):
-    """Two raters know, three answer the opposite: unfiltered their majority is learned, filtered it is not."""
+    """Two raters know, three answer the opposite: unfiltered their majority is learned, filtered it is not.
+
+    One of the two has seen half of the pairs, so that pairs weigh differently, in an ensemble and in parts of a batch.
+    """
     rows = [json.loads(line) for line in (tables / "chosen.jsonl").read_text().splitlines()]
     made = []
     for i, row in enumerate(rows):
-        for k, rater in enumerate(("ann", "bo", "cy", "dot", "eve")):
+        for k, rater in enumerate(("ann", "bo", "cy", "dot", "eve")[:: -1 if i % 2 else 1]):
+            if rater == "bo" and i % 2 and i > 5:
+                continue
             a, b = (row["chosen"], row["rejected"]) if (i + k) % 2 else (row["rejected"], row["chosen"])
             better = "a" if (a == row["chosen"]) == (rater in ("ann", "bo")) else "b"
             golden = {"golden": "a" if a == row["chosen"] else "b"} if i < 6 else {}
             made.append({"prompt": row["prompt"], "a": a, "b": b, "preference": better, "rater": rater, **golden})
     (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    base = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="rated")
+    base = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="rated", members=2, micro_batches=2)
     filtered = dataclasses.replace(base, data=dataclasses.replace(base.data, raters="filter"))
     result = stages.reward_model(filtered, mesh=one_device)
     assert result.summary["accuracy"] == 1.0
-    assert result.summary["rows"] == {"trained": 24, "held_out": 3, "test": 3, "left_out": 30}
+    assert result.summary["rows"] == {"trained": 26, "held_out": 2, "test": 2, "left_out": 30}
     warnings = result.summary["warnings"]
     assert sum("is left out: agreement 0.00 with the golden answers on 6 pairs" in text for text in warnings) == 3
     scorer = stages.Scorer.load(tmp_path / "run")
@@ -222,5 +227,6 @@ def test_a_reward_model_learns_from_the_votes_of_those_who_agree(tables, tmp_pat
     # Preference optimisation reads the same rows, as pairs whose majority comes first.
     data = dataclasses.replace(filtered.data, raters="weight")
     pairs = opinions.preferences(data, result.tokenizer, min_share=0.5, seed=0).epoch(0)
-    assert len(pairs) == 24
+    assert len(pairs) == 26
+    assert len({pair.weight for pair in pairs}) == 2  # one rater, or two
     assert all(pair.votes[1, 0] == 0 for pair in pairs)

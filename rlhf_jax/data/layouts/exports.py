@@ -1,4 +1,4 @@
-"""Exports of labelling tools, in which one record holds what several people said: unfolded to one row a rater.
+"""Records of labelling tools, each with what several people said: they are unfolded to one row a rater.
 
 ``argilla`` and ``label_studio`` read the two formats with what ``labels`` knows of names; here is which a record has.
 """

@@ -65,7 +65,7 @@ def compared(fields: Mapping[str, Any], field: str, where: str) -> Compared:
 
 
 def _numbered(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of responses by name, each with its number or letter; of several sorts the one with most fields."""
+    """The fields of responses by name, each with its number or letter; the sort that has most fields."""
     sorts: dict[str, dict[str, str]] = {}
     for name in fields:
         if found := _RESPONSE.fullmatch(name.lower()):
