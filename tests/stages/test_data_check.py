@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from rlhf_jax import cli
 from rlhf_jax.data import DataConfig, train_tokenizer, write_jsonl
 from rlhf_jax.report import write_check
 from rlhf_jax.stages.data_check import as_text, examine
@@ -165,7 +166,7 @@ def test_a_held_out_file_with_prompts_and_responses_of_the_training_file(tmp_pat
     check = checked(tmp_path, rows[:100], heldout=str(held))
     assert (
         found(check, "leaked_prompts").text
-        == "The prompts of 1 validation row stand in the train rows too (4.5% of the validation rows)."
+        == "The prompts of 1 held-out row stand in the train rows too (4.5% of the held-out rows)."
     )
     assert found(check, "leaked_prompts").rows == (f"{held}:1",)
     assert any(
@@ -317,6 +318,23 @@ def test_a_fault_of_raters_is_found(name, tmp_path):
     assert row is None or any(text.startswith(row) for text in found(check, name).rows)
 
 
+def test_a_rater_who_is_asked_again_and_says_something_else(tmp_path):
+    """Asked twice about 20 pairs, the second time in the other order: 8 answers are other ones."""
+    rows = opinions({"ann": agrees})
+    again = [
+        {
+            **row,
+            "a": row["b"],
+            "b": row["a"],
+            "preference": row["preference"] if place < 8 else opposite(row["preference"]),
+        }
+        for place, row in enumerate(rows[:20])
+    ]
+    check = checked(tmp_path, [*rows, *({**row, "time": "2026-11-28T00:00:00Z"} for row in again)])
+    assert found(check, "inconsistent_raters").rows == ("ann: the same answer in 60% of 20 repeats",)
+    assert "contradictions" not in names(check)
+
+
 def test_agreement_that_falls_is_said_with_both_figures(tmp_path):
     def later(place, truth):
         return opposite(truth) if place >= 75 and place % 2 else truth
@@ -344,3 +362,36 @@ def test_ratings_without_names_have_an_agreement_too(tmp_path):
     assert raters.figures == {"alpha": 1.0, "several": 80}
     rows = [{**row, "ratings": {"a": [4, 2], "b": [2, 4]}} for row in rows]
     assert "low_agreement" in names(checked(tmp_path, rows))
+
+
+def test_the_command_prints_writes_and_ends_with_a_status(tmp_path, capsys):
+    file, figures = tmp_path / "pairs.jsonl", tmp_path / "new" / "figures.json"
+    write_jsonl(file, [*clean(40), clean(1)[0]])
+    assert cli.run(["data", "check", str(file), "--json", str(figures)]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING  1 row repeats an earlier row word for word (2.4%)." in out
+    assert out.endswith(f"{figures}\n{file}.check.html\n")
+    assert json.loads(figures.read_text())["findings"][0]["name"] == "duplicates"
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(["data", "check", str(file), "--strict", "--to", str(tmp_path / "pages")])
+    assert (tmp_path / "pages" / "pairs.jsonl.check.html").is_file()
+    write_jsonl(file, clean(40))
+    assert cli.run(["data", "check", str(file), "--strict"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--tokenizer", "."], "--tokenizer .: there is no tokenizer.json in it; name a run or a model"),
+        (["--page", "a.html", "--to", "b"], "--page names the file and --to the folder of the same page"),
+        (["--show", "0"], "--show 0: expected at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_mistakes_in_its_options_are_named(words, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "pairs.jsonl", clean(4))
+    assert cli.run(["data", "check", "pairs.jsonl", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert cli.run(["data", "check", "none.jsonl"]) == 2
+    assert not list(tmp_path.glob("*.html"))

@@ -30,6 +30,12 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     left: int = 0  # rows that are left out
 
+    def without_empty(self) -> Table:
+        """Leave out the columns in which nothing stands."""
+        there = [place for place in range(len(self.columns)) if any(row[place] for row in self.rows)]
+        rows = tuple(tuple(row[place] for place in there) for row in self.rows)
+        return self._replace(columns=tuple(self.columns[place] for place in there), rows=rows)
+
     def is_figures(self, place: int) -> bool:
         """Whether a column holds figures, which stand below each other at their ends."""
         cells = [row[place] for row in self.rows if row[place]]
