@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import urllib.request
 
 import pytest
 
@@ -19,7 +20,7 @@ ENVIRONMENT = {
 @contextlib.contextmanager
 def serving():
     """Serve S3 on the loopback, and tell this process and those it starts where."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[stores]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[stores]'")
     server = pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[test]'")
     import fsspec
 
@@ -30,6 +31,11 @@ def serving():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             patch.setenv(name, value)
+        # moto's buckets are those of the process, whichever server made them
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+        # fsspec keeps what it has opened: one of an earlier server, or of a test without credentials, is another's
+        s3fs.S3FileSystem.clear_instance_cache()
         fsspec.filesystem("s3", use_listings_cache=False).mkdir("bucket")
         yield
+    s3fs.S3FileSystem.clear_instance_cache()
     running.stop()

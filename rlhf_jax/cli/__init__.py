@@ -18,9 +18,11 @@ from typing import Any
 
 from rlhf_jax.cli import (
     aot,
+    compare,
     distributed,
     doctor,
     errors,
+    evaluate,
     inspect,
     launch,
     pipeline,
@@ -58,10 +60,12 @@ COMMANDS: dict[str, Command] = {
     "chat": policy.chat,
     "sample": policy.sample,
     "score": results.score,
+    "evaluate": evaluate.evaluate,
     "probe": probe.probe,
     "export": results.export,
     "fetch": sources.fetch,
     "data": sources.data,
+    "compare": compare.compare,
     "doctor": doctor.doctor,
     "launch": launch.launch,
 }

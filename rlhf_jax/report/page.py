@@ -48,7 +48,7 @@ def write_report(run_dir: Path | str) -> Path:
         ('report.html', True)
     """
     run = read_run(run_dir)
-    html = _template().render(**_context(run))
+    html = template("template.html").render(**_context(run))
     target = run.path / "report.html"
     with atomic_binary(target) as file:
         # A sampled text may hold half a surrogate pair, which UTF-8 has no bytes for.
@@ -156,9 +156,14 @@ def _is_plain(name: str) -> bool:
     }
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Load one of the pages' templates, which escapes whatever it is given.
+
+    Args:
+        name: the file, beside this one.
+    """
     from jinja2 import Environment, StrictUndefined
 
     # Everything a run holds is text by strangers, and a name missing in the template is our mistake: both are strict.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))

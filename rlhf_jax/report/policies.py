@@ -54,6 +54,10 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             (f"mean score by {judge}", [_change(p, f"{name}_before", f"{name}_after") for p in policies])
             for name, judge in names.items()
         ),
+        (
+            "pairs of its own samples that the proxy orders as the judge does, before and after",
+            [_change(p, "proxy_accuracy_before", "proxy_accuracy", 3) for p in policies],
+        ),
         ("KL to the starting policy, nats a response", [_kl(p) for p in policies]),
         ("length, tokens", [_change(p, "length_before", "length", 1) for p in policies]),
         ("share of responses that end", [_change(p, "eos_rate_before", "eos_rate") for p in policies]),
@@ -110,7 +114,8 @@ def policy_section(
 
     Returns:
         What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
-        address, or empty), ``has_proxy`` (whether that drawing has a proxy reward) and ``judge`` (whose scores it has).
+        address, or empty), ``has_proxy`` (whether that drawing has a proxy reward), ``judge`` (whose scores it has) and
+        ``own_samples`` (how often the proxy orders the trained policy's samples as that judge does, in words).
     """
     # While the run is going there is no summary yet, and its log says the same.
     judge = _ruling(stage, rows, figures)
@@ -129,6 +134,7 @@ def policy_section(
         "over_optimisation": drawing,
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
         "judge": judge,
+        "own_samples": _own_samples(figures),
     }
 
 
@@ -192,6 +198,13 @@ def _judge(name: str, policies: Sequence[Mapping[str, Any]]) -> str:
     """A judge's name in a row of all policies: what it is too, where all of them say the same."""
     called = dict.fromkeys(judge_name(name, figures) for figures in policies)
     return next(iter(called)) if len(called) == 1 else judge_name(name, {})
+
+
+def _own_samples(figures: Mapping[str, Any]) -> str:
+    """How often the proxy orders pairs of the policy's own samples as the judge does; empty where nobody knows."""
+    share = _among(_share(figures, "proxy_accuracy"), figures.get("proxy_accuracy_pairs"), "pairs")
+    before = percent(figures.get("proxy_accuracy_before"))
+    return f"{share}; {before} of the starting policy's" if share and before else share
 
 
 def _named(name: str, what: str | None) -> str:
