@@ -18,7 +18,7 @@ from rlhf_jax.data.parts import Parts, cut, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
-from rlhf_jax.data.rows import Comparison
+from rlhf_jax.data.rows import Comparison, Dialogue
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -96,6 +96,37 @@ class Source:
         return [
             None if at is None else unfolded(*_rows(*at, self._config), as_it_is, "skip") for at in self._named(endings)
         ]
+
+    def text(self, parse: Parse, endings: Sequence[str]) -> Parts:
+        """Parse rows to be trained on beside something else, of which nothing has to be held out.
+
+        Args:
+            parse: as for ``parts``.
+            endings: as for ``parts``.
+
+        Returns:
+            All rows to train on, and none held out. Only where rows have prompts, or the config or the data set names
+            parts that are held out, they are cut as ``parts`` does, and what is held out is left alone: whoever samples
+            the same prompts measures with them.
+
+        Raises:
+            DataError: as for ``parts``, and when there are no rows.
+        """
+        config, name = self._config, self._config.source
+        train, *held = self._named(endings)
+        self._left_out = 0
+        rows = self._parsed(train, parse) if train else []
+        if held != [None, None] or any(isinstance(row, Dialogue) or row.prompt for row in rows):
+            parts = self.parts(parse, endings)
+            self._say(f"{name}: beside the policy's samples, only the rows to train on are used", warning=False)
+            return parts
+        if not rows:
+            raise DataError(f"{name}: expected rows of text, found none")
+        if note := repeated(rows):
+            self._say(f"{name}: {note}")
+        rows = rows[: config.limit] if config.limit else rows
+        self._say(f"{name}: {len(rows):,} rows of text to train on", warning=False)
+        return Parts(rows, [], [], left_out=self._left_out)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
