@@ -108,6 +108,9 @@ def _weights(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], flo
             "all count the same"
         )
         return (lambda row: float(row.said.confidence)), notes
+    each = ", ".join(f"{rater!r} {weight:.2f}" for rater, weight in list(weights.items())[:_NAMED])
+    more = f", and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
+    print(f"{config.source}: what a vote weighs by its rater: {each}{more}", file=sys.stderr)
     nothing = [rater for rater, weight in weights.items() if weight == 0]
     if nothing:
         notes.append(f"{config.source}: {_raters(nothing)} right no more often than by chance: weight 0")
@@ -127,7 +130,7 @@ def _filter(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], floa
     ]
     unknown = [rater for rater, by in zip(table.raters, kept.by, strict=True) if by == "nothing"]
     if unknown:
-        notes.append(f"{config.source}: of {_names(unknown)} too little is known to leave anybody out, so they stay")
+        notes.append(f"{config.source}: too little is known of {_names(unknown)} to leave anybody out, so they stay")
     return (lambda row: 0.0 if row.said.rater in out else 1.0), notes
 
 

@@ -117,7 +117,7 @@ def test_who_disagrees_with_known_answers_is_left_out_by_name(capsys):
     notes = [
         "rows.jsonl: 12 rows with known answers (golden) measure raters and are neither trained on nor held out",
         "rows.jsonl: rater 'bo' is left out: agreement 0.00 with the golden answers on 6 pairs, below 0.7",
-        "rows.jsonl: of 'cy' too little is known to leave anybody out, so they stay",
+        "rows.jsonl: too little is known of 'cy' to leave anybody out, so they stay",
         "rows.jsonl: 1 comparisons are left out: nobody who counts has given them",
     ]
     assert list(found.notes) == notes
