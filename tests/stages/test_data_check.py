@@ -205,6 +205,13 @@ def test_the_page_escapes_rows_and_stands_alone(tmp_path):
     assert "field &#39;a&#39;: expected non-empty text, found 3" in page
 
 
+def test_what_rows_hold_cannot_steer_a_terminal(tmp_path):
+    rows = [{**row, "prompt": "\x1b[2J\x1b[31mred \u202e"} if place % 2 else row for place, row in enumerate(clean(40))]
+    text = as_text(checked(tmp_path, rows))
+    assert "(50%): ?[2j?[31mred ?" in text
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
 def test_figures_are_json(tmp_path):
     check = checked(tmp_path, clean())
     figures = json.loads(json.dumps(check.to_json()))
