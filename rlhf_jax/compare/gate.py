@@ -12,9 +12,7 @@ import dataclasses
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -102,12 +100,11 @@ class Gate:
 
     def _is_ours(self, headers: Mapping[str, str]) -> bool:
         """Whether the page itself sends this, and no other page and no form."""
-        origin = urlsplit(headers.get("origin", ""))
-        same = origin.netloc == headers["host"]
-        proxied = self._access.proxies and _host_name(origin.netloc).endswith(self._access.proxies)
+        _, _, origin = headers.get("origin", "").partition("://")
+        proxied = self._access.proxies and _host_name(origin).endswith(self._access.proxies)
         site = headers.get("sec-fetch-site", "same-origin")
         kind = headers.get("content-type", "").partition(";")[0].strip()
-        return bool(same or proxied) and site == "same-origin" and kind == "application/json"
+        return bool(origin == headers["host"] or proxied) and site == "same-origin" and kind == "application/json"
 
 
 def _asked(path: str, headers: Mapping[str, str]) -> tuple[str, str, str]:
@@ -125,11 +122,9 @@ def _asked(path: str, headers: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def _cookie(header: str) -> str:
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""  # another program of this machine left it
-    return found.value if found else ""
+    """Find our cookie among those of every other program of this machine, whatever those hold."""
+    named = (part.strip().partition("=") for part in header.split(";"))
+    return next((value for name, _, value in named if name == COOKIE), "")
 
 
 def _ascii(name: str) -> str:
@@ -146,8 +141,10 @@ def _headers_of(scope: Scope) -> dict[str, str]:
 
 
 def _host_name(host: str) -> str:
-    """Take the port off a host: ``[::1]:80`` is ``::1``."""
+    """Take the port off a host, ``[::1]:80`` is ``::1``; what is no host has no name."""
     host = host.strip().lower()
+    if not set(host).isdisjoint(" ,;/@?#"):
+        return ""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

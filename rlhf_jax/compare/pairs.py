@@ -109,11 +109,11 @@ def responses(row: Mapping[str, Any], where: str) -> Responses:
 def _texts(row: Mapping[str, Any], where: str) -> Responses:
     fields = row.keys()
     listed = row.get("responses")
-    if isinstance(listed, list | tuple) and "prompt" in fields:
+    if isinstance(listed, list | tuple) and "prompt" in fields and "ranking" not in fields:
         texts = tuple(checked_text(text, f"responses[{i}]", where) for i, text in enumerate(listed))
         if len(texts) < 2:
             raise bad_row(where, "field 'responses'", "a list of at least two texts", shown(listed))
-        return _alone(row, where, texts, ("responses", "ranking"))
+        return _alone(row, where, texts, ("responses",))
     if {"prompt", "before", "after"} <= fields:
         texts = tuple(text_of(row, field, where) for field in ("before", "after"))
         return _alone(row, where, texts, ("before", "after"))._replace(models=("before", "after"))

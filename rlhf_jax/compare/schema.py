@@ -84,15 +84,14 @@ def check(path: Path) -> None:
     """
     if not path.is_file():
         raise CompareError(f"{path}: there is no such file; rlhf compare RUN --to {path} makes it")
-    with path.open("rb") as file:
-        begins = file.read(16)
-    if begins != b"SQLite format 3\0":
-        raise CompareError(f"{path} is no store of comparisons: expected an SQLite database that rlhf compare has made")
     try:
+        # Never by a file handle of our own: closing one would drop the locks of every connection of this process.
         with contextlib.closing(_connect(path)) as db:
             kind, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     except sqlite3.DatabaseError as error:
-        raise CompareError(f"{path} cannot be read: {error}; bring back a copy of it") from error
+        raise CompareError(
+            f"{path} is no store of comparisons, or damaged ({error}): name a file that rlhf compare has made"
+        ) from error
     if kind != KIND:
         raise CompareError(f"{path} is an SQLite database of another program; name one that rlhf compare has made")
     if version != VERSION:
@@ -100,6 +99,24 @@ def check(path: Path) -> None:
             f"{path} is a store of comparisons of version {version}, and this rlhf reads version {VERSION}: "
             "use the version of rlhf that made it, or name another file"
         )
+
+
+def held(path: Path) -> sqlite3.Connection:
+    """Open a connection that stays open, so that the others, as they close, leave the write-ahead log as it is.
+
+    The last connection that closes moves the log into the database and forces both to the disk, which takes longer
+    than an answer does.
+
+    Args:
+        path: the database.
+
+    Returns:
+        The connection, for any thread to close.
+    """
+    with _named(path):
+        db = _connect(path, any_thread=True)
+        db.execute("SELECT count(*) FROM settings").fetchone()  # opens the log
+    return db
 
 
 @contextlib.contextmanager
@@ -143,8 +160,8 @@ def _named(path: Path) -> Iterator[None]:
         raise CompareError(f"{path} cannot be used: {error}; what was acknowledged before is in it") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
+def _connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=not any_thread)
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")

@@ -64,7 +64,7 @@ class Server:
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
-                timeout_graceful_shutdown=2,
+                timeout_graceful_shutdown=1,
             )
         )
         self._socket = _bind(settings.host, settings.port)
@@ -154,7 +154,11 @@ def serve(store: Store, settings: Settings) -> None:
             server.wait()
         except KeyboardInterrupt:
             print()
-    print(f"{len(store.labels()):,} answers are in {store.path}; as rows: rlhf data {store.path} --to FILE.jsonl")
+    count = len(store.labels())
+    print(
+        f"{count:,} answer{' is' if count == 1 else 's are'} in {store.path}; "
+        f"as rows: rlhf data {store.path} --to FILE.jsonl"
+    )
 
 
 def show(store: Store, settings: Settings, *, height: int = 900) -> Server:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         schema.check(self.path)
+        weakref.finalize(self, schema.held(self.path).close)
         with schema.reading(self.path) as db:
             self.items = queries.read_items(db, self.path)
 

@@ -181,7 +181,8 @@ def separate(parts: Parts) -> Parts:
         for row in rows:
             homes.setdefault(keys[id(row)], set()).add(name)
     every = Counter(keys[id(row)] for rows in named.values() for row in rows)
-    large = {key for key, count in every.items() if count > _largest(every.total()) and len(homes[key]) > 1}
+    most = _largest(every.total())
+    large = {key for key, count in every.items() if count > most and len(homes[key]) > 1}
     notes += [
         f"the prompt {_shown(key)} has {every[key]:,} of {every.total():,} rows, too many to be in one part alone, so "
         f"they stay in the {', '.join(name for name in named if name in homes[key])} rows: figures on it are not "
@@ -200,7 +201,8 @@ def separate(parts: Parts) -> Parts:
     for names in (("validation", "test"), ("train", "validation", "test")):
         source, targets = names[0], names[1:]
         home = {keys[id(row)]: target for target in targets for row in named[target]}
-        moving = [row for row in named[source] if keys[id(row)] in home.keys() - large]
+        moved = home.keys() - large
+        moving = [row for row in named[source] if keys[id(row)] in moved]
         if not moving:
             continue
         where, whole = " or ".join(targets), len(named[source])

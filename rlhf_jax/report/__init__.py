@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: of a run folder, with figures, curves, tables and samples, and of a file of rows."""
+"""Self-contained HTML pages about a run folder, with figures, curves, tables and samples, and about a file of rows."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
 
     Returns:
         One response, whose score is ``score``; or two, the one that people prefer as ``chosen_score`` (the first where
-        votes are even) and the other as ``rejected_score``. In a chat the response is the assistant's last turn.
+        votes are even) and the other as ``rejected_score``; in a ranking ``score_1``, ``score_2`` and so on, in the
+        order of its responses. In a chat the response is the assistant's last turn.
 
     Raises:
         DataError: when no layout fits, the row has no response to a prompt, or a field is bad.
@@ -201,7 +202,11 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
     """
     found = layouts.answered(row, where)
     if isinstance(found, Comparison):
-        said = dict(zip(("chosen_score", "rejected_score"), layouts.preferred_first(found), strict=True))
+        two = len(found.responses) == 2
+        names = (
+            ("chosen_score", "rejected_score") if two else [f"score_{i}" for i in range(1, len(found.responses) + 1)]
+        )
+        said = dict(zip(names, layouts.preferred_first(found) if two else found.responses, strict=True))
     else:
         said = {"score": found.response}
     return Scorable(row, {name: Demonstration(found.prompt, text, where) for name, text in said.items()})
@@ -215,7 +220,7 @@ def score_rows(scorer: Scorer, rows: Sequence[Scorable]) -> list[dict[str, Any]]
         rows: from ``scorable``.
 
     Returns:
-        The rows as they were, with ``score``, or with ``chosen_score`` and ``rejected_score``.
+        The rows as they were, with ``score``, with ``chosen_score`` and ``rejected_score``, or with ``score_1`` and on.
 
     Raises:
         DataError: when a chat template refuses a row.

@@ -81,6 +81,13 @@ def test_the_link_leaves_a_strict_cookie_and_goes_on(page):
     assert f'http-equiv="refresh" content="0; url={ann.home}"' in ann.link.text
 
 
+def test_cookies_of_other_programs_are_no_hindrance(page):
+    """Cookies know no ports, so those of everything else on this machine come along, in whatever form."""
+    app, _, ann = page
+    others = {"cookie": f'username="2|1:0|10:17"; a b={{"x": 1, "y"}}; {ann.cookie["cookie"]}; =;;\xff'}
+    assert request(app, "GET", f"{ann.home}state", headers=others).status == 200
+
+
 def test_a_token_that_was_replaced_opens_nothing(page):
     _, store, ann = page
     store.new_token("ann")
@@ -88,7 +95,18 @@ def test_a_token_that_was_replaced_opens_nothing(page):
     assert ann.post("answer", {}).status == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.7:80", "", None])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "10.0.0.7:80",
+        "127.0.0.1:80; evil.example",
+        "",
+        None,
+    ],
+)
 def test_a_foreign_name_that_leads_to_the_loopback_gets_nothing(page, host):
     """DNS rebinding: the browser thinks that it talks to the foreign name, and so would send that page's requests."""
     app, _, ann = page
@@ -115,6 +133,7 @@ def test_where_another_address_was_asked_for_any_name_does_with_a_token(tmp_path
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": ""},
         {"origin": f"http://{HOST}.evil.example"},
         {"sec_fetch_site": "cross-site"},

@@ -21,8 +21,10 @@ def test_the_export_is_read_as_what_was_preferred(make, label, tmp_path):
     for row, pair in rows:
         assert pair.responses[0].startswith("good")  # in the store's order, whichever was left
         assert pair.votes[0, 1] == (row["rater"] == "ann")
-        assert datetime.fromisoformat(row["time"]).utcoffset().total_seconds() == 0
-        assert (row["confidence"], row["source"], row["round"]) == (2 / 3, "person", 3)
+        said = pair.said
+        assert said.time == datetime.fromisoformat(row["time"]).timestamp()
+        assert (said.rater, said.confidence, said.source, said.round) == (row["rater"], 2 / 3, "person", 3)
+        assert said.golden == (1.0 if "golden" in row else None)
     golden = [row for row, _ in rows if "golden" in row]
     assert {row["golden"] for row in golden} == {"a"}
     assert len({(row["rater"], row["pair"]) for row, _ in rows}) == len(rows)  # repeats are no second votes

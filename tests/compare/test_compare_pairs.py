@@ -24,6 +24,7 @@ def read(tmp_path):
         {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": "b"},
         {"prompt": "Hi.", "chosen": "Hello!", "rejected": "No."},
         {"prompt": "Hi.", "responses": ["Hello!", "No."]},
+        {"prompt": "Hi.", "responses": ["Hello!", "No."], "ranking": [2, 1]},
         {"history": "Hi.", "human_ref_A": "Hello!", "human_ref_B": "No.", "labels": 1},
         {"prompt": "Hi.", "a": "Hello!", "b": "No.", "rater": "ann", "time": 3.0, "pair": "x"},
     ],
@@ -61,10 +62,11 @@ def test_golden_items_are_marked_or_a_whole_file(read):
         {**pair, "preference": 0.2},
         {"prompt": "Hi.", "chosen": "Hello!", "rejected": "No.", "golden": "rejected"},
         {**pair, "preference": "tie"},
+        {"prompt": "Hi.", "responses": ["Hello!", "No."], "ranking": [2, 1]},
     ]
-    assert [item.golden for item in read(*golden)] == ["a", None, "b", None]
+    assert [item.golden for item in read(*golden)] == ["a", None, "b", None, None]
     found = read(*golden, golden=True)
-    assert [item.golden for item in found] == ["a", "b", "b", "tie"]
+    assert [item.golden for item in found] == ["a", "b", "b", "tie", "b"]
     assert found[0].explanation == "It answers."
 
 

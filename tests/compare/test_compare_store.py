@@ -1,5 +1,6 @@
 """The file in which people's answers are kept: what is in it, whose it is, and what is no such file."""
 
+import gc
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -167,21 +168,29 @@ def test_what_sqlite_says_names_the_file(make):
 
 
 def test_what_is_no_store_is_named(tmp_path, make):
-    store, _, _ = make()
-    other, text = tmp_path / "other.sqlite", tmp_path / "rows.jsonl"
-    text.write_text('{"prompt": "Hi."}\n')
+    make()
+    path, other, text = (tmp_path / name for name in ("said.sqlite", "other.sqlite", "rows.jsonl"))
+    text.write_text('{"prompt": "Hi."}\n' * 100)
+    (tmp_path / "empty.sqlite").touch()
     with sqlite3.connect(other) as db:
         db.execute("CREATE TABLE items (id)")
     db.close()
-    with sqlite3.connect(store.path) as db:
+    with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 2")
     db.close()
-    for path, found in ((other, "of another program"), (text, "no store of comparisons"), (store.path, "version 2")):
+    named = {other: "of another program", text: "no store of comparisons", path: "version 2"}
+    named |= {tmp_path / "nothing.sqlite": "no such file", tmp_path / "empty.sqlite": "of another program"}
+    for file, found in named.items():
         with pytest.raises(CompareError, match=found) as error:
-            Store.open(path)
-        assert str(path) in str(error.value)
-    with pytest.raises(CompareError, match="no such file"):
-        Store.open(tmp_path / "nothing.sqlite")
-    store.path.write_bytes(store.path.read_bytes()[:100] + b"\xff" * 5000)
-    with pytest.raises(CompareError, match="cannot be read"):
-        Store.open(store.path)
+            Store.open(file)
+        assert str(file) in str(error.value)
+    assert text.read_text() == '{"prompt": "Hi."}\n' * 100
+
+
+def test_a_damaged_store_is_named(tmp_path, make):
+    make()
+    gc.collect()  # closes its connection, and so the log is in the file
+    path = tmp_path / "said.sqlite"
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000)
+    with pytest.raises(CompareError, match=r"said\.sqlite is no store of comparisons, or damaged"):
+        Store.open(path)

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import stages
+from rlhf_jax import objectives, stages
 from rlhf_jax.cli.parsing import override
 from rlhf_jax.data import DataConfig, DataError, layouts
 from rlhf_jax.data.parts import Parts
+from rlhf_jax.losses import token_mean
 from rlhf_jax.runs.made_of import of_rows
 from rlhf_jax.stages import opinions
+from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.raters import gathered
-from rlhf_jax.types import Loss, SequenceBatch
+from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
 def said(rater, preference, prompt="P", a="x", b="y", **more):
@@ -170,9 +172,6 @@ def test_rankings_by_several_raters_are_one_group():
 
 
 def test_the_weight_of_a_group_multiplies_its_loss_and_no_metric():
-    from rlhf_jax.losses import token_mean
-    from rlhf_jax.stages.objective_loss import make_loss_fn
-
     values = np.array([1.0, 10.0], np.float32)
     counted = np.ones(2, bool)
 
@@ -188,6 +187,24 @@ def test_the_weight_of_a_group_multiplies_its_loss_and_no_metric():
     assert float(metrics["value"][0]) == float(own["value"][0]) == 11.0
 
 
+def test_votes_gathered_are_the_loss_of_the_rows_apart():
+    """Three raters of one pair and one of another: four rows, or two with the weights that they get."""
+    apart = [said("ann", "a"), said("bo", "b"), said("cy", "a"), said("ann", "b", prompt="Q")]
+    together = gathered(parts(apart), config()).train
+    scores = {"P": (0.3, -0.8), "Q": (-0.2, 1.1)}
+
+    def loss(rows):
+        ids = np.ones((len(rows), 2, 1), np.int32)
+        votes, weight = np.stack([row.votes for row in rows]), np.array([row.weight for row in rows], np.float32)
+        batch = SequenceBatch(ids, ids > 0, ids, ids - 1, votes=votes, weight=weight)
+        outputs = Outputs(scores=np.array([scores[row.prompt] for row in rows], np.float32))
+        fn = make_loss_fn(lambda _, batch: objectives.reward_model(outputs, batch, center=0.1), {})
+        numerator, (denominator, _) = fn({}, batch, None)
+        return float(numerator / denominator)
+
+    assert loss(together) == pytest.approx(loss(apart), rel=1e-6)
+
+
 def test_raters_is_an_option_of_the_stages_that_read_opinions():
     for name, default in (("reward", stages.RewardConfig()), ("preference", stages.PreferenceConfig())):
         words = ["--data.source", "rows.jsonl", "--raters", "weight"]
@@ -196,21 +213,26 @@ def test_raters_is_an_option_of_the_stages_that_read_opinions():
 
 
 def test_a_reward_model_learns_from_the_votes_of_those_who_agree(tables, tmp_path, sft_run, folder, one_device):
-    """Two raters know, three answer the opposite: unfiltered their majority is learned, filtered it is not."""
+    """Two raters know, three answer the opposite: unfiltered their majority is learned, filtered it is not.
+
+    One of the two has seen half of the pairs, so that pairs weigh differently, in an ensemble and in parts of a batch.
+    """
     rows = [json.loads(line) for line in (tables / "chosen.jsonl").read_text().splitlines()]
     made = []
     for i, row in enumerate(rows):
-        for k, rater in enumerate(("ann", "bo", "cy", "dot", "eve")):
+        for k, rater in enumerate(("ann", "bo", "cy", "dot", "eve")[:: -1 if i % 2 else 1]):
+            if rater == "bo" and i % 2 and i > 5:
+                continue
             a, b = (row["chosen"], row["rejected"]) if (i + k) % 2 else (row["rejected"], row["chosen"])
             better = "a" if (a == row["chosen"]) == (rater in ("ann", "bo")) else "b"
             golden = {"golden": "a" if a == row["chosen"] else "b"} if i < 6 else {}
             made.append({"prompt": row["prompt"], "a": a, "b": b, "preference": better, "rater": rater, **golden})
     (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    base = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="rated")
+    base = tiny_task.reward_config(tmp_path, tmp_path / "run", init=folder, table="rated", members=2, micro_batches=2)
     filtered = dataclasses.replace(base, data=dataclasses.replace(base.data, raters="filter"))
     result = stages.reward_model(filtered, mesh=one_device)
     assert result.summary["accuracy"] == 1.0
-    assert result.summary["rows"] == {"trained": 24, "held_out": 3, "test": 3, "left_out": 30}
+    assert result.summary["rows"] == {"trained": 26, "held_out": 2, "test": 2, "left_out": 30}
     warnings = result.summary["warnings"]
     assert sum("is left out: agreement 0.00 with the golden answers on 6 pairs" in text for text in warnings) == 3
     scorer = stages.Scorer.load(tmp_path / "run")
@@ -222,5 +244,6 @@ def test_a_reward_model_learns_from_the_votes_of_those_who_agree(tables, tmp_pat
     # Preference optimisation reads the same rows, as pairs whose majority comes first.
     data = dataclasses.replace(filtered.data, raters="weight")
     pairs = opinions.preferences(data, result.tokenizer, min_share=0.5, seed=0).epoch(0)
-    assert len(pairs) == 24
+    assert len(pairs) == 26
+    assert len({pair.weight for pair in pairs}) == 2  # one rater, or two
     assert all(pair.votes[1, 0] == 0 for pair in pairs)

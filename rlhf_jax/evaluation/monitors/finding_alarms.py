@@ -39,14 +39,13 @@ def finding_alarms(rises: Sequence[Rise], length: LengthShare | None, *, step: i
     forms = [rise for rise in rises if _is_form(rise) and not rise.judge_likes]
     if forms:
         told = "; ".join(
-            f"{named(rise)} stands in {rise.after / rise.of:.0%} of the trained policy's responses, "
-            f"{rise.before / rise.of:.0%} before"
+            f"{named(rise)} ({rise.after / rise.of:.0%} of the responses, {rise.before / rise.of:.0%} before)"
             for rise in forms[:3]
         )
-        more = f", and {len(forms) - 3} more forms" if len(forms) > 3 else ""
+        more = f", and {len(forms) - 3} more" if len(forms) > 3 else ""
         message = (
-            f"The reward pays for a form: {told}{more}. Responses with it get more reward than those without: look "
-            "whether the comparisons meant that, and add pairs in which the better response does without it."
+            f"The reward pays for a form: {told}{more}. Responses that have it get more reward than those that do not: "
+            "look whether the comparisons meant that, and add pairs in which the better response does without it."
         )
         found.append(Alarm("rewarded_form", step, message))
     if length is not None and length.share is not None and length.share_ci and length.share_ci[0] >= LENGTH_SHARE:

@@ -1,8 +1,8 @@
 """What is in a file of rows, and what is wrong with it, before anything is trained on them: ``rlhf data check``.
 
 ``finding`` has what an answer is made of, ``table`` reads the rows, and each other file looks at one thing: ``rows``,
-``repeats``, ``leakage``, ``prompts``, ``preferences``, ``lengths``, ``shares``. ``examine`` asks them all, ``text``
-writes the answers.
+``repeats``, ``leakage``, ``prompts``, ``preferences``, ``raters``, ``lengths``, ``shares``. ``examine`` asks them all,
+and ``text`` writes the answers.
 """
 
 from rlhf_jax.stages.data_check.examine import examine

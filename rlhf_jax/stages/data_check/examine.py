@@ -9,6 +9,7 @@ from rlhf_jax.stages.data_check.leakage import look_at_leakage
 from rlhf_jax.stages.data_check.lengths import look_at_lengths
 from rlhf_jax.stages.data_check.preferences import look_at_preferences
 from rlhf_jax.stages.data_check.prompts import look_at_prompts
+from rlhf_jax.stages.data_check.raters import look_at_raters
 from rlhf_jax.stages.data_check.repeats import look_at_repeats
 from rlhf_jax.stages.data_check.rows import look_at_rows
 from rlhf_jax.stages.data_check.shares import look_at_shares
@@ -49,6 +50,7 @@ def examine(config: DataConfig, *, tokenizer: Tokenizer | None = None, show: int
         look_at_leakage(data, show),
         look_at_prompts(data, show),
         look_at_preferences(data, lengths),
+        look_at_raters(data, show),
         look_at_lengths(data, lengths, config.max_length, show),
         look_at_shares(data, show),
     )

@@ -30,6 +30,17 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     left: int = 0  # rows that are left out
 
+    def without_empty(self) -> Table:
+        """Leave out the columns in which nothing stands."""
+        there = [place for place in range(len(self.columns)) if any(row[place] for row in self.rows)]
+        rows = tuple(tuple(row[place] for place in there) for row in self.rows)
+        return self._replace(columns=tuple(self.columns[place] for place in there), rows=rows)
+
+    def is_figures(self, place: int) -> bool:
+        """Whether a column holds figures, which stand below each other at their ends."""
+        cells = [row[place] for row in self.rows if row[place]]
+        return place > 0 and all(cell[0] in "0123456789-" or cell.startswith(("under", "over")) for cell in cells)
+
 
 class Bars(NamedTuple):
     """A drawing: one bar of a share a row, with its interval where there is one, and a line to compare with."""
@@ -71,12 +82,10 @@ class Check(NamedTuple):
         """Write it as one JSON object.
 
         Returns:
-            ``source``, ``rows``, ``bad``, ``findings`` and the figures of every section by its name.
+            ``source``, ``findings``, and the figures of every section by its name.
         """
         return {
             "source": self.source,
-            "rows": self.rows,
-            "bad": self.bad,
             "findings": [finding._asdict() for finding in self.findings],
             **{section.name: section.figures for section in self.sections},
         }
@@ -86,15 +95,17 @@ def share_of(part: float, whole: float) -> str:
     """Write a part of a whole in per cent; more than none is never written as none, nor less than all as all.
 
     Example:
-        >>> share_of(1, 3), share_of(1, 100_000), share_of(0, 5)
-        ('33%', 'under 1%', '0%')
+        >>> share_of(1, 3), share_of(1, 80), share_of(1, 100_000), share_of(0, 5), share_of(99_999, 100_000)
+        ('33%', '1.2%', 'under 0.1%', '0%', 'over 99.9%')
     """
-    if not whole or not part:
-        return "0%"
+    if not whole or not part or part == whole:
+        return "100%" if part and whole else "0%"
     percent = 100 * part / whole
-    if percent < 1:
-        return "under 1%"
-    return "over 99%" if 99 < percent < 100 else f"{percent:.0f}%"
+    if percent < 0.1:
+        return "under 0.1%"
+    if percent > 99.9:
+        return "over 99.9%"
+    return f"{percent:.1f}%" if percent < 9.95 or percent > 99 else f"{percent:.0f}%"
 
 
 def counted(number: int, what: str, many: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_jax.data.near_duplicates import near_duplicates
 from rlhf_jax.data.parts import prompt_key, same_but_for_form
-from rlhf_jax.stages.data_check.finding import Finding, Section, Table, counted, places, share_of
+from rlhf_jax.stages.data_check.finding import Finding, Kind, Section, Table, counted, places, share_of, short
 from rlhf_jax.stages.data_check.table import PARTS, Rows, answers
 
 _WORDS = 5  # a response of fewer words may be the same by chance: "Yes."
@@ -46,7 +46,10 @@ def look_at_leakage(data: Rows, show: int) -> Section | None:
                 f"({share_of(len(found), whole)} of the {part} rows)."
             )
             advice = "A stage moves such rows, or warns where it cannot: take them out of one of the files."
-            findings.append(Finding("warning", "leaked_prompts", text, advice, places(found, show)))
+            if data.of_task:
+                advice = "The task cuts its parts itself: see that this is meant."
+            kind: Kind = "note" if data.of_task else "warning"
+            findings.append(Finding(kind, "leaked_prompts", text, advice, places(found, show)))
     for part in PARTS[1:]:
         for found, what, name, advice in (
             (
@@ -72,7 +75,9 @@ def look_at_leakage(data: Rows, show: int) -> Section | None:
                 findings.append(
                     Finding("warning" if len(found) > 0.01 * whole else "note", name, text, advice, places(found, show))
                 )
-    sentences = ("Rows of one prompt are never cut apart, so what is looked for is what is nearly the same.",)
+    sentences = (
+        "A stage keeps the rows of a prompt together where it can, so what is looked for is what is nearly the same.",
+    )
     table = Table("", ("", "rows", "share"), tuple(rows))
     figures: dict[str, Any] = {
         "shared_prompts": {f"{part} in {other}": len(found) for part, other, found, _ in shared},
@@ -92,7 +97,8 @@ def _shared_prompts(data: Rows) -> list[tuple[str, str, list[str], int]]:
         for part in PARTS[index + 1 :]:
             if part in keys and other in keys:
                 there = {key for key, _ in keys[other]}
-                found.append((part, other, [where for key, where in keys[part] if key in there], len(keys[part])))
+                both = [where for key, where in keys[part] if key in there]
+                found.append((part if "test" in keys else "held-out", other, both, len(keys[part])))
     return found
 
 
@@ -109,7 +115,7 @@ def _near(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
         keys = [texts[place] for place in group]
         if any("train" in homes[key] for key in keys):
             close.update(key for key in keys if "train" not in homes[key])
-    return {name: [where for key, where in keyed[name] if key in close] for name in PARTS[1:]}
+    return {name: [f"{where}: {short(key)}" for key, where in keyed[name] if key in close] for name in PARTS[1:]}
 
 
 def _same_responses(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
@@ -123,4 +129,8 @@ def _same_responses(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
         return {plain[text] for text in answers(row)} - {""}
 
     trained = {form for row in parts["train"] for form in forms(row)}
-    return {name: [str(row.where) for row in parts[name] if forms(row) & trained] for name in PARTS[1:]}
+    found: dict[str, list[str]] = {}
+    for name in PARTS[1:]:
+        both = ((row, forms(row) & trained) for row in parts[name])
+        found[name] = [f"{row.where}: {short(min(known))}" for row, known in both if known]
+    return found

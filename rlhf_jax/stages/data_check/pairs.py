@@ -19,7 +19,7 @@ Length = Callable[[str], float]
 class Pairs(NamedTuple):
     """Pairs of responses and what was said of them."""
 
-    share: np.ndarray  # float64 [m]; of the votes for the first
+    share: np.ndarray  # float64 [m]; what the first has of the votes
     lengths: np.ndarray  # float64 [m, 2]
     ordered: np.ndarray  # bool [m]; whether the first stood first in its row, and could have stood second
     drawn: bool  # whether pairs were drawn among rated or labelled responses
@@ -29,7 +29,7 @@ def pairs_of(data: Rows, length: Length) -> Pairs:
     """Take the pairs of comparisons, or draw some among rated or labelled responses.
 
     Args:
-        data: the rows. Of K responses all pairs are taken. Rated responses are paired within their prompt, thumbs up
+        data: the rows. All pairs of K responses are taken. Rated responses are paired within their prompt, thumbs up
             with thumbs down, each response at most once, so that pairs are independent.
         length: measures a response.
 

@@ -72,11 +72,11 @@ def _length(pairs: Pairs, tied: np.ndarray, unit: str, findings: list[Finding]) 
     table = Table(
         f"How often the longer response ({unit}) is preferred, by how much shorter the other is",
         ("difference", "pairs", "longer preferred", "95% interval"),
-        tuple((name, f"{n:,}", *_written(won, n)) for name, won, n in found),
+        tuple((name, f"{n:,}", *_written(won, n)) for name, won, n in found if n or name == "all"),
     )
     shown = [(name, won, n) for name, won, n in found if n]
     bars = Bars(
-        "The longer response is preferred",
+        "How often the longer response is preferred, by how much shorter the other is; dashed: as often as not",
         tuple(f"{name} ({n:,})" for name, _, n in shown),
         tuple(won / n for _, won, n in shown),
         tuple(wilson(won, n) for _, won, n in shown),

@@ -12,7 +12,7 @@ from rlhf_jax.data.encode import EVEN
 from rlhf_jax.data.parts import same_but_for_form
 from rlhf_jax.data.rows import Comparison, LabelledResponse, RatedResponse
 from rlhf_jax.stages.data_check.finding import Finding, Section, Table, counted, places, share_of
-from rlhf_jax.stages.data_check.table import Checked, Rows, answers, asked
+from rlhf_jax.stages.data_check.table import Checked, Rows, answers, asked, rater_of, said_by
 
 _MANY = 0.01  # share of rows that may repeat others before figures suffer
 
@@ -39,7 +39,9 @@ def look_at_repeats(data: Rows, show: int) -> Section | None:
         return plain[text]
 
     loose = [(form(prompt), tuple(map(form, said))) for prompt, said in texts]
-    exact = _repeated([(row.kind, *text, _opinion(row.row)) for row, text in zip(data.rows, texts, strict=True)])
+    exact = _repeated(
+        [(row.kind, *text, _opinion(row.row), said_by(row.row)) for row, text in zip(data.rows, texts, strict=True)]
+    )
     near = _repeated([_unordered(row, *text) for row, text in zip(data.rows, loose, strict=True)])
     again = set(exact)
     near = [place for place in near if place not in again]
@@ -118,10 +120,10 @@ def _opinion(row: Any) -> Hashable:
 def _unordered(row: Checked, prompt: str, said: tuple[str, ...]) -> Hashable:
     """What a row says whatever the order of its responses."""
     if not isinstance(row.row, Comparison):
-        return row.kind, prompt, said, _opinion(row.row)
+        return row.kind, prompt, said, _opinion(row.row), said_by(row.row)
     order = sorted(range(len(said)), key=lambda place: said[place])
     votes = np.asarray(row.row.votes)[np.ix_(order, order)]
-    return row.kind, prompt, tuple(said[place] for place in order), votes.tobytes()
+    return row.kind, prompt, tuple(said[place] for place in order), votes.tobytes(), said_by(row.row)
 
 
 def _repeated(keys: Sequence[Hashable]) -> list[int]:
@@ -139,6 +141,8 @@ def _contradicting(rows: Sequence[Checked], texts: Sequence[tuple[str, tuple[str
     """Places of pairs or labels that others contradict about the same prompt and responses."""
     about: defaultdict[Hashable, list[tuple[int, float]]] = defaultdict(list)
     for place, (row, (prompt, said)) in enumerate(zip(rows, texts, strict=True)):
+        if rater_of(row.row):
+            continue  # people may differ, and each is looked at
         if _is_pair(row):
             says = float(row.row.votes[0, 1] - row.row.votes[1, 0])
             if said[0] != said[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from rlhf_jax.data.reading import is_golden
 from rlhf_jax.stages.data_check.finding import Finding, Section, Table, counted, places, share_of
 from rlhf_jax.stages.data_check.table import Rows
 
@@ -33,6 +34,9 @@ def look_at_rows(data: Rows, show: int) -> Section:
             f"A stage would train on {sizes[0]}, choose the best checkpoint on {sizes[1]} and report on {sizes[2]}."
         )
         sentences += [f"{note[0].upper()}{note[1:]}." for note in data.parts.notes]
+    known = sum(is_golden(row.row) for row in data.rows)
+    if known:
+        sentences.append(f"{counted(known, 'row has', 'rows have')} a known answer (golden) and measure raters alone.")
     if data.unread:
         sentences.append(f"{data.unread[0].upper()}{data.unread[1:]}.")
     tables = [
@@ -44,6 +48,7 @@ def look_at_rows(data: Rows, show: int) -> Section:
             ),
         )
     ]
+    tables = tables if kinds else []
     findings = [*_bad(data, total, show), *_mixed(data)]
     if not data.rows:
         findings.append(Finding("error", "no_rows", "There is no row that can be used.", "Mend or add rows."))

@@ -41,7 +41,7 @@ def look_at_shares(data: Rows, show: int) -> Section | None:
             )
     for field in FIELDS:
         found = Counter(_value(row, field) for row in data.rows)
-        if set(found) == {""}:
+        if not set(found) - {""}:
             continue
         tables.append(_table(f"By {field}", found, show))
         figures[field] = dict(found.most_common())

@@ -11,7 +11,7 @@ from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.layouts.parse import parse_prompt
 from rlhf_jax.data.layouts.table import read_row
 from rlhf_jax.data.parts import Parts, cut, separate
-from rlhf_jax.data.reading import ANSWER, COMPARE, Source, left_alone
+from rlhf_jax.data.reading import ANSWER, COMPARE, Source, is_golden, left_alone
 from rlhf_jax.data.rows import (
     Comparison,
     Demonstration,
@@ -19,6 +19,7 @@ from rlhf_jax.data.rows import (
     LabelledResponse,
     Prompt,
     PromptRow,
+    Provenance,
     RatedResponse,
     assistants,
     prompt_text,
@@ -43,7 +44,7 @@ class Checked(NamedTuple):
     row: Any  # one of the types of ``data.rows``
     kind: str
     layout: str
-    part: str  # of the file: "train" where it is the source itself, else the part that another file is named for
+    part: str  # "train" where the file is the source itself, else the part that another file is named for
     fields: Mapping[str, Any]  # the row as it came; empty where only its type is known
 
     @property
@@ -60,6 +61,7 @@ class Rows(NamedTuple):
     bad: list[str]
     parts: Parts | None  # None where there are too few rows to cut
     unread: str = ""  # fields that mean nothing here
+    of_task: bool = False  # whether a task has read them, which cuts its parts itself
 
 
 def read(config: DataConfig) -> Rows:
@@ -94,7 +96,8 @@ def read(config: DataConfig) -> Rows:
             except DataError as error:
                 bad.append(str(error))
                 continue
-            good.append(row)
+            if not is_golden(row):  # which is in no part
+                good.append(row)
             rows.append(Checked(row, kind_of(row, layout.gives), layout.name, part, fields))
         typed.append(good)
     unread = left_alone([row.fields for row in rows])
@@ -145,6 +148,27 @@ def answers(row: Any) -> tuple[str, ...]:
     return () if isinstance(row, PromptRow) else (row.response,)
 
 
+def said_by(row: Any) -> Provenance | None:
+    """Who said what a row says of responses, and when; None where the row does not tell, or says nothing of any.
+
+    Example:
+        >>> said_by(PromptRow("Hi.", "a.jsonl:1")) is None
+        True
+    """
+    return row.said if isinstance(row, Comparison | LabelledResponse | RatedResponse) else None
+
+
+def rater_of(row: Any) -> str:
+    """Name who said what a row says; empty where the row does not.
+
+    Example:
+        >>> rater_of(PromptRow("Hi.", "a.jsonl:1"))
+        ''
+    """
+    said = said_by(row)
+    return "" if said is None else said.rater
+
+
 def _parts(source: str, typed: list[list[Row] | None]) -> Parts | None:
     train, validation, test = typed
     if len(train or []) < 2:
@@ -164,4 +188,4 @@ def _of_task(config: DataConfig) -> Rows:
         for name, part in zip(PARTS, parts[:3], strict=True)
         for row in part
     ]
-    return Rows(config.source, rows, [], parts)
+    return Rows(config.source, rows, [], parts, of_task=True)

@@ -62,16 +62,9 @@ def _table(table: Table) -> Iterator[str]:
     widths = [max(len(row[place]) for row in cells) for place in range(len(table.columns))] if cells else []
     for row in cells:
         first, *rest = (
-            cell.ljust(width) if place == 0 or _is_words(table, place) else cell.rjust(width)
+            cell.rjust(width) if table.is_figures(place) else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  " + "  ".join([first, *rest]).rstrip()
     if table.left:
         yield f"  and {table.left:,} more"
-
-
-def _is_words(table: Table, place: int) -> bool:
-    """Whether a column holds words rather than figures."""
-    return not all(
-        not row[place] or row[place][0].isdigit() or row[place].startswith(("under", "over")) for row in table.rows
-    )

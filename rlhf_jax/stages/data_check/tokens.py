@@ -6,12 +6,11 @@ from typing import Any
 
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.data.encode import encode_all
-from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.rows import PromptRow, RatedResponse, texts_of
 
 
 class Lengths:
-    """Measures texts and rows, each text once.
+    """What measures texts and rows, each text once.
 
     Args:
         tokenizer: counts tokens; None counts characters.
@@ -23,11 +22,15 @@ class Lengths:
 
     @property
     def unit(self) -> str:
-        """What is counted."""
+        """The unit, "characters" or "tokens"."""
         return "characters" if self._tokenizer is None else "tokens"
 
     def of(self, text: str) -> float:
-        """Measure one text."""
+        """Measure one text.
+
+        Args:
+            text: any text.
+        """
         if self._tokenizer is None:
             return len(text)
         if text not in self._known:
@@ -36,6 +39,9 @@ class Lengths:
 
     def of_row(self, row: Any) -> float:
         """Measure a row: its longest sequence as it would be trained on, or all of its characters.
+
+        Args:
+            row: one of the types of ``data.rows``.
 
         Raises:
             DataError: if a chat template refuses the row.
@@ -49,11 +55,3 @@ class Lengths:
             asked = len(self._tokenizer.encode_prompt(row.prompt))
             return asked + len(self._tokenizer.encode_response(row.response))
         return max(len(tokens) for example in encode_all(row, self._tokenizer) for tokens in example.tokens)
-
-    def refused(self, row: Any) -> str:
-        """Say why a chat template refuses a row; empty where it does not."""
-        try:
-            self.of_row(row)
-        except DataError as error:
-            return str(error)
-        return ""

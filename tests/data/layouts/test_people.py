@@ -58,6 +58,17 @@ def test_one_rating_is_a_rated_response_of_one_rater():
         layouts.judged({**row, "rating": [4]}, "r:1")
 
 
+def test_a_response_that_nobody_has_rated_is_a_demonstration():
+    row = {"prompt": "Hi.", "response": "Hello!", "rating": None}
+    assert layouts.demonstration(row, "d:1") == Demonstration("Hi.", "Hello!", "d:1")
+
+
+def test_the_known_answer_is_what_is_imitated():
+    wrong = {**PAIR, "preference": "b", "golden": "a"}
+    assert layouts.demonstration(wrong, "p:1").response == "Hello!"
+    assert layouts.demonstration({**PAIR, "preference": "b"}, "p:1").response == "No."
+
+
 def test_the_fields_beside_an_opinion_are_read():
     said = {
         "rater": "ann",
