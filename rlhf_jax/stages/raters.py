@@ -17,7 +17,7 @@ from rlhf_jax.data import Comparison, DataError, LabelledResponse, RatedResponse
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.layouts.pairs import pair_votes
 from rlhf_jax.data.parts import Parts
-from rlhf_jax.data.raters import LabelTable, label_table
+from rlhf_jax.data.raters import LabelTable, label_table, rated_pairs
 
 _NAMED = 20  # raters in a sentence
 
@@ -187,17 +187,21 @@ def _as_comparisons(rows: Sequence[Any]) -> list[Any]:
     own: dict[tuple[str, str], list[RatedResponse]] = {}
     found: list[Any] = []
     for row in rows:
-        if not isinstance(row, RatedResponse) or row.said is None:
+        if isinstance(row, RatedResponse) and row.said is not None:
+            own.setdefault((row.prompt, row.said.rater), []).append(row)
+        else:
             found.append(row)
-            continue
-        for other in own.setdefault((row.prompt, row.said.rater), []):
-            if other.response != row.response:
-                share = 0.5 + 0.5 * float(np.sign(other.ratings.mean() - row.ratings.mean()))
-                sure = row.said._replace(confidence=min(row.said.confidence, other.said.confidence))
-                both = (other.response, row.response)
-                found.append(Comparison(row.prompt, both, pair_votes(share), row.where, said=sure))
-        own[row.prompt, row.said.rater].append(row)
+    for rated in own.values():
+        for one, other in rated_pairs(rated):
+            share = 0.5 + 0.5 * float(np.sign(one.ratings.mean() - other.ratings.mean()))
+            sure = other.said and other.said._replace(confidence=min(_sure(one), _sure(other)))
+            both = (one.response, other.response)
+            found.append(Comparison(other.prompt, both, pair_votes(share), other.where, said=sure))
     return found
+
+
+def _sure(row: RatedResponse) -> float:
+    return 1.0 if row.said is None else row.said.confidence
 
 
 def _mean_one(rows: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from rlhf_jax.data.layouts.best_of import Choice, choice
 from rlhf_jax.data.layouts.fields import Row, bad_row, names, shown
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.jsonl import is_lines, read_jsonl
-from rlhf_jax.data.reading import list_bad
+from rlhf_jax.data.reading import as_it_is, list_bad, unfolded
 
 REWARD_BENCH, REWARD_BENCH_2 = "RewardBench", "RewardBench 2"
 # Fields that only a benchmark's rows have together, beside those that are read.
@@ -103,13 +103,13 @@ def read_source(
     if is_lines(source):
         if split:
             raise DataError(f"{source}: a file of lines has no splits, so leave --split {split} out")
-        return read_jsonl(source, parse, on_bad_row)
+        return unfolded(*read_jsonl(source, as_it_is, on_bad_row), parse, on_bad_row)
     there = huggingface.splits(source)
     named = split or (there[0] if len(there) == 1 else next((name for name in _SPLITS if name in there), ""))
     if named not in there:
         found = f"there is no split {split!r}; it has" if split else "which split? It has"
         raise DataError(f"{source}: {found} {', '.join(there)}; name one with --split")
-    return huggingface.read_huggingface(source, named, parse, on_bad_row)
+    return unfolded(*huggingface.read_huggingface(source, named, as_it_is, on_bad_row), parse, on_bad_row)
 
 
 def subset_of(row: Row, field: str, where: str) -> str:
