@@ -3,13 +3,10 @@
 import functools
 import os
 
-# Programs here run for milliseconds and compile for seconds, so LLVM's optimiser is left out.
+from several import COMPILES_FAST
+
 os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-    ]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", COMPILES_FAST]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

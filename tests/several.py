@@ -1,5 +1,6 @@
 """Programs that are started as several processes of one run, on simulated CPU devices."""
 
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -7,6 +8,14 @@ import sys
 from pathlib import Path
 
 TASK = Path(__file__).parent / "tiny_task.py"
+
+# Programs here run for milliseconds and compile for seconds, so what makes them fast is left out: LLVM's optimiser,
+# modules that compile at the same time and, in the last jaxlib that has a choice there, kernels of several operations.
+# Compiling takes less than half of what it takes where only the first of these is left out.
+COMPILES_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+COMPILES_FAST += " --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # a flag that is not known ends the process
+    COMPILES_FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
 def free_port():
@@ -17,7 +26,7 @@ def free_port():
 
 def simulated(devices):
     """Variables of a process that simulates so many devices, and compiles fast."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {COMPILES_FAST}"
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from several import COMPILES_FAST
 
 from rlhf_jax import training
 
@@ -23,7 +24,7 @@ def environment(tmp_path_factory):
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": COMPILES_FAST,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

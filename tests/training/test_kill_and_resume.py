@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from several import COMPILES_FAST
 
 SCRIPT = Path(__file__).with_name("small_run.py")
 
 
 def start(folder, seconds_a_step):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": COMPILES_FAST}
     command = [sys.executable, str(SCRIPT), str(folder), str(seconds_a_step)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
