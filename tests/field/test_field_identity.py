@@ -20,6 +20,7 @@ from flax import linen, nnx
 
 import rlhf_jax
 from rlhf_jax import checkpoint, cli, objectives, stages
+from rlhf_jax.cli.records import found_again
 from rlhf_jax.data import PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs import folder, lock
@@ -516,6 +517,39 @@ def test_the_config_of_a_run_is_one_to_start_from(tmp_path, change, argv, said):
     assert (again.out, again.init, again.epochs) == ("elsewhere", f"{tmp_path}:preference", 7)
     with pytest.raises(cli.UsageError, match="holds the config of sft, and ppo is asked for"):
         cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
+
+
+def test_relative_paths_of_a_recorded_config_lead_from_where_the_stage_was_begun(tables, tmp_path, monkeypatch):
+    """From any working folder, as long as they are still there; what is there from here is meant as ever."""
+    began, here = tmp_path / "began", tmp_path / "here"
+    shutil.copytree(tables, began / "tables")
+    (began / "run").mkdir()
+    (began / "other").mkdir()
+    (here / "other").mkdir(parents=True)
+    config = stages.PPOConfig(
+        out="run",
+        policy="run:sft",
+        judge=("gold=other", "code=mine.py:f", "gone=gone"),
+        data=stages.DataConfig(source="tables/prompts.jsonl", heldout="validation"),
+        prompts=8,
+    )
+    monkeypatch.chdir(began)
+    (began / "mine.py").write_text("def f(prompts, responses): ...")
+    folder.update_json(Path("run/config.json"), {"ppo": dataclasses.asdict(config)})
+    folder.update_json(Path("run/made_of.json"), {"ppo": {"directory": str(began)}})
+    monkeypatch.chdir(here)
+    words = ["--judge", "gold=other", "code=mine.py:f", "gone=gone"]
+    found = cli.override(stages.PPOConfig(), "ppo", ["--config", "../began/run/config.json", *words])
+    assert found.data.source == str(began / "tables/prompts.jsonl")
+    assert found.data.heldout == "validation"  # a split
+    assert found.policy == "../began/run:sft"
+    fields = found_again(dataclasses.asdict(config) | {"judge": list(config.judge)}, began / "run", "ppo")
+    assert fields["judge"] == ["gold=other", "code=mine.py:f", "gone=gone"]
+    shutil.rmtree(here / "other")
+    fields = found_again(dataclasses.asdict(config) | {"judge": list(config.judge)}, began / "run", "ppo")
+    assert fields["judge"][0] == f"gold={began / 'other'}"
+    assert fields["policy"] == f"{began / 'run'}:sft"
+    assert found_again(fields, began / "run", "sft") == fields  # an earlier version noted nothing
 
 
 def test_judges_of_a_recorded_config_move_and_their_code_is_not_run_unasked(tmp_path):
