@@ -58,6 +58,7 @@ class SequenceBatch(NamedTuple):
     old_values: MaybeArray = None  # float32 [B, K, S]; the critic's, when the batch was prepared
     kl: MaybeArray = None  # float32 [B, K]; KTO's reference point, one estimate for the whole global batch
     kl_coef: MaybeArray = None  # float32 [B, K]; a controller's price of the KL, in place of the objective's own
+    weight: MaybeArray = None  # float32 [B]; what a group counts for in the loss, 1 on average over the data
     packing: Packing | None = None
 
 

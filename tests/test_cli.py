@@ -11,7 +11,7 @@ from rlhf_jax.cli.parsing import SUMMARIES
 
 COMMANDS = (
     *("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data"),
-    *("doctor", "launch"),
+    *("doctor", "launch", "evaluate"),
 )
 STAGES = ("sft", "reward", "ppo", "group", "preference")
 
@@ -76,6 +76,10 @@ def test_the_overview_names_every_command(argv, capsys):
         ("data", ["human_sentiment", "--split", "--to"]),
         ("doctor", ["--out", "--min-disk-gib", "--min-memory-gib", "--json"]),
         ("launch", ["--processes", "--devices-per-process", "--grace", "--restarts", "--"]),
+        (
+            "evaluate",
+            ["RUN:preference", "--data", "--by", "--json", "--golden", "--against", "--judge", "--on-bad-row"],
+        ),
     ],
     ids=COMMANDS,
 )

@@ -25,8 +25,9 @@ def code(cell):
     return "".join(cell["source"])
 
 
-def test_all_three_are_there():
-    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart", "02_swap_an_objective", "03_reward_models"]
+def test_all_are_there():
+    names = ["01_quickstart", "02_swap_an_objective", "03_reward_models", "04_feedback"]
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 def test_they_are_short(cells):

@@ -20,7 +20,7 @@ HEAVY = (
     "safetensors",
     "sklearn",
 )
-HEAVY += ("matplotlib", "tensorboardX", "vaderSentiment", "tyro")
+HEAVY += ("matplotlib", "tensorboardX", "vaderSentiment", "tyro", "starlette", "uvicorn")
 FOREIGN = ("tensorflow", "torch", "transformers", "peft")
 CORE = ("losses", "objectives", "models", "rollout", "training", "parallel", "rewards", "evaluation", "types")
 
@@ -56,7 +56,7 @@ def test_the_package_is_there_in_less_than_two_seconds():
 def test_the_core_loads_nothing_heavy_either():
     loaded = python(f"""
 import importlib, json, sys
-for name in {(*CORE, "checkpoint", "data", "feedback", "stages", "report")!r}:
+for name in {(*CORE, "checkpoint", "data", "feedback", "compare", "stages", "report")!r}:
     importlib.import_module(f"rlhf_jax.{{name}}")
 print(json.dumps([m for m in {HEAVY + FOREIGN!r} if m in sys.modules]))
 """)

@@ -16,7 +16,7 @@ GROUND = {*ON_FILES, "types", "fields", "files", "targets", "renamed", "stage_na
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
-STAGES = {*RUNS, "testing", "stages"}
+STAGES = {*RUNS, "compare", "testing", "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
     **{name: GROUND for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
     "runs": RUNS,
+    "compare": {*RUNS, "compare"},
     "stages": STAGES,
     "report": STAGES,
     "testing": {*BASE, *MIDDLE},
@@ -34,7 +35,7 @@ OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "mo
 OWNERS |= {package: {"data"} for package in ("tensorflow_datasets", "grain", "tokenizers", "datasets")}
 # What a machine may lack, or what is slow to load: imported only inside the functions that need it.
 HEAVY = {"tensorflow_datasets", "grain", "tokenizers", "datasets", "pyarrow", "jinja2", "vaderSentiment"}
-HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich", "fsspec"}
+HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich", "fsspec", "starlette", "uvicorn"}
 # What nothing here needs: those who come from there bring files.
 FOREIGN = {"torch", "tensorflow", "transformers", "peft", "accelerate", "huggingface_hub"}
 LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads them on first use

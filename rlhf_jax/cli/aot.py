@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
-from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.cli.stage_options import asked, sizes_for
 from rlhf_jax.targets import check_file, check_folder
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class AotOptions:
     """The pod: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu. Its chips share
     the weights (fsdp) unless `--mesh` says otherwise."""
     random: Path | None = None
-    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
-    quickstart's model. Weights are never made."""
+    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default
+    those of what `--init` or `--policy` names, or of the quickstart's model where that is not there. Weights are never
+    made."""
     json: Path | None = None
     """A file for the figures."""
     hlo: Path | None = None
@@ -65,7 +66,7 @@ def aot(argv: list[str]) -> None:
         wanted = topology(options.topology)
         if not options.search:
             config = dataclasses.replace(config, mesh=chosen_mesh(config.mesh, wanted.chips))
-        random = None if options.random is None else sizes(options.random)
+        random = sizes_for(config, options.random)
         found = (_searched if options.search else _compiled)(stage, config, wanted, random, options)
     except ValueError as error:
         raise UsageError(str(error)) from error

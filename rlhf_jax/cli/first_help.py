@@ -11,6 +11,8 @@ import textwrap
 from typing import Any
 
 _DATA = ("data.source", "data.max-length", "data.on-bad-row")
+_OPINIONS = (*_DATA, "data.raters")
+_CHOICES = {"OnBadRow": "error|skip", "Raters": "all|weight|filter"}
 _PACKED = ("objective", "hyperparameters", "epochs", "rows", "optimizer.learning-rate", "lora.rank")
 _RATE = ("policy-optimizer.learning-rate", "lora.rank")
 _SAMPLED = ("iterations", "prompts", "samples", "sampling.max-new-tokens", *_RATE)
@@ -20,8 +22,8 @@ _DO = ("where it starts and what it writes", "what it learns from", "how it lear
 # By stage and group the paths of a dozen options; a test sees to it that there are such fields.
 FIRST: dict[str, dict[str, tuple[str, ...]]] = {
     "sft": {_DO[0]: ("init", "out"), _DO[1]: _DATA, _DO[2]: _PACKED, _DO[3]: _MACHINE},
-    "reward": {_DO[0]: ("init", "out"), _DO[1]: _DATA, _DO[2]: (*_PACKED, "members"), _DO[3]: _MACHINE},
-    "preference": {_DO[0]: ("policy", "out"), _DO[1]: (*_DATA, "judge"), _DO[2]: _PACKED, _DO[3]: _MACHINE},
+    "reward": {_DO[0]: ("init", "out"), _DO[1]: _OPINIONS, _DO[2]: (*_PACKED, "members"), _DO[3]: _MACHINE},
+    "preference": {_DO[0]: ("policy", "out"), _DO[1]: (*_OPINIONS, "judge"), _DO[2]: _PACKED, _DO[3]: _MACHINE},
     "ppo": {
         _DO[0]: ("policy", "reward-model", "reward", "out"),
         _DO[1]: ("data.source", "judge"),
@@ -86,8 +88,8 @@ def _described(default: Any, path: str) -> list[str]:
     takes = {"str": "TEXT", "int": "N", "float": "X"}.get(str(field.type), "")
     if "tuple" in str(field.type) or "dict" in str(field.type):
         takes = "NAME=WHAT" if path == "judge" else "NAME VALUE"
-    elif str(field.type) == "OnBadRow":
-        takes = "error|skip"
+    elif str(field.type) in _CHOICES:
+        takes = _CHOICES[str(field.type)]
     return [f"  --{path} {takes}{shown}".rstrip(), *_wrapped(first_sentence(field_doc(owner, field.name)), 6)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.parsing import UsageError
-from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.cli.stage_options import asked, sizes_for
 from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ class InspectOptions:
     topology: str = ""
     """A pod in their place: v5e-256, v6e-256 (chips), v5p-128 (cores, two a chip), or a grid, v5e:4x4. Needs libtpu."""
     random: Path | None = None
-    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
-    quickstart's model. Weights are never made."""
+    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default
+    those of what `--init` or `--policy` names, or of the quickstart's model where that is not there. Weights are never
+    made."""
     json: Path | None = None
     """A file for the same figures, one array at a time."""
 
@@ -48,7 +49,7 @@ def inspect(argv: list[str]) -> None:
     from rlhf_jax.stages.inspect import arrays_of
 
     mesh = _mesh(options, config)
-    found = arrays_of(stage, config, mesh=mesh, sizes=None if options.random is None else sizes(options.random))
+    found = arrays_of(stage, config, mesh=mesh, sizes=sizes_for(config, options.random))
     show(found)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

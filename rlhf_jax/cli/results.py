@@ -54,7 +54,8 @@ class ScoreOptions:
     """A .jsonl file with rows of prompt and response, or of any layout that has a response or two."""
     to: Path
     """The .jsonl file to write: the same rows with `score`; or, where two responses are compared, with `chosen_score`,
-    of the one that people prefer (the first where votes are even), and `rejected_score`."""
+    of the one that people prefer (the first where votes are even), and `rejected_score`; a ranking's with `score_1`,
+    `score_2` and so on."""
     templated: bool = False
     """The texts hold the chat template already applied: special tokens that they spell are special."""
     on_bad_row: OnBadRow = "error"

@@ -6,12 +6,13 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from rlhf_jax.cli.files import write
-from rlhf_jax.cli.parsing import parse
+from rlhf_jax.cli.parsing import UsageError, parse
 from rlhf_jax.targets import check_file, check_folder
 
 
@@ -40,10 +41,10 @@ def fetch(argv: list[str]) -> None:
 class DataOptions:
     """Options of the data command."""
 
-    name: Positional[Literal["human_sentiment"]]
-    """The data set."""
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="{human_sentiment,FILE.sqlite}")]
+    """The data set, or a file that `rlhf compare` has made."""
     to: Path
-    """The .jsonl file to write: rows of id, domain, text, ratings."""
+    """The .jsonl file to write: rows of id, domain, text, ratings; or of prompt, a, b, preference, and who said it."""
     split: Literal["train", "validation", "test"] = "train"
     """Which split."""
     data_dir: Path | None = None
@@ -51,9 +52,21 @@ class DataOptions:
 
 
 def data(argv: list[str]) -> None:
-    """Write the rows of a data set."""
+    """Write the rows of a data set, or of what people said; after the word ``check`` look over those of a file."""
+    if argv[:1] == ["check"]:
+        from rlhf_jax.cli.data_check import check
+
+        return check(argv[1:])
     o = parse(DataOptions, "data", argv)
     check_file(o.to, "--to")
+    if o.name != "human_sentiment":
+        from rlhf_jax.compare import export
+
+        if not Path(o.name).is_file():
+            raise UsageError(f"{o.name}: expected human_sentiment, or a file that rlhf compare has made")
+        export(o.name, o.to)
+        print(o.to)
+        return
     from rlhf_jax.data import human_sentiment
 
     write(o.to, (s._asdict() for s in human_sentiment.load(o.split, o.data_dir)))

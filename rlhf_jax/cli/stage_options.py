@@ -162,6 +162,33 @@ def parse_both(command: str, own: Any, stage: str, default: Any, argv: list[str]
     return said.own, said.config
 
 
+def sizes_for(config: Any, path: Path | None) -> ModelConfig | None:
+    """Find the sizes of the model that a stage trains, without its weights.
+
+    Args:
+        config: the stage's.
+        path: the file that ``--random`` names, which has the say.
+
+    Returns:
+        The sizes; where no file is named, those of the checkpoint or stage that the config starts from; None where
+        that is not there.
+
+    Raises:
+        UsageError: when the file holds something else, or what the config starts from cannot be what is trained.
+    """
+    from rlhf_jax.runs.start_sizes import start_sizes
+    from rlhf_jax.stages import RewardConfig, SFTConfig
+    from rlhf_jax.stages.sft import computed_as
+
+    if path is not None:
+        return sizes(path)
+    fields = vars(config)
+    found = start_sizes(
+        fields["init"] if "init" in fields else fields["policy"], scores=isinstance(config, RewardConfig)
+    )
+    return computed_as(config.model, found) if found is not None and isinstance(config, SFTConfig) else found
+
+
 def sizes(path: Path | None) -> ModelConfig:
     """Read the sizes of a model from a .json file, of our own fields or of a Hugging Face checkpoint's.
 

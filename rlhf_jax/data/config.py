@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.fields import check_fields
 
+Raters = Literal["all", "weight", "filter"]
 HUMAN_SENTIMENT = "human_sentiment"  # the quickstart's data set, which cuts its parts itself
 
 
@@ -43,8 +45,19 @@ class DataConfig:
     """So many rows at most to choose the checkpoint on, and as many for the final figures, spread over all that are
     held out; 0 uses all. Some data sets (TL;DR comparisons) have as many held-out rows as training rows."""
 
+    raters: Raters = "all"
+    """How rows with a `rater` count. `all`: every row is one vote. `weight`: a vote counts as far as its rater is right
+    beyond chance, by Dawid & Skene 1979, times the row's `confidence`. `filter`: raters who disagree with the rows that
+    have a `golden` answer, or where there are none with the majority of the others, are left out by name."""
+    rater_agreement: float = 0.0
+    """`filter`: the least agreement of a rater who stays. 0: 0.7 with golden answers, 0.6 with the majority."""
+
     def __post_init__(self) -> None:
         check_fields(self)
+        if not 0 <= self.rater_agreement <= 1:
+            raise ValueError(f"data.rater_agreement must lie between 0 and 1, found {self.rater_agreement}")
+        if self.rater_agreement and self.raters != "filter":
+            raise ValueError(f"data.rater_agreement {self.rater_agreement}: only --data.raters filter reads it")
         if self.max_length < 4:
             raise ValueError(f"data.max_length must be at least 4 tokens, found {self.max_length}")
         if self.limit < 0:

@@ -267,4 +267,5 @@ def chosen_first(example: Example, min_share: float) -> Example | None:
         None if example.ratings is None else example.ratings[order],
         np.array([1.0, 0.0], np.float32),
         None if example.masks is None else tuple(example.masks[i] for i in order),
+        example.weight,
     )

@@ -30,7 +30,7 @@ def telling(examples: Sequence[Example]) -> tuple[list[int], list[str]]:
     A pair of equal responses says nothing, nor do rows about the same responses whose votes, or labels, come to a draw.
 
     Args:
-        examples: pairs with votes, or single responses with a label.
+        examples: pairs with votes, single responses with a label, or rankings of more responses, which all stay.
 
     Returns:
         The places of those that do, in order; and a sentence with a count for each kind that was left out, or that was
@@ -49,7 +49,7 @@ def telling(examples: Sequence[Example]) -> tuple[list[int], list[str]]:
     equal = {place for place, example in enumerate(examples) if same_tokens(example)}
     about: defaultdict[tuple[bytes, ...], list[tuple[int, float]]] = defaultdict(list)
     for place, example in enumerate(examples):
-        if place not in equal:
+        if place not in equal and len(example.tokens) < 3:  # a ranking says more than which of two is better
             key, says = _opinion(example)
             about[key].append((place, says))
     both_ways = [found for found in about.values() if {np.sign(says) for _, says in found} >= {-1.0, 1.0}]

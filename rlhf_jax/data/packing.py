@@ -22,6 +22,7 @@ class Example(NamedTuple):
     ratings: np.ndarray | None = None  # float32 [K]; the mean of what people gave each response
     labels: np.ndarray | None = None  # float32 [K]; 1 thumbs up, 0 thumbs down
     masks: tuple[np.ndarray, ...] | None = None  # K times bool [n_tokens]; which tokens are targets, in place of starts
+    weight: float | None = None  # what the group counts for in the loss; None is 1
 
 
 def plan(
@@ -180,7 +181,7 @@ def pad(
         responses: K; that of the largest example if None.
 
     Returns:
-        A batch of numpy arrays [B, K, S]; ``votes``, ``rating`` and ``label`` are set if any example has them.
+        A batch of numpy arrays [B, K, S]; ``votes``, ``rating``, ``label``, ``weight`` are set if any example has them.
 
     Raises:
         ValueError: if a sequence, a group or the number of groups is too large, or a mask is not as long as its
@@ -227,6 +228,7 @@ def pad(
         votes=_said([e.votes for e in examples], (groups, responses, responses)),
         rating=_said([e.ratings for e in examples], (groups, responses)),
         label=_said([e.labels for e in examples], (groups, responses)),
+        weight=_weights(examples, groups),
     )
 
 
@@ -234,6 +236,15 @@ def _of_size(mask: np.ndarray, size: int, b: int, k: int) -> np.ndarray:
     if mask.shape != (size,):  # numpy would spread one of a single entry
         raise ValueError(f"example {b}, sequence {k} has {size} tokens and a mask of shape {mask.shape}")
     return mask
+
+
+def _weights(examples: Sequence[Example], groups: int) -> np.ndarray | None:
+    """What each group counts for, 1 where it does not say; None where none does."""
+    if all(example.weight is None for example in examples):
+        return None
+    weights = np.ones(groups, np.float32)
+    weights[: len(examples)] = [1.0 if example.weight is None else example.weight for example in examples]
+    return weights
 
 
 def _said(each: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     test: list[Any]  # gives the figures that are reported
     notes: tuple[str, ...] = ()  # what a reader of these figures has to know
     left_out: int = 0  # bad rows, which are in no part
+    golden: tuple[Any, ...] = ()  # comparisons with a known answer, which measure raters and are in no part
 
 
 def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
@@ -67,6 +68,32 @@ def hold_out(name: str, rows: list[Any], count: int = 2) -> list[list[Any]]:
     held = [_chosen(rows, keys, cut) for cut in reversed(cuts)]
     train = _chosen(rows, keys, set(keys).difference(*cuts))
     return [train, *held, *(held * (count - len(held)))]
+
+
+def cut(
+    name: str, train: list[Any], validation: list[Any] | None, test: list[Any] | None
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Make the three parts of what a data set has: what it lacks is taken from what is held out, or from training rows.
+
+    Args:
+        name: names the data set in an error.
+        train: typed rows to train on.
+        validation: those held out to choose on; None where the data set has none.
+        test: those held out to report on; None where the data set has none.
+
+    Returns:
+        Training, validation and test rows, which ``separate`` makes disjoint where they come from several places.
+
+    Raises:
+        DataError: when there are too few rows to take any from.
+    """
+    if validation is None and test is None:
+        train, validation, test = hold_out(name, train)
+    elif validation is None:
+        train, validation = hold_out(name, train, count=1)
+    elif test is None:
+        validation, test = halve(validation)
+    return train, validation or [], test or []
 
 
 def _largest(rows: int) -> int:
@@ -154,7 +181,8 @@ def separate(parts: Parts) -> Parts:
         for row in rows:
             homes.setdefault(keys[id(row)], set()).add(name)
     every = Counter(keys[id(row)] for rows in named.values() for row in rows)
-    large = {key for key, count in every.items() if count > _largest(every.total()) and len(homes[key]) > 1}
+    most = _largest(every.total())
+    large = {key for key, count in every.items() if count > most and len(homes[key]) > 1}
     notes += [
         f"the prompt {_shown(key)} has {every[key]:,} of {every.total():,} rows, too many to be in one part alone, so "
         f"they stay in the {', '.join(name for name in named if name in homes[key])} rows: figures on it are not "
@@ -173,7 +201,8 @@ def separate(parts: Parts) -> Parts:
     for names in (("validation", "test"), ("train", "validation", "test")):
         source, targets = names[0], names[1:]
         home = {keys[id(row)]: target for target in targets for row in named[target]}
-        moving = [row for row in named[source] if keys[id(row)] in home.keys() - large]
+        moved = home.keys() - large
+        moving = [row for row in named[source] if keys[id(row)] in moved]
         if not moving:
             continue
         where, whole = " or ".join(targets), len(named[source])
@@ -192,7 +221,7 @@ def separate(parts: Parts) -> Parts:
             f"{len(moving)} {source} rows were moved to the {where} rows, which have the same prompts, so that no "
             "prompt is in two parts"
         )
-    return Parts(named["train"], named["validation"], named["test"], tuple(notes), parts.left_out)
+    return parts._replace(train=named["train"], validation=named["validation"], test=named["test"], notes=tuple(notes))
 
 
 def _shown(key: str) -> str:
@@ -216,15 +245,23 @@ def prompt_key(row: Any) -> str:
     """
     prompt: Prompt = row.messages if isinstance(row, Dialogue) else row.prompt
     if isinstance(prompt, str):
-        return _plain(prompt or _text(row))
+        return same_but_for_form(prompt or _text(row))
     first = next((i for i, turn in enumerate(prompt) if turn.role == "assistant"), len(prompt))
     asked = prompt[:first] or prompt  # a chat that the assistant opens is told apart by all of it
     if len(asked) == 1 and asked[0].role == "user":
-        return _plain(asked[0].content)  # the same as the text alone
-    return "\n".join(f"{turn.role} {_plain(turn.content)}" for turn in asked) or _plain(_text(row))
+        return same_but_for_form(asked[0].content)  # the same as the text alone
+    return "\n".join(f"{turn.role} {same_but_for_form(turn.content)}" for turn in asked) or same_but_for_form(
+        _text(row)
+    )
 
 
-def _plain(text: str) -> str:
+def same_but_for_form(text: str) -> str:
+    """Write a text in lower case, without the punctuation of sentences and with single spaces.
+
+    Example:
+        >>> same_but_for_form("What is  2 + 2?")
+        'what is 2 + 2'
+    """
     words = _PUNCTUATION.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
     return words or text.strip()
 
@@ -249,7 +286,10 @@ def _in_rows(rows: Sequence[Any], keys: Sequence[str], split: set[str], largest:
 
 def _text(row: Any) -> str:
     fields: Mapping[str, Any] = row._asdict()
-    return repr([value for name, value in fields.items() if name not in ("where", "votes", "ratings", "label")])
+    said = ("where", "votes", "ratings", "label", "weight", "said")
+    if fields.get("said") is not None and "responses" in fields:
+        fields = {**fields, "responses": tuple(sorted(fields["responses"]))}  # each rater may have had another order
+    return repr([value for name, value in fields.items() if name not in said])
 
 
 def _ranked(keys: Sequence[str]) -> list[str]:

@@ -11,12 +11,14 @@ from typing import Any
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.degenerate import repeated
 from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.layouts.exports import unfold_all
 from rlhf_jax.data.layouts.table import unknown_fields
 from rlhf_jax.data.order import evenly
-from rlhf_jax.data.parts import Parts, halve, hold_out, separate
+from rlhf_jax.data.parts import Parts, cut, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
+from rlhf_jax.data.rows import Comparison, Dialogue
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -34,7 +36,7 @@ class Source:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row]], list[str]]] = {}
+        self._read: dict[tuple[str, str], tuple[list[tuple[str, Row | DataError]], list[str]]] = {}
         self._said: set[str] = set()
 
     def parts(self, parse: Parse, endings: Sequence[str]) -> Parts:
@@ -55,19 +57,17 @@ class Source:
         named = self._named(endings)
         self._left_out = 0
         train, validation, test = (self._parsed(rows, parse) if rows else [] for rows in named)
-        if named[1] is None and named[2] is None:
-            train, validation, test = hold_out(name, train)
-        elif named[1] is None:
-            train, validation = hold_out(name, train, count=1)
-        elif named[2] is None:
-            validation, test = halve(validation)
+        golden = tuple(row for part in (train, validation, test) for row in part if is_golden(row))
+        if golden:
+            train, validation, test = ([x for x in part if not is_golden(x)] for part in (train, validation, test))
+        train, validation, test = cut(name, train, validation if named[1] else None, test if named[2] else None)
         if not (train and validation and test):
             raise DataError(
                 f"{name}: {len(train)} rows to train on, {len(validation)} held out to choose the best checkpoint and "
                 f"{len(test)} for the final figures; each of the three is needed"
             )
         every = repeated([*train, *validation, *(test if test is not validation else [])])
-        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out)
+        whole = Parts(train, validation, test, (every,) if every else (), left_out=self._left_out, golden=golden)
         parts = separate(whole)
         for note in parts.notes:
             self._say(f"{name}: {note}")
@@ -79,6 +79,54 @@ class Source:
         same = "the same" if test is validation else f"{len(test):,}"
         self._say(f"{name}: {counts} and {same} for the final figures", warning=False)
         return parts._replace(train=train, validation=validation, test=test)
+
+    def as_they_are(self, endings: Sequence[str]) -> list[tuple[list[tuple[str, Row]], list[str]] | None]:
+        """Read the rows of training, validation and test as they stand, whatever they hold; exports are unfolded.
+
+        Args:
+            endings: as for ``parts``.
+
+        Returns:
+            For each part its rows, each with where it stands, and what is wrong with those that cannot be read at all;
+            None for a part that is cut off another. The config has to skip bad rows.
+
+        Raises:
+            DataError: on a source or split that cannot be read.
+        """
+        return [
+            None if at is None else unfolded(*_rows(*at, self._config), as_it_is, "skip") for at in self._named(endings)
+        ]
+
+    def text(self, parse: Parse, endings: Sequence[str]) -> Parts:
+        """Parse rows to be trained on beside something else, of which nothing has to be held out.
+
+        Args:
+            parse: as for ``parts``.
+            endings: as for ``parts``.
+
+        Returns:
+            All rows to train on, and none held out. Only where rows have prompts, or the config or the data set names
+            parts that are held out, they are cut as ``parts`` does, and what is held out is left alone: whoever samples
+            the same prompts measures with them.
+
+        Raises:
+            DataError: as for ``parts``, and when there are no rows.
+        """
+        config, name = self._config, self._config.source
+        train, *held = self._named(endings)
+        self._left_out = 0
+        rows = self._parsed(train, parse) if train else []
+        if held != [None, None] or any(isinstance(row, Dialogue) or row.prompt for row in rows):
+            parts = self.parts(parse, endings)
+            self._say(f"{name}: beside the policy's samples, only the rows to train on are used", warning=False)
+            return parts
+        if not rows:
+            raise DataError(f"{name}: expected rows of text, found none")
+        if note := repeated(rows):
+            self._say(f"{name}: {note}")
+        rows = rows[: config.limit] if config.limit else rows
+        self._say(f"{name}: {len(rows):,} rows of text to train on", warning=False)
+        return Parts(rows, [], [], left_out=self._left_out)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -110,13 +158,17 @@ class Source:
     def _parsed(self, named: tuple[str, str], parse: Parse) -> list[Any]:
         config = self._config
         if named not in self._read:
-            self._read[named] = _rows(*named, config)
+            read, broken = _rows(*named, config)
+            every = unfold_all(read)
+            self._read[named] = (every.rows, broken)
+            if every.unanswered:
+                self._say(f"{named[0]}: {_unanswered(every.unanswered)}", warning=False)
         found, bad = self._read[named]
         rows, more = collect(found, parse, config.on_bad_row)
         self._left_out += len(bad) + len(more)
         list_bad([row for row in (*bad, *more) if row not in self._said])
         self._said.update(bad, more)
-        unread = left_alone([row for _, row in found])
+        unread = left_alone([row for _, row in found if not isinstance(row, DataError)])
         if unread:
             self._say(f"{named[0]}: {unread}", warning=False)
         return rows
@@ -125,6 +177,15 @@ class Source:
         if text not in self._said:
             print(f"warning: {text}" if warning else text, file=sys.stderr)
             self._said.add(text)
+
+
+def is_golden(row: Any) -> bool:
+    """Whether the answer was known before, so that the row says something of its rater alone.
+
+    Args:
+        row: one of the types of ``data.rows``.
+    """
+    return isinstance(row, Comparison) and row.said is not None and row.said.golden is not None
 
 
 def read_rows(
@@ -151,13 +212,52 @@ def read_rows(
         return parse(row, where)
 
     if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):
-        rows, bad = read_jsonl(path, kept, on_bad_row)
+        read, broken = read_jsonl(path, as_it_is, on_bad_row)
     else:
-        rows, bad = huggingface.read_huggingface(path, "train", kept, on_bad_row)
+        read, broken = huggingface.read_huggingface(path, "train", as_it_is, on_bad_row)
+    rows, bad = unfolded(read, broken, kept, on_bad_row, said_of=str(path))
     list_bad(bad)
     if unread := left_alone(seen):
         print(f"{path}: {unread}", file=sys.stderr)
     return rows
+
+
+def as_it_is(row: Row, where: str) -> tuple[str, Row]:
+    """Give where a row stands and the row, in place of what a function of ``rlhf_jax.data.layouts`` makes of it.
+
+    Args:
+        row: the fields.
+        where: where the row stands.
+
+    Returns:
+        Both.
+    """
+    return where, row
+
+
+def unfolded(
+    rows: Sequence[tuple[str, Row]], broken: Sequence[str], parse: Parse, on_bad_row: OnBadRow, said_of: str = ""
+) -> tuple[list[Any], list[str]]:
+    """Parse rows as ``as_it_is`` gave them, the records of exports after they were unfolded to one row a person.
+
+    Args:
+        rows: pairs of where a row stands and the row.
+        broken: what is wrong with rows that could not be read at all.
+        parse: a function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        said_of: the file's name, where records that nobody has answered are to be counted on standard error.
+
+    Returns:
+        The good rows, and what is wrong with the others.
+
+    Raises:
+        DataError: at a bad row, unless it is to be skipped.
+    """
+    every = unfold_all(rows)
+    if every.unanswered and said_of:
+        print(f"{said_of}: {_unanswered(every.unanswered)}", file=sys.stderr)
+    good, bad = collect(every.rows, parse, on_bad_row)
+    return good, [*broken, *bad]
 
 
 def left_alone(rows: Sequence[Row]) -> str:
@@ -199,10 +299,6 @@ def _splits(source: str) -> list[str]:
 
 def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, Row]], list[str]]:
     """Rows as they stand, each with where it stands, and what is wrong with those that cannot be read at all."""
-
-    def as_it_is(row: Row, where: str) -> tuple[str, Row]:
-        return where, row
-
     if is_lines(source):
         return read_jsonl(source, as_it_is, config.on_bad_row)
     if is_huggingface(source):
@@ -210,6 +306,10 @@ def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, 
     from rlhf_jax.data.readers import tfds
 
     return tfds.read_tfds(source, split, as_it_is, config.on_bad_row)
+
+
+def _unanswered(count: int) -> str:
+    return f"{count:,} records hold nobody's answer and give no row"
 
 
 def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -> str:

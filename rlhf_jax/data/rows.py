@@ -40,6 +40,18 @@ class Dialogue(NamedTuple):
     unlearned: tuple[int, ...] = ()  # which messages are the assistant's and yet not to be imitated
 
 
+class Provenance(NamedTuple):
+    """Who said it, when, and how sure they were: what stands beside an opinion in its row."""
+
+    rater: str = ""  # empty where the row does not say
+    time: float | None = None  # seconds since 1970, UTC
+    confidence: float = 1.0  # 0 to 1
+    source: str = ""  # person, judge, principle, or any other text
+    round: int | None = None  # which one, where opinions are collected in rounds
+    golden: float | None = None  # the known answer, as a share for the first response: 1, 0 or 1/2
+    both_bad: bool = False  # beside a tie: neither response will do
+
+
 class LabelledResponse(NamedTuple):
     """A response with thumbs up or down."""
 
@@ -47,6 +59,7 @@ class LabelledResponse(NamedTuple):
     response: str
     label: bool
     where: str
+    said: Provenance | None = None
 
 
 class Comparison(NamedTuple):
@@ -57,6 +70,8 @@ class Comparison(NamedTuple):
     votes: np.ndarray  # float32 [K, K]; [i, j] = votes that prefer i to j, ties counted half
     where: str
     chosen_first: bool = False  # the layout puts what people prefer first, so that the order says nothing of them
+    weight: float = 1.0  # what it counts for in the loss beside others: its votes, where several raters gave some
+    said: Provenance | None = None
 
 
 class PromptRow(NamedTuple):
@@ -73,6 +88,7 @@ class RatedResponse(NamedTuple):
     response: str
     ratings: np.ndarray  # float32 [n_raters]
     where: str
+    said: Provenance | None = None
 
 
 ANSWER = "\n\nAssistant:"  # opens the assistant's turn where a chat is written as plain text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_jax.evaluation import monitors
 from rlhf_jax.evaluation.alarms import (
     alarms,
     high_kl,
@@ -12,34 +13,50 @@ from rlhf_jax.evaluation.alarms import (
     skipped_updates,
 )
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
-from rlhf_jax.evaluation.intervals import bootstrap_mean, bootstrap_pairs, wilson
+from rlhf_jax.evaluation.choices import ChoiceQuality, ScoredChoice, choice_quality
+from rlhf_jax.evaluation.intervals import bootstrap_groups, bootstrap_mean, bootstrap_pairs, wilson
 from rlhf_jax.evaluation.labels import label_warnings
+from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
+from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_alike_interval
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
-from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
+from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
+from rlhf_jax.evaluation.win_rates import paired_difference, paired_win_rate
 from rlhf_jax.renamed import renamed
 
 __all__ = [
     "Alarm",
+    "ChoiceQuality",
     "OverOptimisation",
+    "OwnSamples",
+    "ScoredChoice",
     "alarms",
+    "bootstrap_groups",
     "bootstrap_mean",
     "bootstrap_pairs",
+    "choice_quality",
     "constant_reward",
     "describe_responses",
     "distinct_n",
     "fit_over_optimisation",
     "fit_ridge",
+    "flat_reward",
     "high_kl",
     "label_warnings",
+    "length_controlled",
     "logprob_gap",
     "mode_collapse",
+    "monitors",
     "most_common_share",
     "negative_kl",
     "no_response_ends",
+    "ordered_alike",
+    "ordered_alike_interval",
     "pair_accuracy",
+    "paired_difference",
+    "paired_win_rate",
     "reliability",
     "reward_hacking",
     "reward_quality",

@@ -11,14 +11,19 @@ import functools
 from collections.abc import Sequence
 
 from rlhf_jax.evaluation.log_rows import Alarm, Row, figure, points_of
-from rlhf_jax.evaluation.sample_alarms import constant_reward, no_response_ends
+from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
 
 # Nats a token: the mean difference between sampler and trainer that rounding of thirty layers in bfloat16 explains.
 LARGEST_GAP = 0.06
 
 
 def alarms(
-    history: Sequence[Row], *, stage: str = "ppo", judge: str = "gold", max_kl: float | None = None
+    history: Sequence[Row],
+    *,
+    stage: str = "ppo",
+    judge: str = "gold",
+    max_kl: float | None = None,
+    from_step: int = 20,
 ) -> list[Alarm]:
     """All alarms of a history, in the order of their steps.
 
@@ -27,6 +32,7 @@ def alarms(
         stage: whose figures to look at: ``ppo``, ``group``, ``preference``, or any that logs the same names.
         judge: the judge whose score is held against the proxy.
         max_kl: nats a response above which the KL is an alarm; 20 where nobody says.
+        from_step: the first step at which a reward that has not risen is an alarm.
 
     Returns:
         At most one alarm of each kind; empty when nothing is wrong.
@@ -39,6 +45,7 @@ def alarms(
     """
     hacking = functools.partial(reward_hacking, judge=judge)
     far = high_kl if max_kl is None else functools.partial(high_kl, limit=max_kl)
+    flat = functools.partial(flat_reward, from_step=from_step)
     checks = (
         negative_kl,
         far,
@@ -46,6 +53,7 @@ def alarms(
         mode_collapse,
         no_response_ends,
         constant_reward,
+        flat,
         skipped_updates,
         logprob_gap,
     )

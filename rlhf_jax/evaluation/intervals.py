@@ -1,8 +1,9 @@
-"""95% intervals: for a proportion, for a mean, and for an accuracy over pairs that share sentences."""
+"""95% intervals: for a proportion, a mean, a mean over prompts, and an accuracy over pairs that share sentences."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -76,7 +77,59 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000, confidenc
         raise ValueError("values is empty; a mean needs at least one value")
     rng = np.random.default_rng(seed)
     means = np.array([flat[rng.integers(0, flat.size, flat.size)].mean() for _ in range(draws)])
-    return _percentiles(means, confidence)
+    return percentiles(means, confidence)
+
+
+def bootstrap_groups(
+    values: ArrayLike, groups: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """Percentile bootstrap interval of a mean, when several values are of one prompt: prompts are resampled whole.
+
+    Where the values are differences between two models on the same rows, it is the paired interval.
+
+    Args:
+        values: [n], at least one.
+        groups: [n], what tells the prompts apart: numbers or texts.
+        seed: the interval is a pure function of its arguments.
+        draws: resamples.
+        confidence: the coverage wanted.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: if there is no value, the shapes disagree, or ``confidence`` is outside (0, 1).
+
+    Example:
+        >>> bootstrap_groups([1.0, 0.0, 1.0, 0.0], ["one", "one", "two", "two"], seed=0)
+        (0.5, 0.5)
+
+    Source: Davison & Hinkley (1997), Bootstrap Methods and their Application, section 3.8.
+    """
+    v, names = np.asarray(values, np.float64), np.asarray(groups)
+    if v.ndim != 1 or not v.size or names.shape != v.shape:
+        raise ValueError(f"expected values [n] and groups [n] with n > 0, found {v.shape} and {names.shape}")
+    drawn = [weights @ v / weights.sum(1) for weights in resampled(names, seed=seed, draws=draws)]
+    return percentiles(np.concatenate(drawn), confidence)
+
+
+def resampled(groups: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """Draw prompts with replacement, as weights for what is of them.
+
+    Args:
+        groups: [n], what tells the prompts apart.
+        seed: the draws are a pure function of the arguments.
+        draws: how many.
+
+    Yields:
+        float64 [at most 32, n]: for each draw how often what stands there was drawn.
+    """
+    kinds, where = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - start)
+        times = rng.multinomial(kinds.size, np.full(kinds.size, 1 / kinds.size), size=size)
+        yield times.astype(np.float64)[:, where.reshape(-1)]
 
 
 def bootstrap_pairs(
@@ -128,10 +181,27 @@ def bootstrap_pairs(
     found = np.concatenate(means)
     if found.size == 0:
         return float(v.min()), float(v.max())
-    return _percentiles(found, confidence)
+    return percentiles(found, confidence)
 
 
-def _percentiles(draws: np.ndarray, confidence: float) -> Interval:
+def percentiles(draws: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Take the interval that the middle of the draws lies in.
+
+    Args:
+        draws: [n], one figure each.
+        confidence: the coverage wanted.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: if ``confidence`` is outside (0, 1).
+
+    Example:
+        >>> low, high = percentiles(np.arange(101.0))
+        >>> round(low, 3), round(high, 3)
+        (2.5, 97.5)
+    """
     tail = 50 * (1 - _checked_confidence(confidence))
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)

@@ -8,6 +8,9 @@ from rlhf_jax.evaluation.log_rows import Alarm, Row, points_of
 
 # A spread of rewards below it, beside a mean of 1 or above, is rounding.
 CONSTANT = 1e-6
+# Nats a response. At a KL of d the best policy for a normal reward gains sqrt(2 d) standard deviations of it
+# (best-of-n comes close): at 0.5 nats a whole one, so a policy that has gained a tenth has not been led by its reward.
+LOW_KL, FLAT = 0.5, 0.1
 
 
 def no_response_ends(history: Sequence[Row], *, stage: str = "ppo", window: int = 2) -> Alarm | None:
@@ -68,6 +71,46 @@ def constant_reward(history: Sequence[Row], *, stage: str = "ppo", window: int =
         "alone, whether what it looks for ever occurs, and whether responses are empty."
     )
     return Alarm("constant_reward", step, message)
+
+
+def flat_reward(history: Sequence[Row], *, stage: str = "ppo", from_step: int = 20) -> Alarm | None:
+    """The policy stays close to its start, and its reward is what it was.
+
+    Args:
+        history: rows in the order of their steps.
+        stage: whose figures to look at. One that logs no ``proxy_std`` does not train on a reward, and has no alarm.
+        from_step: the first step at which an evaluation counts, for every run begins so. A stage asks from half of its
+            iterations on, or from 20, whichever is later.
+
+    Returns:
+        The alarm at the first evaluation at which every ``heldout_kl`` so far was below ``LOW_KL``, and the last two
+        values of ``heldout_proxy`` are in the mean less than ``FLAT`` standard deviations above the first one; or None.
+
+    Example:
+        >>> rows = [{"step": 10 * i, "ppo/heldout_kl": 0.01, "ppo/heldout_proxy": 1.0} for i in range(4)]
+        >>> rows[1]["ppo/proxy_std"] = 0.8
+        >>> flat_reward(rows).step
+        20
+    """
+    unit = next((value for _, value in points_of(history, f"{stage}/proxy_std") if value > CONSTANT), None)
+    kl_at = dict(points_of(history, f"{stage}/heldout_kl"))
+    held = [(step, value) for step, value in points_of(history, f"{stage}/heldout_proxy") if step in kl_at]
+    if unit is None:
+        return None
+    for i in range(2, len(held)):
+        step, kl = held[i][0], max(kl_at[at] for at, _ in held[: i + 1])
+        rise = (held[i - 1][1] + held[i][1]) / 2 - held[0][1]
+        if kl >= LOW_KL:
+            return None
+        if step >= from_step and rise < FLAT * unit:
+            message = (
+                f"After {step} steps the policy is {max(kl_at[step], 0.0):.2f} nats a response from where it started, "
+                f"and the held-out reward has changed by {rise / unit:+.2f} standard deviations: it is hardly trained. "
+                "Raise the reward's weight or lower beta (kl.coef, loss.kl_coef); where the KL is not what holds it, "
+                "raise the learning rate."
+            )
+            return Alarm("flat_reward", step, message)
+    return None
 
 
 def _stays(points: Sequence[tuple[int, float]], bad: Callable[[float], bool], window: int) -> int | None:

@@ -3,17 +3,39 @@
 from rlhf_jax.feedback.aggregation import DawidSkene, dawid_skene, majority
 from rlhf_jax.feedback.agreement import fleiss_kappa, krippendorff_alpha, single_rater_accuracy
 from rlhf_jax.feedback.comparisons import histograms, random_pairs, vote_share, votes, votes_from_histograms
+from rlhf_jax.feedback.drift import Drift, Periods, by_period, drift
+from rlhf_jax.feedback.filtering import Kept, kept_raters
 from rlhf_jax.feedback.golden import golden_set
+from rlhf_jax.feedback.labels import label_alpha
+from rlhf_jax.feedback.raters import (
+    RaterReport,
+    agreement_with_golden,
+    agreement_with_others,
+    rater_report,
+    rater_weights,
+)
 
 __all__ = [
     "DawidSkene",
+    "Drift",
+    "Kept",
+    "Periods",
+    "RaterReport",
+    "agreement_with_golden",
+    "agreement_with_others",
+    "by_period",
     "dawid_skene",
+    "drift",
     "fleiss_kappa",
     "golden_set",
     "histograms",
+    "kept_raters",
     "krippendorff_alpha",
+    "label_alpha",
     "majority",
     "random_pairs",
+    "rater_report",
+    "rater_weights",
     "single_rater_accuracy",
     "vote_share",
     "votes",

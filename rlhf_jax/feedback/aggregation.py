@@ -41,7 +41,13 @@ def majority(labels: np.ndarray, *, classes: int) -> np.ndarray:
 
 
 def dawid_skene(
-    labels: np.ndarray, *, classes: int, iterations: int = 100, tolerance: float = 1e-6, smoothing: float = 0.01
+    labels: np.ndarray,
+    *,
+    classes: int,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+    smoothing: float = 0.01,
+    known: np.ndarray | None = None,
 ) -> DawidSkene:
     """Estimate the true labels together with every rater's errors, by expectation maximisation.
 
@@ -63,13 +69,15 @@ def dawid_skene(
         tolerance: the estimation stops once no posterior moves by more than this.
         smoothing: labels added to each cell of each confusion matrix, so that a rater of few labels is not taken to be
             infallible; at 0 it is the maximum likelihood of the paper. A row without any labels is uniform.
+        known: int [n_items], the true label of items whose answer is known, -1 elsewhere; None where none is. What is
+            known is not estimated, and measures the raters.
 
     Returns:
         Posteriors, priors, confusion matrices and the number of iterations; the posteriors are those of the matrices.
 
     Raises:
         ValueError: if labels are not whole numbers from -1 to classes - 1, an item has none, classes is below 2,
-            iterations below 1, or tolerance or smoothing below 0.
+            iterations below 1, tolerance or smoothing below 0, or ``known`` is not one such label an item.
 
     Example:
         >>> good, poor = [0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]
@@ -90,11 +98,13 @@ def dawid_skene(
     item, rater = np.nonzero(table >= 0)
     label = table[item, rater]
     counts = _vote_counts(table, classes)
-    posteriors = counts / counts.sum(-1, keepdims=True)
+    truth = _known(known, len(table), classes)
+    posteriors = _settled(counts / counts.sum(-1, keepdims=True), truth)
     done, moved = 0, np.inf
     while done < iterations and moved > tolerance:
         priors, confusion = _maximise(posteriors, item, rater, label, table.shape[1], smoothing)
-        before, posteriors = posteriors, _expect(priors, confusion, item, rater, label, len(table))
+        before = posteriors
+        posteriors = _settled(_expect(priors, confusion, item, rater, label, len(table)), truth)
         done, moved = done + 1, np.abs(posteriors - before).max()
     return DawidSkene(posteriors, priors, confusion, done)
 
@@ -120,6 +130,20 @@ def _expect(
     np.add.at(joint, item, log_confusion[rater, :, label])
     odds = np.exp(joint - joint.max(-1, keepdims=True))
     return odds / odds.sum(-1, keepdims=True)
+
+
+def _known(known: np.ndarray | None, items: int, classes: int) -> np.ndarray:
+    truth = np.full(items, -1) if known is None else np.asarray(known)
+    if truth.shape != (items,) or not np.issubdtype(truth.dtype, np.integer):
+        raise ValueError(f"known must be one whole number an item, [{items}], found {truth.dtype} {list(truth.shape)}")
+    if items and (truth.min() < -1 or truth.max() >= classes):
+        raise ValueError(f"known must lie in -1 to {classes - 1}, found {truth.min()} to {truth.max()}")
+    return truth
+
+
+def _settled(posteriors: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The posteriors, with certainty about the items whose answer is known."""
+    return np.where((truth >= 0)[:, None], np.arange(posteriors.shape[1]) == truth[:, None], posteriors)
 
 
 def _vote_counts(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -8,14 +8,19 @@ from typing import Any
 from rlhf_jax.files import atomic_binary
 from rlhf_jax.report import plots
 from rlhf_jax.report.about import MOST, flat, groups, latest, made
+from rlhf_jax.report.agreeing import agreeing_section
+from rlhf_jax.report.findings import findings_section
 from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores, trained
 from rlhf_jax.report.rewards import headline, reward_section
 from rlhf_jax.report.run_folder import RunFolder, read_run
 from rlhf_jax.report.samples import before_and_after, comparison, over_steps
+from rlhf_jax.stages.heldout_samples import first_and_latest
+from rlhf_jax.stages.monitors import monitor, monitor_alarms
 from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name, stage_title
 from rlhf_jax.stages.verdicts import verdicts
+from rlhf_jax.stages.watcher import SOONEST
 
 MOST_OTHER = 60  # diagrams of what else was logged
 # Diagrams in a row, for so few that three would leave a hole.
@@ -46,7 +51,7 @@ def write_report(run_dir: Path | str) -> Path:
         ('report.html', True)
     """
     run = read_run(run_dir)
-    html = _template().render(**_context(run))
+    html = template("template.html").render(**_context(run))
     target = run.path / "report.html"
     with atomic_binary(target) as file:
         # A sampled text may hold half a surrogate pair, which UTF-8 has no bytes for.
@@ -74,6 +79,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "policy_table": policy_table(summary),
         "stages": [_stage(name, run) for name in shown],
         "reward": reward_section(summary),
+        "agreeing": agreeing_section(summary),
         "samples": samples,
         "sampled_by": None if sampled is None else _policy_name(sampled, run),
         "samples_left": len(compared) - sum(len(rows) for _, rows in samples),
@@ -100,7 +106,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "done": name in run.summary,
         "stop_reason": figures.get("stop_reason"),
         "failed": figures.get("failed") or (name not in run.summary and run.summary.get("failed", {}).get(name)),
-        "policy": policy_section(name, rows, figures, _max_kl(name, run)) if name in POLICIES else None,
+        "policy": _policy(name, run) if name in POLICIES else None,
         "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "still": [*still, *also_still],
@@ -109,6 +115,17 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "figures": listed[:MOST],
         "figures_left": max(0, len(listed) - MOST),
     }
+
+
+def _policy(stage: str, run: RunFolder) -> dict[str, Any]:
+    figures = run.summary.get(stage, {})
+    found = policy_section(stage, run.metrics.get(stage, []), figures, _max_kl(stage, run), _half(stage, run))
+    step, rows = first_and_latest(run.heldout, stage)
+    if "alarms" not in figures:  # the stage has not ended, or failed
+        found["alarms"] += [alarm._asdict() for alarm in monitor_alarms(monitor(rows, found["judge"]), step)]
+    # The final comparison is of the stage that finished last; the others are shown by two evaluations.
+    compared = comparison(run.samples) if sampled_by(run.summary) == stage else rows
+    return {**found, "findings": findings_section(figures, compared, found["judge"])}
 
 
 def _policy_name(stage: str, run: RunFolder) -> str:
@@ -129,6 +146,13 @@ def _max_kl(stage: str, run: RunFolder) -> float | None:
     return fields.get("max_kl") if isinstance(fields, dict) else None
 
 
+def _half(stage: str, run: RunFolder) -> int:
+    """The step from which a reward that has not risen is an alarm, as it is while the stage trains."""
+    fields = run.config.get(stage)
+    iterations = fields.get("iterations") if isinstance(fields, dict) else None
+    return max(SOONEST, iterations // 2) if isinstance(iterations, int) else SOONEST
+
+
 def _is_plain(name: str) -> bool:
     """Whether a figure belongs in the list under a stage: what has a table or a drawing of its own does not."""
     return name.split(".")[0] not in {
@@ -139,6 +163,7 @@ def _is_plain(name: str) -> bool:
         "warnings",
         "verdicts",
         "alarms",
+        "monitors",
         "kept",
         "failed",
         "stop_reason",
@@ -146,9 +171,14 @@ def _is_plain(name: str) -> bool:
     }
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Load one of the pages' templates, which escapes whatever it is given.
+
+    Args:
+        name: the file, beside this one.
+    """
     from jinja2 import Environment, StrictUndefined
 
     # Everything a run holds is text by strangers, and a name missing in the template is our mistake: both are strict.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ def _over(figure: str, heldout: str, names: tuple[str, str] = ("training", "held
 
 _LEARNING_RATE = _spec("learning rate", "learning_rate")
 _PROXY = [_spec("proxy reward", _over("proxy_mean", "heldout_proxy", _BOTH))]
+_OWN_SAMPLES = _spec("pairs of its own samples that the proxy orders as the judge does", "heldout_proxy_accuracy")
 _RESPONSES = [
     _spec("response length, tokens", _over("length", "heldout_length", _BOTH)),
     _spec("share of responses that end", _over("eos_rate", "heldout_eos", _BOTH)),
@@ -47,6 +48,7 @@ _PAIRS = [
 # Figures that a stage does not log have no diagram, so PPO and the group methods share one list.
 _ONLINE = [
     *_PROXY,
+    _OWN_SAMPLES,
     _spec("KL to the start, nats a response", _over("kl", "heldout_kl", _BOTH)),
     _spec("KL to the start, nats a token", "kl_per_token"),
     _spec("KL coefficient β", "kl_coef"),
@@ -81,6 +83,7 @@ _PANELS: Mapping[str, Sequence[Spec]] = {
         _spec("loss", _over("loss", "heldout_loss")),
         *_PAIRS,
         *_PROXY,
+        _OWN_SAMPLES,
         _spec("held-out KL to the start, nats", "heldout_kl"),
         *_RESPONSES,
         _spec("KTO's reference point, nats", "reference_point"),

@@ -255,6 +255,47 @@ def shares(found: Mapping[str, Mapping[str, float]]) -> str:
         return _address(figure)
 
 
+def share_bars(
+    labels: Sequence[str],
+    shares: Sequence[float],
+    intervals: Sequence[tuple[float, float] | None],
+    line: float | None = None,
+) -> str:
+    """One bar a row with its 95% interval, and a dashed line to compare with; on a dark page its ink is light.
+
+    Args:
+        labels: what the rows are called.
+        shares: from 0 to 1.
+        intervals: the two ends of each; None where there is none.
+        line: the share to compare with.
+
+    Returns:
+        The address of the drawing.
+
+    Example:
+        >>> share_bars(["all"], [0.7], [(0.6, 0.8)], 0.5).startswith("data:image/svg+xml")
+        True
+    """
+    with _style():
+        figure = _figure(7.2, 0.34 * len(labels) + 0.75)
+        axes = figure.add_subplot()
+        axes.barh(range(len(labels)), [100 * share for share in shares], height=0.6, color=BLUE)
+        for place, ends in enumerate(intervals):
+            if ends is not None:
+                axes.plot(
+                    [100 * end for end in ends], [place, place], color=ORANGE, linewidth=2.2, solid_capstyle="butt"
+                )
+        if line is not None:
+            axes.axvline(100 * line, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.grid(axis="y", visible=False)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("%, orange: 95% interval")
+        return _address(figure, dark=_DARK)
+
+
 def _draw_panel(axes: Any, panel: Panel, *, legend_above: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -320,9 +361,16 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _address(figure: Any) -> str:
+# A drawing follows the page's colours by itself; matplotlib writes its own into every element.
+_DARK = b"""<style>@media (prefers-color-scheme: dark) {
+ text { fill: #c9ccd1 !important; } path[style*="#ececec"] { stroke: #33373d !important; }
+ path[style*="#999999"], use[style*="#444444"] { stroke: #8b9098 !important; } }</style>"""
+
+
+def _address(figure: Any, *, dark: bytes = b"") -> str:
     drawing = io.BytesIO()
     # Without a date the same figures give the same bytes.
-    figure.savefig(drawing, format="svg", metadata={"Date": None})
+    figure.savefig(drawing, format="svg", metadata={"Date": None}, transparent=bool(dark))
     svg = re.sub(rb"'DejaVu Sans'[^;\"]*", TYPEFACE.encode(), drawing.getvalue())
+    svg = svg.replace(b"<defs>", dark + b"<defs>", 1)
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")

@@ -23,10 +23,13 @@ _WATCHED: Sequence[tuple[str, Sequence[set[str]]]] = (
     ("a proxy that rises while the {judge} score does not", [{"heldout_proxy", "heldout_{judge}"}]),
     ("responses that never end", [{"eos_rate"}, {"heldout_eos"}]),
     ("a reward that is one constant", [{"proxy_std"}]),
+    ("a reward that stays flat at a low KL", [{"heldout_kl", "heldout_proxy", "proxy_std"}]),
     ("one answer to all prompts", [{"most_common"}, {"distinct_2"}]),
     ("skipped updates", [{"skipped"}]),
     ("a sampler that disagrees with the trainer", [{"logprob_gap"}]),
 )
+
+_FORMS = "words, openings, lists, repetition or a length that the reward pays for"
 
 
 def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -50,6 +53,10 @@ def policy_table(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         *(
             (f"mean score by {judge}", [_change(p, f"{name}_before", f"{name}_after") for p in policies])
             for name, judge in names.items()
+        ),
+        (
+            "pairs of its own samples that the proxy orders as the judge does, before and after",
+            [_change(p, "proxy_accuracy_before", "proxy_accuracy", 3) for p in policies],
         ),
         ("KL to the starting policy, nats a response", [_kl(p) for p in policies]),
         ("length, tokens", [_change(p, "length_before", "length", 1) for p in policies]),
@@ -95,7 +102,11 @@ def scores(figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def policy_section(
-    stage: str, rows: Sequence[Row], figures: Mapping[str, Any], max_kl: float | None = None
+    stage: str,
+    rows: Sequence[Row],
+    figures: Mapping[str, Any],
+    max_kl: float | None = None,
+    from_step: int = 20,
 ) -> dict[str, Any]:
     """Alarms and over-optimisation of one stage.
 
@@ -104,14 +115,16 @@ def policy_section(
         rows: its part of the log.
         figures: its part of the summary.
         max_kl: its config's limit of the KL, if it has one.
+        from_step: the first step at which a reward that has not risen is an alarm.
 
     Returns:
         What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
-        address, or empty), ``has_proxy`` (whether that drawing has a proxy reward) and ``judge`` (whose scores it has).
+        address, or empty), ``has_proxy`` (whether that drawing has a proxy reward), ``judge`` (whose scores it has) and
+        ``own_samples`` (how often the proxy orders the trained policy's samples as that judge does, in words).
     """
     # While the run is going there is no summary yet, and its log says the same.
     judge = _ruling(stage, rows, figures)
-    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl)
+    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl, from_step=from_step)
     found = figures.get("alarms", [alarm._asdict() for alarm in raised])
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
     points = _points(stage, rows, judge)
@@ -122,10 +135,11 @@ def policy_section(
         drawing = plots.over_optimisation(points, _fitted(stage, points), titles=titles)
     return {
         "alarms": [alarm if isinstance(alarm, dict) else {"name": "", "step": "", "message": alarm} for alarm in found],
-        "watched": _watched(logged, judge),
+        "watched": _watched(logged, judge) + [_FORMS] * bool(figures.get("monitors")),
         "over_optimisation": drawing,
         "has_proxy": any(proxy is not None for _, proxy, _ in points),
         "judge": judge,
+        "own_samples": _own_samples(figures),
     }
 
 
@@ -189,6 +203,13 @@ def _judge(name: str, policies: Sequence[Mapping[str, Any]]) -> str:
     """A judge's name in a row of all policies: what it is too, where all of them say the same."""
     called = dict.fromkeys(judge_name(name, figures) for figures in policies)
     return next(iter(called)) if len(called) == 1 else judge_name(name, {})
+
+
+def _own_samples(figures: Mapping[str, Any]) -> str:
+    """How often the proxy orders pairs of the policy's own samples as the judge does; empty where nobody knows."""
+    share = _among(_share(figures, "proxy_accuracy"), figures.get("proxy_accuracy_pairs"), "pairs")
+    before = percent(figures.get("proxy_accuracy_before"))
+    return f"{share}; {before} of the starting policy's" if share and before else share
 
 
 def _named(name: str, what: str | None) -> str:

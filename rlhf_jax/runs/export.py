@@ -14,6 +14,7 @@ from rlhf_jax.data import Tokenizer
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import read_record
 from rlhf_jax.runs.loading import base_of, first_finished, load_stage, open_stage, origin
+from rlhf_jax.runs.resultless import warn_of_failure
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import MODEL_STAGES
@@ -60,6 +61,7 @@ def export(
         raise RunError(f"stage {name!r} makes no model: choose one of {', '.join(MODEL_STAGES)}")
     # Weights that are all the stage's own stay on the disk, from where one tensor after the other is copied.
     params, config, tokenizer = (load_stage if adapter else open_stage)(run, name)
+    warn_of_failure(run, name)
     model = params["reward" if name == "reward" else "policy"]
     count = models.members(model) if "head" in model else 0
     if count:

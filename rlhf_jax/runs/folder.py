@@ -12,6 +12,7 @@ RUN/goodput.jsonl         where the time of each stage went, over all its restar
 RUN/hung_<stage>_process<n>.txt  stacks of the threads of a process that hung
 RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
 RUN/samples.jsonl         responses of the SFT policy and of the last policy stage that ran here
+RUN/heldout_samples.jsonl all responses of each policy stage's first and latest evaluation
 RUN/summary.json          the results
 RUN/report.html           curves, tables and samples to look at
 """

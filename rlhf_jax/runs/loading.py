@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from rlhf_jax.runs.pretrained import (
     warn_of_unknown_tokens,
     with_tokens,
 )
+from rlhf_jax.runs.resultless import is_begun, warn_of_failure
 from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
 from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import MODEL_STAGES
@@ -124,6 +126,8 @@ def start_from(
     if not at.stage and not scores:
         must_write_text(at.path, "train a policy from")
     base = _base(at, lora.int8_trunk and lora.rank > 0)
+    if at.stage:
+        warn_of_failure(at.path, at.stage)
     tokenizer = _tokenizer(base)
     config, params, head = _shared_trunk(base, mesh) if lora.rank else _read_trunk(base, mesh)
     if layers and layers < config.n_layers:
@@ -283,9 +287,21 @@ def origin(directory: Path | str, stage: str) -> Path | None:
 
 
 def first_finished(directory: Path | str, stages: Sequence[str]) -> str:
-    """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name."""
-    directory = local(split_stage(directory)[0])
-    return next((stage for stage in stages if (directory / "params" / stage).exists()), "sft")
+    """Find the first of these stages that a run folder holds; ``sft`` where it holds none, for the error to name.
+
+    Where one before it was begun and is not finished, a warning says whose model is taken in its place.
+    """
+    run, named = split_stage(directory)
+    directory = local(run)
+    found = next((stage for stage in stages if (directory / "params" / stage).exists()), "")
+    before = stages[: stages.index(found)] if found and named is None else ()
+    if unfinished := next((stage for stage in before if is_begun(directory, stage)), ""):
+        warnings.warn(
+            f"the {unfinished} stage of {directory} is not finished, so the model of its {found} stage is taken: the "
+            f"command that began {unfinished} goes on with it",
+            stacklevel=3,
+        )
+    return found or "sft"
 
 
 def load_merged(directory: Path | str, stage: str, mesh: Mesh | None = None) -> tuple[ModelConfig, Params, Tokenizer]:
@@ -321,7 +337,9 @@ def _check_finished(directory: Path, stage: str) -> None:
     if stage in MODEL_STAGES and (parent / stage).exists():
         return
     there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    if there:
+    if is_begun(directory, stage):
+        found = "it was begun and is not finished: the command that began it goes on with it"
+    elif there:
         found = f"it holds {', '.join(there)}"
     elif not directory.exists():
         found = "there is no such folder; a model on a hub has to be downloaded into one first"

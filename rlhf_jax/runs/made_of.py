@@ -46,14 +46,24 @@ def of_rows(source: str, parts: Parts) -> Ingredient:
     """
     digest = hashlib.sha256()
     named = {"training": parts.train, "validation": parts.validation, "test": parts.test}
-    for name, rows in named.items():
+    for name, rows in {**named, **({"golden": parts.golden} if parts.golden else {})}.items():
         digest.update(f"{name} {len(rows)}\n".encode())
         for row in rows:
-            fields = {key: value for key, value in row._asdict().items() if key != "where"}
-            text = json.dumps([type(row).__name__, fields], sort_keys=True, default=_as_json)
+            text = json.dumps([type(row).__name__, _deciding(row)], sort_keys=True, default=_as_json)
             digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
     counts = ", ".join(f"{len(rows)} {name}" for name, rows in named.items())
     return {"is": f"{source} ({counts} rows)", "sha256": digest.hexdigest()}
+
+
+def _deciding(row: Any) -> dict[str, Any]:
+    """The fields of a row that decide what is trained; without those of later versions where they say nothing."""
+    fields = {key: value for key, value in row._asdict().items() if key != "where"}
+    said = fields.pop("said", None)
+    if fields.get("weight") == 1:
+        del fields["weight"]
+    if said is not None and (said.rater or said.golden is not None):
+        fields["said"] = [said.rater, said.time, said.confidence, said.golden]
+    return fields
 
 
 def _as_json(value: Any) -> Any:

@@ -20,6 +20,7 @@ from rlhf_jax.runs.arguments import checked_count, checked_prompts
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import first_finished, load_stage
 from rlhf_jax.runs.pretrained import load_checkpoint
+from rlhf_jax.runs.resultless import warn_of_failure
 from rlhf_jax.runs.sampling import make_engine
 from rlhf_jax.runs.stage_path import policy_path
 from rlhf_jax.stage_names import POLICY_STAGES
@@ -62,6 +63,7 @@ class Policy:
         if stage not in (None, name):
             raise RunError(f"{run} names the {name} stage, and stage is {stage}: leave one of them out")
         params, config, tokenizer = load_stage(at.path, name)
+        warn_of_failure(at.path, name)
         return cls(config, params["policy"], tokenizer, name)
 
     def sample(

@@ -127,6 +127,15 @@ def checkpoint_fingerprint(path: Path) -> str:
     return models.fingerprint(path)
 
 
+def base_checkpoint(path: Path) -> Path:
+    """Find the checkpoint that an adapter of PEFT's is for; any other is its own.
+
+    Raises:
+        CheckpointError: when the adapter names none that is here.
+    """
+    return base_checkpoint(_below(path)) if (path / ADAPTER_CONFIG).exists() else path
+
+
 def _below(adapter: Path) -> Path:
     """Find the checkpoint that an adapter of PEFT's is for."""
     named = read_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or ""

@@ -13,6 +13,7 @@ from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import load_stage
 from rlhf_jax.runs.pretrained import checkpoint_tokenizer, is_checkpoint, read_checkpoint, scores_text
+from rlhf_jax.runs.resultless import warn_of_failure
 from rlhf_jax.runs.store import local
 from rlhf_jax.types import Params
 
@@ -32,6 +33,7 @@ def load_reward_model(path: Path | str, mesh: Mesh | None = None) -> tuple[Model
     path = local(path)
     if not is_checkpoint(path):
         params, config, tokenizer = load_stage(path, "reward", mesh)
+        warn_of_failure(path, "reward")
         return config, params["reward"], tokenizer
     if not scores_text(path):
         raise RunError(

@@ -86,8 +86,18 @@ class Scorer:
         # A copy: what comes from the device is read-only, and whoever asked for scores may change them.
         return np.array(rewards.combine(jnp.asarray(self.score_members(sequences)), self.ensemble))
 
-    def score_members(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model."""
+    def score_members(
+        self, sequences: Sequence[np.ndarray], tell: Callable[[int], None] = lambda done: None
+    ) -> np.ndarray:
+        """Score token sequences with every member of an ensemble, float32 [M, n]; M is 1 for a single model.
+
+        Args:
+            sequences: prompt, response and end-of-sequence token each.
+            tell: told how many are scored, whenever some are.
+
+        Raises:
+            RunError: when one is longer than what the model reads.
+        """
         for i, sequence in enumerate(sequences):
             if len(sequence) > (readable := self.config.max_length or ROOM):
                 unsaid = "" if self.config.max_length else " at most, as its config names no max_length"
@@ -107,6 +117,7 @@ class Scorer:
             examples = [Example((sequences[i],), (1,)) for i in rows]
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=size)
             scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
+            tell(start + len(rows))
         return scores
 
 
@@ -178,7 +189,8 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
 
     Returns:
         One response, whose score is ``score``; or two, the one that people prefer as ``chosen_score`` (the first where
-        votes are even) and the other as ``rejected_score``. In a chat the response is the assistant's last turn.
+        votes are even) and the other as ``rejected_score``; in a ranking ``score_1``, ``score_2`` and so on, in the
+        order of its responses. In a chat the response is the assistant's last turn.
 
     Raises:
         DataError: when no layout fits, the row has no response to a prompt, or a field is bad.
@@ -190,7 +202,11 @@ def scorable(row: Mapping[str, Any], where: str) -> Scorable:
     """
     found = layouts.answered(row, where)
     if isinstance(found, Comparison):
-        said = dict(zip(("chosen_score", "rejected_score"), layouts.preferred_first(found), strict=True))
+        two = len(found.responses) == 2
+        names = (
+            ("chosen_score", "rejected_score") if two else [f"score_{i}" for i in range(1, len(found.responses) + 1)]
+        )
+        said = dict(zip(names, layouts.preferred_first(found) if two else found.responses, strict=True))
     else:
         said = {"score": found.response}
     return Scorable(row, {name: Demonstration(found.prompt, text, where) for name, text in said.items()})
@@ -204,7 +220,7 @@ def score_rows(scorer: Scorer, rows: Sequence[Scorable]) -> list[dict[str, Any]]
         rows: from ``scorable``.
 
     Returns:
-        The rows as they were, with ``score``, or with ``chosen_score`` and ``rejected_score``.
+        The rows as they were, with ``score``, with ``chosen_score`` and ``rejected_score``, or with ``score_1`` and on.
 
     Raises:
         DataError: when a chat template refuses a row.

@@ -12,9 +12,11 @@ from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
-from rlhf_jax.stages.comparison import Judged, Judges, compare, keep_best
+from rlhf_jax.stages.comparison import Judged, Judges, keep_best
+from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import NothingTrained
+from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.lift import lift
@@ -23,6 +25,7 @@ from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, P
 from rlhf_jax.stages.online.gap import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.opinions import Comparisons, comparisons
+from rlhf_jax.stages.people import CompareConfig, compare, open_store
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
@@ -34,6 +37,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "CompareConfig",
     "Comparisons",
     "DataConfig",
     "EncodedPrompt",
@@ -67,8 +71,11 @@ __all__ = [
     "baselines",
     "best_of_n",
     "compare",
+    "compare_policies",
     "comparisons",
     "describe_objective",
+    "evaluate",
+    "evaluate_beside",
     "find_objective",
     "find_task",
     "forward",
@@ -76,12 +83,14 @@ __all__ = [
     "keep_best",
     "lift",
     "make_loss_fn",
+    "open_store",
     "ppo",
     "preference",
     "quickstart",
     "quickstart_config",
     "reward_model",
     "sft",
+    "win_rates",
 ]
 
 __getattr__ = renamed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_jax import evaluation, processes
@@ -17,10 +18,18 @@ class Alarms:
         stage: the stage whose rows are looked at.
         judge: the judge whose score is held against the proxy.
         max_kl: nats a response above which the KL is an alarm; the usual limit where the stage has none.
+        from_step: the first step at which a reward that has not risen is an alarm.
     """
 
-    def __init__(self, directory: Path, stage: str, judge: str = "gold", max_kl: float | None = None):
-        self._judge, self._max_kl = judge, max_kl
+    def __init__(
+        self,
+        directory: Path,
+        stage: str,
+        judge: str = "gold",
+        max_kl: float | None = None,
+        from_step: int = 20,
+    ):
+        self._judge, self._max_kl, self._from_step = judge, max_kl, from_step
         self._path, self._stage, self._said = directory / "metrics.jsonl", stage, set[str]()
 
     def report(self) -> list[evaluation.Alarm]:
@@ -28,9 +37,15 @@ class Alarms:
         if not processes.first():
             return []
         rows = read_metrics(self._path, self._stage)
-        found = evaluation.alarms(rows, stage=self._stage, judge=self._judge, max_kl=self._max_kl)
+        found = evaluation.alarms(
+            rows, stage=self._stage, judge=self._judge, max_kl=self._max_kl, from_step=self._from_step
+        )
+        self.say(found)
+        return found
+
+    def say(self, found: Sequence[evaluation.Alarm]) -> None:
+        """Print those of a kind that was not printed before."""
         for alarm in found:
             if alarm.name not in self._said:
                 print(f"{self._stage}: warning: {alarm.message}", file=sys.stderr)
                 self._said.add(alarm.name)
-        return found

@@ -24,6 +24,7 @@ from rlhf_jax.runs.loading import Base
 from rlhf_jax.runs.store import mirror_of
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.ingredients import without_result
 from rlhf_jax.stages.trackers import find_tracker, start_tracking
 from rlhf_jax.stages.verdicts import stage_verdicts
 from rlhf_jax.training import GoodputLog, LastUpdate, MetricsWriter, Phases, SkippedUpdates, Watchdog
@@ -51,6 +52,7 @@ class Attempt:
     def __init__(self, directory: Path, stage: str, config: StageConfig, tracker: Tracker | None = None):
         self.directory, self._stage, self._config = directory, stage, config
         self._tracker = find_tracker(config.tracker) if tracker is None else tracker
+        self._without_result = without_result(config)  # sentences on what it builds on
         self.host: dict[str, Any] = {"seconds": 0.0}  # kept in the checkpoint
         self._last = time.monotonic()
         self.phases = Phases()
@@ -109,6 +111,8 @@ class Attempt:
         Raises:
             NothingTrained: when the summary says that the stage has failed; it is written then.
         """
+        if self._without_result:
+            summary = {**summary, "warnings": [*self._without_result, *summary.get("warnings", [])]}
         record = read_record(self.directory / "summary.json") if processes.first() else {}
         said = [verdict._asdict() for verdict in stage_verdicts(self._stage, {**record, self._stage: summary})]
         summary = {**summary, "verdicts": said}

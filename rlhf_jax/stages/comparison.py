@@ -15,6 +15,7 @@ from rlhf_jax.data.rows import Prompt
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout import occurrences
 from rlhf_jax.rollout.responses import response_tokens
+from rlhf_jax.stages.judges import ruling_judge
 from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, score_shared
@@ -130,7 +131,9 @@ def compare(
 
     Returns:
         ``NAME_win_rate`` and its 95% interval for every name, means before and after, KL (nats a response) and its
-        interval, and figures of the responses' length and variety; and one row a prompt, with both responses.
+        interval, figures of the responses' length and variety, and where there are a proxy and a judge
+        ``proxy_accuracy`` (``evaluation.ordered_alike`` on the trained policy's responses), its interval and pairs, and
+        ``proxy_accuracy_before`` on those of the other; and one row a prompt, with both responses.
     """
     described = [evaluation.describe_responses(x.tokens, x.finished) for x in (before, after)]
     kl = after.scores["kl"]
@@ -149,6 +152,7 @@ def compare(
             f"{name}_win_rate": rate,
             f"{name}_win_rate_ci": list(interval),
         }
+    summary |= _proxy_accuracy(before, after)
     rows = [
         {
             "prompt": prompt.text,
@@ -167,7 +171,40 @@ def compare(
 
 
 def heldout_metrics(judged: Judged) -> dict[str, float]:
-    """Compute what the log says of an evaluation: mean of every score, mean length, and share of ended responses."""
+    """Compute what the log says of an evaluation: mean of every score, mean length, and share of ended responses.
+
+    Where there are a proxy and a judge, it also says how many pairs of these samples both order alike.
+    """
     values = {f"heldout_{name}": float(np.mean(x)) for name, x in judged.scores.items()}
     lengths = [len(t) for t in judged.tokens]
+    alike = _alike(judged)
+    values |= {} if alike is None else {"heldout_proxy_accuracy": alike.accuracy}
     return {**values, "heldout_length": float(np.mean(lengths)), "heldout_eos": float(judged.finished.mean())}
+
+
+def _proxy_and_judge(judged: Judged) -> tuple[np.ndarray, np.ndarray] | None:
+    """Take the proxy's scores and those of the judge that decides; None where one is not there, or is not finite."""
+    names = [name for name in judged.scores if name not in ("kl", "proxy")]
+    if "proxy" not in judged.scores or not names:
+        return None
+    both = judged.scores["proxy"], judged.scores[ruling_judge(names)]
+    return both if all(np.isfinite(x).all() for x in both) else None
+
+
+def _alike(judged: Judged) -> evaluation.OwnSamples | None:
+    both = _proxy_and_judge(judged)
+    return None if both is None else evaluation.ordered_alike(*both)
+
+
+def _proxy_accuracy(before: Judged, after: Judged) -> dict[str, Any]:
+    """Compute how often the proxy orders samples as the judge does, those of the trained policy and of the other."""
+    first, last, both = _alike(before), _alike(after), _proxy_and_judge(after)
+    if last is None or both is None:
+        return {}
+    interval = evaluation.ordered_alike_interval(*both)
+    return {
+        "proxy_accuracy": last.accuracy,
+        "proxy_accuracy_ci": None if interval is None else list(interval),
+        "proxy_accuracy_pairs": last.pairs,
+        "proxy_accuracy_before": None if first is None else first.accuracy,
+    }

@@ -14,12 +14,16 @@ from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.lock import locked
 from rlhf_jax.runs.made_of import Ingredient, collect_again, of_callable, of_model, of_rows
+from rlhf_jax.runs.resultless import failure
+from rlhf_jax.runs.stage_path import policy_path
+from rlhf_jax.runs.store import local
 from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.runs.values import place_of
 from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import named_objective
 from rlhf_jax.stages.config import StageConfig, judges_by_name
 from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.judges import judge_runs
 from rlhf_jax.stages.optimizers import OwnOptimizer, load_optimizer
 from rlhf_jax.stages.task import Task
 from rlhf_jax.training import OptimizerConfig
@@ -112,6 +116,22 @@ def of_optimizers(passed: OwnOptimizer | None, config: StageConfig) -> Makers:
         for name in own
         if name
     }
+
+
+def without_result(config: StageConfig) -> list[str]:
+    """List what a stage is made of that came to no result itself: what it starts from, its reward model, its judges.
+
+    Args:
+        config: the stage's.
+
+    Returns:
+        A sentence for each, for the summary; whoever loads these models warns of them.
+    """
+    fields = vars(config)
+    starts = [policy_path(text, or_reward=True) for text in (fields.get("init"), fields.get("policy")) if text]
+    scored_by = [text for text in (fields.get("reward_model"), *judge_runs(fields.get("judge", ()))) if text]
+    models = [(at.path, at.stage) for at in starts if at.stage] + [(local(text), "reward") for text in scored_by]
+    return [said for path, stage in dict.fromkeys(models) if (said := failure(path, stage))]
 
 
 def _named(what: str, said: str) -> Ingredient:

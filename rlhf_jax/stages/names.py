@@ -15,6 +15,7 @@ from rlhf_jax.runs.errors import RunError
 OF_EVALUATIONS = frozenset(
     {
         *("kl", "proxy", "selection", "loss", "accuracy", "length", "eos", "eos_rate", "test_prompts"),
+        *("proxy_accuracy", "proxy_accuracy_ci", "proxy_accuracy_pairs", "proxy_accuracy_before"),
         *("distinct_1", "distinct_2", "unique_tokens", "prompt", "domain", "before", "after", "step", "stage"),
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from rlhf_jax import losses
@@ -14,6 +15,8 @@ from rlhf_jax.types import Array, Aux, LossFn, Model, Objective, Params, Sequenc
 
 def make_loss_fn(objective: Objective, models: Mapping[str, Model | ValueHead], *, temperature: float = 1.0) -> LossFn:
     """Turn an objective into ``loss_fn(params, batch, key) -> (numerator, Aux)``.
+
+    Where ``batch.weight`` [B] is there, the losses of each group are multiplied by it; metrics are not.
 
     The loss of a global batch is the sum of numerators over its micro-batches divided by the sum of ``Aux.weight``;
     ``training.make_train_step`` does that, so no mean of means can arise.
@@ -31,7 +34,7 @@ def make_loss_fn(objective: Objective, models: Mapping[str, Model | ValueHead], 
 
     def loss_fn(params: Params, batch: SequenceBatch, key: Array | None) -> tuple[Array, Aux]:
         loss = objective(forward(models, params, batch, key, temperature=temperature), batch)
-        numerator, weight = loss.reduction(loss.values, loss.mask)
+        numerator, weight = loss.reduction(_weighed(loss.values, batch.weight), loss.mask)
         metrics = {
             name: (losses.masked_sum(values, mask), jnp.sum(mask, dtype=jnp.float32))
             for name, (values, mask) in loss.metrics.items()
@@ -39,3 +42,10 @@ def make_loss_fn(objective: Objective, models: Mapping[str, Model | ValueHead], 
         return numerator, Aux(weight, metrics)
 
     return loss_fn
+
+
+def _weighed(values: Array, weight: Array | None) -> Array:
+    """Each group's losses times what the group counts for; the denominator stays, as weights are 1 on average."""
+    if weight is None:
+        return values
+    return values * jax.lax.stop_gradient(weight).reshape(-1, *(1,) * (values.ndim - 1))

@@ -18,6 +18,7 @@ from rlhf_jax.data import Comparison, DataError, Example, RatedResponse, Tokeniz
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import prompt_key
 from rlhf_jax.data.rows import LabelledResponse
+from rlhf_jax.stages import rankings, raters
 from rlhf_jax.stages.held_out import HeldOutPairs
 from rlhf_jax.stages.sources import counted, encode_usable, find_task
 from rlhf_jax.stages.task import Task
@@ -80,7 +81,7 @@ def preferences(
     Raises:
         DataError: on a bad row, and in ``epoch`` when no pair has a majority of at least ``min_share``.
     """
-    drawn = _opinions(config, tokenizer, task or find_task(config), group_size=2, seed=seed)
+    drawn = _opinions(config, tokenizer, task or find_task(config), group_size=2, seed=seed, in_pairs=True)
     if isinstance(drawn, Labels):
         return drawn
     pairs = drawn.epoch
@@ -111,9 +112,9 @@ def preferences(
 
 
 def _opinions(
-    config: DataConfig, tokenizer: Tokenizer, task: Task, *, group_size: int, seed: int
+    config: DataConfig, tokenizer: Tokenizer, task: Task, *, group_size: int, seed: int, in_pairs: bool = False
 ) -> Comparisons | Labels:
-    """Read what people said of responses, in whichever of three forms the rows have: pairs, ratings or labels."""
+    """Read what people said of responses, in whichever of three forms the rows have: comparisons, ratings or labels."""
     rows = task.asked("opinions", config.source)(config)
     kinds = {type(row) for part in (rows.train, rows.validation, rows.test) for row in part}
     if len(kinds) > 1:
@@ -121,9 +122,11 @@ def _opinions(
             f"{config.source}: expected only pairs, only rated responses or only labels, found more than one of them; "
             "split the data"
         )
-    for row in (row for part in (rows.train, rows.validation, rows.test) for row in part if kinds == {Comparison}):
-        if len(row.responses) != 2:
-            raise DataError(f"{row.where}: expected a comparison of 2 responses, found {len(row.responses)}")
+    odd: tuple[str, ...] = ()
+    if kinds == {Comparison}:  # in the order in which people saw them, which gathered rows have not
+        odd = _odd_labels([*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])])
+    rows = raters.gathered(rankings.in_pairs(rows) if in_pairs else rows, config)
+    kinds = {type(row) for row in rows.train}
     trained = frozenset(prompt_key(row) for row in rows.train)
     used: dict[int, list[Any]] = {}  # the rows of a part that fit, once it was encoded
 
@@ -151,14 +154,20 @@ def _opinions(
         warnings = (*_odd_ratings(rows.train), *alone, *_undecided(epoch(0), config.source))
     else:
         pairs = functools.partial(_given_pairs, encode=functools.partial(distinct, what="held out"))
-        _, known, notes = distinct(rows.train, "to train on")
-        epoch = _given_epochs(known, seed)
-        odd = _odd_labels([*rows.train, *rows.validation, *(rows.test if rows.test is not rows.validation else [])])
+        kept, known, notes = distinct(rows.train, "to train on")
+        epoch = _given_epochs(_weighed(kept, known), seed)
         warnings = (*odd, *_undecided(known, config.source), *notes)
     # What is encoded twice would be complained of twice.
     heldout = functools.cache(lambda count: pairs(rows.validation, count))
     test_pairs = heldout if rows.test is rows.validation else functools.cache(lambda count: pairs(rows.test, count))
     return Comparisons(epoch, heldout, test_pairs, (*warnings, *rows.notes), trained, count)
+
+
+def _weighed(rows: Sequence[Comparison], examples: list[Example]) -> list[Example]:
+    """Give every group what its row counts for, where the rows do not all count the same."""
+    if all(row.weight == 1 for row in rows):
+        return examples
+    return [example._replace(weight=row.weight) for row, example in zip(rows, examples, strict=True)]
 
 
 def _telling(
@@ -296,13 +305,21 @@ def _once_each(pairs: np.ndarray) -> np.ndarray:
 
 
 def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode: Callable[..., Any]) -> HeldOutPairs:
-    """Take the pairs as they are, each once; ``pairs_per_response`` matters for rated responses only."""
+    """Take the pairs as they are, each once, and all pairs of a ranking; ``pairs_per_response`` is for ratings only."""
     kept, examples, _ = encode(rows)
-    votes = np.stack([row.votes for row in kept])
+    sizes = [len(row.responses) for row in kept]
+    starts = np.cumsum([0, *sizes[:-1]])
+    voted = [
+        (start, i, j, row.votes)
+        for start, row in zip(starts.tolist(), kept, strict=True)
+        for i, j in zip(*np.triu_indices(len(row.responses), k=1), strict=True)
+        if len(row.responses) == 2 or row.votes[i, j] + row.votes[j, i] > 0
+    ]
+    pairs = np.array([(start + i, start + j) for start, i, j, _ in voted], np.int64)
+    votes = np.stack([table[np.ix_((i, j), (i, j))] for _, i, j, table in voted])
     share = _share(votes)
     # The chosen response of such rows always comes first; every other pair is turned, so that its place says nothing.
-    turned = np.arange(len(kept)) % 2 == 1
-    pairs = np.arange(2 * len(kept)).reshape(-1, 2)
+    turned = np.arange(len(pairs)) % 2 == 1
     return HeldOutPairs(
         sequences=[tokens for e in examples for tokens in e.tokens],
         starts=[start for e in examples for start in e.starts],
@@ -311,7 +328,7 @@ def _given_pairs(rows: Sequence[Comparison], pairs_per_response: int, *, encode:
         pairs=np.where(turned[:, None], pairs[:, ::-1], pairs),
         share=np.where(turned, 1 - share, share),
         votes=np.where(turned[:, None, None], votes[:, ::-1, ::-1], votes).astype(np.float32),
-        domains=["all"] * (2 * len(kept)),
+        domains=["all"] * sum(sizes),
         golden=None,
     )
 

@@ -279,7 +279,6 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
     with watch.judging():
         before, after = (judged(p, test_prompts, TEST) for p in (sampler.reference, policy))
     summary, samples = compare(before, after, test_prompts, judged.names, domain=task.domain)
-    watcher.samples.compare(samples)
     test, quality = measured(pairs, config.pairs_per_response)
     with watch.judging():
         gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
@@ -291,7 +290,7 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
         "judges": judge_names(judges, config.judge if given.judges is None else ()),
         "rows": pairs.rows(),
         "warnings": list(dict.fromkeys([*pairs.warnings, *prompt_rows.notes])),
-        "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
+        **watcher.compared(samples, fitted.best_step),
         **quality(gained[0] - gained[1]),
         **outcome("preference", config, fitted, f"the {starting_policy(began)}"),
     }

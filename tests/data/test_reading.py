@@ -77,7 +77,7 @@ def test_validation_and_test_are_held_out_or_one_of_them_halved_or_two_tenths(tm
         ):
             sources.demonstrations(config)
         return
-    train, validation, test, notes, _ = sources.demonstrations(config)
+    train, validation, test, notes, *_ = sources.demonstrations(config)
     assert not notes
     if " " in held:
         assert [asked(part) for part in (validation, test)] == [[f"{n} {i}" for i in range(20)] for n in held.split()]

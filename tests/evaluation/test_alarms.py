@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.evaluation import (
     alarms,
+    flat_reward,
     high_kl,
     logprob_gap,
     mode_collapse,
@@ -150,3 +151,36 @@ def test_a_stage_looks_at_its_own_figures_only():
 def test_alarms_come_in_the_order_of_their_steps():
     rows = [{"step": 1, "ppo/logprob_gap": 1.0}, {"step": 2, "ppo/kl": 50.0}, {"step": 3, "ppo/most_common": 1.0}]
     assert [alarm.step for alarm in alarms(rows)] == [1, 2, 3]
+
+
+def evaluated(kl: float, proxies: list[float], spread: float = 1.0) -> list[dict]:
+    """Every tenth step is evaluated."""
+    return [
+        {"step": 10 * i, "ppo/heldout_kl": kl, "ppo/heldout_proxy": proxy, "ppo/proxy_std": spread}
+        for i, proxy in enumerate(proxies)
+    ]
+
+
+def test_a_flat_reward_at_a_low_kl():
+    found = flat_reward(evaluated(0.02, [1.0, 1.05, 0.99, 1.02]))
+    assert found is not None
+    # (1.05 + 0.99) / 2 - 1
+    assert (found.name, found.step) == ("flat_reward", 20)
+    assert "0.02 nats" in found.message
+    assert "+0.02 standard deviations" in found.message
+    assert "reward's weight or lower beta" in found.message
+    assert found in alarms(evaluated(0.02, [1.0, 1.05, 0.99, 1.02]))
+
+
+def test_a_flat_reward_is_no_alarm_while_a_run_begins_or_where_the_policy_moves():
+    flat = [1.0] * 6
+    assert flat_reward(evaluated(0.02, flat), from_step=40).step == 40
+    assert flat_reward(evaluated(0.02, flat[:2])) is None
+    assert flat_reward(evaluated(0.5, flat)) is None  # that is another trouble
+    assert flat_reward(evaluated(0.02, [1.0, 1.1, 1.2, 1.3])) is None
+    # A tenth of the reward's own spread is a rise.
+    assert flat_reward(evaluated(0.02, [1.0, 1.02, 1.02], spread=0.1)) is None
+    assert flat_reward(evaluated(0.02, [1.0, 1.02, 1.02], spread=1.0)) is not None
+    # A constant reward has an alarm of its own; a stage that samples no batches trains on no reward.
+    assert flat_reward(evaluated(0.02, flat, spread=0.0)) is None
+    assert flat_reward([{k: v for k, v in row.items() if "std" not in k} for row in evaluated(0.02, flat)]) is None

@@ -11,6 +11,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import evaluation, losses
+from rlhf_jax.cli import pipeline
 from rlhf_jax.report import write_report
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.plots import Line, Panel
@@ -125,6 +126,24 @@ def test_a_stage_that_gave_up_is_said_until_it_is_complete():
 def test_alarms_stand_at_the_end_with_stage_and_step():
     summary = {"ppo": {"alarms": [{"name": "high_kl", "step": 7, "message": "The KL reached 31."}]}}
     assert alarm_verdicts(summary) == [("warning", "ppo, step 7: The KL reached 31.")]
+
+
+def test_what_a_stage_came_to_is_printed_once_at_its_own_end(tmp_path, capsys):
+    alarm = {"name": "high_kl", "step": 7, "message": "The KL reached 31."}
+    summary = {
+        "sft": {"kept": "Step 4, the last one, was kept.", "warnings": ["Rows repeat."]},
+        "ppo": {"kept": "Step 2 of 12 was kept.", "alarms": [alarm]},
+        "group": {"kept": "Step 3 of 12 was kept.", "alarms": [alarm]},
+    }
+    write_folder(tmp_path, summary, {}, [])
+    pipeline._finish(tmp_path, "ppo")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines] == [
+        "note: PPO against the reward model: step 2 of 12 was kept.",
+        "warning: ppo, step 7: The KL reached 31.",
+    ]
+    pipeline._finish(tmp_path, "")  # the quickstart's stages all end here
+    assert len(capsys.readouterr().err.splitlines()) == 6
 
 
 def fitted(stage, rows, *, best_step=0, best_value=None):

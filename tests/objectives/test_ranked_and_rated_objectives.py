@@ -10,6 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from rlhf_jax import losses, objectives
+from rlhf_jax.data.layouts.rankings import parse_ranking
 from rlhf_jax.losses.checks import UnusualHyperparameter
 
 VOTES = jnp.array([[0.0, 4.0, 3.0], [0.0, 0.0, 1.0], [1.0, 3.0, 0.0]])  # counts 1.75, 0.25, 1: the order is 0, 2, 1
@@ -25,6 +26,24 @@ def ranked(batch):
 @pytest.fixture
 def rated(batch):
     return batch._replace(rating=jnp.array([[1.0, 5.0, 3.0], [2.0, 4.0, 4.0], [5.0, 5.0, 5.0]]))
+
+
+@pytest.mark.parametrize(("ranks", "orders"), [([2, 1, 3], [(1, 0, 2)]), ([1, 2, 2], [(0, 1, 2), (0, 2, 1)])])
+def test_a_row_with_a_ranking_is_learned_in_its_order_and_a_tie_in_both(outputs, batch, ranks, orders):
+    row = {"prompt": "P", "responses": ["x", "y", "z"], "ranking": ranks}
+    votes = jnp.broadcast_to(parse_ranking(row, "r:1").votes, (3, 3, 3))
+    loss = objectives.plackett_luce(outputs, batch._replace(votes=votes))
+    s = np.asarray(outputs.scores[0], np.float64)
+    each = [sum(np.log(np.exp(s[list(order[k:])]).sum()) - s[order[k]] for k in range(3)) for order in orders]
+    np.testing.assert_allclose(loss.values[0], np.mean(each), rtol=1e-5)
+    # As pairs it is the mean of three comparisons, in which a tie is half a vote for either.
+    pairs = objectives.reward_model(outputs, batch._replace(votes=votes))
+    counted = np.asarray(pairs.mask[0])
+    by_hand = []
+    for i, j in itertools.combinations(range(3), 2):
+        share = 0.5 + 0.5 * np.sign(ranks[j] - ranks[i])
+        by_hand.append(share * np.logaddexp(0, s[j] - s[i]) + (1 - share) * np.logaddexp(0, s[i] - s[j]))
+    np.testing.assert_allclose(np.asarray(pairs.values[0])[counted], by_hand, rtol=1e-5)
 
 
 def test_the_ranking_by_hand(ranked, outputs, total):

@@ -81,3 +81,16 @@ def test_pairs_and_labels_have_a_row_each():
     ]
     assert not [row for row in table if "pairs" in row]
     assert "pairs" in "".join(dict(policy_table({"preference": {"accuracy": 0.6}})))
+
+
+def test_the_accuracy_on_own_samples_stands_beside_over_optimisation():
+    """In the table of policies too; and nothing is said where no judge labelled the samples."""
+    figures = {
+        **{"proxy_accuracy": 0.62, "proxy_accuracy_ci": [0.55, 0.7], "proxy_accuracy_pairs": 1200},
+        "proxy_accuracy_before": 0.81,
+    }
+    said = policy_section("ppo", [], figures)["own_samples"]
+    assert said == "62.0% (55.0 to 70.0), 1,200 pairs; 81.0% of the starting policy's"
+    assert policy_section("ppo", [], {})["own_samples"] == ""
+    rows = dict(policy_table({"ppo": figures}))
+    assert [cells for what, cells in rows.items() if "own samples" in what] == [["0.810 → 0.620"]]

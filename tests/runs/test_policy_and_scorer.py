@@ -14,6 +14,7 @@ from rlhf_jax.data import Message
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs import pretrained
 from rlhf_jax.runs.policy import SAMPLED
+from rlhf_jax.runs.scorer import scorable
 from rlhf_jax.stages import Policy, RunError, Scorer
 
 PROMPTS = ["The cat and", "The fox or", "The owl with"]
@@ -164,6 +165,16 @@ ROWS = {  # of several layouts; the responses to the same prompt, the preferred 
     },
     "votes": {"prompt": CHAT, "a": "fell", "b": "sat", "preference": 0.25},
 }
+
+
+def test_a_ranking_has_a_score_for_each_of_its_responses():
+    row = {"prompt": "P", "responses": ["x", "y", "z"], "ranking": [2, 1, 3]}
+    found = scorable(row, "r:1")
+    assert {name: one.response for name, one in found.responses.items()} == {
+        "score_1": "x",
+        "score_2": "y",
+        "score_3": "z",
+    }
 
 
 def test_score_reads_any_layout_and_keeps_the_rows(reward_run, folder, tmp_path):

@@ -11,7 +11,9 @@ import pytest
 import tiny_task
 
 from rlhf_jax import models, objectives, parallel, stages, training
+from rlhf_jax.data import Demonstration, write_jsonl
 from rlhf_jax.data.batches import MemberBatches, PackedEpochs
+from rlhf_jax.data.encode import encode
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout.responses import as_batch
 from rlhf_jax.runs.folder import load_stage
@@ -29,6 +31,7 @@ from rlhf_jax.stages import (
 from rlhf_jax.stages.sampler import Sampler
 
 MEMBERS = 3
+SIDES = ("chosen", "rejected")
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +286,17 @@ def test_heads_drawn_with_a_key_start_the_members_apart(sft_run):
     drawn = models.with_scalar_head({}, wide, jax.random.key(0))["head"]["kernel"]
     assert float(jnp.var(drawn)) == pytest.approx(1 / 4097, rel=0.1)
     jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in a.items() if k != "head"}, policy)
+
+
+def test_evaluate_says_how_good_each_member_is(ensemble_run, tmp_path):
+    """Combined as told, and every member alone, counted from its own scores."""
+    rows = tiny_task.tables()["unseen"]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    scorer = Scorer.load(ensemble_run.directory)
+    asked = [encode(Demonstration(r["prompt"], r[s], ""), scorer.tokenizer).tokens[0] for r in rows for s in SIDES]
+    each = scorer.score_members(asked).reshape(MEMBERS, -1, 2)
+    found = stages.evaluate(ensemble_run.directory, tmp_path / "pairs.jsonl", ensemble=EnsembleConfig(combine="min"))
+    assert found.members.accuracies == tuple((each[..., 0] > each[..., 1]).mean(axis=1).tolist())
+    assert found.members.disagreement == pytest.approx(each.std(axis=0).mean(), rel=1e-5)
+    least = each.min(axis=0)
+    assert found.quality.accuracy == (least[:, 0] > least[:, 1]).mean()

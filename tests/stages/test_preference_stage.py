@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import cli, objectives, stages, testing
-from rlhf_jax.data import DataError
+from rlhf_jax.data import DataError, Demonstration, write_jsonl
 from rlhf_jax.data.batches import PackedEpochs
 from rlhf_jax.stages import DataConfig, Policy, RunError, find_objective, make_loss_fn, opinions
 from rlhf_jax.stages.preference import PreferenceBatches, with_reference
@@ -89,6 +90,46 @@ def test_pairs_that_were_not_trained_on_are_told_apart(name, sft_run, tables, re
         ]
         gained[side] = both[0] - both[1]
     assert np.mean(gained["chosen"] > gained["rejected"]) == run.summary["accuracy"]
+
+
+def test_evaluate_finds_the_implicit_reward_of_a_run(dpo_run, simpo_run, sft_run, tables, tmp_path):
+    """By the metrics that the objective logs: DPO's on the pairs that the stage itself was measured on."""
+    from rlhf_jax.stages.evaluate.find import find_scorer
+
+    rows = tiny_task.half(tables / "unseen.jsonl", 1)
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    found = stages.evaluate(dpo_run.directory, tmp_path / "pairs.jsonl")
+    assert found.what == f"the implicit reward of {dpo_run.directory} (dpo)"
+    assert (found.quality.n, found.quality.accuracy) == (dpo_run.summary["pairs"], dpo_run.summary["accuracy"])
+    prompts, responses = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
+    asked = [Demonstration(*each, "") for each in zip(prompts, responses, strict=True)]
+    dpo, simpo, sft = (
+        logprobs_alone(sft_run, run.params["policy"], prompts, responses) for run in (dpo_run, simpo_run, sft_run)
+    )
+    lengths = np.array([len(sft_run.tokenizer.encode_response(text)) for text in responses])
+    # beta (log p - log p_ref); and beta times the mean, without a reference
+    for run, by_hand in ((dpo_run, 0.1 * (dpo - sft)), (simpo_run, 2.0 * simpo / lengths)):
+        scorer = find_scorer(f"{run.directory}:preference")
+        assert (scorer.reference is None) == (run is simpo_run)
+        scores = scorer.score([scorer.ready(one) for one in asked], lambda done: None).scores
+        np.testing.assert_allclose(scores, by_hand, atol=2e-4)
+
+
+def test_an_implicit_reward_needs_the_reference_that_it_began_with(dpo_run, sft_run, tables, tmp_path):
+    """It is noted by content: neither is a policy that is gone replaced, nor one that is another now taken for it."""
+    from rlhf_jax.stages.evaluate.preference_run import load_implicit
+
+    copied = tmp_path / "run"
+    shutil.copytree(dpo_run.directory, copied)
+    config = json.loads((copied / "config.json").read_text())
+    for named, says in (
+        (str(tmp_path / "gone"), "is gone or damaged"),
+        (f"{copied}:preference", "holds another one now"),
+    ):
+        config["preference"]["policy"] = named
+        (copied / "config.json").write_text(json.dumps(config))
+        with pytest.raises(RunError, match=says):
+            load_implicit(copied)
 
 
 def test_before_the_first_update_dpo_knows_nothing(dpo_run):

@@ -9,7 +9,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import stages
-from rlhf_jax.data import Comparison, DataError, Demonstration, PromptRow
+from rlhf_jax.data import Comparison, Demonstration, PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.stages import DataConfig, RunError, Task, find_task, human_sentiment, opinions, sources
 from rlhf_jax.stages.baselines import baselines
@@ -189,11 +189,22 @@ def test_held_out_prompts_that_the_pairs_train_on_are_left_out(capsys):
     assert sources.without(rows, {"z"}) == rows
 
 
-def test_comparisons_of_three_responses_are_refused_before_training(source, sft_run):
-    three = [Comparison("p", ("a", "b", "c"), np.ones((3, 3), np.float32), f"row {i}") for i in range(3)]
+def test_comparisons_of_three_responses_are_one_group_or_three_pairs(source, sft_run):
+    """A reward model sees the ranking whole, an objective on pairs its pairs; both are measured on its pairs."""
+    votes = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], np.float32)
+    three = [Comparison(f"p {i}", ("a", "b", "c"), votes, f"row {i}") for i in range(3)]
     task = Task(opinions=lambda _: Parts(three[:1], three[1:2], three[2:]))
-    with pytest.raises(DataError, match="row 0: expected a comparison of 2 responses, found 3"):
-        opinions.comparisons(DataConfig(source="x.jsonl"), sft_run.tokenizer, group_size=2, seed=0, task=task)
+    config, tokenizer = DataConfig(source="x.jsonl"), sft_run.tokenizer
+    whole = opinions.comparisons(config, tokenizer, group_size=2, seed=0, task=task)
+    assert [len(group.tokens) for group in whole.epoch(0)] == [3]
+    np.testing.assert_array_equal(whole.epoch(0)[0].votes, votes)
+    pairs = opinions.preferences(config, tokenizer, min_share=0.5, seed=0, task=task)
+    assert [len(group.tokens) for group in pairs.epoch(0)] == [2, 2, 2]
+    for found in (whole, pairs):
+        held = found.test(1)
+        # Every other pair is turned, so that what is preferred does not always stand first.
+        texts = [tuple(held.texts[i] for i in pair) for pair in held.pairs]
+        assert (texts, held.share.tolist()) == ([("a", "b"), ("c", "a"), ("b", "c")], [1, 0, 1])
 
 
 def test_figures_on_ties_alone_are_none_and_nothing_fails():

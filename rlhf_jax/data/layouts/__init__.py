@@ -1,12 +1,14 @@
 """What rows look like: every known layout of them, read for a purpose, ``layouts.comparison(row, where)``.
 
 ``purposes`` has these functions; ``table`` knows a layout by its fields, ``meaning`` what to do about other fields;
-``parse`` and ``pairs`` read our own forms of rows, ``published`` other people's, ``turns`` chats, ``fields`` one field.
+``parse``, ``pairs`` and ``rankings`` read our own forms of rows, ``published`` other people's, ``provenance`` who said
+it, ``turns`` chats, ``fields`` one field. ``exports`` makes rows of the records of labelling tools, several of one.
 
 A row is a mapping, as JSON or TFDS gives it. Everything that reads one also takes ``where``, which is what to call the
 row in an error: ``"pairs.jsonl:12"`` is line 12 of that file, and every complaint about the row begins with it.
 """
 
+from rlhf_jax.data.layouts.exports import unfold
 from rlhf_jax.data.layouts.purposes import (
     answered,
     comparison,
@@ -27,4 +29,5 @@ __all__ = [
     "preferred_first",
     "prompt",
     "text",
+    "unfold",
 ]

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlhf_jax.data.layouts.fields import Row, bad_row, checked_numbers, checked_text, shown, text_of, value_of
+from rlhf_jax.data.layouts.fields import (
+    Row,
+    bad_row,
+    checked_numbers,
+    checked_text,
+    is_number,
+    shown,
+    text_of,
+    value_of,
+)
 from rlhf_jax.data.layouts.turns import after_system, chat_after_system, is_empty, messages, prompt_of, weighed
 from rlhf_jax.data.rows import (
     Demonstration,
@@ -219,7 +228,7 @@ def parse_prompt(row: Row, where: str) -> PromptRow:
 
 
 def parse_rated(row: Row, where: str) -> RatedResponse:
-    """Read ``prompt``, ``response`` and ``ratings`` (a list of numbers, one a rater).
+    """Read ``prompt``, ``response``, and ``ratings`` (a list of numbers, one a rater) or ``rating`` (one rater's).
 
     Args:
         row: the fields.
@@ -229,13 +238,19 @@ def parse_rated(row: Row, where: str) -> RatedResponse:
         The rated response.
 
     Raises:
-        DataError: if a field is missing or of the wrong kind.
+        DataError: if a field is missing or of the wrong kind, or both are there.
 
     Example:
         >>> parse_rated({"prompt": "Hi.", "response": "Hello!", "ratings": [3, 4]}, "rated.jsonl:1").ratings.tolist()
         [3.0, 4.0]
     """
     prompt, response = text_of(row, "prompt", where), text_of(row, "response", where)
+    if "ratings" not in row and "rating" in row:
+        if not is_number(row["rating"]):
+            raise bad_row(where, "field 'rating'", "a finite number, or a list in 'ratings'", shown(row["rating"]))
+        return RatedResponse(prompt, response, np.asarray([row["rating"]], np.float32), where)
+    if not is_empty(row.get("rating")):
+        raise bad_row(where, "fields 'rating' and 'ratings'", "one of them", "both")
     return RatedResponse(prompt, response, checked_numbers(value_of(row, "ratings", where), "ratings", where), where)
 
 

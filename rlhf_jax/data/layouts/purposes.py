@@ -38,7 +38,8 @@ from rlhf_jax.data.rows import (
 def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
     """Read what a policy is to imitate: a response, or the assistant's turns in a chat.
 
-    A row that compares responses gives the one that people prefer.
+    A row that compares or ranks responses gives the one that people prefer; where the answer is known (``golden``), the
+    known one.
 
     Args:
         row: the fields.
@@ -57,7 +58,7 @@ def demonstration(row: Row, where: str) -> Demonstration | Dialogue:
     """
     found, layout = read_row(row, where, parse_demonstration)
     if isinstance(found, Comparison):
-        return Demonstration(found.prompt, preferred_first(found)[0], where)
+        return Demonstration(found.prompt, _best(found), where)
     if isinstance(found, RatedResponse):
         return Demonstration(found.prompt, found.response, where)
     if isinstance(found, Demonstration | Dialogue):
@@ -235,6 +236,12 @@ def preferred_first(pair: Comparison) -> tuple[str, ...]:
     """
     order = np.argsort(-pair.votes.sum(axis=1), kind="stable")
     return tuple(pair.responses[i] for i in order)
+
+
+def _best(compared: Comparison) -> str:
+    """The response that is preferred, by the known answer where there is one."""
+    known = None if compared.said is None else compared.said.golden
+    return preferred_first(compared)[0] if known is None else compared.responses[0 if known >= 0.5 else 1]
 
 
 def _alone(row: Row, asked: PromptRow, reads: Sequence[str]) -> PromptRow:

@@ -20,7 +20,9 @@ from rlhf_jax.data.layouts.parse import (
     parse_rated,
     parse_text,
 )
-from rlhf_jax.data.layouts.turns import SYSTEM
+from rlhf_jax.data.layouts.provenance import EXPORTED, OPINIONS, PROVENANCE, with_provenance
+from rlhf_jax.data.layouts.rankings import parse_ranking
+from rlhf_jax.data.layouts.turns import SYSTEM, is_empty
 from rlhf_jax.data.rows import texts_of
 
 
@@ -32,6 +34,11 @@ class Layout(NamedTuple):
     gives: str  # for messages
     parse: Callable[[Row, str], Any]  # to one of the types of ``rows``
     more: tuple[str, ...] = ()  # other fields that are read where they are there
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All fields that are read where they are there; beside an opinion also who gave it."""
+        return (*self.columns, *self.more, *((*PROVENANCE, *EXPORTED) if self.gives in OPINIONS else ()))
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Layout:
@@ -76,7 +83,7 @@ def unknown_fields(row: Row) -> Counter[str]:
         Counter({'source': 1})
     """
     layout = next((layout for layout in LAYOUTS if set(layout.columns) <= row.keys()), None)
-    return Counter() if layout is None else left_alone(row, (*layout.columns, *layout.more))
+    return Counter() if layout is None else left_alone(row, layout.reads)
 
 
 def read_row(row: Row, where: str, ours: Callable[[Row, str], Any], *, answered: bool = True) -> tuple[Any, Layout]:
@@ -95,6 +102,9 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any], *, answered:
         DataError: if no layout fits, a field is bad, or one says something that the layout does not read.
     """
     layout = recognise(row, where)
+    if layout.name == _RATING and is_empty(row["rating"]):  # a response that nobody has rated is there to be imitated
+        row = {key: value for key, value in row.items() if key != "rating"}
+        layout = recognise(row, where)
     if any(row[column] is None for column in layout.columns):
         # Tables fill the fields that a row does not have with null, where its file holds rows of two layouts.
         there = {key: value for key, value in row.items() if value is not None}
@@ -105,8 +115,8 @@ def read_row(row: Row, where: str, ours: Callable[[Row, str], Any], *, answered:
         found = parse_dialogue(row, where, field=layout.columns[0], answered=answered)
     else:
         found = ours(row, where) if layout.name == "prompts" else layout.parse(row, where)
-    check_meaning(row, where, (*layout.columns, *layout.more), texts_of(found), (*ASKED, *SAID))
-    return found, layout
+    check_meaning(row, where, layout.reads, texts_of(found), (*ASKED, *SAID))
+    return with_provenance(found, row, where) if layout.gives in OPINIONS else found, layout
 
 
 def unfit(layout: Layout, row: Row, where: str, wanted: str) -> DataError:
@@ -125,6 +135,7 @@ def unfit(layout: Layout, row: Row, where: str, wanted: str) -> DataError:
 
 
 _SCORES = ("score_chosen", "score_rejected")
+_RATING = "one rating"
 # The first whose fields are all there is a row's layout, so those with more fields come first.
 LAYOUTS = (
     Layout("TL;DR comparisons", ("info", "summaries", "choice"), "comparisons", published.tldr),
@@ -150,7 +161,9 @@ LAYOUTS = (
     ),
     Layout("KTO labels", ("prompt", "completion", "label"), "labelled responses", parse_labelled, SYSTEM),
     Layout("labels", ("prompt", "response", "label"), "labelled responses", parse_labelled, SYSTEM),
-    Layout("ratings", ("prompt", "response", "ratings"), "rated responses", parse_rated),
+    Layout("rankings", ("prompt", "responses", "ranking"), "comparisons", parse_ranking, SYSTEM),
+    Layout("ratings", ("prompt", "response", "ratings"), "rated responses", parse_rated, ("rating",)),
+    Layout(_RATING, ("prompt", "response", "rating"), "rated responses", parse_rated),
     Layout("Alpaca", ("instruction", "output"), "demonstrations", parse_alpaca, ("input", "history", *SYSTEM)),
     Layout("ShareGPT", ("conversations",), "demonstrations", parse_dialogue, SYSTEM),
     Layout("messages", ("messages",), "demonstrations", parse_dialogue, SYSTEM),

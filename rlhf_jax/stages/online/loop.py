@@ -139,7 +139,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     if config.staleness:
         ahead = SampleAhead(trainer, functools.partial(batch_of_prompts, train_prompts, config))
     guard = KLGuard(stage, config, watch.host)
-    watcher = PolicyWatcher(directory, stage, heldout, judges, config.max_kl, guard.check)
+    watcher = PolicyWatcher(directory, stage, heldout, judges, config.max_kl, config.iterations // 2, guard.check)
 
     seen: dict[str, Any] = {}  # what the last update was made from
 
@@ -201,7 +201,6 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     with watch.judging():
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
-    watcher.samples.compare(samples)
     began = policy_path(config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
@@ -217,7 +216,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         **stopped(fitted),
         **ending.counts(fitted.state.train),
         **ending.kept_by_reward(stage, fitted, max_kl=config.max_kl, start=f"the {starting_policy(began)}"),
-        "alarms": [alarm._asdict() for alarm in watcher.alarms.report()],
+        **watcher.compared(samples, fitted.best_step),
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history

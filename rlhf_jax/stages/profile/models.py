@@ -49,6 +49,8 @@ def starting_model(
     mesh: Mesh,
     seed: int,
     remat: AskedRemat = "model",
+    layers: int = 0,
+    scores: bool = False,
     shapes: bool = False,
 ) -> tuple[LoadedModel, Tokenizer | NoText]:
     """Load what a stage starts from, or draw random weights where ``init`` is empty or no such folder is there.
@@ -60,31 +62,39 @@ def starting_model(
         mesh: where weights go.
         seed: draws what is random.
         remat: what the backward pass computes again; ``model`` as the model's config says.
+        layers: how many of the model's blocks are used, from the first; 0 uses all.
+        scores: a reward model is trained, which may start from another one.
         shapes: make no weights, only the shapes of random ones.
     """
     if init and split_stage(init)[0].exists() and not shapes:
-        start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat)
+        start = start_from(init, lora, mesh=mesh, seed=seed, remat=remat, layers=layers, scores=scores)
         return LoadedModel(start.config, start.params), start.tokenizer
     config, key = with_remat(dataclasses.replace(random, scalar_head=False), remat), jax.random.key(seed)
+    used = models.first_layers(config, layers or config.n_layers)
     if shapes:
-        config, params = _shapes(config, lora)
+        config, params = _shapes(config, used, lora)
         return LoadedModel(config, place(params, mesh)), NoText(config.vocab_size)
     check_attention(random, mesh)
-    params = jax.jit(models.build(config).init)(key)
-    if lora.rank:
-        config, params = models.add_adapters(config, params, lora, jax.random.fold_in(key, 1))
-    return LoadedModel(config, params), NoText(config.vocab_size)
+    if lora.rank:  # the trunk stays whole, as others may stand on it
+        params = jax.jit(models.build(config).init)(key)
+        return LoadedModel(*models.add_adapters(used, params, lora, jax.random.fold_in(key, 1))), NoText(
+            used.vocab_size
+        )
+    return LoadedModel(used, jax.jit(models.build(used).init)(key)), NoText(config.vocab_size)
 
 
-def _shapes(config: ModelConfig, lora: LoRAConfig) -> tuple[ModelConfig, Params]:
-    """Make the shapes that a stage's weights have: a frozen trunk is in the type of its checkpoint, or in 8 bits."""
-    found = [config]
+def _shapes(config: ModelConfig, used: ModelConfig, lora: LoRAConfig) -> tuple[ModelConfig, Params]:
+    """Make the shapes that a stage's weights have: a frozen trunk is in the type of its checkpoint, or in 8 bits.
+
+    Only the layers that are ``used`` are trained; a frozen trunk has all of the config's.
+    """
+    found = [used]
 
     def make(key: Array) -> Params:
-        params = models.build(config).init(key)
+        params = models.build(config if lora.rank else used).init(key)
         if lora.rank:
             params = jax.tree.map(lambda x: x.astype(config.compute_dtype), params)
-            made = models.quantise(config, params) if lora.int8_trunk else (config, params)
+            made = models.quantise(used, params) if lora.int8_trunk else (used, params)
             found[0], params = models.add_adapters(*made, lora, key)
         return params
 

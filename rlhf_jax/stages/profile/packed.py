@@ -123,7 +123,15 @@ def packed_work(config: PackedConfig, random: ModelConfig, mesh: Mesh, *, shapes
         return _compiled(config, loss_fn, {"policy": start.params}, sizes, tokenizer.pad_id, 1, mesh)
     if isinstance(config, RewardConfig):
         start, tokenizer = starting_model(
-            config.init, config.lora, random, mesh=mesh, seed=config.seed, remat=config.remat, shapes=shapes
+            config.init,
+            config.lora,
+            random,
+            mesh=mesh,
+            seed=config.seed,
+            remat=config.remat,
+            layers=config.layers,
+            scores=True,
+            shapes=shapes,
         )
         sizes = dataclasses.replace(start.config, scalar_head=True)
         bound = choose_objective(None, config.objective, config.hyperparameters, own_fields(config))

@@ -395,7 +395,7 @@ def test_a_chat_of_the_assistant_alone_has_no_prompt():
 def test_kto_labels_are_single_responses():
     found, given = rows("kto", layouts.labelled), raw("kto")
     for row, data in zip(found, given, strict=True):
-        assert row == (data["prompt"], data["completion"], data["label"], row.where)
+        assert row == (data["prompt"], data["completion"], data["label"], row.where, None)
         assert isinstance(row.label, bool)
     assert [row.prompt for row in rows("kto", layouts.prompt)] == [row["prompt"] for row in given]
     chats, given = rows("kto_chat", layouts.labelled), raw("kto_chat")
@@ -403,7 +403,7 @@ def test_kto_labels_are_single_responses():
         assert row.prompt == tuple(Message(m["role"], m["content"]) for m in data["prompt"])
         assert (row.response, row.label) == (data["completion"][0]["content"], data["label"])
     assert [len(row.prompt) for row in chats] == [1, 3] * 3
-    assert layouts.labelled({"prompt": "P", "response": "r", "label": False}, "x") == ("P", "r", False, "x")
+    assert layouts.labelled({"prompt": "P", "response": "r", "label": False}, "x") == ("P", "r", False, "x", None)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_response_may_be_called_a_completion_and_be_a_message():
     # A message answers a message.
     row = {"prompt": "P", "completion": [ASSISTANT], "label": True}
     assert parse_demonstration(row, "f:1") == ((Message("user", "P"),), "a", "f:1")
-    assert parse_labelled({**row, "prompt": [USER]}, "f:1") == ((Message("user", "u"),), "a", True, "f:1")
+    assert parse_labelled({**row, "prompt": [USER]}, "f:1") == ((Message("user", "u"),), "a", True, "f:1", None)
 
 
 def test_a_row_is_read_by_the_fields_that_it_holds():

@@ -1,0 +1,71 @@
+"""The prompts that a run has never trained on, found again from the config that its folder keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rlhf_jax.data import layouts
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import DataError, OnBadRow
+from rlhf_jax.data.reading import read_rows
+from rlhf_jax.data.rows import Prompt
+from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.folder import read_record
+from rlhf_jax.runs.loading import first_finished
+from rlhf_jax.runs.stage_path import StagePath, policy_path
+from rlhf_jax.stage_names import POLICY_STAGES
+from rlhf_jax.stages import sources
+
+
+def policy_of(run: str) -> StagePath:
+    """Find the policy that ``Policy.load`` takes: a checkpoint, the stage that is named, or the furthest one.
+
+    Args:
+        run: a run folder, ``RUN:STAGE`` or a checkpoint.
+    """
+    return policy_path(run, default=first_finished(run, POLICY_STAGES))
+
+
+def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
+    """Read the prompts that a run's final figures were measured on, from where its stage read them.
+
+    Args:
+        run: a run folder, or ``RUN:STAGE``.
+
+    Returns:
+        The prompts, each once, and whether the chat template is applied to them already.
+
+    Raises:
+        RunError: the run is a checkpoint, its data are code of somebody's, or its config does not name them.
+        DataError: the data cannot be read any more.
+    """
+    at = policy_of(run)
+    instead = "name a file of prompts with --prompts FILE.jsonl"
+    if not at.stage:
+        raise RunError(f"{run} is a checkpoint, which has no held-out prompts: {instead}")
+    record = read_record(at.path / "config.json").get(at.stage)
+    fields = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(fields, dict):
+        raise RunError(f"{at.path / 'config.json'} does not say what the {at.stage} stage read: {instead}")
+    known = {field.name for field in dataclasses.fields(DataConfig)}
+    try:
+        config = DataConfig(**{name: value for name, value in fields.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{at.path / 'config.json'}, {at.stage}.data: {error}; {instead}") from error
+    if ".py:" in config.source:
+        raise RunError(f"{run} reads its data by code, {config.source}, which a run folder cannot ask for: {instead}")
+    try:
+        rows = sources.prompts(config).test
+    except (DataError, OSError) as error:
+        raise DataError(f"the held-out prompts of {run} cannot be read again: {error}; or {instead}") from error
+    return list(dict.fromkeys(row.prompt for row in rows)), config.templated
+
+
+def prompts_of_file(path: str, on_bad_row: OnBadRow) -> list[Prompt]:
+    """Read the prompts of a file, each once.
+
+    Args:
+        path: rows of any layout that has a prompt.
+        on_bad_row: what a bad row does.
+    """
+    return list(dict.fromkeys(row.prompt for row in read_rows(path, layouts.prompt, on_bad_row)))
