@@ -1,4 +1,4 @@
-"""One PPO run that is killed a dozen times, in its saves too, and ends bit for bit like one that never was."""
+"""One PPO run that is killed twenty times, in its saves too, and ends bit for bit like one that never was."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import several
 
-KILLS = 12
+KILLS = 20
 
 
 def rows(folder):
