@@ -24,6 +24,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import sys
@@ -130,7 +131,8 @@ def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_
         raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
     directory.mkdir(parents=True, exist_ok=True)
     update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
-    update_json(directory / MADE_OF, {stage: {"begun": record.get("begun", _now()), "made_of": made_of}})
+    noted = {"begun": record.get("begun", _now()), "directory": os.getcwd(), "made_of": made_of}
+    update_json(directory / MADE_OF, {stage: noted})
     tokenizer.save(path)
 
 

@@ -71,7 +71,7 @@ def prompts(config: DataConfig, task: Task | None = None) -> Parts:
 def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
     """Read text to keep a policy's language by: rows of ``text``, or whatever ``demonstrations`` reads.
 
-    What is text alone is all used; where rows have prompts, those that would be held out elsewhere are not.
+    All of what is text alone is used; rows with prompts that would be held out elsewhere are not.
     """
     return find_task(config).asked("text", config.source)(config).train
 

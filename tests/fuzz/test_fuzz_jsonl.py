@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_jax.data import DataError, encode, layouts, read_jsonl, train_tokenizer
+from rlhf_jax.data.layouts.best_of import choice
 from rlhf_jax.data.layouts.provenance import PROVENANCE
 from rlhf_jax.data.layouts.table import LAYOUTS
 
@@ -58,6 +59,11 @@ GOOD = [
     {"prompt": "Hi.", "responses": ["Hello!", "No.", "Hey."], "ranking": [1, 3, 1], "rater": "ann", "round": 1},
     {"prompt": "Hi.", "response": "Hello!", "rating": 4, "rater": 7, "time": "2026-11-27T12:30:00Z"},
     {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": "tie", "both_bad": True, "golden": "a", "time": 1.5},
+]
+CHOICES = [
+    {"prompt": "Hi.", "chosen": ["Hello!", "Hey!"], "rejected": ["No.", "Go."], "num_correct": 2},
+    {"prompt": "Hi.", "responses": ["No.", "Hello!", "Hey!"], "best": [1, 2]},
+    {"prompt": [{"role": "user", "content": "Hi."}], "responses": ["No.", "Hello!"], "best": 1},
 ]
 RECORDS = [
     {"fields": {"prompt": "Hi.", "response_1": "Hello!", "response_2": "No."}, "responses": responses}
@@ -109,7 +115,7 @@ def read(file, purpose):
 
 
 @share(40)
-@given(ROWS, st.sampled_from(PURPOSES))
+@given(ROWS, st.sampled_from([*PURPOSES, choice]))
 def test_any_row(row, purpose):
     with read_or_refused(DataError):
         purpose(row, "rows.jsonl:1")
@@ -123,6 +129,14 @@ def test_a_good_row_changed(tokenizer, row, purpose):
         found = purpose(row, "rows.jsonl:1")
         if hasattr(found, "response") or hasattr(found, "responses") or hasattr(found, "messages"):
             encode.encode(found, tokenizer)
+
+
+@share(20)
+@given(st.sampled_from([*GOOD, *CHOICES]).flatmap(changed).filter(lambda row: isinstance(row, dict)))
+def test_a_choice_changed(row):
+    with read_or_refused(DataError):
+        found = choice(row, "rows.jsonl:1")
+        assert 0 <= found.right < len(found.responses)
 
 
 @share(30)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["error", "warning", "note"]
+_FIGURE = 16  # characters of a figure with its interval or its count; what is longer is text
 ORDER: tuple[Kind, ...] = ("error", "warning", "note")
 
 
@@ -39,7 +40,8 @@ class Table(NamedTuple):
     def is_figures(self, place: int) -> bool:
         """Whether a column holds figures, which stand below each other at their ends."""
         cells = [row[place] for row in self.rows if row[place]]
-        return place > 0 and all(cell[0] in "0123456789-" or cell.startswith(("under", "over")) for cell in cells)
+        plain = (cell[0] in "0123456789-" or cell.startswith(("under", "over")) for cell in cells)
+        return place > 0 and all(plain) and max(map(len, cells), default=0) <= _FIGURE
 
 
 class Bars(NamedTuple):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rlhf_jax import feedback
 from rlhf_jax.data.raters import LabelTable, PairKey, label_of, label_table, pair_key
-from rlhf_jax.data.rows import Comparison, RatedResponse
+from rlhf_jax.data.rows import Comparison, LabelledResponse, RatedResponse
 from rlhf_jax.evaluation import wilson
 from rlhf_jax.stages.data_check import rater_faults
 from rlhf_jax.stages.data_check.finding import Bars, Finding, Section, Table, counted, short
-from rlhf_jax.stages.data_check.table import Checked, Rows, rater_of
+from rlhf_jax.stages.data_check.table import Rows, rater_of
 
 _MOST_RATED = 50  # ratings by one rater of one prompt: their pairs grow with the square
 
@@ -124,28 +124,32 @@ def _usable(named: Sequence[Any]) -> list[Any]:
 
 
 def _unnamed(data: Rows) -> Section | None:
-    """Measure agreement where a row holds the ratings of several people without their names."""
-    ratings = [given for row in data.rows for given in _ratings(row) if len(given) > 1]
+    """Measure agreement on single responses: their ratings by several people, whether they are named or not."""
+    ratings = [np.asarray(given, np.float64) for given in _ratings(data) if len(given) > 1]
     if not ratings or len(np.unique(np.concatenate(ratings))) < 2:
         return None
     alpha = feedback.krippendorff_alpha(ratings)
     number = sum(map(len, ratings))
     sentences = (
-        f"{counted(len(ratings), 'response has', 'responses have')} {number:,} ratings by people without a name, "
-        f"{number / len(ratings):.1f} each.",
+        f"{counted(len(ratings), 'response has', 'responses have')} opinions of several people, {number:,} in all.",
         f"Krippendorff's alpha (interval) is {alpha:.2f}: 1 is full agreement, 0 what chance would give.",
     )
     findings = rater_faults.agreement(alpha, len(ratings))
     return Section("raters", "Raters", sentences, (), (), tuple(findings), {"alpha": alpha, "several": len(ratings)})
 
 
-def _ratings(row: Checked) -> Iterator[np.ndarray]:
-    """What people gave each response of a row."""
-    if isinstance(row.row, RatedResponse):
-        yield row.row.ratings
-    given = row.fields.get("ratings")
-    if isinstance(row.row, Comparison) and isinstance(given, Mapping):
-        yield from (np.asarray(given[name], np.float64) for name in ("a", "b") if name in given)
+def _ratings(data: Rows) -> list[list[float]]:
+    """What people gave each response, in one row or in several; a named rater's thumb is 1 or 0."""
+    found: defaultdict[Hashable, list[float]] = defaultdict(list)
+    for place, checked in enumerate(data.rows):
+        row, given = checked.row, checked.fields.get("ratings")
+        if isinstance(row, RatedResponse):
+            found[row.prompt, row.response] += row.ratings.tolist()
+        elif isinstance(row, LabelledResponse) and rater_of(row):
+            found[row.prompt, row.response].append(float(row.label))
+        elif isinstance(row, Comparison) and isinstance(given, Mapping):
+            found[place, "a"], found[place, "b"] = list(given["a"]), list(given["b"])
+    return list(found.values())
 
 
 def _first_preferred(rows: Sequence[Any]) -> dict[str, tuple[float, int]]:

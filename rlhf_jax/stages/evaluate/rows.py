@@ -30,6 +30,7 @@ class EvaluatedRow(NamedTuple):
     choice: Choice
     subset: str  # empty where nobody asked for subsets
     id: str = ""  # the row's own, as text; empty where it has none
+    number: int = 0  # its place among all that were read; several people's rows may stand in one record
     part: str = ""  # its own field ``subset``, by which a benchmark's scores are made
 
 
@@ -77,8 +78,14 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden:
     if field and not any(subsets):
         raise DataError(f"{source}: no row has the field {field!r} (--by); fields are {names(found[0][0])}")
     rows = [
-        EvaluatedRow(one, subset or (NO_SUBSET if field else ""), str(row.get("id", "")), str(row.get("subset", "")))
-        for (row, _, one), subset in zip(found, subsets, strict=True)
+        EvaluatedRow(
+            choice=one,
+            subset=subset or (NO_SUBSET if field else ""),
+            id=str(row.get("id", "")),
+            number=number,
+            part=str(row.get("subset", "")),
+        )
+        for number, ((row, _, one), subset) in enumerate(zip(found, subsets, strict=True))
     ]
     return EvaluatedRows(rows, benchmark, len(bad))
 
@@ -86,7 +93,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden:
 def read_source(
     source: str, split: str, parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
 ) -> tuple[list[Any], list[str]]:
-    """Read every row of one split.
+    """Read every row of one split; the records of labelling tools are unfolded to one row a person.
 
     Args:
         source: a file, a folder, or a data set on the hub.

@@ -245,6 +245,18 @@ def test_texts_with_the_template_applied_are_warned_of(reward_run, folder, tmp_p
     assert "special tokens" not in capsys.readouterr().err
 
 
+def test_an_export_of_a_labelling_tool_is_a_row_a_person(tmp_path, judges):
+    """Two people in one record are two rows of one prompt; both scorers are right on one of them."""
+    record = {
+        "fields": {"prompt": "Hi.", "response_1": "a a", "response_2": "low"},
+        "responses": {"better": [{"value": "response_1", "user_id": "ann"}, {"value": "response_2", "user_id": "bo"}]},
+    }
+    (tmp_path / "export.json").write_text(json.dumps([record]))
+    found = stages.evaluate_beside(f"{judges}:count_a", f"{judges}:length", tmp_path / "export.json")
+    assert (found.first.quality.n, found.first.quality.accuracy, found.difference.n) == (2, 0.5, 2)
+    assert found.first.quality.accuracy_ci == (0.5, 0.5)  # one prompt is all there is to resample
+
+
 def test_golden_items_are_a_figure_of_their_own(tmp_path, judges, pairs, capsys):
     golden = [
         {"prompt": "One", "a": "a", "b": "low", "preference": "a"},
