@@ -115,7 +115,7 @@ def sample(argv: list[str]) -> None:
         return
     broken = False
     for row in made:
-        # One response is its text as it is; of several each has a line, or nobody knows where one ends.
+        # One response is its text as it is; several have a line each, or nobody knows where one ends.
         said = row["response"] if o.n == 1 else one_line(row["response"])
         broken = broken or "\n" in row["response"]
         print(f"{row['score']:.3f}  {said}" if o.reward_model is not None else said)
