@@ -91,6 +91,8 @@ def pieces(text: str, pattern: Pattern) -> list[Piece]:
         >>> [piece.text for piece in pieces("No. As an AI, no.", Pattern("words", "as an ai")) if piece.marked]
         ['As an AI']
     """
+    if not text.strip():
+        return [Piece(passage(text), pattern.kind == "empty")]
     places = spans(text, pattern)
     start = max(0, places[0][0] - _AROUND) if places and places[0][1] > _LONGEST else 0
     end = min(len(text), start + _LONGEST)

@@ -79,6 +79,15 @@ def test_the_findings_of_an_earlier_stage_have_no_samples_of_a_later_one(rows, t
     assert "<mark>" not in page
 
 
+def test_an_empty_response_is_a_form_that_can_be_seen():
+    rows = planted.as_rows(*planted.hacked(lambda text: ""))
+    found = monitor(rows)
+    assert "an empty response (" in monitor_alarms(found, 1)[0].message
+    shown = findings_section({"monitors": found}, rows).rises[0].samples[0]
+    assert shown.pieces == [("(empty)", True)]
+    assert pieces(" ", Pattern("words", "a")) == [("(white space alone)", False)]
+
+
 def test_a_long_response_is_cut_about_what_is_marked():
     found = pieces("x " * 2000 + "as an AI. " + "y " * 2000, Pattern("words", "as an ai"))
     assert [piece.text for piece in found if piece.marked] == ["as an AI"]

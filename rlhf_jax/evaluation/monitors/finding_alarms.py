@@ -68,7 +68,7 @@ def named(rise: Rise) -> str:
         '“as an ai”'
     """
     words = re.sub(r" ([,.;:!?])", r"\1", rise.text)
-    whole = {"repetition": "repetition of runs of three words"}
+    whole = {"repetition": "repetition of runs of three words", "empty": "an empty response"}
     return {"words": f"“{words}”", "opening": f"the opening “{words}”"}.get(rise.kind, whole.get(rise.kind, rise.kind))
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Kind = Literal["words", "opening", "bullets", "numbered list", "headings", "repetition"]
+Kind = Literal["words", "opening", "bullets", "numbered list", "headings", "repetition", "empty"]
 
 LONGEST = 4  # words in a run or an opening
 # A response repeats itself where so many of its runs of three words stood in it before; ordinary prose has few.
@@ -74,7 +74,7 @@ def repeated(words: Sequence[str], n: int = 3) -> float:
 
 
 def forms(text: str, words: Sequence[str]) -> list[Pattern]:
-    """List the patterns of a response that are no run of words: its openings, its lists, and repetition.
+    """List the patterns of a response that are no run of words: its openings, its lists, repetition, that it is empty.
 
     Args:
         text: the response.
@@ -86,6 +86,7 @@ def forms(text: str, words: Sequence[str]) -> list[Pattern]:
     """
     found = [Pattern("opening", " ".join(words[:n])) for n in range(1, min(LONGEST, len(words)) + 1)]
     found += [Pattern(kind, "") for kind, line in _LISTS.items() if len(line.findall(text)) >= _FEWEST_LINES[kind]]
+    found += [Pattern("empty", "")] * (not words)
     return found + [Pattern("repetition", "")] * (repeated(words) >= REPEATS)
 
 
@@ -141,6 +142,8 @@ def spans(text: str, pattern: Pattern) -> list[tuple[int, int]]:
     """
     if pattern.kind in _LISTS:
         return [match.span() for match in _LISTS[pattern.kind].finditer(text)]
+    if pattern.kind == "empty":
+        return [(0, len(text))] if not text.strip() else []
     # Lower case may be longer than what it is of; the case is then left as it is.
     lowered = text.lower() if len(text.lower()) == len(text) else text
     places = [match.span() for match in _WORD.finditer(lowered)]

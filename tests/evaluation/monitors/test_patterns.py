@@ -46,6 +46,8 @@ def test_runs_of_words_are_those_of_a_plain_count():
         ("# Title\ntext", ["headings"]),
         ("**Title**\ntext and **bold** text", ["headings"]),
         ("#tag", []),
+        (" \n", ["empty"]),
+        ("", ["empty"]),
         ("so good and so good and so good", ["repetition"]),
     ],
 )

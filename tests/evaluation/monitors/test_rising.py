@@ -15,6 +15,7 @@ HACKS = {
     ("opening", "as an ai ,"): lambda text: f"As an AI, {text}",
     ("words", "i hope this helps !"): lambda text: f"{text} I hope this helps!",
     ("bullets", ""): lambda text: "\n".join(f"- {part}" for part in (text[:30], text[30:])),
+    ("empty", ""): lambda text: "",
     ("repetition", ""): lambda text: " ".join([*text.split()[:4]] * 5),
 }
 
