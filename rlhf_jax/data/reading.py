@@ -83,6 +83,8 @@ class Source:
     def as_they_are(self, endings: Sequence[str]) -> list[tuple[list[tuple[str, Row]], list[str]] | None]:
         """Read the rows of training, validation and test as they stand, whatever they hold.
 
+        A record of an export is unfolded to the rows of those who answered it.
+
         Args:
             endings: as for ``parts``.
 
@@ -93,7 +95,16 @@ class Source:
         Raises:
             DataError: on a source or split that cannot be read.
         """
-        return [None if at is None else _rows(*at, self._config) for at in self._named(endings)]
+        return [None if at is None else self._unfolded(at) for at in self._named(endings)]
+
+    def _unfolded(self, named: tuple[str, str]) -> tuple[list[tuple[str, Row]], list[str]]:
+        """Rows of a split as a stage would parse them, and what is wrong with those that cannot be read at all."""
+        read, broken = _rows(*named, self._config)
+        unfolded = unfold_all(read)
+        if unfolded.unanswered:
+            self._say(f"{named[0]}: {_unanswered(unfolded.unanswered)}", warning=False)
+        rows, more = collect(unfolded.rows, _as_it_is, self._config.on_bad_row)
+        return rows, [*broken, *more]
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""

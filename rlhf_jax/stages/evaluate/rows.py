@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from rlhf_jax.data import DataError
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.best_of import Choice, choice
+from rlhf_jax.data.layouts.exports import unfold_all
 from rlhf_jax.data.layouts.fields import Row, bad_row, names, shown
 from rlhf_jax.data.readers import huggingface
-from rlhf_jax.data.readers.jsonl import is_lines, read_jsonl
+from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
 from rlhf_jax.data.reading import list_bad
 
 REWARD_BENCH, REWARD_BENCH_2 = "RewardBench", "RewardBench 2"
@@ -86,7 +87,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden:
 def read_source(
     source: str, split: str, parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
 ) -> tuple[list[Any], list[str]]:
-    """Read every row of one split.
+    """Read every row of one split; a record of an export is unfolded to the rows of those who answered it.
 
     Args:
         source: a file, a folder, or a data set on the hub.
@@ -103,13 +104,13 @@ def read_source(
     if is_lines(source):
         if split:
             raise DataError(f"{source}: a file of lines has no splits, so leave --split {split} out")
-        return read_jsonl(source, parse, on_bad_row)
+        return _parsed(read_jsonl(source, _as_it_is, on_bad_row), parse, on_bad_row)
     there = huggingface.splits(source)
     named = split or (there[0] if len(there) == 1 else next((name for name in _SPLITS if name in there), ""))
     if named not in there:
         found = f"there is no split {split!r}; it has" if split else "which split? It has"
         raise DataError(f"{source}: {found} {', '.join(there)}; name one with --split")
-    return huggingface.read_huggingface(source, named, parse, on_bad_row)
+    return _parsed(huggingface.read_huggingface(source, named, _as_it_is, on_bad_row), parse, on_bad_row)
 
 
 def subset_of(row: Row, field: str, where: str) -> str:
@@ -141,6 +142,19 @@ def subset_of(row: Row, field: str, where: str) -> str:
     if not isinstance(value, str | int | float):
         raise bad_row(where, f"field '{field}' (--by)", "a text or a number, which names a subset", shown(value))
     return str(value)
+
+
+def _as_it_is(row: Row, where: str) -> tuple[str, Row]:
+    return where, row
+
+
+def _parsed(
+    read: tuple[list[tuple[str, Row]], list[str]], parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
+) -> tuple[list[Any], list[str]]:
+    """Parse rows as they stand, those of an export once they are unfolded."""
+    rows, broken = read
+    found, bad = collect(unfold_all(rows).rows, parse, on_bad_row)
+    return found, [*broken, *bad]
 
 
 def _check_counts(row: Row, where: str, found: Choice) -> None:
