@@ -265,7 +265,7 @@ def test_a_file_of_records_is_checked_and_evaluated_as_its_rows(tmp_path):
     file = tmp_path / "export.json"
     file.write_text(json.dumps([*records, argilla({})]))
     check = examine(DataConfig(source=str(file)))
-    assert (check.figures["rows"]["usable"], check.figures["rows"]["bad"]) == (36, 0)
+    assert (check.rows, check.bad) == (36, 0)
     first = record["fields"]["response_1"]
     found = stages.evaluate(lambda prompts, responses: [float(text == first) for text in responses], file)
     assert (found.quality.n, found.quality.accuracy) == (36, 2 / 3)
