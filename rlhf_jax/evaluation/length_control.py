@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled
+from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled, union, wilson
 
 # Where length alone explains every win the slope has no largest likelihood: this much of a prior gives it one.
 _RIDGE = 1e-4
@@ -36,7 +36,8 @@ def length_controlled(
         draws: resamples.
 
     Returns:
-        (rate, (low, high)), a percentile bootstrap of 95%.
+        (rate, (low, high)), a percentile bootstrap of 95%, never narrower than one over single rows; where all win, or
+        none does, Wilson's interval with as many trials as there are groups.
 
     Raises:
         ValueError: if the shapes disagree, there is nothing, a win lies outside [0, 1] or a number is not finite.
@@ -58,8 +59,15 @@ def length_controlled(
     x = d / scale if scale > 0 else d
     rate = float(_at_zero(y, x, np.ones((1, y.size)))[0])
     names = np.arange(y.size) if groups is None else np.asarray(groups)
-    drawn = np.concatenate([_at_zero(y, x, weights) for weights in resampled(names, seed=seed, draws=draws)])
-    return rate, percentiles(drawn)
+    kinds = len(np.unique(names))
+    if rate in (0.0, 1.0):  # which no draw differs from
+        return rate, wilson(rate * kinds, kinds)
+
+    def interval(of: np.ndarray) -> Interval:
+        return percentiles(np.concatenate([_at_zero(y, x, w) for w in resampled(of, seed=seed, draws=draws)]))
+
+    by_prompt = interval(names)
+    return rate, by_prompt if kinds == y.size else union(by_prompt, interval(np.arange(y.size)))
 
 
 def _at_zero(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
