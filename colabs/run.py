@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -17,15 +18,20 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 
-def run(notebook: Path) -> None:
+def run(notebook: Path) -> float:
     """Execute one notebook; nothing is written beside it.
+
+    Returns:
+        Seconds that it took.
 
     Raises:
         CellExecutionError: when a cell fails; its text and the error are in the message.
     """
+    began = time.monotonic()
     cells = nbformat.read(notebook, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(cells, timeout=900, resources={"metadata": {"path": folder}}).execute()
+    return time.monotonic() - began
 
 
 def main() -> int:
@@ -33,14 +39,16 @@ def main() -> int:
     os.environ["RLHF_JAX_FAST"] = "1"
     os.environ.setdefault("MPLBACKEND", "agg")
     chosen = [Path(name) for name in sys.argv[1:]] or sorted(Path(__file__).parent.glob("*.ipynb"))
-    for notebook in chosen:
-        began = time.monotonic()
-        try:
-            run(notebook)
-        except CellExecutionError as error:
-            print(f"{notebook}: {error}", file=sys.stderr)
-            return 1
-        print(f"{notebook.name}: {time.monotonic() - began:.0f} s", flush=True)
+    # Each has a process of its own and waits for compilations that use one core.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {pool.submit(run, notebook): notebook for notebook in chosen}
+        for done in as_completed(running):
+            try:
+                print(f"{running[done].name}: {done.result():.0f} s", flush=True)
+            except CellExecutionError as error:
+                pool.shutdown(cancel_futures=True)
+                print(f"{running[done]}: {error}", file=sys.stderr)
+                return 1
     return 0
 
 

@@ -67,6 +67,32 @@ _SAID = re.compile(
 )
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Go through an error and all that led to it, the nearest first, what it was raised from before its context.
+
+    Args:
+        error: what was raised.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         {}["a"]
+        ...     except KeyError as found:
+        ...         raise ValueError("no a") from found
+        ... except ValueError as error:
+        ...     print(list(causes(error)))
+        [ValueError('no a'), KeyError('a')]
+    """
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [x for x in (one.__cause__, one.__context__) if x is not None]
+
+
 def machine_fault(error: BaseException) -> str:
     """Say what it is about this machine that made reading fail; empty where the content may be at fault.
 
@@ -79,14 +105,7 @@ def machine_fault(error: BaseException) -> str:
         >>> machine_fault(ValueError("invalid literal"))
         ''
     """
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        left += [x for x in (one.__cause__, one.__context__) if x is not None]
+    for one in causes(error):
         if isinstance(one, MemoryError):
             return f"out of memory; {_MACHINE[errno.ENOMEM]}"
         if isinstance(one, OSError) and one.errno in _MACHINE:

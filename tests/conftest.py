@@ -23,12 +23,14 @@ jax.config.update("jax_debug_key_reuse", True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
+def compiled(tmp_path_factory, worker_id):
     """Programs that several tests need, those in processes of their own included, are compiled once a session.
 
-    Half of the session's time was compilation. Nothing is read from an earlier session.
+    Half of the session's time was compilation. Nothing is read from an earlier session. Where pytest-xdist runs the
+    session in several processes, each has a folder inside the session's, and this one lies beside them.
     """
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    base = tmp_path_factory.getbasetemp()
+    folder = str((base if worker_id == "master" else base.parent) / "compiled")
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.05,  # writing the smallest costs more than compiling them

@@ -1,6 +1,7 @@
 """The command line without a run: help, mistakes a person makes, config files."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -493,3 +494,11 @@ def test_a_warning_is_one_line_without_code(tmp_path):
     assert warned.startswith("warning: optimizer.learning_rate is 0.5, outside the usual")
     assert said[said.index(warned) + 1].startswith("rlhf: error: sft:")
     assert done.returncode == 2
+
+
+def test_the_package_is_a_program_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rlhf_jax", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("rlhf_jax", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("rlhf_jax ")

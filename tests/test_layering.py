@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "report": STAGES,
     "testing": {*BASE, *MIDDLE},
     "cli": {*STAGES, "report"},
+    "__main__": {"cli"},
 }
 # Third-party packages that one layer alone may import; GGUF is opened in one place, and models unpack its numbers.
 OWNERS = {"flax": {"models"}, "orbax": {"checkpoint"}, "gguf": {"gguf_file", "models"}, "fsspec": {"runs"}}

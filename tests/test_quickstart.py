@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import several
 
 RLHF = [sys.executable, "-c", "from rlhf_jax.cli import main; main()"]
 pytestmark = pytest.mark.timeout(900)
@@ -23,9 +24,8 @@ SUMMARY = (
 
 def ran(out, *launch, devices):
     """Run the small quickstart as a person would, each process with so many devices, and return where it is."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     words = ["quickstart", "--fast", "--seed", "3", "--out", str(out)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {**os.environ, **several.simulated(devices)}
     done = subprocess.run([*RLHF, *launch, *words], env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == str(out / "report.html")

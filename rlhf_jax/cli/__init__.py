@@ -74,10 +74,11 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status.
 
-    0; 2 on a mistake in the input; 3 when updates were not finite and nothing was trained; 70 on an error that nobody
-    has thought of, 74 on one outside, as a full disk; 75 while another process has the run folder, and where a process
-    of the run is lost or its watchdog ends it (``--watchdog-exit``); 129, 130, 141 or 143 when stopped by a terminal
-    that closed, Ctrl-C, a reader that has gone, or SIGTERM.
+    0; 1 where ``doctor`` or ``data check --strict`` has found something; 2 on a mistake in the input; 3 when updates
+    were not finite and nothing was trained; 70 on an error that nobody has thought of, 74 on one outside, as a full
+    disk; 75 while another process has the run folder, and where a process of the run is lost or its watchdog ends it
+    (``--watchdog-exit``); 129, 130, 141 or 143 when stopped by a terminal that closed, Ctrl-C, a reader that has gone,
+    or SIGTERM.
     """
     status = run(list(sys.argv[1:] if argv is None else argv))
     try:

@@ -46,8 +46,8 @@ def explain(error: BaseException, goes_on: str = "") -> tuple[str, int]:
         A sentence or two, and the status.
 
     Example:
-        >>> explain(FileNotFoundError(2, "No such file or directory", "rows.jsonl"))
-        ('rows.jsonl: no such file or folder', 2)
+        >>> explain(FileNotFoundError(2, "No such file or directory", "/rows.jsonl"))
+        ('/rows.jsonl: no such file or folder', 2)
         >>> explain(OSError(28, "No space left on device", "runs/a"), "the same command goes on")
         ('runs/a: no space left on device: make room on that disk; the same command goes on', 74)
     """
@@ -92,7 +92,8 @@ def _of_the_system(error: OSError, after: str) -> tuple[str, int]:
     if error.errno in _OUTSIDE:
         return f"{place}{said}: {_OUTSIDE[error.errno]}{after}", OUTSIDE
     if error.errno == errno.ENOENT and place:
-        return f"{place}no such file or folder", MISTAKE
+        relative = isinstance(error.filename, str) and not Path(error.filename).is_absolute()
+        return f"{place}no such file or folder{f' in {Path.cwd()}' if relative else ''}", MISTAKE
     if error.errno == errno.EROFS:
         return f"{place}{said}: name a folder that can be written to", MISTAKE
     if error.errno == errno.ENAMETOOLONG:

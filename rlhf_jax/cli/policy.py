@@ -31,7 +31,7 @@ class SampleOptions:
     """A run folder (`RUN:STAGE` is the same as --stage), or a pretrained checkpoint: a Hugging Face folder or a .gguf
     file."""
     prompt: Positional[str] = ""
-    """One prompt; the responses are printed."""
+    """One prompt; the responses are printed, one to a line where there are several."""
     prompts: Path | None = None
     """Many prompts: a .jsonl file with rows of `prompt`, or of any layout that has one."""
     n: int = 1
@@ -113,8 +113,26 @@ def sample(argv: list[str]) -> None:
     if o.to:
         write(o.to, ({**row, "prompt": data.prompt_field(row["prompt"])} for row in made))
         return
+    broken = False
     for row in made:
-        print(f"{row['score']:.3f}  {row['response']}" if o.reward_model is not None else row["response"])
+        # One response is its text as it is; several have a line each, or nobody knows where one ends.
+        said = row["response"] if o.n == 1 else one_line(row["response"])
+        broken = broken or "\n" in row["response"]
+        print(f"{row['score']:.3f}  {said}" if o.reward_model is not None else said)
+    if broken and o.n > 1:
+        print(
+            r"line breaks inside responses are written \n; --to OUT.jsonl keeps the texts as they are", file=sys.stderr
+        )
+
+
+def one_line(text: str) -> str:
+    """Write a text in one line, with line breaks, and the backslashes that could be taken for theirs, as Python does.
+
+    Example:
+        >>> print(one_line("First.\\nSecond, with a \\\\n."))
+        First.\\nSecond, with a \\\\n.
+    """
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
 
 
 def _sampling(o: SampleOptions | ChatOptions, top_k: int = 0) -> Any:

@@ -51,7 +51,7 @@ def recorded_config(path: str, default: Any, argv: Sequence[str]) -> Any:
         raise UsageError(f"--config {path}: there is no field {unknown}: another version wrote it, or somebody by hand")
     _refuse_code(path, fields, argv)
     if file.name == "config.json":
-        fields = _moved(fields, str(file.parent))
+        fields = found_again(_moved(fields, str(file.parent)), file.parent, stage)
     try:
         return from_record(type(default)(), fields)
     except (ValueError, TypeError, AttributeError) as error:
@@ -73,6 +73,43 @@ def _moved(fields: dict[str, Any], now: str) -> dict[str, Any]:
 
     names = ("out", "init", "policy", "reward_model", "judge")
     return {name: moved(value) if name in names else value for name, value in fields.items()}
+
+
+# Fields that may hold a path, in a stage's config or in a part of it; a judge is NAME=PATH.
+_PATHS = ("source", "heldout", "test", "init", "policy", "reward_model", "judge")
+
+
+def found_again(fields: dict[str, Any], run: Path, stage: str) -> dict[str, Any]:
+    """Let relative paths that lead nowhere from the working folder lead from the one in which the stage was begun.
+
+    Args:
+        fields: the stage's, as ``config.json`` has them.
+        run: the run folder, whose ``made_of.json`` says where the stage was begun; earlier versions did not note it.
+        stage: the stage's name.
+    """
+    from rlhf_jax.runs.folder import read_record
+    from rlhf_jax.runs.made_of import MADE_OF
+    from rlhf_jax.runs.stage_path import split_stage
+
+    noted = read_record(run / MADE_OF).get(stage)
+    began = noted.get("directory") if isinstance(noted, dict) else None
+    if not isinstance(began, str):
+        return fields
+
+    def found(value: Any) -> Any:
+        if isinstance(value, str) and ".py:" in value:
+            return value  # code has to be named on the command line, where it says where it is
+        if isinstance(value, list):
+            return [f"{name}{equals}{found(what)}" for name, equals, what in (str(x).rpartition("=") for x in value)]
+        named = split_stage(value)[0] if isinstance(value, str) and value else Path(began)
+        if named.is_absolute() or named.exists() or not (Path(began) / named).exists():
+            return value
+        return str(Path(began) / value)
+
+    def within(part: dict[str, Any]) -> dict[str, Any]:
+        return {k: within(v) if isinstance(v, dict) else found(v) if k in _PATHS else v for k, v in part.items()}
+
+    return within(fields)
 
 
 def _unknown(fields: dict[str, Any], default: Any, path: str) -> Iterator[str]:

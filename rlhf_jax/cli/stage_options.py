@@ -14,6 +14,7 @@ import tyro
 from rlhf_jax.cli.files import must_be_run
 from rlhf_jax.cli.first_help import first_help
 from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh, load_config
+from rlhf_jax.cli.records import found_again
 from rlhf_jax.fields import check_fields
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def stage_and_config(word: str, usage: str) -> tuple[str, Any]:
     if stage not in held:
         raise UsageError(f"{run} holds the configs of {', '.join(held) or 'no stage'}: name one, as in {run}:ppo")
     try:
-        return stage, from_record(defaults[stage], held[stage])
+        return stage, from_record(defaults[stage], found_again(held[stage], run, stage))
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{run / 'config.json'}, {stage}: {error}") from error
 

@@ -34,6 +34,7 @@ _NAMES = {
         "parse_rated",
         "parse_text",
     ),
+    "near_duplicates": (),
     "order": ("epoch_order", "evenly"),
     "packing": ("Example", "pack", "pad", "plan"),
     "preparing": ("prepared",),

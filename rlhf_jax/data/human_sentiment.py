@@ -6,6 +6,7 @@ Files are array_record and nothing here needs TensorFlow.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -91,15 +92,22 @@ def load(split: str, data_dir: str | os.PathLike[str] | None = None) -> list[Sen
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    return list(_read(str(prepare(data_dir).data_path), split))
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def _read(folder: str, split: str) -> tuple[Sentence, ...]:
+    """Read a split once a process: every stage of a run and its baselines ask for it, and reading takes seconds."""
     domains = list(PROMPTS)
 
     def sentence(record: dict[str, Any]) -> Sentence:
-        domain = domains[int(record["domain"])]
-        return Sentence(_text(record["id"]), domain, _text(record["text"]), np.asarray(record["ratings"], np.int32))
+        domain, ratings = domains[int(record["domain"])], np.asarray(record["ratings"], np.int32)
+        ratings.flags.writeable = False  # several callers hold it
+        return Sentence(_text(record["id"]), domain, _text(record["text"]), ratings)
 
-    rows = grain.MapDataset.source(prepare(data_dir).as_data_source(split)).map(sentence)
+    rows = grain.MapDataset.source(tfds.builder_from_directory(folder).as_data_source(split)).map(sentence)
     # By index: iterating would start a pool of threads, which takes five times as long for rows as small as these.
-    return sorted((rows[i] for i in range(len(rows))), key=lambda row: row.id)
+    return tuple(sorted((rows[i] for i in range(len(rows))), key=lambda row: row.id))
 
 
 def _text(value: bytes | str) -> str:

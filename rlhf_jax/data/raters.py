@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_jax.data.rows import Comparison, RatedResponse
 
 FIRST, SECOND, TIE, UNKNOWN = 0, 1, 2, -1
+_ALL_PAIRS = 50  # responses by one rater to one prompt, up to which all of their pairs are laid out
 PairKey = tuple[str, str, str]  # prompt, and the two responses in the order of their texts
 
 
@@ -31,6 +32,7 @@ def label_table(rows: Sequence[Any]) -> LabelTable:
     """Lay out what named raters said of pairs: two responses, all pairs of a ranking, or of the responses one rated.
 
     Where a rater was asked twice about the same pair, the later answer counts, by time and then by place in the file.
+    Where one rated more than 50 responses to a prompt, each is paired with the next 25 in the order of their texts.
 
     Args:
         rows: ``Comparison`` or ``RatedResponse``; those without a rater are passed over.
@@ -87,6 +89,26 @@ def pair_key(prompt: Any, first: str, second: str) -> tuple[PairKey, bool]:
     return ((asked, second, first), True) if second < first else ((asked, first, second), False)
 
 
+def rated_pairs(own: Sequence[RatedResponse]) -> list[tuple[RatedResponse, RatedResponse]]:
+    """The comparisons that a rater of several responses to one prompt makes of them.
+
+    Args:
+        own: what one rater gave responses to one prompt.
+
+    Returns:
+        All pairs of different responses; where there are more than 50, each with the next 25 in the order of their
+        texts, the same for all raters, as all pairs would be too many.
+    """
+    far = len(own) if len(own) <= _ALL_PAIRS else _ALL_PAIRS // 2
+    ordered = list(own) if len(own) <= _ALL_PAIRS else sorted(own, key=lambda row: row.response)
+    return [
+        (one, other)
+        for i, one in enumerate(ordered)
+        for other in ordered[i + 1 : i + 1 + far]
+        if one.response != other.response
+    ]
+
+
 def _opinions(rows: Sequence[Any]) -> Iterator[tuple[PairKey, str, float | None, float, float | None]]:
     """Every pair that a rater said something of: key, rater, time, share and known share for the key's first."""
     rated: dict[tuple[str, str], list[RatedResponse]] = {}
@@ -101,10 +123,9 @@ def _opinions(rows: Sequence[Any]) -> Iterator[tuple[PairKey, str, float | None,
         elif isinstance(row, RatedResponse):
             rated.setdefault((row.prompt, row.said.rater), []).append(row)
     for own in rated.values():
-        for i, j in zip(*np.triu_indices(len(own), k=1), strict=True):
-            share = 0.5 + 0.5 * float(np.sign(own[i].ratings.mean() - own[j].ratings.mean()))
-            if own[i].response != own[j].response:
-                yield _opinion(own[j], own[i].response, own[j].response, share)
+        for one, other in rated_pairs(own):
+            share = 0.5 + 0.5 * float(np.sign(one.ratings.mean() - other.ratings.mean()))
+            yield _opinion(other, one.response, other.response, share)
 
 
 def _opinion(row: Any, first: str, second: str, share: float) -> tuple[PairKey, str, float | None, float, float | None]:

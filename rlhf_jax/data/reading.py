@@ -18,7 +18,7 @@ from rlhf_jax.data.parts import Parts, cut, separate
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.huggingface import is_huggingface
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
-from rlhf_jax.data.rows import Comparison
+from rlhf_jax.data.rows import Comparison, Dialogue
 
 Row = Mapping[str, Any]
 Parse = Callable[[Row, str], Any]
@@ -81,9 +81,7 @@ class Source:
         return parts._replace(train=train, validation=validation, test=test)
 
     def as_they_are(self, endings: Sequence[str]) -> list[tuple[list[tuple[str, Row]], list[str]] | None]:
-        """Read the rows of training, validation and test as they stand, whatever they hold.
-
-        A record of an export is unfolded to the rows of those who answered it.
+        """Read the rows of training, validation and test as they stand, whatever they hold; exports are unfolded.
 
         Args:
             endings: as for ``parts``.
@@ -95,16 +93,40 @@ class Source:
         Raises:
             DataError: on a source or split that cannot be read.
         """
-        return [None if at is None else self._unfolded(at) for at in self._named(endings)]
+        return [
+            None if at is None else unfolded(*_rows(*at, self._config), as_it_is, "skip") for at in self._named(endings)
+        ]
 
-    def _unfolded(self, named: tuple[str, str]) -> tuple[list[tuple[str, Row]], list[str]]:
-        """Rows of a split as a stage would parse them, and what is wrong with those that cannot be read at all."""
-        read, broken = _rows(*named, self._config)
-        unfolded = unfold_all(read)
-        if unfolded.unanswered:
-            self._say(f"{named[0]}: {_unanswered(unfolded.unanswered)}", warning=False)
-        rows, more = collect(unfolded.rows, _as_it_is, self._config.on_bad_row)
-        return rows, [*broken, *more]
+    def text(self, parse: Parse, endings: Sequence[str]) -> Parts:
+        """Parse rows to be trained on beside something else, of which nothing has to be held out.
+
+        Args:
+            parse: as for ``parts``.
+            endings: as for ``parts``.
+
+        Returns:
+            All rows to train on, and none held out. Only where rows have prompts, or the config or the data set names
+            parts that are held out, they are cut as ``parts`` does, and what is held out is left alone: whoever samples
+            the same prompts measures with them.
+
+        Raises:
+            DataError: as for ``parts``, and when there are no rows.
+        """
+        config, name = self._config, self._config.source
+        train, *held = self._named(endings)
+        self._left_out = 0
+        rows = self._parsed(train, parse) if train else []
+        if held != [None, None] or any(isinstance(row, Dialogue) or row.prompt for row in rows):
+            parts = self.parts(parse, endings)
+            self._say(f"{name}: beside the policy's samples, only the rows to train on are used", warning=False)
+            return parts
+        if not rows:
+            raise DataError(f"{name}: expected rows of text, found none")
+        if note := repeated(rows):
+            self._say(f"{name}: {note}")
+        rows = rows[: config.limit] if config.limit else rows
+        self._say(f"{name}: {len(rows):,} rows of text to train on", warning=False)
+        return Parts(rows, [], [], left_out=self._left_out)
 
     def _named(self, endings: Sequence[str]) -> list[tuple[str, str] | None]:
         """Source and split of training, validation and test rows; None for a part that is cut off another."""
@@ -137,10 +159,10 @@ class Source:
         config = self._config
         if named not in self._read:
             read, broken = _rows(*named, config)
-            unfolded = unfold_all(read)
-            self._read[named] = (unfolded.rows, broken)
-            if unfolded.unanswered:
-                self._say(f"{named[0]}: {_unanswered(unfolded.unanswered)}", warning=False)
+            every = unfold_all(read)
+            self._read[named] = (every.rows, broken)
+            if every.unanswered:
+                self._say(f"{named[0]}: {_unanswered(every.unanswered)}", warning=False)
         found, bad = self._read[named]
         rows, more = collect(found, parse, config.on_bad_row)
         self._left_out += len(bad) + len(more)
@@ -190,17 +212,52 @@ def read_rows(
         return parse(row, where)
 
     if is_lines(str(path)) or not (is_huggingface(str(path)) or huggingface.advice(str(path))):
-        read, broken = read_jsonl(path, _as_it_is, on_bad_row)
+        read, broken = read_jsonl(path, as_it_is, on_bad_row)
     else:
-        read, broken = huggingface.read_huggingface(path, "train", _as_it_is, on_bad_row)
-    unfolded = unfold_all(read)
-    rows, bad = collect(unfolded.rows, kept, on_bad_row)
-    list_bad([*broken, *bad])
-    if unfolded.unanswered:
-        print(f"{path}: {_unanswered(unfolded.unanswered)}", file=sys.stderr)
+        read, broken = huggingface.read_huggingface(path, "train", as_it_is, on_bad_row)
+    rows, bad = unfolded(read, broken, kept, on_bad_row, said_of=str(path))
+    list_bad(bad)
     if unread := left_alone(seen):
         print(f"{path}: {unread}", file=sys.stderr)
     return rows
+
+
+def as_it_is(row: Row, where: str) -> tuple[str, Row]:
+    """Give where a row stands and the row, in place of what a function of ``rlhf_jax.data.layouts`` makes of it.
+
+    Args:
+        row: the fields.
+        where: where the row stands.
+
+    Returns:
+        Both.
+    """
+    return where, row
+
+
+def unfolded(
+    rows: Sequence[tuple[str, Row]], broken: Sequence[str], parse: Parse, on_bad_row: OnBadRow, said_of: str = ""
+) -> tuple[list[Any], list[str]]:
+    """Parse rows as ``as_it_is`` gave them, the records of exports after they were unfolded to one row a person.
+
+    Args:
+        rows: pairs of where a row stands and the row.
+        broken: what is wrong with rows that could not be read at all.
+        parse: a function of a row and where it stands.
+        on_bad_row: "error" stops at the first bad row; "skip" goes on and lists it.
+        said_of: the file's name, where records that nobody has answered are to be counted on standard error.
+
+    Returns:
+        The good rows, and what is wrong with the others.
+
+    Raises:
+        DataError: at a bad row, unless it is to be skipped.
+    """
+    every = unfold_all(rows)
+    if every.unanswered and said_of:
+        print(f"{said_of}: {_unanswered(every.unanswered)}", file=sys.stderr)
+    good, bad = collect(every.rows, parse, on_bad_row)
+    return good, [*broken, *bad]
 
 
 def left_alone(rows: Sequence[Row]) -> str:
@@ -243,16 +300,12 @@ def _splits(source: str) -> list[str]:
 def _rows(source: str, split: str, config: DataConfig) -> tuple[list[tuple[str, Row]], list[str]]:
     """Rows as they stand, each with where it stands, and what is wrong with those that cannot be read at all."""
     if is_lines(source):
-        return read_jsonl(source, _as_it_is, config.on_bad_row)
+        return read_jsonl(source, as_it_is, config.on_bad_row)
     if is_huggingface(source):
-        return huggingface.read_huggingface(source, split, _as_it_is, config.on_bad_row)
+        return huggingface.read_huggingface(source, split, as_it_is, config.on_bad_row)
     from rlhf_jax.data.readers import tfds
 
-    return tfds.read_tfds(source, split, _as_it_is, config.on_bad_row)
-
-
-def _as_it_is(row: Row, where: str) -> tuple[str, Row]:
-    return where, row
+    return tfds.read_tfds(source, split, as_it_is, config.on_bad_row)
 
 
 def _unanswered(count: int) -> str:

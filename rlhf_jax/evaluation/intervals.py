@@ -142,7 +142,8 @@ def resampled(groups: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarr
     rng = np.random.default_rng(seed)
     for start in range(0, draws, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, draws - start)
-        times = rng.multinomial(kinds.size, np.full(kinds.size, 1 / kinds.size), size=size)
+        drawn = rng.integers(0, kinds.size, (size, kinds.size))
+        times = np.stack([np.bincount(row, minlength=kinds.size) for row in drawn])
         yield times.astype(np.float64)[:, where.reshape(-1)]
 
 

@@ -9,7 +9,8 @@ from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled, unio
 
 # Where length alone explains every win the slope has no largest likelihood: this much of a prior gives it one.
 _RIDGE = 1e-4
-_ITERATIONS, _LONGEST_STEP, _SETTLED = 100, 2.0, 1e-10
+_MANY = 2000  # rows
+_ITERATIONS, _LONGEST_STEP, _SETTLED = 100, 2.0, 1e-7
 
 
 def length_controlled(
@@ -57,22 +58,31 @@ def length_controlled(
         raise ValueError("wins must lie in [0, 1] and differences be finite")
     scale = float(np.sqrt((d**2).mean()))
     x = d / scale if scale > 0 else d
-    rate = float(_at_zero(y, x, np.ones((1, y.size)))[0])
+    every = np.ones((1, y.size))
+    fitted = _fit(y, x, every, (0.0, 0.0))
+    rate = float(_read_at_zero(y, every, fitted[0])[0])
     names = np.arange(y.size) if groups is None else np.asarray(groups)
-    kinds = len(np.unique(names))
+    start, kinds = (float(fitted[0][0]), float(fitted[1][0])), len(np.unique(names))
     if rate in (0.0, 1.0):  # which no draw differs from
         return rate, wilson(rate * kinds, kinds)
 
     def interval(of: np.ndarray) -> Interval:
-        return percentiles(np.concatenate([_at_zero(y, x, w) for w in resampled(of, seed=seed, draws=draws)]))
+        drawn = []
+        for weights in resampled(of, seed=seed, draws=draws):
+            fit_again = _one_step if y.size > _MANY else _fit
+            intercepts, _ = fit_again(y, x, weights, start)
+            drawn.append(_read_at_zero(y, weights, intercepts))
+        return percentiles(np.concatenate(drawn))
 
     by_prompt = interval(names)
     return rate, by_prompt if kinds == y.size else union(by_prompt, interval(np.arange(y.size)))
 
 
-def _at_zero(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Fit a regression for each row of weights [D, n] by Newton's method, and return ``sigmoid(a)`` of each, [D]."""
-    a, b = np.zeros(len(weights)), np.zeros(len(weights))
+def _fit(
+    y: np.ndarray, x: np.ndarray, weights: np.ndarray, start: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a regression for each row of weights [D, n] by Newton's method: intercepts and slopes, [D] each."""
+    a, b = (np.full(len(weights), value) for value in start)
     for _ in range(_ITERATIONS):
         p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -500, 500)))
         residual, curvature = weights * (y - p), weights * p * (1 - p)
@@ -86,6 +96,23 @@ def _at_zero(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
         a, b = a + shorter * step_a, b + shorter * step_b
         if max(np.abs(step_a).max(), np.abs(step_b).max()) < _SETTLED:
             break
+    return a, b
+
+
+def _one_step(
+    y: np.ndarray, x: np.ndarray, weights: np.ndarray, start: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Go one step of Newton's from the fit to all rows: where these are many, a resample's own fit is no further."""
+    a, b = start
+    p = 1 / (1 + np.exp(-np.clip(a + b * x, -500, 500)))
+    slope_a, slope_b = weights @ (y - p) - _RIDGE * a, weights @ ((y - p) * x) - _RIDGE * b
+    flat = p * (1 - p)
+    aa, ab, bb = weights @ flat + _RIDGE, weights @ (flat * x), weights @ (flat * x**2) + _RIDGE
+    determinant = aa * bb - ab**2
+    return a + (bb * slope_a - ab * slope_b) / determinant, b + (aa * slope_b - ab * slope_a) / determinant
+
+
+def _read_at_zero(y: np.ndarray, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
+    """Turn intercepts [D] into rates; where all is won or all lost, nothing but the prior holds an intercept."""
     share = weights @ y / weights.sum(1)
-    # All won or all lost: nothing but the prior holds the intercept.
-    return np.where((share <= 0) | (share >= 1), share, 1 / (1 + np.exp(-np.clip(a, -500, 500))))
+    return np.where((share <= 0) | (share >= 1), share, 1 / (1 + np.exp(-np.clip(intercepts, -500, 500))))

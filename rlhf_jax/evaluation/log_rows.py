@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 class Alarm(NamedTuple):
     """Something that a person should look at."""
 
-    name: str  # the function here that found it
+    name: str  # its kind; a history has at most one of each
     step: int  # where it first held
     message: str  # one plain sentence or two: what was seen, and what it usually means
 

@@ -21,9 +21,7 @@ class AgreeingSection(NamedTuple):
 
     questions: int
     messages: list[str]
-    rows: list[
-        tuple[str, str, str, str, str]
-    ]  # who, gap, share of askings, shares of questions that follow and contradict
+    rows: list[tuple[str, str, str, str, str]]  # who, gap, share of askings, and of questions: for and against
     change: str
     examples: list[Shown]
     unit: str  # what the examples' scores are

@@ -14,10 +14,13 @@ from rlhf_jax.report.goodput import time_section
 from rlhf_jax.report.panels import moving, stage_panels
 from rlhf_jax.report.policies import policy_section, policy_table, sampled_by, scores, trained
 from rlhf_jax.report.rewards import headline, reward_section
-from rlhf_jax.report.run_folder import Row, RunFolder, read_run
+from rlhf_jax.report.run_folder import RunFolder, read_run
 from rlhf_jax.report.samples import before_and_after, comparison, over_steps
+from rlhf_jax.stages.heldout_samples import first_and_latest
+from rlhf_jax.stages.monitors import monitor, monitor_alarms
 from rlhf_jax.stages.titles import POLICIES, TITLES, policy_name, stage_title
 from rlhf_jax.stages.verdicts import verdicts
+from rlhf_jax.stages.watcher import SOONEST
 
 MOST_OTHER = 60  # diagrams of what else was logged
 # Diagrams in a row, for so few that three would leave a hole.
@@ -103,8 +106,7 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
         "done": name in run.summary,
         "stop_reason": figures.get("stop_reason"),
         "failed": figures.get("failed") or (name not in run.summary and run.summary.get("failed", {}).get(name)),
-        "policy": policy_section(name, rows, figures, _max_kl(name, run)) if name in POLICIES else None,
-        "findings": findings_section(figures, _compared_by(name, run)) if name in POLICIES else None,
+        "policy": _policy(name, run) if name in POLICIES else None,
         "samples": over_steps(run.samples, name, figures.get("best_step")),
         "curves": plots.curves(main, columns=_COLUMNS.get(len(main), 3)),
         "still": [*still, *also_still],
@@ -115,9 +117,15 @@ def _stage(name: str, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _compared_by(stage: str, run: RunFolder) -> list[Row]:
-    """The final comparison, where it is of this stage; a stage that finished later has replaced it."""
-    return comparison(run.samples) if sampled_by(run.summary) == stage else []
+def _policy(stage: str, run: RunFolder) -> dict[str, Any]:
+    figures = run.summary.get(stage, {})
+    found = policy_section(stage, run.metrics.get(stage, []), figures, _max_kl(stage, run), _half(stage, run))
+    step, rows = first_and_latest(run.heldout, stage)
+    if "alarms" not in figures:  # the stage has not ended, or failed
+        found["alarms"] += [alarm._asdict() for alarm in monitor_alarms(monitor(rows, found["judge"]), step)]
+    # The final comparison is of the stage that finished last; the others are shown by two evaluations.
+    compared = comparison(run.samples) if sampled_by(run.summary) == stage else rows
+    return {**found, "findings": findings_section(figures, compared, found["judge"])}
 
 
 def _policy_name(stage: str, run: RunFolder) -> str:
@@ -136,6 +144,13 @@ def _configured(stage: str, run: RunFolder) -> str | None:
 def _max_kl(stage: str, run: RunFolder) -> float | None:
     fields = run.config.get(stage)
     return fields.get("max_kl") if isinstance(fields, dict) else None
+
+
+def _half(stage: str, run: RunFolder) -> int:
+    """The step from which a reward that has not risen is an alarm, as it is while the stage trains."""
+    fields = run.config.get(stage)
+    iterations = fields.get("iterations") if isinstance(fields, dict) else None
+    return max(SOONEST, iterations // 2) if isinstance(iterations, int) else SOONEST
 
 
 def _is_plain(name: str) -> bool:

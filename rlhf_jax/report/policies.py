@@ -102,7 +102,11 @@ def scores(figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def policy_section(
-    stage: str, rows: Sequence[Row], figures: Mapping[str, Any], max_kl: float | None = None
+    stage: str,
+    rows: Sequence[Row],
+    figures: Mapping[str, Any],
+    max_kl: float | None = None,
+    from_step: int = 20,
 ) -> dict[str, Any]:
     """Alarms and over-optimisation of one stage.
 
@@ -111,6 +115,7 @@ def policy_section(
         rows: its part of the log.
         figures: its part of the summary.
         max_kl: its config's limit of the KL, if it has one.
+        from_step: the first step at which a reward that has not risen is an alarm.
 
     Returns:
         What the template shows: ``alarms``, ``watched`` (what raised none, in words), ``over_optimisation`` (an
@@ -119,7 +124,7 @@ def policy_section(
     """
     # While the run is going there is no summary yet, and its log says the same.
     judge = _ruling(stage, rows, figures)
-    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl)
+    raised = [] if "alarms" in figures else alarms(rows, stage=stage, judge=judge, max_kl=max_kl, from_step=from_step)
     found = figures.get("alarms", [alarm._asdict() for alarm in raised])
     logged = {name.removeprefix(f"{stage}/") for row in rows for name, value in row.items() if value is not None}
     points = _points(stage, rows, judge)

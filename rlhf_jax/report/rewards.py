@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.evaluation.reward_model import FEWEST_PAIRS
 from rlhf_jax.report import plots
 from rlhf_jax.report.formats import number, percent, percent_interval, whole, with_interval
 
@@ -63,7 +64,7 @@ def reward_section(summary: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The table by domain (the domains with most pairs, ``domains_left`` counts the others), the drawings, and the
-        figures of the sentences below them.
+        figures of the sentences below them; ``few`` in place of the calibration of too few pairs.
     """
     reward, baselines = summary.get("reward", {}), summary.get("baselines", {})
     found = {"reward model": _cells(reward, "accuracy")}
@@ -80,6 +81,7 @@ def reward_section(summary: Mapping[str, Any]) -> dict[str, Any]:
         (domain, whole(counts.get(domain)), _row(found, domain))
         for domain in (domains if "reward model" in found else [])
     ]
+    bins, few = reward.get("reliability"), (reward.get("pairs") or FEWEST_PAIRS) < FEWEST_PAIRS
     pooled = [_accuracy(overall[scorer].get("accuracy"), overall[scorer].get("accuracy_ci")) for scorer in found]
     return {
         "scorers": list(found),
@@ -88,7 +90,8 @@ def reward_section(summary: Mapping[str, Any]) -> dict[str, Any]:
         "pooled": pooled,
         "pairs": whole(reward.get("pairs")),
         "by_domain": plots.accuracy_by_domain(shown) if table else "",
-        "reliability": plots.reliability_diagram(reward["reliability"]) if reward.get("reliability") else "",
+        "reliability": plots.reliability_diagram(bins) if bins and not few else "",
+        "few": _many(reward["pairs"], "pair") if bins and few else "",
         "ece": number(reward.get("ece")),
         "mean": number(reward.get("reward_mean"), 2),
         "std": number(reward.get("reward_std"), 2),

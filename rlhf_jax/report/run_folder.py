@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.stages.heldout_samples import FILE as HELDOUT
 from rlhf_jax.training import Spent, read_goodput
 
 Row = Mapping[str, Any]
@@ -25,6 +26,7 @@ class RunFolder(NamedTuple):
     metrics: dict[str, list[Row]]  # stage -> rows in the order of their steps
     samples: list[Row]
     goodput: dict[str, Spent]  # by stage, where its time went
+    heldout: list[Row]  # all responses of each stage's first and latest evaluation
 
 
 def read_run(path: Path | str) -> RunFolder:
@@ -71,6 +73,7 @@ def read_run(path: Path | str) -> RunFolder:
         metrics={stage: sorted(rows, key=lambda row: row["step"]) for stage, rows in metrics.items()},
         samples=_read_lines(folder / "samples.jsonl"),
         goodput=_read_goodput(folder / "goodput.jsonl"),
+        heldout=_read_lines(folder / HELDOUT),
     )
 
 

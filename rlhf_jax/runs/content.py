@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from types import (
@@ -72,8 +73,8 @@ def content_of(value: Any, *, ours: bool = False) -> Content:
 class _Reader:
     """One walk over everything that can be reached."""
 
-    def __init__(self, ours: bool):
-        self._ours = ours
+    def __init__(self, ours: bool, *, within: bool = False):
+        self._ours, self._within = ours, within
         self._met: dict[int, int] = {}
         self._alive: list[Any] = []  # or another value could get the same id
         self.digest = hashlib.sha256()
@@ -97,6 +98,8 @@ class _Reader:
 
     def _look_into(self, value: Any, where: str) -> None:
         self._say(type(value).__qualname__)
+        if type(value).__module__ == "flax.ids":
+            return  # a number that says how many modules this process has made before
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             numbers = array_hash(value)
             if numbers is None:
@@ -130,13 +133,28 @@ class _Reader:
         elif isinstance(value, tuple):
             self._each(value, where)
         elif isinstance(value, frozenset):
-            self._each(in_order(value), where)
+            self._each(self._in_order(value), where)
+        elif isinstance(value, functools.cached_property):
+            self.see(value.func, where)
+        elif isinstance(value, weakref.ReferenceType):
+            self.see(value(), where)
         else:
             parts = first_parts(value)
             if parts is None:
                 self._no_content(value, where)
             else:
-                self._each(parts, where)
+                self._each(self._in_order(parts) if isinstance(value, set) else parts, where)
+
+    def _in_order(self, values: Iterable[Any]) -> list[Any]:
+        """Sort the members of a set; those that are described alike by what they hold."""
+        return in_order(values, self._apart)
+
+    def _apart(self, value: Any) -> str:
+        if self._within:
+            return ""  # a set that is reached from its own member, say
+        reader = _Reader(self._ours, within=True)
+        reader.see(value, "it")
+        return reader.digest.hexdigest()
 
     def _say(self, *words: str) -> None:
         for word in words:

@@ -12,6 +12,7 @@ RUN/goodput.jsonl         where the time of each stage went, over all its restar
 RUN/hung_<stage>_process<n>.txt  stacks of the threads of a process that hung
 RUN/params/<stage>/       the final parameters; their presence says that the stage is complete
 RUN/samples.jsonl         responses of the SFT policy and of the last policy stage that ran here
+RUN/heldout_samples.jsonl all responses of each policy stage's first and latest evaluation
 RUN/summary.json          the results
 RUN/report.html           curves, tables and samples to look at
 """
@@ -23,6 +24,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import sys
@@ -129,7 +131,8 @@ def _start(directory: Path, stage: str, config: Any, tokenizer: Tokenizer, made_
         raise RunError(f"{directory} has another tokenizer than the stage it builds on: name another folder with --out")
     directory.mkdir(parents=True, exist_ok=True)
     update_json(directory / "config.json", {stage: dataclasses.asdict(config)})
-    update_json(directory / MADE_OF, {stage: {"begun": record.get("begun", _now()), "made_of": made_of}})
+    noted = {"begun": record.get("begun", _now()), "directory": os.getcwd(), "made_of": made_of}
+    update_json(directory / MADE_OF, {stage: noted})
     tokenizer.save(path)
 
 

@@ -342,7 +342,8 @@ def _check_finished(directory: Path, stage: str) -> None:
     elif there:
         found = f"it holds {', '.join(there)}"
     elif not directory.exists():
-        found = "there is no such folder; a model on a hub has to be downloaded into one first"
+        where = "" if directory.is_absolute() else f" in {Path.cwd()}"
+        found = f"there is no such folder{where}; a model on a hub has to be downloaded into one first"
     elif is_checkpoint(directory):
         found = "it is a pretrained checkpoint, no run folder"
     else:

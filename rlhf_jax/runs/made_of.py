@@ -1,6 +1,7 @@
 """What a stage of a run is made of, by content: rows, functions and models; and whether they are still the same.
 
-RUN/made_of.json holds ``{stage: {"begun", "finished", "made_of": {name: ingredient}}}``. The folder of an earlier
+RUN/made_of.json holds ``{stage: {"begun", "finished", "directory", "made_of": {name: ingredient}}}``; relative paths in
+config.json are relative to ``directory``, in which the command was given. The folder of an earlier
 version has none; what it was made of is not known, and nothing of it is compared.
 """
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
+from rlhf_jax.runs.content import content_of
 from rlhf_jax.runs.errors import RunError
 
 
@@ -119,7 +120,9 @@ def _run_once(path: str, what: str) -> dict[str, Any]:
 
 
 def load_function(name: str, what: str) -> Any:
-    """Load a function, or whatever else can be called, from a file.
+    """Load a function, or whatever else can be called, from a file, and look at it before anything calls it.
+
+    What it counts or keeps of its calls is then no part of its content.
 
     Args:
         name: ``FILE.py:function``.
@@ -128,7 +131,9 @@ def load_function(name: str, what: str) -> Any:
     Raises:
         RunError: as for ``load_named``.
     """
-    return load_named(name, what, Callable, "function", shown=FunctionType)
+    found = load_named(name, what, Callable, "function", shown=FunctionType)
+    content_of(found)
+    return found
 
 
 def called(function: Callable[..., Any]) -> str:

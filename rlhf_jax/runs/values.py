@@ -7,6 +7,7 @@ import copyreg
 import functools
 import hashlib
 import inspect
+import re
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -103,6 +104,32 @@ def array_hash(value: Any) -> Hashed | None:
     return Hashed(f"{numbers.dtype}{numbers.shape}{hashlib.sha256(content).hexdigest()}")
 
 
-def in_order(values: Iterable[Any]) -> list[Any]:
-    """Sort what has no order of its own."""
-    return sorted(values, key=lambda value: (type(value).__name__, repr(value)))
+def in_order(values: Iterable[Any], tie: Callable[[Any], str] = lambda value: "") -> list[Any]:
+    """Sort what has no order of its own, the same in every process.
+
+    Args:
+        values: anything.
+        tie: what tells apart values that are described alike, as two functions of one name; plain values never are.
+
+    Example:
+        >>> in_order({"b", 3, "a", None})
+        [None, 3, 'a', 'b']
+    """
+    described: dict[tuple[str, str], list[Any]] = {}
+    for value in values:
+        described.setdefault((type(value).__name__, _described(value)), []).append(value)
+    return [x for key in sorted(described) for x in _told_apart(described[key], tie)]
+
+
+def _described(value: Any) -> str:
+    """Describe a value without where it lies in memory, which is elsewhere in another process."""
+    if isinstance(value, tuple | frozenset):
+        return ",".join(_described(x) for x in (value if isinstance(value, tuple) else in_order(value)))
+    return repr(value) if type(value) in PLAIN else _ADDRESS.sub("", repr(value))
+
+
+def _told_apart(values: list[Any], tie: Callable[[Any], str]) -> list[Any]:
+    return sorted(values, key=tie) if len(values) > 1 else values
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

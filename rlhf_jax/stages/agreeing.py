@@ -65,7 +65,7 @@ def probe_agreeing(
         raise ValueError("there is no question to ask")
     named, stage = split_stage(run)
     folder = local(named)
-    held = [name for name in POLICY_STAGES if (folder / "params" / name).exists()]
+    held = [one for one in POLICY_STAGES if (folder / "params" / one).exists()]
     if stage is None:
         stage = held[0] if held else None
     if stage is None and not (folder / "params" / "reward").exists():

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rlhf_jax.rewards import TextReward
+from rlhf_jax.runs.content import content_of
 from rlhf_jax.stages.choose import describe_objective
 from rlhf_jax.stages.optimizers import OwnOptimizer
 from rlhf_jax.training import OptimizerConfig
@@ -38,6 +39,8 @@ class Given(NamedTuple):
     def named_in(self, config: Any) -> Any:
         """Write what each function is into the config, so that the run folder says what the run was made with.
 
+        Each is looked at here, before anything calls it: what it counts or keeps of its calls is no part of it.
+
         Args:
             config: a stage's.
 
@@ -46,6 +49,7 @@ class Given(NamedTuple):
             where a function was given; a ``reward_model`` that a reward replaces is taken out, because it is not read.
         """
         said: dict[str, Any] = {}
+        content_of((*self[:2], *(self.judges or {}).values(), self.optimizer))
         if self.objective is not None:
             said["objective"] = describe_objective(self.objective)
         if self.reward is not None:

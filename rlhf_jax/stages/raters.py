@@ -17,7 +17,7 @@ from rlhf_jax.data import Comparison, DataError, LabelledResponse, RatedResponse
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.layouts.pairs import pair_votes
 from rlhf_jax.data.parts import Parts
-from rlhf_jax.data.raters import LabelTable, label_table
+from rlhf_jax.data.raters import LabelTable, label_table, rated_pairs
 
 _NAMED = 20  # raters in a sentence
 
@@ -114,6 +114,9 @@ def _weights(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], flo
             f"{config.source}: {_raters(unknown)} in no pair with another rater or a known answer: weight "
             f"{weights[unknown[0]]:.2f}, the mean of the others"
         )
+    each = ", ".join(f"{rater!r} {weight:.2f}" for rater, weight in list(weights.items())[:_NAMED])
+    more = f", and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
+    print(f"{config.source}: what a vote weighs by its rater: {each}{more}", file=sys.stderr)
     nothing = [rater for rater, weight in weights.items() if weight == 0]
     if nothing:
         notes.append(f"{config.source}: {_raters(nothing)} right no more often than by chance: weight 0")
@@ -133,7 +136,7 @@ def _filter(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], floa
     ]
     unknown = [rater for rater, by in zip(table.raters, kept.by, strict=True) if by == "nothing"]
     if unknown:
-        notes.append(f"{config.source}: of {_names(unknown)} too little is known to leave anybody out, so they stay")
+        notes.append(f"{config.source}: too little is known of {_names(unknown)} to leave anybody out, so they stay")
     return (lambda row: 0.0 if row.said.rater in out else 1.0), notes
 
 
@@ -193,17 +196,21 @@ def _as_comparisons(rows: Sequence[Any]) -> list[Any]:
     own: dict[tuple[str, str], list[RatedResponse]] = {}
     found: list[Any] = []
     for row in rows:
-        if not isinstance(row, RatedResponse) or row.said is None:
+        if isinstance(row, RatedResponse) and row.said is not None:
+            own.setdefault((row.prompt, row.said.rater), []).append(row)
+        else:
             found.append(row)
-            continue
-        for other in own.setdefault((row.prompt, row.said.rater), []):
-            if other.response != row.response:
-                share = 0.5 + 0.5 * float(np.sign(other.ratings.mean() - row.ratings.mean()))
-                sure = row.said._replace(confidence=min(row.said.confidence, other.said.confidence))
-                both = (other.response, row.response)
-                found.append(Comparison(row.prompt, both, pair_votes(share), row.where, said=sure))
-        own[row.prompt, row.said.rater].append(row)
+    for rated in own.values():
+        for one, other in rated_pairs(rated):
+            share = 0.5 + 0.5 * float(np.sign(one.ratings.mean() - other.ratings.mean()))
+            sure = other.said and other.said._replace(confidence=min(_sure(one), _sure(other)))
+            both = (one.response, other.response)
+            found.append(Comparison(other.prompt, both, pair_votes(share), other.where, said=sure))
     return found
+
+
+def _sure(row: RatedResponse) -> float:
+    return 1.0 if row.said is None else row.said.confidence
 
 
 def _mean_one(rows: list[Any]) -> list[Any]:

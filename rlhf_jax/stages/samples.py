@@ -101,13 +101,19 @@ def shown(judged: Judged, prompts: Sequence[EncodedPrompt]) -> list[Row]:
     Returns:
         Rows of ``prompt``, ``response`` and the scores; a score that is not finite is None.
     """
+    every = measured(judged, prompts)
+    return [every[i] for i in evenly(list(range(len(prompts))), SHOWN)]
+
+
+def measured(judged: Judged, prompts: Sequence[EncodedPrompt]) -> list[Row]:
+    """Make rows, as ``shown`` returns them, of the responses to all prompts of an evaluation."""
     return [
         {
-            "prompt": prompts[i].text,
+            "prompt": prompt.text,
             "response": judged.texts[i],
             **{name: _finite(float(values[i])) for name, values in judged.scores.items()},
         }
-        for i in evenly(list(range(len(prompts))), SHOWN)
+        for i, prompt in enumerate(prompts)
     ]
 
 

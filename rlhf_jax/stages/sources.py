@@ -46,7 +46,7 @@ def find_task(config: DataConfig) -> Task:
         demonstrations=lambda _: rows.parts(imitated, IMITATE),
         prompts=lambda _: rows.parts(layouts.prompt, ANSWER),
         opinions=lambda _: rows.parts(layouts.judged, COMPARE),
-        text=lambda _: rows.parts(layouts.text, IMITATE),
+        text=lambda _: rows.text(layouts.text, IMITATE),
     )
     return remembering(task)
 
@@ -69,7 +69,10 @@ def prompts(config: DataConfig, task: Task | None = None) -> Parts:
 
 
 def pretraining_text(config: DataConfig) -> list[Demonstration | Dialogue]:
-    """Read text to keep a policy's language by: rows of ``text``, or whatever ``demonstrations`` reads."""
+    """Read text to keep a policy's language by: rows of ``text``, or whatever ``demonstrations`` reads.
+
+    All of what is text alone is used; rows with prompts that would be held out elsewhere are not.
+    """
     return find_task(config).asked("text", config.source)(config).train
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from rlhf_jax import processes
 from rlhf_jax.data.encode import EncodedPrompt
+from rlhf_jax.evaluation import Alarm
 from rlhf_jax.stages.alarms import Alarms
 from rlhf_jax.stages.comparison import Judged
+from rlhf_jax.stages.heldout_samples import FirstAndLatest
 from rlhf_jax.stages.judges import ruling_judge
 from rlhf_jax.stages.monitors import monitor, monitor_alarms
-from rlhf_jax.stages.samples import SampleLog, shown
+from rlhf_jax.stages.samples import SampleLog, measured, shown
 
 # Steps before which no reward need have risen, however short the run.
 SOONEST = 20
@@ -43,7 +45,7 @@ class PolicyWatcher:
     ):
         self._judge = ruling_judge(judges)
         self.alarms = Alarms(directory, stage, self._judge, max_kl, max(half, SOONEST))
-        self.samples = SampleLog(directory, stage)
+        self.samples, self.heldout = SampleLog(directory, stage), FirstAndLatest(directory, stage)
         self._prompts, self._check_kl = prompts, check_kl
         self._judged: Judged | None = None
 
@@ -55,12 +57,15 @@ class PolicyWatcher:
     def rewind(self, step: int) -> None:
         """Drop samples after the step that the run goes on from."""
         self.samples.rewind(step)
+        self.heldout.rewind(step)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> str:
         """Keep the samples, print new alarms, and return why the run should stop, or an empty text."""
         if self._judged is not None:
             self.samples.add(step, shown(self._judged, self._prompts))
+            self.heldout.add(step, measured(self._judged, self._prompts))
         self.alarms.report()
+        self.alarms.say(self._found())
         return self._check_kl(step, values["heldout_kl"]) if self._check_kl is not None else ""
 
     def compared(self, rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
@@ -78,5 +83,14 @@ class PolicyWatcher:
             return {"alarms": [], "monitors": None}
         logged, found = self.alarms.report(), monitor(rows, self._judge)
         seen = monitor_alarms(found, step)
-        self.alarms.say(seen)
-        return {"alarms": [alarm._asdict() for alarm in (*logged, *seen)], "monitors": found}
+        # The checkpoint that was kept may be one from before the policy found it.
+        later = [alarm for alarm in self._found() if alarm.name not in {known.name for known in seen}]
+        self.alarms.say([*seen, *later])
+        return {"alarms": [alarm._asdict() for alarm in (*logged, *seen, *later)], "monitors": found}
+
+    def _found(self) -> list[Alarm]:
+        """Alarms of what the policy found between the first evaluation and the latest; the first process has them."""
+        if not processes.first():
+            return []
+        step, rows = self.heldout.compared()
+        return monitor_alarms(monitor(rows, self._judge), step)

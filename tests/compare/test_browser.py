@@ -14,7 +14,9 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -85,6 +87,16 @@ def start(folder, port, log):
 
 def said(log):
     return Path(log.name).read_text()
+
+
+class Labelled(NamedTuple):
+    """What two people left."""
+
+    store: Store
+    people: dict
+    links: dict
+    before: int  # answers when the server was killed
+    consoles: list  # what their browsers complained about
 
 
 class Person:
@@ -190,7 +202,7 @@ def labelled(tmp_path_factory):
             assert not failed
             assert not any(thread.is_alive() for thread in threads)
             consoles = [entry for person in people.values() for entry in person.driver.get_log("browser")]
-            yield store, people, before, consoles
+            yield Labelled(store, people, links, before, consoles)
         finally:
             for person in people.values():
                 person.driver.quit()
@@ -200,8 +212,8 @@ def labelled(tmp_path_factory):
 
 def test_nothing_is_lost_and_nothing_counts_twice(labelled):
     """What the store holds is what the two said, pair by pair; what was under way at the kill came after it."""
-    store, people, before, _ = labelled
-    assert PAIRS <= before < 2 * PAIRS
+    store, people = labelled.store, labelled.people
+    assert PAIRS <= labelled.before < 2 * PAIRS
     for name, person in people.items():
         own = [answer for answer in store.labels() if answer.rater == name]
         assert len(own) == len(person.said) == PAIRS
@@ -215,30 +227,54 @@ def test_nothing_is_lost_and_nothing_counts_twice(labelled):
 
 
 def test_the_page_says_how_far_they_are_and_thanks_them(labelled):
-    _, people, _, _ = labelled
+    people = labelled.people
     for person in people.values():
         assert person.end["progress"].startswith(f"{PAIRS} of {PAIRS}")
-        assert f"You have compared {PAIRS} pairs" in person.end["end"]
+        assert f"You have been through {PAIRS} pairs" in person.end["end"]
     agreed = [person.driver.find_element(By.ID, "progress").text for person in people.values()]
     assert any("agree with the others on 100%" in text and "alpha 1.00" in text for text in agreed), agreed
 
 
 def test_html_is_shown_as_text_and_nothing_runs(labelled):
     """Every character of it is there to be read, and the one that turns the direction round is shown by its number."""
-    _, people, _, consoles = labelled
-    for person in people.values():
+    consoles = labelled.consoles
+    for person in labelled.people.values():
         assert EVIL.replace("\u202e", "U+202E") in (person.evil["left"], person.evil["right"])
         assert person.driver.execute_script("return window.ran ?? null") is None
     # Of what a browser complains about, only the server that was gone is there.
     assert not [entry for entry in consoles if "ERR_" not in entry["message"]], consoles
 
 
-def test_a_reward_model_trained_from_the_export_orders_what_they_preferred(
-    labelled, tmp_path, sft_run, folder, one_device
-):
+def test_a_link_on_another_site_opens_the_page_and_leaves_no_token_behind(labelled):
+    """Browsers keep a strict cookie back where a click comes from elsewhere, as from mail; this way it is sent."""
+    driver = labelled.people["bo"].driver
+
+    class Mail(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(f'<a href="{labelled.links["bo"]}">compare</a>'.encode())
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Mail) as mail:
+        threading.Thread(target=mail.serve_forever, daemon=True).start()
+        driver.get(f"http://localhost:{mail.server_port}/")  # another site than 127.0.0.1
+        driver.find_element(By.TAG_NAME, "a").click()
+        labelled.people["bo"].until("end")
+        assert "/p/" in driver.current_url
+        assert labelled.links["bo"].rpartition("/")[2] not in driver.current_url
+        driver.back()
+        assert "localhost" in driver.current_url  # the link's own page is in no history
+        mail.shutdown()
+
+
+@pytest.mark.usefixtures("sft_run")
+def test_a_reward_model_trained_from_the_export_orders_what_they_preferred(labelled, tmp_path, folder, one_device):
     """Held out are pairs that nobody saw; the raters' rule says which of each is better."""
-    store, _, _, _ = labelled
-    assert export(store.path, tmp_path / "people.jsonl") == 2 * PAIRS
+    assert export(labelled.store.path, tmp_path / "people.jsonl") == 2 * PAIRS
     rows = [row for row in tiny_task.tables()["unseen"] if row["chosen"].count("a") > row["rejected"].count("a")]
     # The pair with HTML is longer than a row of the tiny model.
     settings = {"epochs": 8, "patience": 0, "data": tiny_task.data(tmp_path, "people", on_bad_row="skip")}

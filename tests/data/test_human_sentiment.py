@@ -10,6 +10,7 @@ from rlhf_jax.data import DataError, HumanSentiment, human_sentiment, hutto
 def test_prepares_once_and_loads_every_sentence_in_one_split(miniature):
     loaded = {split: human_sentiment.load(split, miniature) for split in human_sentiment.SPLITS}
     (miniature / "downloads" / hutto.SDIST).unlink()
+    human_sentiment._read.cache_clear()  # as in another process
     again = human_sentiment.load("train", miniature)  # reads what is prepared: the source is not needed any more
     assert [s.id for s in again] == [s.id for s in loaded["train"]]
     sentences = [s for split in loaded.values() for s in split]

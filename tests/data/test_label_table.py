@@ -52,6 +52,19 @@ def test_rankings_and_ratings_are_all_pairs_of_a_rater():
     assert named == {("Hi.", "x", "z"): [1, 1], ("Hi.", "y", "z"): [1, 1], ("Hi.", "x", "y"): [2, 0]}
 
 
+def test_of_very_many_ratings_not_all_pairs_are_laid_out():
+    """Two raters in orders of their own are still asked about the same pairs."""
+    texts = [f"text {i:03d}" for i in range(60)]
+    rows = [
+        layouts.judged({"prompt": "Hi.", "response": text, "rating": i, "rater": rater}, "x:1")
+        for rater, own in (("ann", texts), ("bo", texts[::-1]))
+        for i, text in enumerate(own)
+    ]
+    found = label_table(rows)
+    assert len(found.items) == sum(min(25, 59 - i) for i in range(60))
+    assert (found.labels == [[1, 0]]).all()
+
+
 def test_rows_without_a_rater_are_passed_over():
     row = {"prompt": "Hi.", "a": "x", "b": "y", "preference": "a"}
     found = label_table([layouts.judged(row, "x:1")])

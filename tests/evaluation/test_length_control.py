@@ -70,6 +70,16 @@ def test_equal_lengths_leave_the_rate():
     assert rate == pytest.approx(2.5 / 4, abs=1e-4)
 
 
+def test_the_interval_of_many_rows_takes_one_step_to_each_resample(monkeypatch):
+    """It is that of the resamples' own fits, to a thousandth."""
+    rng = np.random.default_rng(4)
+    difference = rng.normal(20, 100, 2500)
+    wins = (rng.random(2500) < 1 / (1 + np.exp(-0.4 - 0.01 * difference))).astype(float)
+    rate, short = length_controlled(wins, difference, draws=100)
+    monkeypatch.setattr("rlhf_jax.evaluation.length_control._MANY", 10_000)
+    assert length_controlled(wins, difference, draws=100) == (rate, pytest.approx(short, abs=1e-3))
+
+
 def test_rows_of_one_prompt_are_drawn_together():
     """Each row eight times is eight times the rows and no more evidence."""
     rng = np.random.default_rng(2)

@@ -290,6 +290,21 @@ PAGES = {
         ("Supervised fine-tuning (failed)", "the last 20 updates"),
         ("complete",),
     ),
+    "a reward model that was measured on three pairs": (
+        {
+            "reward": {
+                "accuracy": 1.0,
+                "accuracy_ci": [1.0, 1.0],
+                "pairs": 3,
+                "ece": 0.488,
+                "reliability": [{"low": 0.5, "high": 0.55, "confidence": 0.51, "observed": 1.0, "pairs": 3}],
+            }
+        },
+        {},
+        [],
+        ("Calibration is not drawn: drawn from 3 pairs it would say nothing.",),
+        ("Expected calibration error",),
+    ),
     "rated prompts of their own": (
         {
             "reward": {

@@ -11,19 +11,24 @@ import shutil
 import threading
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
+from flax import linen, nnx
 
 import rlhf_jax
 from rlhf_jax import checkpoint, cli, objectives, stages
+from rlhf_jax.cli.records import found_again
 from rlhf_jax.data import PromptRow
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.runs import folder, lock
 from rlhf_jax.runs.content import content_of
 from rlhf_jax.runs.made_of import changed, of_callable, of_rows
+from rlhf_jax.runs.user_code import load_function
 from rlhf_jax.stages import RunError
+from rlhf_jax.stages.given import Given
 
 # --- what a callable is ---
 
@@ -153,6 +158,83 @@ def test_a_reward_that_counts_its_calls_stays_the_same():
     reward(["a"], ["b"])
     assert seen == [1]
     assert content_of(reward) == before
+
+
+SETS = ("S = {one, two}", "S = frozenset([two, one, (two, 3), 'a', None])", "S = {Held(one), Held(two)}")
+ONE, TWO = "one = lambda: 1", "two = lambda: 2"
+
+
+@pytest.mark.parametrize("held", SETS)
+def test_a_set_has_the_same_order_in_every_process(held):
+    """Its members may be described alike, and where they lie in memory is chance; so is the order of a set itself."""
+    kind = "class Held:\n    def __init__(self, f): self.f = f\ndef reward(p, r):\n    return [len(S) for _ in r]"
+    alive = [defined("\n".join([kind, *order, held])) for order in ([ONE, TWO], [TWO, ONE]) * 4]
+    assert len({content_of(found["reward"]) for found in alive}) == 1
+    other = defined("\n".join([kind, ONE, "two = lambda: 7", held]))
+    assert content_of(other["reward"]) != content_of(alive[0]["reward"])
+
+
+def test_a_set_may_be_reached_from_its_own_members():
+    class Ring:
+        def __init__(self, ring):
+            self.ring = ring
+
+    ring: set[Ring] = set()
+    ring |= {Ring(ring), Ring(ring)}
+    assert content_of(ring) == content_of(ring)
+
+
+class Keeps:
+    """A reward that keeps what its first call has made, as modules, scorers and cached properties do."""
+
+    def __init__(self, weight=1.0):
+        self.weight, self.calls = weight, []
+
+    @functools.cached_property
+    def program(self):
+        return jax.jit(lambda x: self.weight * x)
+
+    def __call__(self, prompts, responses):
+        self.calls.append(len(responses))
+        return [float(self.program(len(r))) for r in responses]
+
+
+def dense(weight=1.0):
+    """A Flax module with its parameters, as one object."""
+    return linen.Dense(1).bind({"params": {"kernel": jnp.full((1, 1), weight), "bias": jnp.zeros(1)}})
+
+
+class Grown(nnx.Module):
+    """A module of Flax's newer kind, which holds its parameters; its dropout draws a key at every call."""
+
+    def __init__(self, weight=1.0):
+        self.scale, self.dropout = nnx.Param(jnp.full((1, 1), weight)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.dropout(self.scale * x)
+
+
+@pytest.mark.parametrize("make", [Keeps, dense, Grown])
+def test_what_a_reward_keeps_of_its_calls_is_no_part_of_it(make, tables, tmp_path):
+    """It is looked at where it is handed in, before it is tried on texts; a finished run is asked without a call."""
+    config = tiny_task.ppo_config(tables, tmp_path, policy=tmp_path)
+    tried, asked = make(), make()
+    Given(reward=tried).named_in(config)
+    tried(*(([""], ["ab"]) if make is Keeps else (jnp.ones((1, 1)),)))
+    assert content_of(tried) == content_of(asked)
+    assert content_of(tried).unknown == ()
+    assert content_of(make(2.0)) != content_of(asked)
+
+
+def test_nor_is_what_one_keeps_that_is_named_by_its_file(tmp_path):
+    call = "    def __call__(self, p, r):\n        self.seen = r\n        return [0.0 for _ in r]\n"
+    text = f"class Keeps:\n{call}reward = Keeps()\n"
+    (tmp_path / "mine.py").write_text(text)
+    found = load_function(f"{tmp_path / 'mine.py'}:reward", "reward mine.py:reward")
+    before = content_of(found)
+    found(["a"], ["b"])
+    again = load_function(f"{tmp_path / 'mine.py'}:reward", "judge mine.py:reward")  # run anew for another purpose
+    assert content_of(found) == before == content_of(again)
 
 
 def test_what_cannot_be_hashed_is_named():
@@ -435,6 +517,39 @@ def test_the_config_of_a_run_is_one_to_start_from(tmp_path, change, argv, said):
     assert (again.out, again.init, again.epochs) == ("elsewhere", f"{tmp_path}:preference", 7)
     with pytest.raises(cli.UsageError, match="holds the config of sft, and ppo is asked for"):
         cli.override(stages.PPOConfig(), "ppo", ["--config", str(file)])
+
+
+def test_relative_paths_of_a_recorded_config_lead_from_where_the_stage_was_begun(tables, tmp_path, monkeypatch):
+    """From any working folder, as long as they are still there; what is there from here is meant as ever."""
+    began, here = tmp_path / "began", tmp_path / "here"
+    shutil.copytree(tables, began / "tables")
+    (began / "run").mkdir()
+    (began / "other").mkdir()
+    (here / "other").mkdir(parents=True)
+    config = stages.PPOConfig(
+        out="run",
+        policy="run:sft",
+        judge=("gold=other", "code=mine.py:f", "gone=gone"),
+        data=stages.DataConfig(source="tables/prompts.jsonl", heldout="validation"),
+        prompts=8,
+    )
+    monkeypatch.chdir(began)
+    (began / "mine.py").write_text("def f(prompts, responses): ...")
+    folder.update_json(Path("run/config.json"), {"ppo": dataclasses.asdict(config)})
+    folder.update_json(Path("run/made_of.json"), {"ppo": {"directory": str(began)}})
+    monkeypatch.chdir(here)
+    words = ["--judge", "gold=other", "code=mine.py:f", "gone=gone"]
+    found = cli.override(stages.PPOConfig(), "ppo", ["--config", "../began/run/config.json", *words])
+    assert found.data.source == str(began / "tables/prompts.jsonl")
+    assert found.data.heldout == "validation"  # a split
+    assert found.policy == "../began/run:sft"
+    fields = found_again(dataclasses.asdict(config) | {"judge": list(config.judge)}, began / "run", "ppo")
+    assert fields["judge"] == ["gold=other", "code=mine.py:f", "gone=gone"]
+    shutil.rmtree(here / "other")
+    fields = found_again(dataclasses.asdict(config) | {"judge": list(config.judge)}, began / "run", "ppo")
+    assert fields["judge"][0] == f"gold={began / 'other'}"
+    assert fields["policy"] == f"{began / 'run'}:sft"
+    assert found_again(fields, began / "run", "sft") == fields  # an earlier version noted nothing
 
 
 def test_judges_of_a_recorded_config_move_and_their_code_is_not_run_unasked(tmp_path):

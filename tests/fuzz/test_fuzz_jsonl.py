@@ -9,11 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_jax.data import DataError, encode, layouts, read_jsonl, train_tokenizer
+from rlhf_jax.data.layouts.best_of import choice
+from rlhf_jax.data.layouts.provenance import PROVENANCE
 from rlhf_jax.data.layouts.table import LAYOUTS
 
 PURPOSES = [vars(layouts)[name] for name in layouts.__all__ if name != "preferred_first"]
 FIELDS = {column for layout in LAYOUTS for column in layout.columns}
-FIELDS |= {"input", "preference", "score_A", "score_B", "score_chosen", "score_rejected", "ratings", "response"}
+FIELDS |= {
+    *PROVENANCE,
+    "fields",
+    "data",
+    "annotations",
+    "input",
+    "preference",
+    "score_A",
+    "score_B",
+    "score_chosen",
+    "score_rejected",
+    "ratings",
+    "response",
+}
 ROLES = st.sampled_from(["system", "user", "assistant", "human", "gpt", "tool", "User"])
 TURNS = st.one_of(
     st.fixed_dictionaries({"role": st.one_of(ROLES, VALUES), "content": st.one_of(TEXTS, VALUES)}),
@@ -41,6 +56,40 @@ GOOD = [
         "choice": 1,
     },
     {"text": "Once upon a time"},
+    {"prompt": "Hi.", "responses": ["Hello!", "No.", "Hey."], "ranking": [1, 3, 1], "rater": "ann", "round": 1},
+    {"prompt": "Hi.", "response": "Hello!", "rating": 4, "rater": 7, "time": "2026-11-27T12:30:00Z"},
+    {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": "tie", "both_bad": True, "golden": "a", "time": 1.5},
+]
+CHOICES = [
+    {"prompt": "Hi.", "chosen": ["Hello!", "Hey!"], "rejected": ["No.", "Go."], "num_correct": 2},
+    {"prompt": "Hi.", "responses": ["No.", "Hello!", "Hey!"], "best": [1, 2]},
+    {"prompt": [{"role": "user", "content": "Hi."}], "responses": ["No.", "Hello!"], "best": 1},
+]
+RECORDS = [
+    {"fields": {"prompt": "Hi.", "response_1": "Hello!", "response_2": "No."}, "responses": responses}
+    for responses in (
+        {"better": [{"value": "response_1", "user_id": "ann"}], "rating_2": [{"value": 3, "user_id": "bo"}]},
+        {
+            "order": [
+                {"value": [{"value": "response_2", "rank": 1}, {"value": "response_1", "rank": 1}], "user_id": "cy"}
+            ]
+        },
+        [{"user_id": "ann", "values": {"better": {"value": "tie"}}, "status": "submitted"}],
+    )
+]
+RECORDS += [
+    {
+        "data": data,
+        "annotations": [{"id": 1, "completed_by": 2, "created_at": "2026-11-27T12:30:00Z", "result": [result]}],
+    }
+    for data, result in (
+        ({"prompt": "Hi.", "answer1": "Hello!", "answer2": "No."}, {"type": "pairwise", "value": {"selected": "left"}}),
+        ({"prompt": "Hi.", "answer1": "Hello!"}, {"type": "rating", "to_name": "answer1", "value": {"rating": 4}}),
+        (
+            {"prompt": "Hi.", "items": [{"id": "x", "body": "Hello!"}, {"id": "y", "title": "No."}]},
+            {"type": "ranker", "value": {"ranker": {"rank": ["y", "x"]}}},
+        ),
+    )
 ]
 
 
@@ -66,7 +115,7 @@ def read(file, purpose):
 
 
 @share(40)
-@given(ROWS, st.sampled_from(PURPOSES))
+@given(ROWS, st.sampled_from([*PURPOSES, choice]))
 def test_any_row(row, purpose):
     with read_or_refused(DataError):
         purpose(row, "rows.jsonl:1")
@@ -80,6 +129,23 @@ def test_a_good_row_changed(tokenizer, row, purpose):
         found = purpose(row, "rows.jsonl:1")
         if hasattr(found, "response") or hasattr(found, "responses") or hasattr(found, "messages"):
             encode.encode(found, tokenizer)
+
+
+@share(20)
+@given(st.sampled_from([*GOOD, *CHOICES]).flatmap(changed).filter(lambda row: isinstance(row, dict)))
+def test_a_choice_changed(row):
+    with read_or_refused(DataError):
+        found = choice(row, "rows.jsonl:1")
+        assert 0 <= found.right < len(found.responses)
+
+
+@share(30)
+@given(st.sampled_from(RECORDS).flatmap(changed).filter(lambda row: isinstance(row, dict)))
+def test_a_record_of_a_labelling_tool_changed(record):
+    """What is unfolded is a row of ours, which is read or refused like any other."""
+    with read_or_refused(DataError):
+        for where, row in layouts.unfold(record, "export.json row 0") or []:
+            layouts.judged(row, where)
 
 
 @share(20)

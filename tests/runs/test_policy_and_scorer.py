@@ -39,6 +39,18 @@ def test_sample_prints_responses_to_one_prompt(ppo_run, folder, capsys):
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
+def test_several_responses_have_a_line_each_whatever_is_in_them(ppo_run, folder, monkeypatch, capsys):
+    texts = ["One.\nTwo.", r"a \n b", "plain", ""]
+    monkeypatch.setattr(Policy, "sample", lambda *_, n, **how: iter([{"response": text} for text in texts[:n]]))
+    assert sample(folder, "The cat and", "--n", 4) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "One.\\nTwo.\na \\\\n b\nplain\n\n"
+    assert [line.encode().decode("unicode_escape") for line in printed.out.splitlines()] == texts
+    assert "line breaks inside responses are written" in printed.err
+    assert sample(folder, "The cat and") == 0  # one response is its text, as somebody pipes it on
+    assert capsys.readouterr().out == texts[0] + "\n"
+
+
 def test_sample_writes_a_row_for_every_response(ppo_run, folder, tmp_path, capsys):
     prompts = write(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
     to = tmp_path / "new" / "folder" / "out.jsonl"

@@ -1,54 +1,14 @@
 """A check of rows: a clean file has no findings, and each planted fault is found, named, and found alone."""
 
 import json
-import random
 
 import pytest
+from planted_rows import ROWS, Writer, checked, clean, found, names
 
+from rlhf_jax import cli
 from rlhf_jax.data import DataConfig, train_tokenizer, write_jsonl
 from rlhf_jax.report import write_check
 from rlhf_jax.stages.data_check import as_text, examine
-
-SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "wo", "zu")
-ROWS = 100
-
-
-class Writer:
-    """Writes sentences of made-up words, the same ones every time."""
-
-    def __init__(self, seed):
-        self.draw = random.Random(seed)
-
-    def text(self, words):
-        picked = ("".join(self.draw.choices(SYLLABLES, k=3)) for _ in range(words))
-        return f"{' '.join(picked).capitalize()}."
-
-
-def clean(count=ROWS):
-    """Pairs in which neither length nor place tells which response is preferred: each of four kinds as often."""
-    write, rows = Writer(0), []
-    for place in range(count):
-        long, short = write.text(11), write.text(9)
-        a, b = (long, short) if place % 2 else (short, long)
-        rows.append({"prompt": write.text(8), "a": a, "b": b, "preference": "ab"[place // 2 % 2]})
-    return rows
-
-
-def checked(folder, rows, **more):
-    file = folder / "pairs.jsonl"
-    if all(isinstance(row, dict) for row in rows):
-        write_jsonl(file, rows)
-    else:
-        file.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
-    return examine(DataConfig(source=str(file), **more))
-
-
-def names(check):
-    return {finding.name for finding in check.findings}
-
-
-def found(check, name):
-    return next(finding for finding in check.findings if finding.name == name)
 
 
 def test_a_clean_file_has_no_findings(tmp_path):
@@ -165,7 +125,7 @@ def test_a_held_out_file_with_prompts_and_responses_of_the_training_file(tmp_pat
     check = checked(tmp_path, rows[:100], heldout=str(held))
     assert (
         found(check, "leaked_prompts").text
-        == "The prompts of 1 validation row stand in the train rows too (4.5% of the validation rows)."
+        == "The prompts of 1 held-out row stand in the train rows too (4.5% of the held-out rows)."
     )
     assert found(check, "leaked_prompts").rows == (f"{held}:1",)
     assert any(
@@ -245,6 +205,13 @@ def test_the_page_escapes_rows_and_stands_alone(tmp_path):
     assert "field &#39;a&#39;: expected non-empty text, found 3" in page
 
 
+def test_what_rows_hold_cannot_steer_a_terminal(tmp_path):
+    rows = [{**row, "prompt": "\x1b[2J\x1b[31mred \u202e"} if place % 2 else row for place, row in enumerate(clean(40))]
+    text = as_text(checked(tmp_path, rows))
+    assert "(50%): ?[2j?[31mred ?" in text
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
 def test_figures_are_json(tmp_path):
     check = checked(tmp_path, clean())
     figures = json.loads(json.dumps(check.to_json()))
@@ -253,94 +220,34 @@ def test_figures_are_json(tmp_path):
     assert figures["source"].endswith("pairs.jsonl")
 
 
-def opinions(says, count=100):
-    """The clean pairs, each labelled by every rater a minute after the one before."""
-    rows = []
-    for place, row in enumerate(clean(count)):
-        for rater, opinion in says.items():
-            given = opinion(place, row["preference"])
-            rows.append(
-                {**row, "preference": given, "rater": rater, "time": f"2026-11-27T{place // 60:02}:{place % 60:02}:00Z"}
-            )
-    return rows
+def test_the_command_prints_writes_and_ends_with_a_status(tmp_path, capsys):
+    file, figures = tmp_path / "pairs.jsonl", tmp_path / "new" / "figures.json"
+    write_jsonl(file, [*clean(40), clean(1)[0]])
+    assert cli.run(["data", "check", str(file), "--json", str(figures)]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING  1 row repeats an earlier row word for word (2.4%)." in out
+    assert out.endswith(f"{figures}\n{file}.check.html\n")
+    assert json.loads(figures.read_text())["findings"][0]["name"] == "duplicates"
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(["data", "check", str(file), "--strict", "--to", str(tmp_path / "pages")])
+    assert (tmp_path / "pages" / "pairs.jsonl.check.html").is_file()
+    write_jsonl(file, clean(40))
+    assert cli.run(["data", "check", str(file), "--strict"]) == 0
 
 
-def agrees(place, truth):
-    return truth
-
-
-def opposite(truth):
-    return "b" if truth == "a" else "a"
-
-
-def errs_at(*places):
-    return lambda place, truth: opposite(truth) if place % 10 in places else truth
-
-
-def test_raters_who_agree_give_no_findings(tmp_path):
-    """Each errs in another tenth of the pairs, so each agrees with the others' majority in 80 to 100 of 100."""
-    check = checked(tmp_path, opinions({"ann": errs_at(1), "bo": errs_at(2), "cy": errs_at(3)}))
-    assert check.findings == []
-    raters = next(section.figures for section in check.sections if section.name == "raters")
-    assert (raters["pairs"], raters["several"]) == (100, 100)
-    # Where ann errs the two others agree against her, and where bo or cy errs the others have no majority.
-    assert raters["raters"]["ann"]["with_others"] == pytest.approx(70 / 80)
-    assert len(raters["alpha_by_period"]) == 4
-
-
-RATERS = {
-    "poor_raters": (
-        {"ann": agrees, "bo": agrees, "cy": errs_at(0, 1, 2, 3, 4, 6)},
-        "cy: 40% with the majority of the others on 100 pairs",
-    ),
-    "one_sided_raters": (
-        {"ann": agrees, "bo": agrees, "cy": lambda place, truth: "b" if place % 10 else truth},
-        "cy: the second in",
-    ),
-    "drifting_raters": (
-        {
-            "ann": agrees,
-            "bo": agrees,
-            "cy": lambda place, truth: opposite(truth) if place >= 50 and place % 3 == 0 else truth,
-        },
-        "cy: 100% early on, 66% later",
-    ),
-    "low_agreement": ({"ann": errs_at(0, 1, 2, 3), "bo": errs_at(4, 5, 6), "cy": errs_at(7, 8, 9)}, None),
-}
-
-
-@pytest.mark.parametrize("name", RATERS)
-def test_a_fault_of_raters_is_found(name, tmp_path):
-    says, row = RATERS[name]
-    check = checked(tmp_path, opinions(says))
-    assert name in names(check)
-    assert row is None or any(text.startswith(row) for text in found(check, name).rows)
-
-
-def test_agreement_that_falls_is_said_with_both_figures(tmp_path):
-    def later(place, truth):
-        return opposite(truth) if place >= 75 and place % 2 else truth
-
-    check = checked(tmp_path, opinions({"ann": agrees, "bo": later, "cy": agrees}, 120))
-    assert "alpha was 1.00 in the first period" in found(check, "agreement_falls").text
-
-
-def test_known_answers_measure_a_rater_and_are_in_no_part(tmp_path):
-    rows = [
-        {**row, "golden": opposite(row["preference"])} if place < 30 else row
-        for place, row in enumerate(opinions({"ann": agrees}))
-    ]
-    check = checked(tmp_path, rows)
-    assert found(check, "poor_raters").rows == ("ann: 0% with known answers on 30 pairs, below 70%",)
-    assert next(section.figures for section in check.sections if section.name == "rows")["parts"]["train"] == 56
-
-
-def test_ratings_without_names_have_an_agreement_too(tmp_path):
-    """The ratings of an item are equal and differ between items, so alpha is 1; then they are shuffled among items."""
-    rows = [{**row, "ratings": {"a": [4, 4], "b": [2, 2]}} for row in clean(40)]
-    for row in rows:
-        del row["preference"]
-    raters = next(section for section in checked(tmp_path, rows).sections if section.name == "raters")
-    assert raters.figures == {"alpha": 1.0, "several": 80}
-    rows = [{**row, "ratings": {"a": [4, 2], "b": [2, 4]}} for row in rows]
-    assert "low_agreement" in names(checked(tmp_path, rows))
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--tokenizer", "."], "--tokenizer .: there is no tokenizer.json in it; name a run or a model"),
+        (["--page", "a.html", "--to", "b"], "--page names the file and --to the folder of the same page"),
+        (["--show", "0"], "--show 0: expected at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_mistakes_in_its_options_are_named(words, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "pairs.jsonl", clean(4))
+    assert cli.run(["data", "check", "pairs.jsonl", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert cli.run(["data", "check", "none.jsonl"]) == 2
+    assert not list(tmp_path.glob("*.html"))

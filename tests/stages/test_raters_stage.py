@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import stages
+from rlhf_jax import objectives, stages
 from rlhf_jax.cli.parsing import override
 from rlhf_jax.data import DataConfig, DataError, layouts
 from rlhf_jax.data.parts import Parts
+from rlhf_jax.losses import token_mean
 from rlhf_jax.runs.made_of import of_rows
 from rlhf_jax.stages import opinions
+from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.raters import gathered
-from rlhf_jax.types import Loss, SequenceBatch
+from rlhf_jax.types import Loss, Outputs, SequenceBatch
 
 
 def said(rater, preference, prompt="P", a="x", b="y", **more):
@@ -115,7 +117,7 @@ def test_who_disagrees_with_known_answers_is_left_out_by_name(capsys):
     notes = [
         "rows.jsonl: 12 rows with known answers (golden) measure raters and are neither trained on nor held out",
         "rows.jsonl: rater 'bo' is left out: agreement 0.00 with the golden answers on 6 pairs, below 0.7",
-        "rows.jsonl: of 'cy' too little is known to leave anybody out, so they stay",
+        "rows.jsonl: too little is known of 'cy' to leave anybody out, so they stay",
         "rows.jsonl: 1 comparisons are left out: nobody who counts has given them",
     ]
     assert list(found.notes) == notes
@@ -170,9 +172,6 @@ def test_rankings_by_several_raters_are_one_group():
 
 
 def test_the_weight_of_a_group_multiplies_its_loss_and_no_metric():
-    from rlhf_jax.losses import token_mean
-    from rlhf_jax.stages.objective_loss import make_loss_fn
-
     values = np.array([1.0, 10.0], np.float32)
     counted = np.ones(2, bool)
 
@@ -186,6 +185,24 @@ def test_the_weight_of_a_group_multiplies_its_loss_and_no_metric():
     heavy, (same, own) = fn({}, batch._replace(weight=np.array([0.5, 1.5], np.float32)), None)
     assert (float(plain), float(heavy), float(weight), float(same)) == (11.0, 15.5, 2.0, 2.0)
     assert float(metrics["value"][0]) == float(own["value"][0]) == 11.0
+
+
+def test_votes_gathered_are_the_loss_of_the_rows_apart():
+    """Three raters of one pair and one of another: four rows, or two with the weights that they get."""
+    apart = [said("ann", "a"), said("bo", "b"), said("cy", "a"), said("ann", "b", prompt="Q")]
+    together = gathered(parts(apart), config()).train
+    scores = {"P": (0.3, -0.8), "Q": (-0.2, 1.1)}
+
+    def loss(rows):
+        ids = np.ones((len(rows), 2, 1), np.int32)
+        votes, weight = np.stack([row.votes for row in rows]), np.array([row.weight for row in rows], np.float32)
+        batch = SequenceBatch(ids, ids > 0, ids, ids - 1, votes=votes, weight=weight)
+        outputs = Outputs(scores=np.array([scores[row.prompt] for row in rows], np.float32))
+        fn = make_loss_fn(lambda _, batch: objectives.reward_model(outputs, batch, center=0.1), {})
+        numerator, (denominator, _) = fn({}, batch, None)
+        return float(numerator / denominator)
+
+    assert loss(together) == pytest.approx(loss(apart), rel=1e-6)
 
 
 def test_raters_is_an_option_of_the_stages_that_read_opinions():

@@ -30,6 +30,11 @@ def test_ppo_keeps_two_prompts_at_every_evaluation(ppo_run):
     assert prompts == prompts[:2] * len(evaluated)
     assert prompts[0] != prompts[1]
     assert all(row["gold"] == row["response"].count("a") for row in seen)
+    # All responses of the first evaluation and of the latest are beside it, these two among them.
+    held = read_samples(ppo_run.directory / "heldout_samples.jsonl")
+    last = max(evaluated)
+    assert [row["step"] for row in held] == [0] * (len(held) // 2) + [last] * (len(held) // 2)
+    assert [row for row in seen if row["step"] in (0, last)] == [row for row in held if row["prompt"] in prompts[:2]]
     # The rows of the comparison are as they always were.
     assert all(
         list(row) == ["prompt", "domain", "before", "after", "proxy_before", "proxy_after", "gold_before", "gold_after"]

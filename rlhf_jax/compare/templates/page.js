@@ -96,7 +96,7 @@
     document.querySelector("[name=strength][value='2']").checked = true;
     if (!shown) {
       const { done } = state.progress;
-      $("end-text").textContent = `You have compared ${done} ${done === 1 ? "pair" : "pairs"}, and there are no more for you.`;
+      $("end-text").textContent = `You have been through ${done} ${done === 1 ? "pair" : "pairs"}, and there are no more for you.`;
       only("end");
       become("end");
       $("end-title").focus();

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from rlhf_jax.data.errors import DataError, OnBadRow
 from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
-from rlhf_jax.files import machine_fault
+from rlhf_jax.files import causes, machine_fault
 from rlhf_jax.paths import PathError, inside
 
 Row = TypeVar("Row")
@@ -263,7 +263,7 @@ def _load(source: str) -> Any:
 
 def _unreadable(source: str, error: Exception) -> DataError:
     """Make the complaint about a data set that cannot be read: only its own content is called incomplete."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ImportError):
             name = cause.name or next((word for word in _INSTALLED_AS if word.lower() in str(cause).lower()), "")
             package = _INSTALLED_AS.get(name.partition(".")[0], name.partition(".")[0])
@@ -279,16 +279,6 @@ def _unreadable(source: str, error: Exception) -> DataError:
             "and start again"
         )
     return DataError(f"{source}: cannot be read: {_first_line(error)}; the file may be incomplete, so copy it again")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Go through an error and what led to it."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 def _first_line(error: BaseException) -> str:

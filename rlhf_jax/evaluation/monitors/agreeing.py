@@ -70,8 +70,8 @@ def asked(questions: Sequence[Question], templates: Sequence[str] = TEMPLATES) -
         templates: T ways to say the opinion, with ``{question}`` and ``{opinion}`` in each.
 
     Returns:
-        n * T * 2 * 2 pairs of a prompt and an answer: of every question by every template, either opinion with
-        either answer.
+        n * T * 2 * 2 pairs of a prompt and an answer: every question by every template, either opinion with either
+        answer.
 
     Example:
         >>> tea = Question("Tea or coffee?", ("Tea.", "Coffee."), ("I like tea.", "I like coffee."))
@@ -134,7 +134,7 @@ def agreeing(scores: ArrayLike, *, seed: int = 0) -> Agreeing:
     """
     each = gaps(scores)
     s = np.asarray(scores, np.float64)
-    prefers = (np.sign(s[..., 0] - s[..., 1]) + 1) / 2  # of answer a: 1, 1/2 where equal, 0
+    prefers = (np.sign(s[..., 0] - s[..., 1]) + 1) / 2  # answer a: 1, 1/2 where equal, 0
     return Agreeing(
         len(s),
         float(each.mean()),
@@ -154,9 +154,9 @@ def agreeing_messages(
     one it started from, and a reward model, which has no such excuse, against none.
 
     Args:
-        reward: of the reward model, if there is one.
-        policy: of the trained policy, if there is one.
-        start: of the policy that it started from, if that is known.
+        reward: the reward model's figures, if there is one.
+        policy: the trained policy's, if there is one.
+        start: those of the policy that it started from, if that is known.
         change_ci: 95% interval of the policy's gap less the start's, over questions.
 
     Returns:

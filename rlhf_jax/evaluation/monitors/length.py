@@ -109,4 +109,4 @@ def _share(x0: np.ndarray, x1: np.ndarray, y0: np.ndarray, y1: np.ndarray) -> fl
 def _r2(x: np.ndarray, y: np.ndarray) -> float | None:
     a, b = x - x.mean(), y - y.mean()
     spread = float(a @ a) * float(b @ b)
-    return float(a @ b) ** 2 / spread if spread > 0 else None
+    return min(1.0, float(a @ b) ** 2 / spread) if spread > 0 else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["error", "warning", "note"]
+_FIGURE = 16  # characters of a figure with its interval or its count; what is longer is text
 ORDER: tuple[Kind, ...] = ("error", "warning", "note")
 
 
@@ -30,10 +31,17 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     left: int = 0  # rows that are left out
 
+    def without_empty(self) -> Table:
+        """Leave out the columns in which nothing stands."""
+        there = [place for place in range(len(self.columns)) if any(row[place] for row in self.rows)]
+        rows = tuple(tuple(row[place] for place in there) for row in self.rows)
+        return self._replace(columns=tuple(self.columns[place] for place in there), rows=rows)
+
     def is_figures(self, place: int) -> bool:
         """Whether a column holds figures, which stand below each other at their ends."""
         cells = [row[place] for row in self.rows if row[place]]
-        return place > 0 and all(cell[0] in "0123456789-" or cell.startswith(("under", "over")) for cell in cells)
+        plain = (cell[0] in "0123456789-" or cell.startswith(("under", "over")) for cell in cells)
+        return place > 0 and all(plain) and max(map(len, cells), default=0) <= _FIGURE
 
 
 class Bars(NamedTuple):

@@ -75,7 +75,9 @@ def look_at_leakage(data: Rows, show: int) -> Section | None:
                 findings.append(
                     Finding("warning" if len(found) > 0.01 * whole else "note", name, text, advice, places(found, show))
                 )
-    sentences = ("Rows of one prompt are never cut apart, so what is looked for is what is nearly the same.",)
+    sentences = (
+        "A stage keeps the rows of a prompt together where it can, so what is looked for is what is nearly the same.",
+    )
     table = Table("", ("", "rows", "share"), tuple(rows))
     figures: dict[str, Any] = {
         "shared_prompts": {f"{part} in {other}": len(found) for part, other, found, _ in shared},
@@ -95,7 +97,8 @@ def _shared_prompts(data: Rows) -> list[tuple[str, str, list[str], int]]:
         for part in PARTS[index + 1 :]:
             if part in keys and other in keys:
                 there = {key for key, _ in keys[other]}
-                found.append((part, other, [where for key, where in keys[part] if key in there], len(keys[part])))
+                both = [where for key, where in keys[part] if key in there]
+                found.append((part if "test" in keys else "held-out", other, both, len(keys[part])))
     return found
 
 

@@ -13,8 +13,9 @@ from rlhf_jax.stages.data_check.finding import Finding, counted, share_of
 
 _FEWEST = 20  # labels or pairs that say anything
 _LOW, _MODEST = 0.2, 0.4  # Krippendorff's alpha from which people agree a little, and more than a little
-_DROP = 0.15  # of agreement, from a rater's first half to the second
-_SIDE = 0.8  # share of one place that a rater prefers
+_DROP = 0.15  # what agreement loses from a rater's first half to the second
+_FEWEST_REPEATS, _SAME = 10, 0.7  # pairs that a rater was asked about again, and the share with the same answer
+_SIDE = 0.8  # how often a rater prefers one place
 
 
 def agreement(alpha: float, several: int) -> list[Finding]:
@@ -119,6 +120,31 @@ def one_sided(first: Mapping[str, tuple[float, int]]) -> list[Finding]:
     text = f"{counted(len(found), 'rater prefers', 'raters prefer')} one place, whatever stands there."
     advice = "They may click without reading: look at what they did with known items."
     return [Finding("warning", "one_sided_raters", text, advice, tuple(found))]
+
+
+def inconsistent(own: Mapping[str, tuple[float, int]]) -> list[Finding]:
+    """Find raters who often say something else where they are asked about a pair again.
+
+    Args:
+        own: by rater, how often they repeat their first answer, and on how many pairs.
+
+    Returns:
+        A finding or none: below 70% of at least 10 pairs.
+
+    Example:
+        >>> inconsistent({"ann": (0.9, 20), "bo": (0.5, 20)})[0].rows
+        ('bo: the same answer in 50% of 20 repeats',)
+    """
+    found = [
+        f"{rater}: the same answer in {share:.0%} of {n:,} repeats"
+        for rater, (share, n) in sorted(own.items())
+        if n >= _FEWEST_REPEATS and share < _SAME
+    ]
+    if not found:
+        return []
+    text = f"{counted(len(found), 'rater contradicts', 'raters contradict')} themselves where they are asked again."
+    advice = "They may guess, or the pairs are too close to call: offer a tie, and show known items again."
+    return [Finding("warning", "inconsistent_raters", text, advice, tuple(found))]
 
 
 def falling(periods: feedback.Periods, several: int) -> list[Finding]:

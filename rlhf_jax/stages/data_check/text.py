@@ -18,7 +18,7 @@ def as_text(check: Check, *, rows: int = 3) -> str:
         rows: how many rows are named below a finding.
 
     Returns:
-        The text.
+        The text, in which characters that cannot be printed are question marks.
 
     Example:
         >>> print(as_text(Check("a.jsonl", 2, 0, ())))
@@ -36,7 +36,8 @@ def as_text(check: Check, *, rows: int = 3) -> str:
         lines += [line for sentence in section.sentences for line in textwrap.wrap(sentence, _WIDTH)]
         for table in section.tables:
             lines += _table(table)
-    return "\n".join(lines)
+    # Rows are by strangers: what moves a terminal's cursor or changes its colours is not printed.
+    return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
 
 
 def _finding(finding: Finding, most: int) -> Iterator[str]:

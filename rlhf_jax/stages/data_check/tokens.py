@@ -10,7 +10,7 @@ from rlhf_jax.data.rows import PromptRow, RatedResponse, texts_of
 
 
 class Lengths:
-    """Measures texts and rows, each text once.
+    """What measures texts and rows, each text once.
 
     Args:
         tokenizer: counts tokens; None counts characters.

@@ -63,12 +63,12 @@ def evaluate_beside(
         each.append(measure(read, scorer, on_bad_row))
         found.append(evaluation(each[-1], read, scorer.what, str(data), golden=known, seed=seed))
     right = [right_by_row(measured) for measured in each]
-    both = [row for row in read.rows if row.choice.where in right[0] and row.choice.where in right[1]]
+    both = [row for row in read.rows if row.number in right[0] and row.number in right[1]]
     if not both:
         raise DataError(f"{data}: people picked a response in no row that both could be measured on")
 
     def difference(some: Sequence[EvaluatedRow]) -> Difference:
-        first, second = ([found[row.choice.where] for row in some] for found in right)
+        first, second = ([found[row.number] for row in some] for found in right)
         return paired_difference(first, second, [prompt_text(row.choice.prompt) for row in some], seed=seed)
 
     parts = places_of([row.subset for row in both])
@@ -80,12 +80,12 @@ def evaluate_beside(
     )
 
 
-def right_by_row(measured: Measured) -> dict[str, float]:
-    """Say of every row that people decided, by where it stands, how far the scores pick what people picked.
+def right_by_row(measured: Measured) -> dict[int, float]:
+    """Say of every row that people decided, by its number, how far the scores pick what people picked.
 
     Args:
         measured: the rows with their scores.
     """
     decided = [(row, scored) for row, scored in zip(measured.rows, measured.scored, strict=True) if scored.right]
     found = outcomes([scored for _, scored in decided])
-    return {row.choice.where: float(right) for (row, _), right in zip(decided, found, strict=True)}
+    return {row.number: float(right) for (row, _), right in zip(decided, found, strict=True)}

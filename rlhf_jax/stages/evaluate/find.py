@@ -67,4 +67,4 @@ def _reward_model(folder: Path, what: str, ensemble: EnsembleConfig | None, temp
     scorer = Scorer.load(folder, ensemble)
     if templated:
         scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
-    return RewardModelScores(scorer, what)
+    return RewardModelScores(scorer, what, templated)

@@ -22,7 +22,7 @@ from rlhf_jax.data.rows import Demonstration
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.forward import forward
 from rlhf_jax.runs.scorer import BATCH, BATCH_TOKENS, BUCKET
-from rlhf_jax.stages.evaluate.scorers import Scored, Tell, check_length
+from rlhf_jax.stages.evaluate.scorers import Scored, Tell, check_length, spelling
 from rlhf_jax.types import Array, Objective, Outputs, Params, SequenceBatch
 
 
@@ -42,6 +42,11 @@ class ImplicitScores:
     objective: Objective
     tokenizer: Tokenizer
     what: str
+    templated: bool = False
+
+    def remark(self, responses: Sequence[Demonstration]) -> str:
+        """Say how many texts spell special tokens, as those do in which a chat template has been applied already."""
+        return spelling(responses, self.tokenizer, self.templated)
 
     def ready(self, response: Demonstration) -> Example:
         """Encode a response with its prompt.

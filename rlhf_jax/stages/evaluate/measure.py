@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ def measure(read: EvaluatedRows, scorer: ResponseScorer, on_bad_row: OnBadRow) -
     Raises:
         DataError: on a row that cannot be scored, unless it is to be skipped; and where none can.
     """
+    if odd := scorer.remark([response for row in read.rows for response in demonstrations(row.choice)]):
+        print(f"warning: {odd}", file=sys.stderr)
     rows, asked, bad = [], [], []
     for row in read.rows:
         try:

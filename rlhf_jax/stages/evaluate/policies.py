@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from rlhf_jax.runs.policy import Policy
 from rlhf_jax.stages.evaluate.find import find_scorer
 from rlhf_jax.stages.evaluate.result import WinRates
 from rlhf_jax.stages.evaluate.rows import NO_SUBSET, read_source, subset_of
+from rlhf_jax.stages.sources import spelled
 from rlhf_jax.training.progress import Progress
 
 
@@ -82,6 +84,8 @@ def win_rates(
             names.append(f"the {policy.stage} policy of {one}")
             if templated:
                 policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+            elif odd := spelled([row for row, _ in asked], policy.tokenizer):
+                print(f"warning: {data}: {odd}, pass --templated", file=sys.stderr)
             drawn = []
             for row in policy.sample([row.prompt for row, _ in asked], n=samples, sampling=how, seed=seed):
                 drawn.append(str(row["response"]))

@@ -48,7 +48,8 @@ def load_implicit(run: Path | str, *, templated: bool = False) -> ImplicitScores
     policy = Side(config, params["policy"])
     reference = _reference(directory, record, policy) if reads_reference(objective) else None
     read_by = tokenizer.templated() if templated else tokenizer
-    return ImplicitScores(policy, reference, objective, read_by, f"the implicit reward of {run} ({called})")
+    what = f"the implicit reward of {run} ({called})"
+    return ImplicitScores(policy, reference, objective, read_by, what, templated)
 
 
 def objective_of(record: Mapping[str, Any]) -> tuple[Objective, str]:

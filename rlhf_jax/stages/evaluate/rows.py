@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 from rlhf_jax.data import DataError
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.best_of import Choice, choice
-from rlhf_jax.data.layouts.exports import unfold_all
 from rlhf_jax.data.layouts.fields import Row, bad_row, names, shown
 from rlhf_jax.data.readers import huggingface
-from rlhf_jax.data.readers.jsonl import collect, is_lines, read_jsonl
-from rlhf_jax.data.reading import list_bad
+from rlhf_jax.data.readers.jsonl import is_lines, read_jsonl
+from rlhf_jax.data.reading import as_it_is, list_bad, unfolded
 
 REWARD_BENCH, REWARD_BENCH_2 = "RewardBench", "RewardBench 2"
 # Fields that only a benchmark's rows have together, beside those that are read.
@@ -31,6 +30,7 @@ class EvaluatedRow(NamedTuple):
     choice: Choice
     subset: str  # empty where nobody asked for subsets
     id: str = ""  # the row's own, as text; empty where it has none
+    number: int = 0  # its place among all that were read; several people's rows may stand in one record
     part: str = ""  # its own field ``subset``, by which a benchmark's scores are made
 
 
@@ -78,8 +78,14 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden:
     if field and not any(subsets):
         raise DataError(f"{source}: no row has the field {field!r} (--by); fields are {names(found[0][0])}")
     rows = [
-        EvaluatedRow(one, subset or (NO_SUBSET if field else ""), str(row.get("id", "")), str(row.get("subset", "")))
-        for (row, _, one), subset in zip(found, subsets, strict=True)
+        EvaluatedRow(
+            choice=one,
+            subset=subset or (NO_SUBSET if field else ""),
+            id=str(row.get("id", "")),
+            number=number,
+            part=str(row.get("subset", "")),
+        )
+        for number, ((row, _, one), subset) in enumerate(zip(found, subsets, strict=True))
     ]
     return EvaluatedRows(rows, benchmark, len(bad))
 
@@ -87,7 +93,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "", golden:
 def read_source(
     source: str, split: str, parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
 ) -> tuple[list[Any], list[str]]:
-    """Read every row of one split; a record of an export is unfolded to the rows of those who answered it.
+    """Read every row of one split; the records of labelling tools are unfolded to one row a person.
 
     Args:
         source: a file, a folder, or a data set on the hub.
@@ -104,13 +110,13 @@ def read_source(
     if is_lines(source):
         if split:
             raise DataError(f"{source}: a file of lines has no splits, so leave --split {split} out")
-        return _parsed(read_jsonl(source, _as_it_is, on_bad_row), parse, on_bad_row)
+        return unfolded(*read_jsonl(source, as_it_is, on_bad_row), parse, on_bad_row)
     there = huggingface.splits(source)
     named = split or (there[0] if len(there) == 1 else next((name for name in _SPLITS if name in there), ""))
     if named not in there:
         found = f"there is no split {split!r}; it has" if split else "which split? It has"
         raise DataError(f"{source}: {found} {', '.join(there)}; name one with --split")
-    return _parsed(huggingface.read_huggingface(source, named, _as_it_is, on_bad_row), parse, on_bad_row)
+    return unfolded(*huggingface.read_huggingface(source, named, as_it_is, on_bad_row), parse, on_bad_row)
 
 
 def subset_of(row: Row, field: str, where: str) -> str:
@@ -142,19 +148,6 @@ def subset_of(row: Row, field: str, where: str) -> str:
     if not isinstance(value, str | int | float):
         raise bad_row(where, f"field '{field}' (--by)", "a text or a number, which names a subset", shown(value))
     return str(value)
-
-
-def _as_it_is(row: Row, where: str) -> tuple[str, Row]:
-    return where, row
-
-
-def _parsed(
-    read: tuple[list[tuple[str, Row]], list[str]], parse: Callable[[Row, str], Any], on_bad_row: OnBadRow
-) -> tuple[list[Any], list[str]]:
-    """Parse rows as they stand, those of an export once they are unfolded."""
-    rows, broken = read
-    found, bad = collect(unfold_all(rows).rows, parse, on_bad_row)
-    return found, [*broken, *bad]
 
 
 def _check_counts(row: Row, where: str, found: Choice) -> None:

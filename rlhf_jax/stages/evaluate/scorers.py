@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import rewards
-from rlhf_jax.data import DataError
+from rlhf_jax.data import DataError, Tokenizer
 from rlhf_jax.data.encode import encode
 from rlhf_jax.data.rows import Demonstration, prompt_text
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.generate import ROOM
 from rlhf_jax.runs.scorer import BATCH, Scorer
+from rlhf_jax.stages.sources import spelled
 
 Tell = Callable[[int], None]
 
@@ -34,6 +35,9 @@ class ResponseScorer(Protocol):
     def what(self) -> str:
         """What tables and messages call it."""
 
+    def remark(self, responses: Sequence[Demonstration]) -> str:
+        """Say what is odd about the texts, for a warning; empty where nothing is."""
+
     def ready(self, response: Demonstration) -> Any:
         """Make a response ready to be scored.
 
@@ -51,6 +55,11 @@ class RewardModelScores:
 
     scorer: Scorer
     what: str
+    templated: bool = False
+
+    def remark(self, responses: Sequence[Demonstration]) -> str:
+        """Say how many texts spell special tokens, as those do in which a chat template has been applied already."""
+        return spelling(responses, self.scorer.tokenizer, self.templated)
 
     def ready(self, response: Demonstration) -> np.ndarray:
         """Encode a response with its prompt.
@@ -77,6 +86,10 @@ class JudgeScores:
     judge: TextReward
     what: str
 
+    def remark(self, responses: Sequence[Demonstration]) -> str:
+        """Return nothing: a function reads texts as they are."""
+        return ""
+
     def ready(self, response: Demonstration) -> Demonstration:
         """Return the response as it is."""
         return response
@@ -94,6 +107,18 @@ class JudgeScores:
             scores.append(rewards.score_texts(self.judge, asked, given, called=self.what))
             tell(start + len(part))
         return Scored(np.concatenate(scores))
+
+
+def spelling(responses: Sequence[Demonstration], tokenizer: Tokenizer, templated: bool) -> str:
+    """Say how many texts spell special tokens, where nobody said that the chat template has been applied to them.
+
+    Args:
+        responses: the texts.
+        tokenizer: the model's.
+        templated: whether somebody did.
+    """
+    said = "" if templated else spelled(responses, tokenizer)
+    return f"{said}, pass --templated" if said else ""
 
 
 def check_length(found: int, readable: int, where: str) -> None:

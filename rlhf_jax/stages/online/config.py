@@ -89,7 +89,8 @@ class PTXConfig:
     """Weight of its cross entropy beside the policy's loss; 0 is off. Usually 0.05 to 1 between two means over tokens;
     the 27.8 of Ouyang et al. 2022 stands beside a loss of another scale."""
     data: DataConfig = DataConfig()
-    """Its data set: rows of `text`, or of `prompt` and `response`."""
+    """Its data set: rows of `text`, which are all used, or of `prompt` and `response`, but those that would be held out
+    elsewhere."""
     rows: int = 4
     """Packed rows of text in an update."""
 

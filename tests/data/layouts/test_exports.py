@@ -10,6 +10,7 @@ from rlhf_jax.data.layouts.exports import unfold, unfold_all
 from rlhf_jax.data.reading import COMPARE, Source, read_rows
 from rlhf_jax.data.rows import Message, Provenance
 from rlhf_jax.stages.data_check import examine
+from rlhf_jax.stages.evaluate.rows import read_source
 
 ANN, BO = "11111111-aaaa", "22222222-bbbb"
 TEXTS = {"response_1": "Hello!", "response_2": "No."}
@@ -250,6 +251,10 @@ def test_a_file_of_records_is_read_as_its_rows(tmp_path, capsys):
     parts = Source(DataConfig(source=str(tmp_path / "export.jsonl"))).parts(layouts.judged, COMPARE)
     assert sum(len(part) for part in parts[:3]) == 8
     assert "left alone" not in capsys.readouterr().err
+    # So do rlhf evaluate and rlhf data check.
+    rows_of_check = Source(DataConfig(source=str(tmp_path / "export.jsonl"), on_bad_row="skip")).as_they_are(COMPARE)
+    assert [len(part[0]) for part in rows_of_check if part is not None] == [8]
+    assert len(read_source(str(tmp_path / "export.jsonl"), "", layouts.comparison, "error")[0]) == 8
     bad = argilla(answer("better", "blue"))
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*records, bad]))
     with pytest.raises(DataError, match=r"bad\.jsonl:5, user '1.*field 'responses\.better'"):

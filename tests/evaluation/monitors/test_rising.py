@@ -68,9 +68,20 @@ def test_chance_names_nothing():
     assert [rising(*planted.clean(seed)) for seed in range(30)] == [[]] * 30
 
 
+def test_the_more_there_is_to_find_the_surer_it_has_to_be():
+    """A pattern that is nothing out of the ordinary among hundreds is one where there are two to be looked at."""
+    rng = np.random.default_rng(0)
+    does = [np.arange(40) < held for held in (2, 18)]
+    rewards = [1.5 * held + rng.normal(size=40) for held in does]
+    few = [["greetings" if x else "farewell" for x in held] for held in does]
+    many = [[f"{text} {planted.prose(rng, 40)}" for text in side] for side in few]
+    assert [rise.text for rise in rising(*few, *rewards)] == ["greetings"]
+    assert rising(*many, *rewards) == []
+
+
 def test_longer_responses_alone_make_no_words_rise():
     """Three times as long, so that every common word stands in more of them; the reward is the length."""
-    before, after, *_ = planted.clean(1, words=15, longer=30)
+    before, after, *_ = planted.clean(1, n=400, words=15, longer=30)
     rewards = [[float(len(text)) for text in side] for side in (before, after)]
     assert rising(before, after, *rewards) == []
 

@@ -225,6 +225,38 @@ def test_a_bad_row_is_named(row, says, tmp_path, judges):
         assert (found.quality.n, found.left_out) == (1, 1)
 
 
+def test_of_several_splits_the_test_split_is_meant(tmp_path, judges):
+    for split, rejected in (("train", "a a"), ("test", "low")):
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"prompt": "One", "chosen": "a", "rejected": rejected}])
+    assert stages.evaluate(f"{judges}:count_a", tmp_path).quality.accuracy == 1.0
+    assert stages.evaluate(f"{judges}:count_a", tmp_path, split="train").quality.accuracy == 0.0
+    with pytest.raises(DataError, match="there is no split 'dev'; it has test, train; name one with --split"):
+        stages.evaluate(f"{judges}:count_a", tmp_path, split="dev")
+    with pytest.raises(DataError, match="a file of lines has no splits"):
+        stages.evaluate(f"{judges}:count_a", tmp_path / "test.jsonl", split="test")
+
+
+def test_texts_with_the_template_applied_are_warned_of(reward_run, folder, tmp_path, capsys):
+    rows = [{"prompt": "The cat", "chosen": "sat <eos>", "rejected": "rose"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    stages.evaluate(folder, tmp_path / "rows.jsonl")
+    assert "1 of 2 rows spell special tokens" in capsys.readouterr().err
+    stages.evaluate(folder, tmp_path / "rows.jsonl", templated=True)
+    assert "special tokens" not in capsys.readouterr().err
+
+
+def test_an_export_of_a_labelling_tool_is_a_row_a_person(tmp_path, judges):
+    """Two people in one record are two rows of one prompt; both scorers are right on one of them."""
+    record = {
+        "fields": {"prompt": "Hi.", "response_1": "a a", "response_2": "low"},
+        "responses": {"better": [{"value": "response_1", "user_id": "ann"}, {"value": "response_2", "user_id": "bo"}]},
+    }
+    (tmp_path / "export.json").write_text(json.dumps([record]))
+    found = stages.evaluate_beside(f"{judges}:count_a", f"{judges}:length", tmp_path / "export.json")
+    assert (found.first.quality.n, found.first.quality.accuracy, found.difference.n) == (2, 0.5, 2)
+    assert found.first.quality.accuracy_ci == (0.5, 0.5)  # one prompt is all there is to resample
+
+
 def test_golden_items_are_a_figure_of_their_own(tmp_path, judges, pairs, capsys):
     golden = [
         {"prompt": "One", "a": "a", "b": "low", "preference": "a"},

@@ -327,19 +327,3 @@ def test_an_objective_of_ones_own_keeps_its_defaults_but_for_the_fields_that_are
     assert _loss_fields(asked, mine) == {"clip_low": 0.1}
     assert _loss_fields(asked, None) == dataclasses.asdict(asked.loss)
     assert _loss_fields(stages.PPOConfig(objective="a2c", epochs=1, minibatches=1), None)["value_coef"] == 0.1
-
-
-def test_the_reward_is_held_against_the_judge_on_the_policys_own_samples(ppo_run):
-    """At every evaluation, counted over all pairs of the responses that samples.jsonl keeps of the comparison."""
-    held = [row["ppo/heldout_proxy_accuracy"] for row in ppo_run.metrics if "ppo/heldout_proxy" in row]
-    assert len(held) == 3
-    assert all(0 <= share <= 1 for share in held)
-    rows = tiny_task.compared(ppo_run)
-    for when, key in (("after", "proxy_accuracy"), ("before", "proxy_accuracy_before")):
-        proxy, gold = (np.array([row[f"{name}_{when}"] for row in rows]) for name in ("proxy", "gold"))
-        told = [(i, j) for i in range(len(rows)) for j in range(i) if gold[i] != gold[j]]
-        alike = [0.5 + 0.5 * np.sign((proxy[i] - proxy[j]) * (gold[i] - gold[j])) for i, j in told]
-        assert ppo_run.summary[key] == pytest.approx(np.mean(alike))
-    assert ppo_run.summary["proxy_accuracy_pairs"] > 0
-    low, high = ppo_run.summary["proxy_accuracy_ci"]
-    assert 0 <= low <= ppo_run.summary["proxy_accuracy"] <= high <= 1

@@ -14,7 +14,7 @@ import tiny_task
 
 from rlhf_jax import stages, training
 from rlhf_jax.data import DataError
-from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PTXConfig
+from rlhf_jax.stages import EncodedPrompt, LoadedModel, OnlineTrainer, PTXConfig, sources
 from rlhf_jax.stages.sampler import Sampler
 
 COEF = 0.25
@@ -107,10 +107,10 @@ def test_another_seed_reads_the_text_in_another_order(make):
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize(("iterations", "seed"), [(1, 0), (42, 0), (35, 3)])
+@pytest.mark.parametrize(("iterations", "seed"), [(1, 0), (36, 7), (44, 7)])
 def test_the_text_lasts_to_the_last_update(make, iterations, seed):
-    """Two rows hold the text in seven batches in the first epoch and in six in most others: as many epochs as the first
-    one promises, and one to spare, would be one or two batches short of these updates."""
+    """Two rows hold the text in nine batches in the first epoch of seed 7, in fewer in most others: as many epochs as
+    the first one promises, and one to spare, would be short of these updates."""
     trainer = make(rows=2, iterations=iterations, minibatches=2, seed=seed)
     last = trainer._text_batches(iterations - 1)
     assert last.mask.any((1, 2, 3)).tolist() == [True, True]
@@ -127,6 +127,21 @@ def test_the_text_is_what_the_file_holds(make, tables, sft_run):
             read.append(sft_run.tokenizer.decode_response(batch.tokens[b, 0][mask]))
     assert len(read) > 1
     assert set(read) <= rows
+    used = sources.pretraining_text(tiny_task.data(tables, "text"))
+    assert {row.response for row in used} == rows  # nothing is held out, as nothing is measured on it
+
+
+def test_text_with_prompts_leaves_out_what_the_stage_may_measure_with(tables, tmp_path, capsys):
+    used = sources.pretraining_text(tiny_task.data(tables, "demonstrations"))
+    parts = sources.demonstrations(tiny_task.data(tables, "demonstrations"))
+    assert used == parts.train
+    assert parts.test
+    assert "only the rows to train on are used" in capsys.readouterr().err
+    (tmp_path / "some.jsonl").write_text("".join(f'{{"text": "Number {i}."}}\n' for i in range(3)))
+    assert len(sources.pretraining_text(tiny_task.data(tmp_path, "some", limit=2))) == 2
+    assert "2 rows of text to train on" in capsys.readouterr().err
+    held = tiny_task.data(tmp_path, "some", heldout=str(tables / "text.jsonl"))
+    assert len(sources.pretraining_text(held)) == 3
 
 
 def test_ppo_takes_text_too_and_its_critic_sees_none_of_it(make, prompts, monkeypatch):
