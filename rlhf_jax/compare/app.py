@@ -117,9 +117,10 @@ def read_answer(body: Any) -> Answer:
         raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, found {verdict!r:.40}")
     if type(strength) is not int or strength not in STRENGTHS:
         raise ValueError(f"strength must be 1, 2 or 3, found {strength!r:.40}")
-    if type(seconds) not in (int, float) or not (math.isfinite(seconds) and seconds >= 0):
+    # No float holds an integer of 400 digits; a comparison takes it, and says no to nan.
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds must be a number of at least 0, found {seconds!r:.40}")
-    return Answer(shown, verdict, strength, min(float(seconds), _LONGEST))
+    return Answer(shown, verdict, strength, float(min(seconds, _LONGEST)))
 
 
 class _Page:

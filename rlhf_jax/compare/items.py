@@ -44,7 +44,9 @@ class Item(NamedTuple):
 
 
 def apart(items: list[Item], golden: list[Item]) -> tuple[list[Item], list[Item], list[str]]:
-    """Leave out what nobody can compare: equal responses, and pairs that are there twice.
+    """Leave out what nobody can compare: equal responses, pairs that are there twice, and empty responses.
+
+    A policy may answer with nothing; a row of it could not be trained on.
 
     Args:
         items: pairs whose answer is asked for.
@@ -63,10 +65,12 @@ def apart(items: list[Item], golden: list[Item]) -> tuple[list[Item], list[Item]
         (1, ['1 pair whose responses are equal is left out', '1 pair that is there twice is left out'])
     """
     known: dict[str, Item] = {}
-    equal = twice = 0
+    equal = twice = empty = 0
     for item in (*golden, *items):
         if item.a.strip() == item.b.strip():
             equal += 1
+        elif not (item.a.strip() and item.b.strip()):
+            empty += 1
         elif item.id in known:
             twice += 1
         else:
@@ -74,6 +78,8 @@ def apart(items: list[Item], golden: list[Item]) -> tuple[list[Item], list[Item]
     notes = []
     if equal:
         notes.append(f"{equal:,} pair{'s' * (equal > 1)} whose responses are equal {_is(equal)} left out")
+    if empty:
+        notes.append(f"{empty:,} pair{'s' * (empty > 1)} with an empty response {_is(empty)} left out")
     if twice:
         notes.append(f"{twice:,} pair{'s' * (twice > 1)} that {_is(twice)} there twice {_is(twice)} left out")
     kept = [item for item in known.values() if item.golden is None]

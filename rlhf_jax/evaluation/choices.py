@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.evaluation.intervals import Interval, bootstrap_groups, wilson
+from rlhf_jax.evaluation.intervals import Interval, bootstrap_groups, union, wilson
 from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.reward_model import reliability
 
@@ -37,7 +37,7 @@ class ChoiceQuality:
     accuracy: float | None
     """Share of them in which what people picked has the highest score."""
     accuracy_ci: Interval | None
-    """95%: Wilson's where every prompt is in one row, else a bootstrap over prompts."""
+    """95%: Wilson's; where prompts are in several rows, a bootstrap over prompts where that is wider."""
     chance: float | None
     """The accuracy that scores at random would have."""
     ece: float | None
@@ -142,7 +142,10 @@ def outcomes(rows: Sequence[ScoredChoice]) -> np.ndarray:
 
 
 def mean_interval(values: np.ndarray, prompts: Sequence[str], *, seed: int = 0) -> Interval:
-    """Give the mean of values in [0, 1] an interval of 95%: Wilson's, or a bootstrap where prompts repeat.
+    """Give the mean of values in [0, 1] an interval of 95%: Wilson's, and where prompts repeat the wider bootstrap.
+
+    Resampled prompts tell nothing of what few of them, or prompts that all say the same, leave open, so the interval is
+    never narrower than that of as many independent rows.
 
     Args:
         values: [n], at least one.
@@ -153,12 +156,13 @@ def mean_interval(values: np.ndarray, prompts: Sequence[str], *, seed: int = 0) 
         (low, high).
 
     Example:
-        >>> mean_interval(np.array([1.0, 0.0]), ["one", "one"])
-        (0.5, 0.5)
+        >>> mean_interval(np.array([1.0, 0.0]), ["one", "one"]) == wilson(1, 2)
+        True
     """
+    apart = wilson(float(values.sum()), len(values))
     if len(set(prompts)) == len(prompts):
-        return wilson(float(values.sum()), len(values))
-    return bootstrap_groups(values, prompts, seed=seed)
+        return apart
+    return union(apart, bootstrap_groups(values, prompts, seed=seed))
 
 
 def by_subset(rows: Sequence[ScoredChoice], *, seed: int = 0) -> Mapping[str, ChoiceQuality]:

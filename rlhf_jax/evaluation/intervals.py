@@ -113,6 +113,20 @@ def bootstrap_groups(
     return percentiles(np.concatenate(drawn), confidence)
 
 
+def union(one: Interval, other: Interval) -> Interval:
+    """Take the interval that holds two of them.
+
+    Args:
+        one: an interval.
+        other: another one.
+
+    Example:
+        >>> union((0.2, 0.5), (0.3, 0.6))
+        (0.2, 0.6)
+    """
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
 def resampled(groups: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarray]:
     """Draw prompts with replacement, as weights for what is of them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled
+from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled, union, wilson
 
 # Where length alone explains every win the slope has no largest likelihood: this much of a prior gives it one.
 _RIDGE = 1e-4
@@ -37,7 +37,8 @@ def length_controlled(
         draws: resamples.
 
     Returns:
-        (rate, (low, high)), a percentile bootstrap of 95%.
+        (rate, (low, high)), a percentile bootstrap of 95%, never narrower than one over single rows; where all win, or
+        none does, Wilson's interval with as many trials as there are groups.
 
     Raises:
         ValueError: if the shapes disagree, there is nothing, a win lies outside [0, 1] or a number is not finite.
@@ -61,12 +62,20 @@ def length_controlled(
     fitted = _fit(y, x, every, (0.0, 0.0))
     rate = float(_read_at_zero(y, every, fitted[0])[0])
     names = np.arange(y.size) if groups is None else np.asarray(groups)
-    start, drawn = (float(fitted[0][0]), float(fitted[1][0])), []
-    for weights in resampled(names, seed=seed, draws=draws):
-        fit_again = _one_step if y.size > _MANY else _fit
-        intercepts, _ = fit_again(y, x, weights, start)
-        drawn.append(_read_at_zero(y, weights, intercepts))
-    return rate, percentiles(np.concatenate(drawn))
+    start, kinds = (float(fitted[0][0]), float(fitted[1][0])), len(np.unique(names))
+    if rate in (0.0, 1.0):  # which no draw differs from
+        return rate, wilson(rate * kinds, kinds)
+
+    def interval(of: np.ndarray) -> Interval:
+        drawn = []
+        for weights in resampled(of, seed=seed, draws=draws):
+            fit_again = _one_step if y.size > _MANY else _fit
+            intercepts, _ = fit_again(y, x, weights, start)
+            drawn.append(_read_at_zero(y, weights, intercepts))
+        return percentiles(np.concatenate(drawn))
+
+    by_prompt = interval(names)
+    return rate, by_prompt if kinds == y.size else union(by_prompt, interval(np.arange(y.size)))
 
 
 def _fit(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_jax.evaluation.intervals import Interval, bootstrap_groups
+from rlhf_jax.evaluation.intervals import Interval, bootstrap_groups, union, wilson
 from rlhf_jax.evaluation.length_control import length_controlled
 
 
@@ -75,6 +75,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, prompts: Sequence[str
     if x.shape != y.shape:
         raise ValueError(f"expected the same rows of both, found {x.shape} and {y.shape}")
     low_high = bootstrap_groups(x - y, prompts, seed=seed)
+    if len(set(prompts)) < x.size:  # few prompts would make it too sure
+        low_high = union(low_high, bootstrap_groups(x - y, np.arange(x.size), seed=seed))
     return Difference(n=x.size, difference=float((x - y).mean()), difference_ci=low_high)
 
 
@@ -117,10 +119,19 @@ def paired_win_rate(
     return WinRate(
         n=wins.size,
         win_rate=float(wins.mean()),
-        win_rate_ci=bootstrap_groups(wins, prompts, seed=seed),
+        win_rate_ci=_interval(wins, prompts, seed),
         length_controlled=at_equal[0],
         length_controlled_ci=at_equal[1],
     )
+
+
+def _interval(wins: np.ndarray, prompts: Sequence[str], seed: int) -> Interval:
+    """Bootstrap over prompts; where one wins everywhere no draw differs, and Wilson's says what so many leave open."""
+    kinds = len(set(prompts))
+    if wins.min() == wins.max() != 0.5:
+        return wilson(float(wins[0]) * kinds, kinds)
+    found = bootstrap_groups(wins, prompts, seed=seed)
+    return found if kinds == wins.size else union(found, bootstrap_groups(wins, np.arange(wins.size), seed=seed))
 
 
 def places_of(names: Sequence[str]) -> Mapping[str, np.ndarray]:

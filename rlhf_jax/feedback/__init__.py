@@ -13,6 +13,7 @@ from rlhf_jax.feedback.raters import (
     agreement_with_others,
     rater_report,
     rater_weights,
+    telling_pairs,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "rater_report",
     "rater_weights",
     "single_rater_accuracy",
+    "telling_pairs",
     "vote_share",
     "votes",
     "votes_from_histograms",

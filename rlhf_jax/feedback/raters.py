@@ -116,6 +116,9 @@ def rater_weights(labels: np.ndarray, *, golden: np.ndarray | None = None, smoot
     ``p`` and ``confusion`` are those of ``dawid_skene``. Who always says the same, or guesses, has weight 0. Which
     response of a pair is called the first means nothing, so every pair counts both ways round.
 
+    Pairs with one label and no known answer tell nothing of their rater and are left out. Who has no other pairs has
+    the mean weight of those who have some.
+
     Args:
         labels: int [n_items, n_raters], 0, 1, 2 or -1.
         golden: int [n_items], the known answers, -1 where there is none; None where there are none.
@@ -123,7 +126,8 @@ def rater_weights(labels: np.ndarray, *, golden: np.ndarray | None = None, smoot
             weight of at most 1/3.
 
     Returns:
-        float64 [n_raters], 0 to 1; all 1 where all labels are ties, which tell nobody from anybody.
+        float64 [n_raters], 0 to 1; all 1 where nothing tells anybody from others: all labels are ties, or each pair has
+        one alone.
 
     Raises:
         ValueError: if an array has another shape or other values.
@@ -137,8 +141,8 @@ def rater_weights(labels: np.ndarray, *, golden: np.ndarray | None = None, smoot
     """
     table = checked_labels(labels)
     known = _known(golden, len(table))
-    asked = (table >= 0).any(-1)
-    table, known = table[asked], known[asked]
+    telling = telling_pairs(table, known)
+    table, known = table[telling], known[telling]
     present = np.union1d(table, known)
     if not {0, 1} & set(present.tolist()):
         return np.ones(table.shape[1])
@@ -149,7 +153,27 @@ def rater_weights(labels: np.ndarray, *, golden: np.ndarray | None = None, smoot
     right = np.einsum("j,kjj->k", found.priors, found.confusion)
     says = np.einsum("i,kij->kj", found.priors, found.confusion)
     by_chance = says @ found.priors
-    return np.maximum(0.0, (right - by_chance) / np.maximum(1 - by_chance, 1e-12))
+    weights = np.maximum(0.0, (right - by_chance) / np.maximum(1 - by_chance, 1e-12))
+    measured = (table >= 0).any(0)
+    return np.where(measured, weights, weights[measured].mean())
+
+
+def telling_pairs(labels: np.ndarray, golden: np.ndarray) -> np.ndarray:
+    """Find the pairs that tell something of who labelled them: two labels, or one and a known answer.
+
+    Args:
+        labels: int [n_items, n_raters], -1 where there is none.
+        golden: int [n_items], -1 where there is none.
+
+    Returns:
+        bool [n_items].
+
+    Example:
+        >>> telling_pairs(np.array([[0, 1], [0, -1], [-1, 1]]), np.array([-1, -1, 0]))
+        array([ True, False,  True])
+    """
+    given = (labels >= 0).sum(-1)
+    return (given > 0) & (given + (golden >= 0) > 1)
 
 
 def _known(golden: np.ndarray | None, items: int) -> np.ndarray:

@@ -101,13 +101,19 @@ def _weights(table: LabelTable, config: DataConfig) -> tuple[Callable[[Any], flo
     weights = dict(zip(table.raters, feedback.rater_weights(table.labels, golden=table.golden).tolist(), strict=True))
     mean = float(np.mean(list(weights.values()))) if weights else 1.0
     notes = []
-    together = ((table.labels >= 0).sum(-1) + (table.golden >= 0) > 1).sum()
-    if not together:
+    telling = feedback.telling_pairs(table.labels, table.golden)
+    if not telling.any():
         notes.append(
             f"{config.source}: no pair has two raters or a golden answer, so nothing tells good raters from others: "
             "all count the same"
         )
         return (lambda row: float(row.said.confidence)), notes
+    seen = (table.labels[telling] >= 0).any(0)
+    if unknown := [rater for rater, known in zip(table.raters, seen, strict=True) if not known]:
+        notes.append(
+            f"{config.source}: {_raters(unknown)} in no pair with another rater or a known answer: weight "
+            f"{weights[unknown[0]]:.2f}, the mean of the others"
+        )
     each = ", ".join(f"{rater!r} {weight:.2f}" for rater, weight in list(weights.items())[:_NAMED])
     more = f", and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
     print(f"{config.source}: what a vote weighs by its rater: {each}{more}", file=sys.stderr)

@@ -9,7 +9,7 @@ pytest.importorskip("starlette", reason="the extra 'compare' is not installed: p
 from asgi import HOST, OURS, Rater, request
 
 from rlhf_jax.compare import Item, Session, Settings, Store
-from rlhf_jax.compare.app import make_app
+from rlhf_jax.compare.app import make_app, read_answer
 from rlhf_jax.compare.gate import REFUSED, Access, seat
 from rlhf_jax.data.rows import Message
 
@@ -307,6 +307,7 @@ def test_calibration_says_what_is_right_and_why(tmp_path):
         (b'{"id": "k", "verdict": "left", "strength": true}', "strength must be"),
         (b'{"id": "k", "verdict": "left", "strength": 1, "seconds": NaN}', "seconds must be"),
         (b'{"id": "k", "verdict": "left", "strength": 1, "seconds": -1}', "seconds must be"),
+        (b'{"id": "k", "verdict": "left", "strength": 1, "seconds": -%s}' % (b"9" * 400), "seconds must be"),
     ],
 )
 def test_what_is_no_answer_is_refused_by_name(page, body, complaint):
@@ -322,3 +323,8 @@ def test_a_rater_who_joins_is_said_once(tmp_path):
     for _ in range(3):
         ann.get()
     assert joined == ["ann has joined"]
+
+
+def test_more_seconds_than_a_float_holds_are_cut_to_a_week():
+    answer = {"id": "k", "verdict": "left", "strength": 1}
+    assert read_answer({**answer, "seconds": 10**400}).seconds == read_answer({**answer, "seconds": 1e300}).seconds

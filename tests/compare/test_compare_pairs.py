@@ -101,3 +101,9 @@ def test_what_nobody_can_compare_is_left_out():
     assert len(notes) == 2
     with pytest.raises(CompareError, match="no pair to compare"):
         apart([Item("Ho.", "x", "x")], [])
+
+
+def test_a_pair_with_an_empty_response_is_left_out_as_its_row_could_not_be_trained_on():
+    kept, _, notes = apart([Item("Hi.", "", "Hello!"), Item("Ho.", "Yes.", " \n"), Item("Hm.", "Yes.", "No.")], [])
+    assert [item.prompt for item in kept] == ["Hm."]
+    assert notes == ["2 pairs with an empty response are left out"]

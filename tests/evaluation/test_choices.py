@@ -63,6 +63,16 @@ def test_rows_of_one_prompt_are_one_piece_of_evidence():
     assert np.diff(often) > 2 * np.diff(wilson(200, 400))
 
 
+def test_few_prompts_do_not_make_it_certain():
+    """Of one prompt every draw is the same, and three prompts with equal shares are little better."""
+    rows = [row(1.0, i % 2 * 2.0, prompt=f"p{i // 2 % 3}") for i in range(60)]
+    assert choice_quality(rows).accuracy_ci == wilson(30, 60)
+    repeated = [row(1.0, 0.0, prompt=f"p{i // 2}") for i in range(8)]
+    found = choice_quality(repeated)
+    assert (found.accuracy, found.accuracy_ci) == (1.0, wilson(8, 8))
+    assert found.length_controlled_ci == wilson(4, 4)
+
+
 def test_a_longer_is_better_model_loses_its_accuracy_at_equal_length():
     """People pick the longer one in 3 of 4 rows; a model that only counts characters is right in those."""
     rng = np.random.default_rng(3)

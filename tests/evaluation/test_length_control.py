@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from rlhf_jax.evaluation import length_controlled
+from rlhf_jax.evaluation import length_controlled, wilson
 
 
 def by_scikit_learn(wins, difference):
@@ -55,7 +55,14 @@ def test_where_length_explains_every_win_there_is_still_a_number():
 
 @pytest.mark.parametrize(("wins", "rate"), [([1, 1, 1], 1.0), ([0, 0, 0], 0.0)])
 def test_all_or_nothing(wins, rate):
-    assert length_controlled(wins, [5, -3, 1]) == (rate, (rate, rate))
+    """Three wins of three are no proof of 100%: the interval is Wilson's, of as many prompts as there are."""
+    assert length_controlled(wins, [5, -3, 1]) == (rate, wilson(sum(wins), 3))
+    assert length_controlled(wins, [5, -3, 1], groups=["p", "p", "q"]) == (rate, wilson(2 * rate, 2))
+
+
+def test_one_prompt_does_not_make_it_certain():
+    wins, difference = [1, 0, 1, 1, 0, 1, 0, 1], [3, 1, -2, 5, -4, 2, -1, -3]
+    assert length_controlled(wins, difference, groups=["p"] * 8) == length_controlled(wins, difference)
 
 
 def test_equal_lengths_leave_the_rate():

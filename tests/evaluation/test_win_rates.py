@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_jax.evaluation import length_controlled
+from rlhf_jax.evaluation import length_controlled, wilson
 from rlhf_jax.evaluation.win_rates import paired_difference, paired_win_rate, places_of
 
 
@@ -46,6 +46,15 @@ def test_a_policy_against_itself_wins_half():
     assert found.win_rate == 0.5
     assert found.win_rate_ci == (0.5, 0.5)
     assert found.length_controlled == pytest.approx(0.5)
+
+
+def test_winning_everywhere_is_not_certain_to_go_on():
+    assert paired_win_rate([1.0] * 8, [0.0] * 8, list("abcdefgh")).win_rate_ci == wilson(8, 8)
+    assert paired_win_rate([1.0] * 8, [0.0] * 8, list("aabbccdd")).win_rate_ci == wilson(4, 4)
+    one = paired_win_rate([1.0, 0.0] * 20, [0.0, 1.0] * 20, ["a"] * 40).win_rate_ci
+    assert one == paired_win_rate([1.0, 0.0] * 20, [0.0, 1.0] * 20, [str(i) for i in range(40)]).win_rate_ci
+    low, high = paired_difference([1.0, 0.0] * 20, [0.0] * 40, ["a"] * 40).difference_ci
+    assert low < 0.5 < high
 
 
 def test_at_equal_length_it_is_the_regression_of_wins_on_the_difference():

@@ -73,6 +73,18 @@ def test_a_rater_of_few_labels_is_not_yet_taken_for_good():
     assert weights[2] == pytest.approx(1 / 3, abs=0.02)
 
 
+def test_who_labels_alone_counts_as_the_mean_of_the_others():
+    """The more pairs nobody else sees, the surer an estimate from them would be of a rater who tosses a coin."""
+    labels, _ = simulated([0.9, 0.8, 0.5], 600, seed=6)
+    shared = feedback.rater_weights(labels)
+    alone = np.full((3000, 4), -1)
+    alone[:, 3] = np.random.default_rng(6).integers(0, 2, 3000)
+    alone[:1000, 0], alone[:1000, 3] = 0, -1  # the first, too, has pairs alone, which change nothing
+    weights = feedback.rater_weights(np.concatenate([np.pad(labels, ((0, 0), (0, 1)), constant_values=-1), alone]))
+    np.testing.assert_array_equal(weights, [*shared, shared.mean()])
+    assert feedback.rater_weights([[0, -1], [-1, 1]]).tolist() == [1, 1]
+
+
 def test_which_response_is_called_the_first_means_nothing():
     """Where the first is the better one of every pair, a kappa of the labels as they stand would be 0 for everybody."""
     labels, truth = simulated([0.95, 0.9, 0.8, 0.5], 2000, seed=5)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from rlhf_jax import stages
 from rlhf_jax.data import DataConfig, DataError, layouts
 from rlhf_jax.data.layouts.exports import unfold, unfold_all
 from rlhf_jax.data.reading import COMPARE, Source, read_rows
 from rlhf_jax.data.rows import Message, Provenance
+from rlhf_jax.stages.data_check import examine
 from rlhf_jax.stages.evaluate.rows import read_source
 
 ANN, BO = "11111111-aaaa", "22222222-bbbb"
@@ -258,3 +260,17 @@ def test_a_file_of_records_is_read_as_its_rows(tmp_path, capsys):
     with pytest.raises(DataError, match=r"bad\.jsonl:5, user '1.*field 'responses\.better'"):
         read_rows(tmp_path / "bad.jsonl", layouts.judged, "error")
     assert len(read_rows(tmp_path / "bad.jsonl", layouts.judged, "skip")) == 8
+
+
+def test_a_file_of_records_is_checked_and_evaluated_as_its_rows(tmp_path):
+    """Of three people one says the opposite, so the response that two prefer is right in two rows of three."""
+    everybody = ((ANN, 1), (BO, 1), ("cy", 2))
+    record = argilla({"better": [{"value": f"response_{k}", "user_id": user} for user, k in everybody]})
+    records = [{**record, "fields": {**record["fields"], "prompt": f"Hi {i}."}} for i in range(12)]
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([*records, argilla({})]))
+    check = examine(DataConfig(source=str(file)))
+    assert (check.rows, check.bad) == (36, 0)
+    first = record["fields"]["response_1"]
+    found = stages.evaluate(lambda prompts, responses: [float(text == first) for text in responses], file)
+    assert (found.quality.n, found.quality.accuracy) == (36, 2 / 3)
