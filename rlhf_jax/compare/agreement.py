@@ -18,7 +18,7 @@ class RaterAgreement(NamedTuple):
     """One rater: how many pairs, and shares from 0 to 1; None where there is nothing to compare with."""
 
     answers: int  # pairs, without calibration, repeats and skips
-    others: float | None  # with the majority of the others, pairs without a majority left out
+    others: float | None  # ``feedback.agreement_with_others``
     golden: float | None  # with golden items that came unannounced
     calibration: float | None  # with those of the calibration
     repeats: float | None  # with their own first answer
@@ -27,7 +27,7 @@ class RaterAgreement(NamedTuple):
 class Agreement(NamedTuple):
     """All raters together, and one by one."""
 
-    alpha: float | None  # Krippendorff's, nominal: a, b, tie; None where it is not defined
+    alpha: float | None  # ``feedback.label_alpha``: a tie lies halfway; None where it is not defined
     raters: dict[str, RaterAgreement]
 
 
@@ -54,18 +54,19 @@ def agreement(answers: Sequence[Answer], items: Mapping[str, Item]) -> Agreement
     names = list(dict.fromkeys(answer.rater for answer in answers))
     said = [answer for answer in answers if answer.verdict != "skip"]
     table = _table([answer for answer in said if answer.kind in ("fresh", "golden")], names)
+    others, _ = feedback.agreement_with_others(table)
     raters = {}
     for column, name in enumerate(names):
         own = [answer for answer in said if answer.rater == name]
         first = {answer.item: _CLASS[answer.verdict] for answer in own if answer.kind == "fresh"}
         raters[name] = RaterAgreement(
             int((table[:, column] >= 0).sum()),
-            _with_others(table, column),
+            _known(others[column]),
             _share([_right(answer, items) for answer in own if answer.kind == "golden"]),
             _share([_right(answer, items) for answer in own if answer.kind == "calibration"]),
             _share([first.get(a.item) == _CLASS[a.verdict] for a in own if a.kind == "repeat" and a.item in first]),
         )
-    return Agreement(_alpha(table), raters)
+    return Agreement(_known(feedback.label_alpha(table)), raters)
 
 
 def _table(answers: Sequence[Answer], names: Sequence[str]) -> np.ndarray:
@@ -79,22 +80,6 @@ def _table(answers: Sequence[Answer], names: Sequence[str]) -> np.ndarray:
     return table
 
 
-def _alpha(table: np.ndarray) -> float | None:
-    several = table[(table >= 0).sum(1) > 1]
-    if len(np.unique(several[several >= 0])) < 2:
-        return None  # nobody has compared the same pairs, or nothing differs
-    return feedback.krippendorff_alpha([row[row >= 0] for row in several], "nominal")
-
-
-def _with_others(table: np.ndarray, column: int) -> float | None:
-    others = np.delete(table, column, axis=1)
-    shared = (table[:, column] >= 0) & (others >= 0).any(1)
-    if not shared.any():
-        return None
-    most = feedback.majority(others[shared], classes=3)
-    return _share(list((table[shared, column] == most)[most >= 0]))
-
-
 def _right(answer: Answer, items: Mapping[str, Item]) -> bool:
     golden = items[answer.item].golden
     return golden is not None and _CLASS[answer.verdict] == _CLASS[golden]
@@ -102,3 +87,8 @@ def _right(answer: Answer, items: Mapping[str, Item]) -> bool:
 
 def _share(right: Sequence[bool]) -> float | None:
     return float(np.mean(right)) if len(right) else None
+
+
+def _known(value: float) -> float | None:
+    """None in place of NaN."""
+    return None if np.isnan(value) else float(value)

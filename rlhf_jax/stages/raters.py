@@ -147,9 +147,18 @@ def _merged(rows: Sequence[Any], votes: Callable[[Any], float], config: DataConf
     groups: dict[Hashable, list[Any]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(_about(row, place), []).append(row)
-    merged = [_one(group, [votes(row) if _has_rater(row) else 1.0 for row in group]) for group in groups.values()]
+    said = [group if config.raters == "all" else _latest(group) for group in groups.values()]
+    merged = [_one(group, [votes(row) if _has_rater(row) else 1.0 for row in group]) for group in said]
     kept = [row for row in merged if row is not None]
     return kept, len(merged) - len(kept)
+
+
+def _latest(rows: Sequence[Any]) -> list[Any]:
+    """What each rater said last of the same responses, which is what raters are measured by (``label_table``)."""
+    last: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda row: -np.inf if row.said is None or row.said.time is None else row.said.time):
+        last["" if row.said is None else row.said.rater] = row
+    return [row for row in rows if any(row is kept for kept in last.values())]
 
 
 def _has_rater(row: Any) -> bool:

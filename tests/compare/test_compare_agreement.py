@@ -22,10 +22,10 @@ def said(rater, **by_kind):
 
 def test_alpha_is_krippendorffs_over_pairs_that_several_have_seen():
     answers = said("ann", fresh="abtab") + said("bo", fresh="abxb-")
-    by_hand = feedback.krippendorff_alpha([[0, 0], [1, 1], [2, 2], [0, 1]], "nominal")
+    by_hand = feedback.krippendorff_alpha([[1, 1], [0, 0], [0.5, 0.5], [1, 0]])  # a tie lies halfway
     assert agreement(answers, ITEMS).alpha == pytest.approx(by_hand)
-    # 8 answers, 3 a, 3 b and 2 ties; one of 4 pairs differs: 1 - (1/4) / (1 - (3*2 + 3*2 + 2*1) / (8*7))
-    assert by_hand == pytest.approx(1 - (1 / 4) / (1 - 14 / 56))
+    # 8 answers, 3 a, 3 b and 2 ties: D_o = 2 (1^2) / 8, D_e = 2 (3*3*1 + 3*2/4 + 3*2/4) / (8*7)
+    assert by_hand == pytest.approx(1 - (2 / 8) / (24 / 56))
 
 
 @pytest.mark.parametrize("answers", [[], said("ann", fresh="ab"), said("ann", fresh="a") + said("bo", fresh="a")])

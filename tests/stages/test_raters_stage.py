@@ -104,6 +104,18 @@ def test_a_vote_weighs_what_its_rater_is_beyond_chance_times_confidence():
     assert np.mean([row.weight for row in found]) == pytest.approx(1)
 
 
+def test_what_a_rater_said_last_of_a_pair_is_their_vote():
+    """As agreement is measured; with ``all`` every row is one vote."""
+    rows = [said("ann", "b", time=20), said("ann", "a", a="y", b="x", time=30), said("ann", "a", time=10)]
+    rows += [said("bo", "b")]
+    assert gathered(parts(rows), config("all")).train[0].votes.tolist() == [[0, 1], [3, 0]]
+    (one,) = gathered(parts(rows), config("filter")).train
+    assert (one.responses, one.votes.tolist()) == (("y", "x"), [[0, 2], [0, 0]])
+    (one,) = gathered(parts(rows), config("weight")).train
+    assert one.responses == ("y", "x")
+    assert one.votes[1, 0] == 0 < one.votes[0, 1]
+
+
 def _chunks(rows, size):
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 

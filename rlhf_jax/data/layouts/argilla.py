@@ -1,4 +1,7 @@
-"""Records of Argilla: ``fields``, and ``responses`` by question and user, as version 2 or version 1 exports them."""
+"""Records of Argilla: ``fields``, and ``responses`` by question and user, as version 2 or version 1 exports them.
+
+As a table (``rg.Dataset.records.to_datasets``, on the hub) a record has its fields beside ``QUESTION.responses``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from rlhf_jax.data.layouts.fields import Row, is_number
 from rlhf_jax.data.layouts.labels import Compared, compared, named_in, pair_row, place_of, ranking_row, unread
 from rlhf_jax.data.layouts.turns import is_empty
 
+_USERS = ".responses.users"
 _TIMES = ("updated_at", "inserted_at")
 _NOBODY = ("", "None", "null")  # how an export writes that it does not know who
 
@@ -45,6 +49,38 @@ def rows_of(record: Row, where: str) -> list[tuple[str, Row]]:
         values = {question: answer["value"] for question, answer in given.items()}
         made += [(at, {**row, **said}) for row in _rows(found, values, at)]
     return made
+
+
+def from_table(row: Row) -> Row | None:
+    """Put the columns of a record together again: ``QUESTION.responses``, ``.responses.users``, ``.responses.status``.
+
+    Args:
+        row: a row of the table.
+
+    Returns:
+        The record as ``rows_of`` takes it; its fields are all columns of text without a dot. None where no column
+        says who answered.
+
+    Example:
+        >>> from_table({"prompt": "Hi.", "q.responses": ["a"], "q.responses.users": ["ann"]})["responses"]
+        {'q': [{'value': 'a', 'user_id': 'ann', 'status': 'submitted'}]}
+    """
+    questions = [column.removesuffix(_USERS) for column in row if column.endswith(_USERS)]
+    if not questions:
+        return None
+    responses: dict[str, list[dict[str, Any]]] = {}
+    for question in questions:
+        users, values, states = (
+            list(row.get(f"{question}.responses{part}") or []) for part in (".users", "", ".status")
+        )
+        users += [None] * (len(values) - len(users))
+        states += [None] * (len(values) - len(states))
+        responses[question] = [
+            {"value": value, "user_id": user, "status": state or "submitted"}
+            for value, user, state in zip(values, users, states, strict=True)
+        ]
+    fields = {name: value for name, value in row.items() if "." not in name and isinstance(value, str | list)}
+    return {"fields": fields, "responses": responses}
 
 
 def _answers(responses: Any) -> dict[tuple[str, int], dict[str, Mapping[str, Any]]]:

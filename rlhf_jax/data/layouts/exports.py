@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.layouts import argilla, label_studio
-from rlhf_jax.data.layouts.fields import Row
+from rlhf_jax.data.layouts.fields import Row, bad_row
 
 
 def unfold(row: Row, where: str) -> list[tuple[str, Row]] | None:
@@ -38,6 +38,11 @@ def unfold(row: Row, where: str) -> list[tuple[str, Row]] | None:
         return argilla.rows_of(row, where)
     if isinstance(row.get("data"), Mapping) and isinstance(row.get("annotations"), list):
         return label_studio.rows_of(row, where)
+    if (record := argilla.from_table(row)) is not None:
+        return argilla.rows_of(record, where)
+    if {"annotation_id", "lead_time"} <= row.keys():
+        found = "'annotation_id' and 'lead_time', as in Label Studio's JSON_MIN: export it as JSON"
+        raise bad_row(where, "the record", "'data' and 'annotations'", found)
     return None
 
 

@@ -56,6 +56,29 @@ def task(*results, data=None, **changes):
     return {"id": 1, "data": data, "annotations": annotations, "predictions": [], "project": 3}
 
 
+def test_a_table_of_argilla_is_put_together_again():
+    """The columns that ``to_datasets`` makes; a draft says nothing, and what has no state was submitted."""
+    row = {
+        "id": "1",
+        "status": "completed",
+        "_server_id": "x",
+        "prompt": "Hi.",
+        **TEXTS,
+        "better.responses": ["response_2", "response_1", "response_1"],
+        "better.responses.users": [ANN, BO, "cy"],
+        "better.responses.status": ["submitted", None, "draft"],
+        "better.suggestion": "response_1",
+    }
+    assert [(x["rater"], x["preference"]) for x in rows(row)] == [(ANN, "b"), (BO, "a")]
+    assert rows({**row, "better.responses": [], "better.responses.users": [], "better.responses.status": []}) == []
+
+
+def test_the_short_json_of_label_studio_is_refused_by_name():
+    row = {"id": 1, "prompt": "Hi.", "answer1": "A", "answer2": "B", "pw": "left", "annotation_id": 3}
+    with pytest.raises(DataError, match="JSON_MIN: export it as JSON"):
+        unfold({**row, "lead_time": 2.5}, "x.json row 0")
+
+
 def pairwise(selected):
     return {"from_name": "pw", "to_name": "a1,a2", "type": "pairwise", "value": {"selected": selected}}
 
