@@ -84,7 +84,7 @@ def sample(argv: list[str]) -> None:
     if o.to:
         check_file(o.to, "--to")
     from rlhf_jax import data
-    from rlhf_jax.data.reading import read_rows
+    from rlhf_jax.data.one_file import read_rows
     from rlhf_jax.rewards import EnsembleConfig
     from rlhf_jax.runs.scorer import best_of, scored
     from rlhf_jax.runs.stage_path import split_stage

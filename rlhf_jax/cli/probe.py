@@ -28,7 +28,7 @@ class ProbeOptions:
 def probe(argv: list[str]) -> None:
     """Probe a run for agreeing with the user, print the figures, and write its page again."""
     o = parse(ProbeOptions, "probe", argv)
-    from rlhf_jax.data.reading import read_jsonl
+    from rlhf_jax.data.readers.jsonl import read_jsonl
     from rlhf_jax.evaluation.monitors.agreeing import question
     from rlhf_jax.evaluation.monitors.questions import QUESTIONS
     from rlhf_jax.report import write_report

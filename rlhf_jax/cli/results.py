@@ -67,7 +67,7 @@ def score(argv: list[str]) -> None:
     o = parse(ScoreOptions, "score", argv)
     check_file(o.to, "--to")
     from rlhf_jax import data
-    from rlhf_jax.data.reading import read_rows
+    from rlhf_jax.data.one_file import read_rows
     from rlhf_jax.runs.scorer import scorable, score_rows
     from rlhf_jax.runs.store import local
     from rlhf_jax.stages import Scorer

@@ -17,7 +17,7 @@ from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.fields import bad_row, checked_text, shown, text_of
 from rlhf_jax.data.layouts.meaning import ASKED, SAID, check_meaning
 from rlhf_jax.data.layouts.turns import SYSTEM, prompt_of
-from rlhf_jax.data.reading import read_rows
+from rlhf_jax.data.one_file import read_rows
 from rlhf_jax.data.rows import Comparison, Prompt, prompt_text
 
 OfK = Literal["all", "neighbours"]

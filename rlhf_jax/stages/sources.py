@@ -12,8 +12,9 @@ from rlhf_jax.data import Comparison, DataError, Demonstration, Example, Tokeniz
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.encoded import Encoded, in_shares
+from rlhf_jax.data.one_file import list_bad
 from rlhf_jax.data.parts import Parts, prompt_key
-from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source, list_bad
+from rlhf_jax.data.reading import ANSWER, COMPARE, IMITATE, Source
 from rlhf_jax.data.rows import Dialogue, LabelledResponse, texts_of
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.errors import RunError

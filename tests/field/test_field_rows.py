@@ -22,9 +22,10 @@ from rlhf_jax.data import (
     write_jsonl,
 )
 from rlhf_jax.data.encode import encode, encode_all
+from rlhf_jax.data.one_file import read_rows
 from rlhf_jax.data.parts import Parts, halve, hold_out, separate
 from rlhf_jax.data.readers import huggingface
-from rlhf_jax.data.reading import Source, read_rows
+from rlhf_jax.data.reading import Source
 from rlhf_jax.stages import opinions, sources
 
 # 1. A tokenizer.json keeps what somebody's last call asked for.

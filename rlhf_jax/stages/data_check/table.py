@@ -10,8 +10,9 @@ from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.layouts.parse import parse_prompt
 from rlhf_jax.data.layouts.table import read_row
+from rlhf_jax.data.one_file import left_alone
 from rlhf_jax.data.parts import Parts, cut, separate
-from rlhf_jax.data.reading import ANSWER, COMPARE, Source, is_golden, left_alone
+from rlhf_jax.data.reading import ANSWER, COMPARE, Source, is_golden
 from rlhf_jax.data.rows import (
     Comparison,
     Demonstration,

@@ -13,7 +13,7 @@ from rlhf_jax import rewards
 from rlhf_jax.data import DataError
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.best_of import Choice
-from rlhf_jax.data.reading import list_bad
+from rlhf_jax.data.one_file import list_bad
 from rlhf_jax.data.rows import Demonstration, prompt_text
 from rlhf_jax.evaluation.choices import ScoredChoice, by_subset, choice_quality, picked, worst_subset
 from rlhf_jax.evaluation.reward_bench import SECTIONS, SUBSETS, section_scores, subset_scores

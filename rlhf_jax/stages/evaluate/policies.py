@@ -11,8 +11,8 @@ import numpy as np
 from rlhf_jax.data import DataError, layouts
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.fields import Row
+from rlhf_jax.data.one_file import list_bad
 from rlhf_jax.data.order import evenly
-from rlhf_jax.data.reading import list_bad
 from rlhf_jax.data.rows import Demonstration, PromptRow, prompt_text
 from rlhf_jax.evaluation.win_rates import WinRate, paired_win_rate, places_of
 from rlhf_jax.fields import check_seed

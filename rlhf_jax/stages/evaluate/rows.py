@@ -9,9 +9,9 @@ from rlhf_jax.data import DataError
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.data.layouts.best_of import Choice, choice
 from rlhf_jax.data.layouts.fields import Row, bad_row, names, shown
+from rlhf_jax.data.one_file import as_it_is, list_bad, unfolded
 from rlhf_jax.data.readers import huggingface
 from rlhf_jax.data.readers.jsonl import is_lines, read_jsonl
-from rlhf_jax.data.reading import as_it_is, list_bad, unfolded
 
 REWARD_BENCH, REWARD_BENCH_2 = "RewardBench", "RewardBench 2"
 # Fields that only a benchmark's rows have together, beside those that are read.

@@ -7,7 +7,7 @@ import dataclasses
 from rlhf_jax.data import layouts
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError, OnBadRow
-from rlhf_jax.data.reading import read_rows
+from rlhf_jax.data.one_file import read_rows
 from rlhf_jax.data.rows import Prompt
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import read_record

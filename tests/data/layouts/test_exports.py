@@ -7,7 +7,8 @@ import pytest
 from rlhf_jax import stages
 from rlhf_jax.data import DataConfig, DataError, layouts
 from rlhf_jax.data.layouts.exports import unfold, unfold_all
-from rlhf_jax.data.reading import COMPARE, Source, read_rows
+from rlhf_jax.data.one_file import read_rows
+from rlhf_jax.data.reading import COMPARE, Source
 from rlhf_jax.data.rows import Message, Provenance
 from rlhf_jax.stages.data_check import examine
 from rlhf_jax.stages.evaluate.rows import read_source
