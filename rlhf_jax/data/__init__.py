@@ -1,7 +1,8 @@
 """From files and data sets to batches of numpy arrays.
 
 Rows come through ``readers`` in any of the ``layouts`` and become the types of ``rows``; ``reading`` joins the three
-for a ``DataConfig``, ``one_file`` for a file; ``tokenizer`` and ``encode`` make token ids of them, ``packing`` and ``batches`` a run's batches.
+for a ``DataConfig``, ``one_file`` for a file; ``tokenizer`` and ``encode`` make token ids of them, ``packing`` and
+``batches`` a run's batches.
 
 Names load on first use: reading TFDS needs tensorflow-datasets and grain, and tokenizing needs tokenizers, but packing
 and JSONL need neither.
