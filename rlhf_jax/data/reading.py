@@ -319,7 +319,8 @@ def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -
     if len(there) == 1:
         return there[0]
     raise DataError(
-        f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split, or --split of rlhf data check"
+        f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split, "
+        "or --split of rlhf data check"
     )
 
 
