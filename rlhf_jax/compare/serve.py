@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import threading
@@ -224,7 +225,7 @@ def _bind(host: str, port: int) -> Any:
         bound.listen(128)
     except OSError as error:
         bound.close()
-        raise CompareError(
-            f"{host}:{port} cannot be served at: {error.strerror}; choose another --port, 0 for a free one"
-        ) from error
+        elsewhere = error.errno == errno.EADDRNOTAVAIL
+        todo = "--host names an address of this machine" if elsewhere else "choose another --port, 0 for a free one"
+        raise CompareError(f"{host}:{port} cannot be served at: {error.strerror}; {todo}") from error
     return bound

@@ -210,7 +210,10 @@ def _training_split(source: str, there: Sequence[str], endings: Sequence[str]) -
             return name
     if len(there) == 1:
         return there[0]
-    raise DataError(f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split")
+    raise DataError(
+        f"{source}: which split to train on? It has {', '.join(there)}; name one with --data.split, "
+        "or --split of rlhf data check"
+    )
 
 
 def _held_out_split(there: Sequence[str], train: str, part: str, endings: Sequence[str]) -> str:

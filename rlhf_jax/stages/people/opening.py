@@ -131,7 +131,8 @@ def _sampled(config: CompareConfig, given: _Given) -> list[Item]:
     policies = [Policy.load(run) for run in runs]
     if given.templated:
         policies = [dataclasses.replace(one, tokenizer=one.tokenizer.templated()) for one in policies]
-    print(f"sampling two responses to each of {len(given.prompts):,} prompts", file=sys.stderr)
+    drawn = "two responses" if len(policies) == 1 else "a response of each run"
+    print(f"sampling {drawn} to each of {len(given.prompts):,} prompts", file=sys.stderr)
     if len(policies) == 1:
         return two_samples(policies[0], given.prompts, config.sampling, seed=config.seed)
     both, names = (policies[0], policies[1]), (runs[0], runs[1])
