@@ -467,6 +467,7 @@ def test_the_tiny_batch_lets_shifts_be_told_from_a_forgotten_mask():
         "importance_cap",
         "kl_coef",
         "packing",
+        "weight",  # what a comparison counts for, where several raters have given it
     }
     with pytest.raises(ValueError, match="length must be at least 9, found 8"):
         testing.tiny_batch(length=8)

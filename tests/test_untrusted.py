@@ -43,6 +43,7 @@ ALLOWED = {
     ("rlhf_jax/renamed.py", "imports by name"): "names stand in the tables of our own modules",
     ("rlhf_jax/report/page.py", "a template outside a sandbox"): "our own template.html; what it shows is escaped",
     ("rlhf_jax/compare/app.py", "a template outside a sandbox"): "our own templates; what they show is escaped",
+    ("rlhf_jax/cli/records.py", "a path out of a file"): "a run's record says where its data and models are: only read",
     ("rlhf_jax/runs/pretrained.py", "a path out of a file"): "an adapter names the model it is for, which is only read",
 }
 

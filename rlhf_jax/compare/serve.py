@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
 import sys
 import threading
@@ -112,9 +113,15 @@ class Server:
         return to
 
     def wait(self) -> None:
-        """Wait until somebody presses Ctrl-C, or the server ends."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        """Wait until somebody presses Ctrl-C, or the server ends; to be called in the main thread."""
+        # An exception would be lost that is raised while a callback of another library runs, as jax's at collections.
+        pressed = threading.Event()
+        before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+        try:
+            while self._thread.is_alive() and not pressed.wait(0.2):
+                pass
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def stop(self) -> None:
         """Stop serving; every answer that was given is in the store already."""
@@ -151,10 +158,7 @@ def serve(store: Store, settings: Settings) -> None:
         if known:
             print(f"links given before still work at port {server.port}: {', '.join(known)}")
         print(f"answers go to {store.path}; Ctrl-C ends it", flush=True)
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            print()
+        server.wait()
     count = len(store.labels())
     print(
         f"{count:,} answer{' is' if count == 1 else 's are'} in {store.path}; "

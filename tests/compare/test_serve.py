@@ -1,8 +1,11 @@
 """Serving: on the loopback alone unless asked otherwise, beside a notebook, and until somebody presses Ctrl-C."""
 
 import json
+import os
+import signal
 import socket
 import sys
+import threading
 import types
 import urllib.error
 import urllib.request
@@ -58,9 +61,12 @@ def test_ctrl_c_ends_it_and_says_how_to_export(made, monkeypatch, capsys):
     store, settings = made
     store.add_rater("bo")
 
+    waits, before = serve.Server.wait, signal.getsignal(signal.SIGINT)
+
     def interrupted(page):
         get(f"http://127.0.0.1:{page.port}/")
-        raise KeyboardInterrupt
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        waits(page)
 
     monkeypatch.setattr(serve.Server, "wait", interrupted)
     serve.serve(store, settings)
@@ -69,6 +75,7 @@ def test_ctrl_c_ends_it_and_says_how_to_export(made, monkeypatch, capsys):
     assert "still work at port" in said and "bo" in said  # noqa: PT018
     assert f"rlhf data {store.path} --to FILE.jsonl" in said
     assert "bo: http" not in said
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_beside_a_notebook_the_page_is_a_frame_without_cookies(made, monkeypatch):

@@ -20,7 +20,7 @@ def mesh():
 
 
 def numbers(shape, dtype):
-    """Any bits, so the sign of zero and what is no number too: of those bfloat16 has one, as the tests' XLA knows no other."""
+    """Any bits, so the sign of zero and NaN too, of which bfloat16 has one: the tests XLA knows no other."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     drawn = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     drawn = drawn % 2 if np.dtype(dtype).kind == "b" else drawn

@@ -144,6 +144,15 @@ def test_what_does_not_apply_is_not_shown(tmp_path):
     assert checked(tmp_path, [{"prompt": "Hi.", "response": "Hello!"}]).findings == []  # too few to be cut
 
 
+def test_rows_for_evaluation_alone_are_called_so(tmp_path):
+    chosen = {"prompt": "A colour?", "chosen": ["Red."], "rejected": ["A dog.", "Seven."]}
+    marked = {"prompt": "A colour?", "responses": ["A dog.", "Red."], "best": 1}
+    file = tmp_path / "bench.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (chosen, marked)))
+    found = examine(DataConfig(source=str(file)))
+    assert {finding.name for finding in found.findings} == {"best_of", "no_rows"}
+
+
 def test_labels_of_one_side_and_of_unequal_sides(tmp_path):
     write = Writer(3)
     rows = [{"prompt": write.text(8), "response": write.text(10), "label": True} for _ in range(40)]

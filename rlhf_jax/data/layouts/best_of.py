@@ -54,14 +54,23 @@ def choice(row: Row, where: str, *, golden: bool = False) -> Choice:
         >>> choice({"prompt": "Hi.", "a": "No.", "b": "Hello!", "preference": "b"}, "pairs.jsonl:1").responses
         ('Hello!', 'No.')
     """
-    if "responses" in row and "best" in row:
-        return _marked(row, where)
-    if "prompt" in row and (_texts(row.get("chosen")) or _texts(row.get("rejected"))):
-        return _chosen(row, where)
+    if is_best_of(row):
+        return _marked(row, where) if "best" in row and "responses" in row else _chosen(row, where)
     pair = comparison(row, where)
     if golden and pair.said is not None and pair.said.golden is not None:
         pair = pair._replace(votes=pair_votes(pair.said.golden))
     return of_comparison(pair)
+
+
+def is_best_of(row: Row) -> bool:
+    """Whether this is a best-of-K row, which is read to evaluate and not to train.
+
+    Example:
+        >>> is_best_of({"prompt": "Hi.", "responses": ["No.", "Hello!"], "best": 1}), is_best_of({"prompt": "Hi."})
+        (True, False)
+    """
+    marked = "responses" in row and "best" in row
+    return marked or ("prompt" in row and (_texts(row.get("chosen")) or _texts(row.get("rejected"))))
 
 
 def of_comparison(pair: Comparison) -> Choice:

@@ -25,7 +25,7 @@ def look_at_rows(data: Rows, show: int) -> Section:
         The section. Findings: bad rows, rows that say something of responses in several forms, no rows.
     """
     kinds = Counter((row.layout, row.kind) for row in data.rows)
-    total = len(data.rows) + len(data.bad)
+    total = len(data.rows) + len(data.bad) + len(data.best_of)
     bad = counted(len(data.bad), "bad one") if data.bad else "none is bad"
     sentences = [f"{counted(len(data.rows), 'row')} can be used, {bad}."]
     if data.parts is not None:
@@ -49,7 +49,7 @@ def look_at_rows(data: Rows, show: int) -> Section:
         )
     ]
     tables = tables if kinds else []
-    findings = [*_bad(data, total, show), *_mixed(data)]
+    findings = [*_bad(data, total, show), *_best_of(data, total, show), *_mixed(data)]
     if not data.rows:
         findings.append(Finding("error", "no_rows", "There is no row that can be used.", "Mend or add rows."))
     if data.bad:
@@ -59,6 +59,7 @@ def look_at_rows(data: Rows, show: int) -> Section:
     figures = {
         "usable": len(data.rows),
         "bad": len(data.bad),
+        "best_of": len(data.best_of),
         "by_layout": dict(Counter(row.layout for row in data.rows).most_common()),
         "by_kind": dict(Counter(row.kind for row in data.rows).most_common()),
         "parts": {}
@@ -76,6 +77,15 @@ def _bad(data: Rows, total: int, show: int) -> list[Finding]:
     text = f"{counted(number, 'row')} of {total:,} cannot be read ({share_of(number, total)})."
     advice = "A stage stops at the first: mend them, or leave them out with --on-bad-row skip."
     return [Finding("error", "bad_rows", text, advice, places([t.removesuffix(_ASIDE) for t in data.bad], show))]
+
+
+def _best_of(data: Rows, total: int, show: int) -> list[Finding]:
+    if not data.best_of:
+        return []
+    number = len(data.best_of)
+    text = f"{counted(number, 'row')} of {total:,} say which of K responses are best ({share_of(number, total)})."
+    advice = "`rlhf evaluate` reads them and no stage does: to train on them, write pairs, or responses with a ranking."
+    return [Finding("warning", "best_of", text, advice, places(list(data.best_of), show))]
 
 
 def _mixed(data: Rows) -> list[Finding]:

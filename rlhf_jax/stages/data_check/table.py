@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.data.config import HUMAN_SENTIMENT, DataConfig
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.layouts.best_of import is_best_of
 from rlhf_jax.data.layouts.parse import parse_prompt
 from rlhf_jax.data.layouts.table import read_row
 from rlhf_jax.data.one_file import left_alone
@@ -63,6 +64,7 @@ class Rows(NamedTuple):
     parts: Parts | None  # None where there are too few rows to cut
     unread: str = ""  # fields that mean nothing here
     of_task: bool = False  # whether a task has read them, which cuts its parts itself
+    best_of: tuple[str, ...] = ()  # where best-of-K rows stand, which are for evaluation alone
 
 
 def read(config: DataConfig) -> Rows:
@@ -84,6 +86,7 @@ def read(config: DataConfig) -> Rows:
     read_parts = Source(config).as_they_are((*COMPARE, *ANSWER))
     rows: list[Checked] = []
     bad: list[str] = []
+    best_of: list[str] = []
     typed: list[list[Row] | None] = []
     for part, found in zip(PARTS, read_parts, strict=True):
         if found is None:
@@ -92,6 +95,9 @@ def read(config: DataConfig) -> Rows:
         bad += found[1]
         good = []
         for where, fields in found[0]:
+            if is_best_of(fields):
+                best_of.append(where)
+                continue
             try:
                 row, layout = read_row(fields, where, parse_prompt, answered=False)
             except DataError as error:
@@ -102,7 +108,7 @@ def read(config: DataConfig) -> Rows:
             rows.append(Checked(row, kind_of(row, layout.gives), layout.name, part, fields))
         typed.append(good)
     unread = left_alone([row.fields for row in rows])
-    return Rows(config.source, rows, bad, _parts(config.source, typed), unread)
+    return Rows(config.source, rows, bad, _parts(config.source, typed), unread, best_of=tuple(best_of))
 
 
 def kind_of(row: Any, gives: str = "") -> str:

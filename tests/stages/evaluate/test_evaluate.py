@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_task
 
-from rlhf_jax import cli, stages
+from rlhf_jax import cli, evaluation, stages
 from rlhf_jax.data import DataError, write_jsonl
 from rlhf_jax.stages import RunError
 
@@ -254,7 +254,8 @@ def test_an_export_of_a_labelling_tool_is_a_row_a_person(tmp_path, judges):
     (tmp_path / "export.json").write_text(json.dumps([record]))
     found = stages.evaluate_beside(f"{judges}:count_a", f"{judges}:length", tmp_path / "export.json")
     assert (found.first.quality.n, found.first.quality.accuracy, found.difference.n) == (2, 0.5, 2)
-    assert found.first.quality.accuracy_ci == (0.5, 0.5)  # one prompt is all there is to resample
+    # One prompt is all there is to resample, so the interval is that of two rows.
+    assert found.first.quality.accuracy_ci == pytest.approx(evaluation.wilson(1, 2))
 
 
 def test_golden_items_are_a_figure_of_their_own(tmp_path, judges, pairs, capsys):
