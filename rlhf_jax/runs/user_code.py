@@ -155,7 +155,9 @@ def called(function: Callable[..., Any]) -> str:
     if isinstance(named, MethodType):
         named = named.__func__
     if isinstance(named, FunctionType):
-        name = f"{Path(named.__code__.co_filename).name}:{named.__qualname__}"
+        # A function inside another has its own name, and a lambda that of the function which it stands in.
+        own = named.__qualname__.removesuffix(".<locals>.<lambda>").rpartition("<locals>.")[2]
+        name = f"{Path(named.__code__.co_filename).name}:{own}"
     else:
         name = type(named).__name__
     given = ", ".join(f"{key}={value!r:.40}" for key, value in sorted(bound.items()))

@@ -8,6 +8,7 @@ import pytest
 import tiny_task
 
 from rlhf_jax import stages, training
+from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import DataConfig, KLConfig, RunError, Task, find_task, human_sentiment
 from rlhf_jax.stages.judges import choose_judges
 
@@ -132,3 +133,12 @@ def test_best_of_n_takes_one_too(judge, tables, folder, sft_run, one_device):
 def test_the_configs_of_all_policy_stages_have_one():
     for kind in (stages.PPOConfig, stages.GroupConfig, stages.PreferenceConfig):
         assert kind(judge="runs/other", data=DataConfig(source="mine.py:task")).judge == ("gold=runs/other",)
+
+
+def test_a_function_inside_another_is_called_by_a_name_that_people_have_written():
+    def inside(prompts, responses):
+        return [0.0 for _ in responses]
+
+    assert called(inside) == "test_judges.py:inside"
+    assert called(lambda prompts, responses: [0.0]).startswith("test_judges.py:test_a_function_inside_another")
+    assert called(lambda prompts, responses: [0.0]).endswith("written")
