@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_jax import processes
 from rlhf_jax.data import write_jsonl
-from rlhf_jax.stages.samples import Row, read_samples
+from rlhf_jax.stages.samples import Row, read_samples, take_back
 
 FILE = "heldout_samples.jsonl"
 _NAMES = ("stage", "step", "prompt", "response")  # whatever else a row has, is a score
@@ -40,12 +40,7 @@ class FirstAndLatest:
 
     def rewind(self, step: int) -> None:
         """Take back evaluations after a step, so that a resumed run is compared with its own first one."""
-        if not processes.first():
-            return
-        rows = read_samples(self.path)
-        kept = [row for row in rows if row.get("stage") != self.stage or row["step"] <= step]
-        if kept != rows:
-            write_jsonl(self.path, kept)
+        take_back(self.path, self.stage, step)
 
     def add(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep an evaluation: as the first where there is none before it, and else as the latest."""

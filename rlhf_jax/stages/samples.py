@@ -50,12 +50,7 @@ class SampleLog:
 
     def rewind(self, step: int) -> None:
         """Take back this stage's evaluations after a step, so that a resumed run writes them once."""
-        if not processes.first():
-            return
-        rows = read_samples(self.path)
-        kept = [row for row in rows if row.get("stage") != self.stage or row["step"] <= step]
-        if kept != rows:
-            write_jsonl(self.path, kept)
+        take_back(self.path, self.stage, step)
 
     def add(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append the samples of one evaluation."""
@@ -68,6 +63,25 @@ class SampleLog:
         """Write the rows of the final comparison, in place of those that are there."""
         if processes.first():
             write_jsonl(self.path, [*rows, *(row for row in read_samples(self.path) if "step" in row)])
+
+
+def take_back(path: Path, stage: str, step: int) -> None:
+    """Take a stage's rows after a step out of a file of samples; it is not written where there are none.
+
+    Args:
+        path: the file, which process 0 alone writes.
+        stage: whose rows.
+        step: the last one that is kept.
+
+    Raises:
+        RunError: as for ``read_samples``.
+    """
+    if not processes.first():
+        return
+    rows = read_samples(path)
+    kept = [row for row in rows if row.get("stage") != stage or row["step"] <= step]
+    if kept != rows:
+        write_jsonl(path, kept)
 
 
 def read_samples(path: Path) -> list[Row]:
