@@ -18,6 +18,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.layouts.pairs import pair_votes
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.data.raters import LabelTable, label_table, rated_pairs
+from rlhf_jax.data.reading import is_golden
 
 _NAMED = 20  # raters in a sentence
 
@@ -39,8 +40,8 @@ def gathered(parts: Parts, config: DataConfig) -> Parts:
     Raises:
         DataError: if raters are to be weighed or left out and rows do not name them, or nothing would be left.
     """
-    golden = [*parts.golden, *(row for part in parts[:3] for row in part if _golden(row))]
-    each = [[row for row in part if not _golden(row)] for part in parts[:3]] if golden else list(parts[:3])
+    golden = [*parts.golden, *(row for part in parts[:3] for row in part if is_golden(row))]
+    each = [[row for row in part if not is_golden(row)] for part in parts[:3]] if golden else list(parts[:3])
     train, validation, test = each[0], each[1], each[1] if parts.test is parts.validation else each[2]
     notes: list[str] = []
     if golden:
@@ -78,10 +79,6 @@ def gathered(parts: Parts, config: DataConfig) -> Parts:
     )
 
 
-def _golden(row: Any) -> bool:
-    return isinstance(row, Comparison) and row.said is not None and row.said.golden is not None
-
-
 def _check_named(rows: Sequence[Any], config: DataConfig) -> None:
     for row in rows:
         if isinstance(row, LabelledResponse):
@@ -89,7 +86,7 @@ def _check_named(rows: Sequence[Any], config: DataConfig) -> None:
                 f"{row.where}: data.raters {config.raters!r} is for comparisons, rankings and ratings, and this row "
                 "has a label alone; use --data.raters all"
             )
-        if row.said is None or not row.said.rater:
+        if not _has_rater(row):
             raise DataError(
                 f"{row.where}: field 'rater': expected who said this, as data.raters is {config.raters!r}, found "
                 "nothing; name the raters, or use --data.raters all"
@@ -156,9 +153,9 @@ def _merged(rows: Sequence[Any], votes: Callable[[Any], float], config: DataConf
 def _latest(rows: Sequence[Any]) -> list[Any]:
     """What each rater said last of the same responses, which is what raters are measured by (``label_table``)."""
     last: dict[str, Any] = {}
-    for row in sorted(rows, key=lambda row: -np.inf if row.said is None or row.said.time is None else row.said.time):
-        last["" if row.said is None else row.said.rater] = row
-    return [row for row in rows if any(row is kept for kept in last.values())]
+    for row in sorted(rows, key=lambda row: -np.inf if row.said.time is None else row.said.time):
+        last[row.said.rater] = row
+    return [row for row in rows if last[row.said.rater] is row]
 
 
 def _has_rater(row: Any) -> bool:
