@@ -15,6 +15,7 @@ __all__ = [
     "data",
     "evaluation",
     "feedback",
+    "judges",
     "losses",
     "models",
     "objectives",

@@ -16,7 +16,7 @@ GROUND = {*ON_FILES, "types", "fields", "files", "targets", "renamed", "stage_na
 BASE = {*GROUND, "losses"}
 MIDDLE = {"objectives", "rewards", "rollout", "evaluation", "models", "data", "feedback", "parallel", "training"}
 RUNS = {*BASE, *MIDDLE, "checkpoint", "runs"}
-STAGES = {*RUNS, "compare", "testing", "stages"}
+STAGES = {*RUNS, "compare", "judges", "testing", "stages"}
 MAY_IMPORT = {
     "__init__": set(),  # subpackages load lazily, by name
     **{name: set() for name in (*GROUND, "losses")},
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **{name: BASE for name in ("objectives", "rewards", "rollout", "evaluation")},
     **{name: GROUND for name in ("models", "data", "feedback", "parallel", "training", "checkpoint")},
     "runs": RUNS,
+    "judges": {*RUNS, "judges"},
     "compare": {*RUNS, "compare"},
     "stages": STAGES,
     "report": STAGES,

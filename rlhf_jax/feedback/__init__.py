@@ -6,6 +6,7 @@ from rlhf_jax.feedback.comparisons import histograms, random_pairs, vote_share, 
 from rlhf_jax.feedback.drift import Drift, Periods, by_period, drift
 from rlhf_jax.feedback.filtering import Kept, kept_raters
 from rlhf_jax.feedback.golden import golden_set
+from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores, judged, of_both_orders, votes_of_scores
 from rlhf_jax.feedback.labels import label_alpha
 from rlhf_jax.feedback.raters import (
     RaterReport,
@@ -19,21 +20,26 @@ from rlhf_jax.feedback.raters import (
 __all__ = [
     "DawidSkene",
     "Drift",
+    "Judge",
     "Kept",
     "Periods",
     "RaterReport",
+    "Verdicts",
     "agreement_with_golden",
     "agreement_with_others",
     "by_period",
     "dawid_skene",
     "drift",
     "fleiss_kappa",
+    "from_scores",
     "golden_set",
     "histograms",
+    "judged",
     "kept_raters",
     "krippendorff_alpha",
     "label_alpha",
     "majority",
+    "of_both_orders",
     "random_pairs",
     "rater_report",
     "rater_weights",
@@ -42,4 +48,5 @@ __all__ = [
     "vote_share",
     "votes",
     "votes_from_histograms",
+    "votes_of_scores",
 ]
