@@ -36,8 +36,8 @@ def audit(
 ) -> Audit:
     """Measure how a judge votes on what people voted on.
 
-    Responses are shown in the order of their texts, so that a taste for the first place is no merit on rows that put
-    what people prefer first; a judge that reads two in an order is asked in both.
+    In which order responses are shown follows from a hash of their texts, so that a taste for the first place is no
+    merit on rows that put what people prefer first; a judge that reads two in an order is asked in both.
 
     Args:
         judge: a name as ``JudgeConfig.judge`` has it, a config, or a function of (prompts, responses [K]).
@@ -131,10 +131,10 @@ def _panel(
 ) -> Panel:
     """Put the judge beside the people who are named, as one more rater of their pairs."""
     table = label_table(said)
-    own = {
-        pair_key(rows[n].prompt, rows[n].responses[i], rows[n].responses[j])[0]: vote
-        for (n, i, j), vote in zip(pairs.tolist(), votes, strict=True)
-    }
+    own = {}
+    for (n, i, j), vote in zip(pairs.tolist(), votes, strict=True):
+        key, turned = pair_key(rows[n].prompt, rows[n].responses[i], rows[n].responses[j])
+        own[key] = 1 - vote if turned else vote
     voted = feedback.labels_of_votes(np.array([own.get(item, np.nan) for item in table.items]))
     labels = np.concatenate([table.labels, voted[:, None]], axis=1)
     report = feedback.rater_report(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class AuditedRow(NamedTuple):
     """K responses to a prompt, and what people said of them."""
 
     prompt: Prompt
-    responses: tuple[str, ...]  # in the order of their texts, so that their places say nothing of what people prefer
+    responses: tuple[str, ...]  # in an order that follows from the texts and says nothing of what people prefer
     votes: np.ndarray  # float64 [K, K], [i, j] = votes of all people that prefer i to j; 0 where nobody compared them
     subset: str  # empty where nobody asked for subsets
 
@@ -63,7 +64,7 @@ def read(source: str, by: str, on_bad_row: OnBadRow, *, split: str = "") -> Audi
         raise DataError(f"{source}: no row has the field {by!r} (--by)")
     rows: dict[tuple[str, tuple[str, ...]], AuditedRow] = {}
     for one, subset in found:
-        order = sorted(range(len(one.responses)), key=lambda i: one.responses[i])
+        order = sorted(range(len(one.responses)), key=lambda i: _place(one, i))
         responses = tuple(one.responses[i] for i in order)
         votes = np.asarray(one.votes, np.float64)[np.ix_(order, order)]
         named = subset or (NO_SUBSET if by else "")
@@ -89,6 +90,11 @@ def pairs_of(rows: Sequence[AuditedRow]) -> tuple[np.ndarray, np.ndarray]:
                 where.append((number, i, j))
                 share.append(row.votes[i, j] / both)
     return np.array(where, np.int64).reshape(-1, 3), np.array(share, np.float64)
+
+
+def _place(row: Comparison, i: int) -> bytes:
+    """Say where a response comes: by a hash, as the order of the texts themselves may go with their quality."""
+    return hashlib.sha256(f"{row.prompt!r}\n{row.responses[i]}".encode()).digest()
 
 
 def _of_choice(row: Row, where: str) -> Comparison:
