@@ -9,6 +9,7 @@ from rlhf_jax.feedback.filtering import Kept, kept_raters
 from rlhf_jax.feedback.golden import golden_set
 from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores, judged, of_both_orders, votes_of_scores
 from rlhf_jax.feedback.labels import label_alpha
+from rlhf_jax.feedback.principles import Principle, Principles, parse_principles, read_principles
 from rlhf_jax.feedback.raters import (
     RaterReport,
     agreement_with_golden,
@@ -25,6 +26,8 @@ __all__ = [
     "Judge",
     "Kept",
     "Periods",
+    "Principle",
+    "Principles",
     "RaterReport",
     "Verdicts",
     "agreement_with_golden",
@@ -44,9 +47,11 @@ __all__ = [
     "labels_of_votes",
     "majority",
     "of_both_orders",
+    "parse_principles",
     "random_pairs",
     "rater_report",
     "rater_weights",
+    "read_principles",
     "single_rater_accuracy",
     "telling_pairs",
     "vote_share",
