@@ -9,6 +9,7 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
+from rlhf_jax.stages.audit import audit
 from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
@@ -71,6 +72,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Task",
+    "audit",
     "baselines",
     "best_of_n",
     "compare",
