@@ -23,6 +23,8 @@ class ReviseOptions:
     """The file of principles, paragraphs `NAME: what a response that keeps it is like`."""
     to: str
     """The .jsonl file of rows `prompt, response` to imitate; the same command goes on where it was stopped."""
+    examples: str = ""
+    """A .jsonl file of examples, `prompt, response, critique, revision`, shown as earlier turns of the chat."""
     pairs: str = ""
     """A second .jsonl file, of pairs: the last revision, and the response as it was first."""
     reviser: str = ""

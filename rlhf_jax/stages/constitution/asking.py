@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlhf_jax.data.rows import Chat, Message, Prompt
 from rlhf_jax.feedback.principles import Principle
+from rlhf_jax.stages.constitution.examples import Shown
 
 _CRITIQUE = "This is a principle for responses: {text} Say in one sentence where your last response does not keep it."
 _REVISION = (
@@ -34,13 +37,14 @@ def requests(principle: Principle) -> tuple[str, str]:
     )
 
 
-def for_critique(prompt: Prompt, response: str, principle: Principle) -> Chat:
+def for_critique(prompt: Prompt, response: str, principle: Principle, examples: Sequence[Shown] = ()) -> Chat:
     """Write the chat that a critique goes on with.
 
     Args:
         prompt: what was asked.
         response: what was answered.
         principle: what the response is to keep.
+        examples: what is shown before, to the same requests.
 
     Returns:
         The turns, the last of which asks for the critique.
@@ -49,10 +53,13 @@ def for_critique(prompt: Prompt, response: str, principle: Principle) -> Chat:
         >>> [turn.role for turn in for_critique("Hi.", "Go away!", Principle("kind", "It is kind."))]
         ['user', 'assistant', 'user']
     """
-    return (*_turns(prompt), Message("assistant", response), Message("user", requests(principle)[0]))
+    before = [turn for one in examples for turn in (*_criticised(one, principle), Message("assistant", one.critique))]
+    return _after(prompt, before, response, Message("user", requests(principle)[0]))
 
 
-def for_revision(prompt: Prompt, response: str, principle: Principle, critique: str) -> Chat:
+def for_revision(
+    prompt: Prompt, response: str, principle: Principle, critique: str, examples: Sequence[Shown] = ()
+) -> Chat:
     """Write the chat that a revision goes on with.
 
     Args:
@@ -60,15 +67,30 @@ def for_revision(prompt: Prompt, response: str, principle: Principle, critique: 
         response: as for ``for_critique``.
         principle: as for ``for_critique``.
         critique: what was said of the response; empty where none was asked for.
+        examples: as for ``for_critique``.
 
     Returns:
         The turns, the last of which asks for the revision.
     """
-    asked = Message("user", requests(principle)[1])
-    if not critique:
-        return (*_turns(prompt), Message("assistant", response), asked)
-    return (*for_critique(prompt, response, principle), Message("assistant", critique), asked)
+    why, asked = (Message("user", text) for text in requests(principle))
+    before: list[Message] = []
+    for one in examples:
+        shown = (*_criticised(one, principle), Message("assistant", one.critique)) if critique else _said(one)
+        before += [*shown, asked, Message("assistant", one.revision)]
+    between = (why, Message("assistant", critique)) if critique else ()
+    return _after(prompt, before, response, *between, asked)
 
 
-def _turns(prompt: Prompt) -> Chat:
-    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
+def _said(one: Shown) -> Chat:
+    return Message("user", one.prompt), Message("assistant", one.response)
+
+
+def _criticised(one: Shown, principle: Principle) -> Chat:
+    return (*_said(one), Message("user", requests(principle)[0]))
+
+
+def _after(prompt: Prompt, before: Sequence[Message], response: str, *then: Message) -> Chat:
+    """Put examples before what was asked; a turn of the system stays the first."""
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    system = turns[:1] if turns and turns[0].role == "system" else ()
+    return (*system, *before, *turns[len(system) :], Message("assistant", response), *then)

@@ -9,6 +9,7 @@ from rlhf_jax.data.rows import Chat, Prompt, prompt_field, prompt_text
 from rlhf_jax.feedback.principles import Principle, Principles
 from rlhf_jax.stages.constitution.asking import for_critique, for_revision, requests
 from rlhf_jax.stages.constitution.echoes import unwrapped, what_it_did
+from rlhf_jax.stages.constitution.examples import Shown, of_principle
 
 
 class Case(NamedTuple):
@@ -30,7 +31,14 @@ Say = Callable[[Sequence[Chat]], Sequence[Said]]
 
 
 def revised(
-    cases: Sequence[Case], principles: Principles, say: Say, *, rounds: int, critique: bool, seed: int
+    cases: Sequence[Case],
+    principles: Principles,
+    say: Say,
+    *,
+    rounds: int,
+    critique: bool,
+    seed: int,
+    examples: Sequence[Shown] = (),
 ) -> list[dict[str, Any]]:
     """Criticise and revise responses, round after round.
 
@@ -44,6 +52,7 @@ def revised(
         rounds: how often.
         critique: whether a critique is asked for before a revision.
         seed: which principle is drawn comes from it.
+        examples: what is shown before every request.
 
     Returns:
         A row for each case: ``prompt``, ``response`` as it is in the end, ``first`` as it was, ``sample``, and
@@ -60,15 +69,21 @@ def revised(
     """
     now = [case.response for case in cases]
     chains: list[list[dict[str, Any]]] = [[] for _ in cases]
-    for each in range(rounds):
-        drawn = [drawn_principle(principles, seed, case, each) for case in cases]
-        asked = list(zip(cases, now, drawn, strict=True))
+    for number in range(rounds):
+        drawn = [drawn_principle(principles, seed, case, number) for case in cases]
+        asked = [
+            (case.prompt, text, one, of_principle(examples, one))
+            for case, text, one in zip(cases, now, drawn, strict=True)
+        ]
         critiques = [""] * len(cases)
         if critique:
-            said = say([for_critique(case.prompt, text, one) for case, text, one in asked])
+            said = say([for_critique(*each) for each in asked])
             critiques = [one.text.strip() for one in said]
         revisions = say(
-            [for_revision(case.prompt, text, one, c) for (case, text, one), c in zip(asked, critiques, strict=True)]
+            [
+                for_revision(prompt, text, one, why, before)
+                for (prompt, text, one, before), why in zip(asked, critiques, strict=True)
+            ]
         )
         for i, (one, why, revision) in enumerate(zip(drawn, critiques, revisions, strict=True)):
             text = unwrapped(revision.text)

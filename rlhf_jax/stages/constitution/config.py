@@ -23,6 +23,9 @@ class ReviseConfig:
     to: str
     """The .jsonl file of rows `prompt, response` to imitate, the last revision of each response, with what it came of
     beside it. The same command goes on where it was stopped."""
+    examples: str = ""
+    """A .jsonl file of examples, `prompt, response, critique, revision`, and `principle` in those of one principle
+    alone, which are shown as earlier turns. Small models revise little without them."""
     pairs: str = ""
     """A second .jsonl file, of pairs `prompt, chosen, rejected`: the last revision, and the response as it was first.
     Nobody has compared them; `rlhf label` does."""

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rlhf_jax import stages
-from rlhf_jax.data import write_jsonl
+from rlhf_jax.data import DataError, write_jsonl
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.errors import RunError
@@ -99,7 +99,7 @@ def test_other_principles_do_not_go_on_with_the_chains(files):
     (files / "kind.txt").write_text("kind: It is very kind.")
     with pytest.raises(RunError, match=r"principles .* holds something else now: name another file with --to"):
         stages.revise(config(files), reviser=yes)
-    with pytest.raises(RunError, match="rounds, critique, seed, sampling"):
+    with pytest.raises(RunError, match="examples, rounds, critique, seed, sampling"):
         stages.revise(config(files, rounds=3), reviser=yes)
 
 
@@ -136,3 +136,29 @@ def test_configs_that_mean_nothing():
     for changes in ({"to": "rows.txt"}, {"to": "a.jsonl", "pairs": "a.jsonl"}, {"to": "a.jsonl", "rounds": 0}):
         with pytest.raises(ValueError, match=r"jsonl|rounds"):
             stages.ReviseConfig(**place, **changes)
+
+
+def test_examples_are_earlier_turns(files):
+    shown = {"prompt": "Ho.", "response": "No!", "critique": "Rude.", "revision": "Yes!"}
+    write_jsonl(files / "shown.jsonl", [shown, {**shown, "revision": "Yes.", "principle": "brief"}])
+    seen = []
+
+    def say(chats):
+        seen.extend(chats)
+        return ["Yes, with pleasure"] * len(chats)
+
+    found = stages.revise(config(files, examples=str(files / "shown.jsonl"), rounds=1), reviser=say)
+    for row, first, second in zip(found.rows, seen[:10], seen[10:], strict=True):
+        count = 2 if row["chain"][0]["principle"] == "brief" else 1
+        assert [turn.role for turn in first] == ["user", "assistant"] * (2 * count + 1) + ["user"]
+        assert [turn.content for turn in second].count("Rude.") == count
+        assert [turn.role for turn in second] == ["user", "assistant"] * (3 * count + 2) + ["user"]
+        assert second[-4].content == row["first"]
+    for wrong, said in (
+        ([{**shown, "principle": "odd"}], "shown.jsonl:1: field 'principle': expected one of 'brief', 'kind'"),
+        ([shown, {"prompt": "Ho."}], "shown.jsonl:2: field 'response'"),
+        ([{**shown, "revision": ""}], "shown.jsonl:1: field 'revision': expected non-empty text"),
+    ):
+        write_jsonl(files / "shown.jsonl", wrong)
+        with pytest.raises(DataError, match=said):
+            stages.revise(config(files, examples=str(files / "shown.jsonl")), reviser=say)
