@@ -63,9 +63,10 @@ def prompts_of_run(run: str, part: Literal["train", "validation", "test"]) -> tu
         raise RunError(f"{run} reads its data by code, {config.source}, which a run folder cannot ask for: {instead}")
     try:
         rows = sources.prompts(config)
+        found = {"train": rows.train, "validation": rows.validation, "test": rows.test}[part]
     except (DataError, OSError) as error:
         raise DataError(f"the prompts of {run} cannot be read again: {error}; or {instead}") from error
-    return list(dict.fromkeys(row.prompt for row in getattr(rows, part))), config.templated
+    return list(dict.fromkeys(row.prompt for row in found)), config.templated
 
 
 def prompts_of_file(path: str, on_bad_row: OnBadRow) -> list[Prompt]:
