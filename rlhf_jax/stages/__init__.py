@@ -16,6 +16,7 @@ from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, keep_best
 from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.constitution import ReviseConfig, Revised, revise
 from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
@@ -62,6 +63,8 @@ __all__ = [
     "Policy",
     "PreferenceConfig",
     "QuickstartConfig",
+    "ReviseConfig",
+    "Revised",
     "RewardConfig",
     "RolloutReward",
     "RunError",
@@ -94,6 +97,7 @@ __all__ = [
     "preference",
     "quickstart",
     "quickstart_config",
+    "revise",
     "reward_model",
     "sft",
     "win_rates",
