@@ -30,6 +30,7 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
+from rlhf_jax.stages.rounds import ChooseConfig, NeedsPeople, RoundsConfig, RoundsResult, rounds
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
@@ -37,6 +38,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "ChooseConfig",
     "CompareConfig",
     "Comparisons",
     "DataConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "Judges",
     "KLConfig",
     "LoadedModel",
+    "NeedsPeople",
     "NothingTrained",
     "OnlineConfig",
     "OnlineState",
@@ -60,6 +63,8 @@ __all__ = [
     "QuickstartConfig",
     "RewardConfig",
     "RolloutReward",
+    "RoundsConfig",
+    "RoundsResult",
     "RunError",
     "RunResult",
     "SFTConfig",
@@ -89,6 +94,7 @@ __all__ = [
     "quickstart",
     "quickstart_config",
     "reward_model",
+    "rounds",
     "sft",
     "win_rates",
 ]
