@@ -4,7 +4,6 @@ FOLDER holds the data, the SFT policy and the first reward model; better respons
 """
 
 import sys
-import time
 from pathlib import Path
 
 import tiny_task

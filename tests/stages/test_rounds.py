@@ -1,18 +1,13 @@
 """Rounds: what is chosen, who labels it, what is retrained on what, and how a stopped run goes on."""
 
-import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 from rounds_task import base, rounds_config
 from tiny_task import count_a
 
 from rlhf_jax import stages
-from rlhf_jax.runs.errors import RunError
-from rlhf_jax.stages import ChooseConfig
-from rlhf_jax.stages.rounds.choosing import candidate_pairs, choose, hardness
 
 
 def lines(path):

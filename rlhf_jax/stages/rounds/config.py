@@ -70,8 +70,10 @@ class RoundsConfig:
     rounds: int = 2
     """How many rounds there are to be."""
     policy: str = "runs/sft"
-    """Where the policy starts: a run folder, `RUN:STAGE` or a checkpoint. It stays the reference of all rounds, so the
-    KL counts from here; under adapters (`lora.rank`) the reference is the policy of the round before."""
+    """Where the policy starts: a run folder, `RUN:STAGE` or a checkpoint."""
+    reference: str = ""
+    """What every KL is measured against, in all rounds: that of `policy` if empty, else the SFT policy that it comes
+    from, say. Under adapters (`lora.rank`) the reference is the policy of the round before."""
     reward_model: str = "runs/reward"
     """Run folder of the reward model, or of an ensemble, that chooses the pairs of round 1. None if empty: then round 1
     can choose at random alone."""
@@ -108,10 +110,10 @@ class RoundsConfig:
     window: int = 0
     """How many of the latest rounds' pairs a retraining sees; 0 sees all."""
     retrain: Literal["anew", "continue"] = "anew"
-    """Whether the reward model starts from `policy` (or `reward_init`) in every round, or goes on from that of the
-    round before, which an ensemble cannot."""
+    """Whether the reward model starts from the reference's trunk (or that of `reward_init`) in every round, or goes on
+    from that of the round before, which an ensemble cannot."""
     reward_init: str = ""
-    """`anew`: what reward models start from, where it is not `policy`: a run folder of the same tokenizer."""
+    """`anew`: what reward models start from, where it is not the reference: a run folder of the same tokenizer."""
     method: Literal["ppo", "preference"] = "ppo"
     """What trains the policy on, from where it is: PPO against the new reward model, or preference optimisation (DPO)
     on the union of comparisons."""
@@ -131,6 +133,11 @@ class RoundsConfig:
         check_at_least(self, 0, "earlier", "old_pairs", "old_heldout", "window", "gold_scale")
         self._check_label()
         self._check_candidates()
+        if self.reference and self.stage.lora.rank:
+            raise ValueError(
+                f"reference {self.reference}: with {self.method}.lora.rank the reference is the policy of the round "
+                "before; leave it out"
+            )
         if self.retrain == "continue" and self.reward.members > 1:
             raise ValueError("retrain continue: an ensemble cannot go on from an ensemble; use retrain anew")
         if self.retrain == "continue" and self.reward_init:

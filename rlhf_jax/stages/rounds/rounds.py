@@ -100,6 +100,8 @@ class _Rounds:
     def _begin(self) -> None:
         """Write down what the rounds are made of, or see that it is what they were begun with."""
         makers = {"policy": lambda: of_model(self.config.policy)}
+        if self.config.reference:
+            makers["reference"] = lambda: of_model(self.config.reference)
         if self.config.reward_model:
             makers["reward_model"] = lambda: of_model(self.config.reward_model, "reward")
         makers |= of_judges(self.given, self.config.judge, self.config.asked, self.task)
@@ -219,7 +221,7 @@ class _Rounds:
     def retrain(self, number: int, task: Task) -> None:
         """Train the round's reward model on the union."""
         config = self.config
-        init = config.reward_init or config.policy
+        init = config.reward_init or config.reference or config.policy
         if config.retrain == "continue":
             init = f"{self.reward(number - 1)}:reward"
         reward_model(
@@ -231,8 +233,8 @@ class _Rounds:
         """Train the policy on, from where the round before has left it."""
         config, out = self.config, str(self.folder(number))
         places: dict[str, Any] = {"out": out, "policy": self.policy(number - 1), **self.shared(number)}
-        if number > 1 and not config.stage.lora.rank:
-            places["reference"] = config.policy
+        if config.reference or (number > 1 and not config.stage.lora.rank):
+            places["reference"] = config.reference or config.policy
         if not config.judge:
             places["judge"] = config.stage.judge
         if config.method == "ppo":
