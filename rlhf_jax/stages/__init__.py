@@ -33,6 +33,7 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
+from rlhf_jax.stages.rounds import ChooseConfig, NeedsPeople, RoundsConfig, RoundsResult, rounds
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
@@ -40,6 +41,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "ChooseConfig",
     "CompareConfig",
     "Comparisons",
     "DataConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "LabelConfig",
     "Labelled",
     "LoadedModel",
+    "NeedsPeople",
     "NothingTrained",
     "OnlineConfig",
     "OnlineState",
@@ -67,6 +70,8 @@ __all__ = [
     "Revised",
     "RewardConfig",
     "RolloutReward",
+    "RoundsConfig",
+    "RoundsResult",
     "RunError",
     "RunResult",
     "SFTConfig",
@@ -99,6 +104,7 @@ __all__ = [
     "quickstart_config",
     "revise",
     "reward_model",
+    "rounds",
     "sft",
     "win_rates",
 ]
