@@ -8,6 +8,7 @@ from rlhf_jax.feedback.filtering import Kept, kept_raters
 from rlhf_jax.feedback.golden import golden_set
 from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores, judged, of_both_orders, votes_of_scores
 from rlhf_jax.feedback.labels import label_alpha
+from rlhf_jax.feedback.principles import Principle, Principles, parse_principles, read_principles
 from rlhf_jax.feedback.raters import (
     RaterReport,
     agreement_with_golden,
@@ -23,6 +24,8 @@ __all__ = [
     "Judge",
     "Kept",
     "Periods",
+    "Principle",
+    "Principles",
     "RaterReport",
     "Verdicts",
     "agreement_with_golden",
@@ -40,9 +43,11 @@ __all__ = [
     "label_alpha",
     "majority",
     "of_both_orders",
+    "parse_principles",
     "random_pairs",
     "rater_report",
     "rater_weights",
+    "read_principles",
     "single_rater_accuracy",
     "telling_pairs",
     "vote_share",
