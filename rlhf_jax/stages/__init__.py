@@ -19,6 +19,7 @@ from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
+from rlhf_jax.stages.labelling import LabelConfig, Labelled, label
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
@@ -46,6 +47,8 @@ __all__ = [
     "Judged",
     "Judges",
     "KLConfig",
+    "LabelConfig",
+    "Labelled",
     "LoadedModel",
     "NothingTrained",
     "OnlineConfig",
@@ -81,6 +84,7 @@ __all__ = [
     "forward",
     "group",
     "keep_best",
+    "label",
     "lift",
     "make_loss_fn",
     "open_store",
