@@ -5,6 +5,8 @@ judge, ``--judge NAME=...``, measures a policy and trains none, and may be one o
 """
 
 from rlhf_jax.judges.config import JudgeConfig
-from rlhf_jax.judges.find import find_judge
+from rlhf_jax.judges.find import find_judge, resolved
+from rlhf_jax.judges.language_model import LanguageModel
+from rlhf_jax.judges.voting import AskingJudge
 
-__all__ = ["JudgeConfig", "find_judge"]
+__all__ = ["AskingJudge", "JudgeConfig", "LanguageModel", "find_judge", "resolved"]

@@ -22,6 +22,9 @@ class JudgeConfig:
     how: How = "pairs"
     """What a language model is asked: which of two responses is better (`pairs`, in both orders), a score from 1 to 10
     for each alone (`scores`), or the order of all K (`ranking`)."""
+    criterion: str = ""
+    """What a language model compares responses by: a sentence that is true of a good one, as "The response is kind.";
+    by default that it answers the prompt better."""
     rubric: str = ""
     """A file of weighted criteria; the votes are the weighted mean of those by each."""
     principles: str = ""
@@ -33,5 +36,6 @@ class JudgeConfig:
         check_fields(self)
         if not self.judge.strip():
             raise ValueError("judge must say who judges, found an empty text")
-        if self.rubric and self.principles:
-            raise ValueError("rubric and principles both say by what responses are compared: leave one of them out")
+        said = [name for name in ("criterion", "rubric", "principles") if getattr(self, name)]
+        if len(said) > 1:
+            raise ValueError(f"{' and '.join(said)} all say by what responses are compared: leave all but one out")
