@@ -31,11 +31,23 @@ class Endpoint:
         EndpointError: the key is not there.
     """
 
+    # A run goes on with the same judge at another pace, price or key: none of them is part of what a copy is made of,
+    # which tells judges apart.
+    def __reduce__(self) -> tuple[Any, ...]:
+        asks = self.config
+        said = EndpointConfig(
+            temperature=asks.temperature,
+            answer_tokens=asks.answer_tokens,
+            token_limit=asks.token_limit,
+            top_logprobs=asks.top_logprobs,
+        )
+        return Endpoint, (self.address, said)
+
     def __init__(self, address: Address, config: EndpointConfig):
         self.address, self.config = address, config
         self.counts = Counts()
         """What has become of all questions so far."""
-        self._key = read_key(config.key)
+        read_key(config.key)  # a mistake in it shows before anything is asked
         self._refuses_logprobs = False
 
     @property
@@ -132,7 +144,9 @@ class Endpoint:
             self.counts += Counts(questions=len(wanted), cached=len(replies))
             left = {key: request for key, request in wanted.items() if key not in replies}
             if left:
-                with Client(self.address, self._key, self.config.timeout, self.config.concurrency) as client:
+                with Client(
+                    self.address, read_key(self.config.key), self.config.timeout, self.config.concurrency
+                ) as client:
                     work = Work(self.address, self.config, client, cache, logprobs=not self._refuses_logprobs)
                     try:
                         replies |= work.do(left)
