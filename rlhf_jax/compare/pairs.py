@@ -23,6 +23,7 @@ from rlhf_jax.data.rows import Comparison, Prompt, prompt_text
 OfK = Literal["all", "neighbours"]
 # Read here, or written by commands of ours and no news to anybody.
 _KNOWN = ("golden", "explanation", "pair", "rater", "time", "confidence", "source", "round", "both_bad", "ranking")
+_JUDGED = ("shown_first", "shown_second", "score_a", "score_b", "model_a", "model_b")
 _SAMPLED = ("tokens", "logprob", "score", "chosen_score", "rejected_score", "stage", "step", "domain")
 _ANSWERS: dict[str, Known] = {"a": "a", "b": "b", "tie": "tie", "chosen": "a", "rejected": "b"}
 
@@ -59,20 +60,39 @@ def read_items(
         DataError: at a bad row, unless it is to be skipped.
         CompareError: when there is no pair, or a golden item has no answer.
     """
-    rows = read_rows(path, responses, on_bad_row, known=(*_KNOWN, *_SAMPLED, "responses", "before", "after"))
+    items = [item for row in read_groups(path, on_bad_row=on_bad_row) for item in _items(row, of_k, golden, path)]
+    return items
+
+
+def read_groups(path: str | os.PathLike[str], *, on_bad_row: OnBadRow = "error") -> list[Responses]:
+    """Read the responses of a file that stand beside each other: those of a row, or of all rows with one prompt.
+
+    Args:
+        path: as for ``read_items``.
+        on_bad_row: likewise.
+
+    Returns:
+        Two responses or more each, in file order.
+
+    Raises:
+        DataError: at a bad row, unless it is to be skipped.
+        CompareError: when no prompt has two.
+    """
+    rows = read_rows(path, responses, on_bad_row, known=(*_KNOWN, *_JUDGED, *_SAMPLED, "responses", "before", "after"))
     alone: dict[str, list[Responses]] = {}
     for row in rows:
         if len(row.texts) == 1:
             alone.setdefault(prompt_text(row.prompt), []).append(row)
-    items: list[Item] = []
+    found: list[Responses] = []
     for row in rows:
+        several = [] if len(row.texts) > 1 else alone.pop(prompt_text(row.prompt), [])
         if len(row.texts) > 1:
-            items += _items(row, of_k, golden, path)
-        elif several := alone.pop(prompt_text(row.prompt), None):
-            items += _items(Responses(row.prompt, tuple(one.texts[0] for one in several)), of_k, golden, path)
-    if not items:
+            found.append(row)
+        elif len(several) > 1:
+            found.append(Responses(row.prompt, tuple(one.texts[0] for one in several)))
+    if not found:
         raise CompareError(f"{path}: no two responses to one prompt are in it; rlhf sample RUN --n 2 writes such rows")
-    return items
+    return found
 
 
 def responses(row: Mapping[str, Any], where: str) -> Responses:

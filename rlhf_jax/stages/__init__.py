@@ -16,10 +16,12 @@ from rlhf_jax.stages.choose import describe_objective, find_objective
 from rlhf_jax.stages.comparison import Judged, Judges, keep_best
 from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
+from rlhf_jax.stages.constitution import ReviseConfig, Revised, revise
 from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
+from rlhf_jax.stages.labelling import LabelConfig, Labelled, label
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, PPOConfig, PPOLossConfig, PTXConfig
@@ -31,6 +33,7 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
+from rlhf_jax.stages.rounds import ChooseConfig, NeedsPeople, RoundsConfig, RoundsResult, rounds
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
@@ -38,6 +41,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "ChooseConfig",
     "CompareConfig",
     "Comparisons",
     "DataConfig",
@@ -47,7 +51,10 @@ __all__ = [
     "Judged",
     "Judges",
     "KLConfig",
+    "LabelConfig",
+    "Labelled",
     "LoadedModel",
+    "NeedsPeople",
     "NothingTrained",
     "OnlineConfig",
     "OnlineState",
@@ -59,8 +66,12 @@ __all__ = [
     "Policy",
     "PreferenceConfig",
     "QuickstartConfig",
+    "ReviseConfig",
+    "Revised",
     "RewardConfig",
     "RolloutReward",
+    "RoundsConfig",
+    "RoundsResult",
     "RunError",
     "RunResult",
     "SFTConfig",
@@ -83,6 +94,7 @@ __all__ = [
     "forward",
     "group",
     "keep_best",
+    "label",
     "lift",
     "make_loss_fn",
     "open_store",
@@ -90,7 +102,9 @@ __all__ = [
     "preference",
     "quickstart",
     "quickstart_config",
+    "revise",
     "reward_model",
+    "rounds",
     "sft",
     "win_rates",
 ]

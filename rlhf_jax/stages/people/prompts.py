@@ -1,8 +1,9 @@
-"""The prompts that a run has never trained on, found again from the config that its folder keeps."""
+"""The prompts of a run, found again from the config that its folder keeps."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from rlhf_jax.data import layouts
 from rlhf_jax.data.config import DataConfig
@@ -27,10 +28,16 @@ def policy_of(run: str) -> StagePath:
 
 
 def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
-    """Read the prompts that a run's final figures were measured on, from where its stage read them.
+    """Read the prompts that a run's final figures were measured on; ``prompts_of_run`` explains."""
+    return prompts_of_run(run, "test")
+
+
+def prompts_of_run(run: str, part: Literal["train", "validation", "test"]) -> tuple[list[Prompt], bool]:
+    """Read prompts of a run from where its stage read them.
 
     Args:
         run: a run folder, or ``RUN:STAGE``.
+        part: those that it trained on, chose its checkpoint by, or was measured on at its end.
 
     Returns:
         The prompts, each once, and whether the chat template is applied to them already.
@@ -42,7 +49,7 @@ def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
     at = policy_of(run)
     instead = "name a file of prompts with --prompts FILE.jsonl"
     if not at.stage:
-        raise RunError(f"{run} is a checkpoint, which has no held-out prompts: {instead}")
+        raise RunError(f"{run} is a checkpoint, which has no prompts of its own: {instead}")
     record = read_record(at.path / "config.json").get(at.stage)
     fields = record.get("data") if isinstance(record, dict) else None
     if not isinstance(fields, dict):
@@ -55,10 +62,11 @@ def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
     if ".py:" in config.source:
         raise RunError(f"{run} reads its data by code, {config.source}, which a run folder cannot ask for: {instead}")
     try:
-        rows = sources.prompts(config).test
+        rows = sources.prompts(config)
+        found = {"train": rows.train, "validation": rows.validation, "test": rows.test}[part]
     except (DataError, OSError) as error:
-        raise DataError(f"the held-out prompts of {run} cannot be read again: {error}; or {instead}") from error
-    return list(dict.fromkeys(row.prompt for row in rows)), config.templated
+        raise DataError(f"the prompts of {run} cannot be read again: {error}; or {instead}") from error
+    return list(dict.fromkeys(row.prompt for row in found)), config.templated
 
 
 def prompts_of_file(path: str, on_bad_row: OnBadRow) -> list[Prompt]:
