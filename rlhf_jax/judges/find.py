@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.data.rows import prompt_text
 from rlhf_jax.feedback.judges import Judge, from_scores
-from rlhf_jax.feedback.rubrics import Criterion, RubricError, read_rubric
+from rlhf_jax.feedback.principles import PrinciplesError, read_principles
+from rlhf_jax.feedback.rubrics import Criterion, Rubric, RubricError, read_rubric
 from rlhf_jax.judges.asking import BETTER
 from rlhf_jax.judges.config import JudgeConfig
 from rlhf_jax.judges.language_model import LanguageModel
@@ -104,10 +106,28 @@ def criteria_of(config: JudgeConfig) -> Criteria:
     """
     try:
         if config.rubric:
-            return always(*read_rubric(config.rubric).criteria)
+            return _checked(read_rubric(config.rubric), config)
+        if config.principles:
+            principles = read_principles(config.principles)
+            return lambda prompt: (Criterion(principles.draw(config.seed, prompt_text(prompt)).text),)
     except RubricError as error:
         raise RunError(f"rubric {error}") from error
-    return always(Criterion(config.criterion.strip() or BETTER))
+    except PrinciplesError as error:
+        raise RunError(f"principles {error}") from error
+    return always(Criterion(config.criterion.strip()) if config.criterion else BETTER)
+
+
+def _checked(rubric: Rubric, config: JudgeConfig) -> Criteria:
+    """Refuse a rubric whose questions are asked otherwise than the config says."""
+    shows = {"pairs": "{first}", "scores": "{response}", "ranking": "{responses}"}[config.how]
+    for criterion in rubric.criteria:
+        asked = criterion.completion or criterion.question
+        if asked and shows not in asked:
+            raise RunError(
+                f"rubric {config.rubric}: {criterion.name} has a question of its own without {shows}, which "
+                f"how = {config.how} shows: change how, or the question"
+            )
+    return always(*rubric.criteria)
 
 
 def is_asked(name: str) -> bool:
