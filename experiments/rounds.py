@@ -28,12 +28,12 @@ ROUNDS = 2
 class Size:
     """How much is labelled and trained."""
 
-    old: int = 600  # people's comparisons of sentences, which all reward models see
-    pairs: int = 400  # labelled by gold in a round
-    prompts: int = 500  # answered in a round
+    old: int = 400  # people's comparisons of sentences, which all reward models see
+    pairs: int = 300  # labelled by gold in a round
+    prompts: int = 400  # answered in a round
     samples: int = 3
     members: int = 3
-    epochs: int = 3
+    epochs: int = 2
     first: int = 20  # PPO iterations against the first reward model, which all arms share
     iterations: int = 10  # PPO iterations of a round
     heldout: int = 192  # prompts of an evaluation during PPO
