@@ -56,15 +56,15 @@ class Size:
     vocab_size: int = 4096
     sft_limit: int = 0  # demonstrations; 0: all
     sft_epochs: int = 2
-    pairs: int = 500  # the budget: pairs of samples that the language model labels, and pairs that people label
-    sentences: int = 200  # of the people's pairs, which it labels too, to be measured against them
-    ordered: int = 200  # of the pairs of samples, which it reads two at a time, in both orders
-    many: int = 2500  # pairs of judges that cost next to nothing
-    reward_epochs: int = 3
-    judge_epochs: int = 4
-    iterations: int = 10  # of PPO, of 64 responses each
+    pairs: int = 400  # the budget: pairs of samples that the language model labels, and pairs that people label
+    sentences: int = 120  # of the people's pairs, which it labels too, to be measured against them
+    ordered: int = 120  # of the pairs of samples, which it reads two at a time, in both orders
+    many: int = 1600  # pairs of judges that cost next to nothing
+    reward_epochs: int = 2
+    judge_epochs: int = 3
+    iterations: int = 8  # of PPO, of 64 responses each
     heldout: int = 32  # prompts on which PPO's checkpoint is chosen
-    test_prompts: int = 512
+    test_prompts: int = 256
     test_pairs: int = 1  # pairs a test sentence, on which reward models are measured
 
 
@@ -375,9 +375,6 @@ def run(x: Experiment) -> None:
     )
     x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
 
-    x.arm("people, more labels", "people-many", people)
-    x.arm("VADER's labels", "vader", listed)
-
     untaught = x.label(samples, "untaught", functools.partial(votes_of, f"{x.policy}:sft"))
     x.describe("the SFT policy itself, samples", untaught, x.by_gold(untaught))
     folder = x.same_size(asked)
@@ -396,6 +393,9 @@ def run(x: Experiment) -> None:
     x.describe("SmolLM2 asked for A or B, one order", ordered, gold, one_order=True)
     x.arm("RLAIF, A or B, both orders", "rlaif-both-orders", ordered)
     x.arm("RLAIF, A or B, one order", "rlaif-one-order", ordered, one_order_share(ordered).tolist())
+
+    x.arm("VADER's labels", "vader", listed)
+    x.arm("people, more labels", "people-many", people)
 
 
 def votes_of(path: str, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> Verdicts:
