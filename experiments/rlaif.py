@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import write_json
 from rlhf_jax.judges import JudgeConfig
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.policy import Policy
@@ -153,9 +154,13 @@ class Experiment:
     def __init__(self, out: Path, size: Size, policy: str, seed: int):
         self.out, self.size, self.seed = out, size, seed
         self.policy = policy or str(out / "sft")
-        self.gold = human_sentiment.judges()
         self.labels: list[Labels] = []
         self.arms: list[Arm] = []
+
+    @functools.cached_property
+    def gold(self) -> Mapping[str, TextReward]:
+        """The judges that measure and never train, ``gold`` and ``vader``."""
+        return human_sentiment.judges()
 
     def sft(self) -> None:
         """Train the policy that every arm starts from, unless one was given."""
