@@ -251,10 +251,10 @@ class Experiment:
     def ppo(self, name: str, **reward: Any) -> None:
         """Train the SFT policy by PPO, on a reward model or on a judge itself."""
         size = self.size
-        place = {} if reward else {"reward_model": str(self.out / name)}
         config = PPOConfig(
             out=str(self.out / name),
             policy=self.policy,
+            reward_model="" if reward else str(self.out / name),
             max_prompt_length=24,
             sampling=SAMPLING,
             iterations=size.iterations,
@@ -265,7 +265,6 @@ class Experiment:
             eval_prompts=size.heldout,
             test_prompts=16,  # policies are compared below, all of them on more
             seed=self.seed,
-            **place,
         )
         stages.ppo(config, **reward)
 
@@ -297,7 +296,7 @@ class Experiment:
         ]
         model = models.build(policy.config)
         shape = {"rows": 8, "row_length": 128, "pad_id": policy.tokenizer.pad_id}
-        mesh = parallel.make_mesh()
+        mesh = parallel.make_mesh(parallel.MeshConfig())
         return sequence_logprobs(model, policy.params, examples, mesh=mesh, **shape)
 
     def sample_pairs(self) -> list[tuple[str, str, str, float]]:
@@ -354,8 +353,8 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         text = f"{label_table(self.labels)}\n\n{arm_table(self.arms)}\n"
         (self.out / "table.md").write_text(text, encoding="utf-8")
-        every = {"labels": self.labels, "arms": self.arms}
-        write_json(self.out / "rlaif.json", {key: [*map(dataclasses.asdict, some)] for key, some in every.items()})
+        labels, arms = ([dataclasses.asdict(one) for one in some] for some in (self.labels, self.arms))
+        write_json(self.out / "rlaif.json", {"labels": labels, "arms": arms})
         figure(self.labels, self.arms, self.out / "figure.png")
 
 
