@@ -276,7 +276,7 @@ def _name(number: int) -> str:
 
 
 def _part(config: RoundsConfig, number: int, place: int) -> str:
-    """Which part a pair is in: "" to train on; of those held out every other one is for validation."""
+    """Which part a pair is in: "" to train on, or validation or test, either for half of what is held out."""
     drawn = share(config.seed, number, "part", place)
     if drawn >= config.heldout:
         return ""
