@@ -92,7 +92,8 @@ class _Rounds:
         self.given = judges
         self.task = sources.find_task(config.asked)
         opinions = self.task if config.asked == config.reward.data else sources.find_task(config.reward.data)
-        self.judges = choose_judges(judges, config.judge, self.task)
+        self.named = config.judge or config.stage.judge
+        self.judges = choose_judges(judges, self.named, self.task)
         self._begin()
         self.old = old_pairs(config, opinions)
         self.labelled: list[Labelled] = []
@@ -104,7 +105,7 @@ class _Rounds:
             makers["reference"] = lambda: of_model(self.config.reference)
         if self.config.reward_model:
             makers["reward_model"] = lambda: of_model(self.config.reward_model, "reward")
-        makers |= of_judges(self.given, self.config.judge, self.config.asked, self.task)
+        makers |= of_judges(self.given, self.named, self.config.asked, self.task)
         made_of, path = collect(makers), self.directory / "rounds.json"
         now = json.loads(json.dumps({"config": _deciding(self.config), "made_of": made_of}))
         was = read_record(path)
@@ -192,18 +193,19 @@ class _Rounds:
         if len(found) < config.choose.pairs:
             _say(number, f"there are {len(found):,} pairs to choose, fewer than the {config.choose.pairs:,} asked for")
         made = []
-        for place, one in enumerate(found):
+        for one in found:
             i, j = pairs[one.pair].tolist()
             turned = share(config.seed, number, "side", i, j) < 0.5
             a, b = (j, i) if turned else (i, j)
-            row = rows[which[one.pair]]
+            prompt = int(which[one.pair])
+            row = rows[prompt]
             made.append(
                 {
                     "prompt": row["prompt"],
                     "a": texts[a],
                     "b": texts[b],
                     "chosen_by": one.why,
-                    "heldout": _part(config, number, place),
+                    "heldout": _part(config, number, prompt),
                     "model_a": said_by[a],
                     "model_b": said_by[b],
                     **({"share": 1 - row["share"] if turned else row["share"]} if "share" in row else {}),
@@ -235,8 +237,8 @@ class _Rounds:
         places: dict[str, Any] = {"out": out, "policy": self.policy(number - 1), **self.shared(number)}
         if config.reference or (number > 1 and not config.stage.lora.rank):
             places["reference"] = config.reference or config.policy
-        if not config.judge:
-            places["judge"] = config.stage.judge
+        if self.named:
+            places["judge"] = self.named
         if config.method == "ppo":
             ppo(dataclasses.replace(config.ppo, reward_model=out, **places), judges=self.given)
             return
@@ -275,9 +277,9 @@ def _name(number: int) -> str:
     return f"round{number}" if number else "start"
 
 
-def _part(config: RoundsConfig, number: int, place: int) -> str:
-    """Which part a pair is in: "" to train on, or validation or test, either for half of what is held out."""
-    drawn = share(config.seed, number, "part", place)
+def _part(config: RoundsConfig, number: int, prompt: int) -> str:
+    """Which part all pairs of a prompt are in: "" to train on; validation or test, half each, of what is held out."""
+    drawn = share(config.seed, number, "part", prompt)
     if drawn >= config.heldout:
         return ""
     return "validation" if drawn < config.heldout / 2 else "test"
