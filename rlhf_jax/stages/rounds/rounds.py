@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,12 @@ class RoundsResult:
     rounds: list[dict[str, Any]]
 
 
-def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextReward] | None = None) -> RoundsResult:
+def rounds(
+    config: RoundsConfig | None = None,
+    *,
+    judges: Mapping[str, TextReward] | None = None,
+    after_round: Callable[[Path], object] | None = None,
+) -> RoundsResult:
     """Run rounds of sampling, choosing, labelling, retraining and training on, or go on with those that were begun.
 
     A run that was stopped anywhere goes on with the same call, bit for bit as if it had never been stopped.
@@ -59,6 +64,7 @@ def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextRewar
         config: the quickstart's task by default.
         judges: callables ``(prompts, responses) -> numbers`` that measure policies, as ``stages.ppo`` takes them;
             ``gold`` can label too. By default those of ``config.judge``, or the data set's own.
+        after_round: called with a round's run folder when it is complete, as ``report.write_report`` can be.
 
     Returns:
         The folder of the last round, a run folder like any other, and each round's figures.
@@ -81,15 +87,20 @@ def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextRewar
     directory = Path(config.out)
     check_folder(directory, "out")
     with locked(directory, "the rounds"):
-        return _Rounds(config, directory, judges).run()
+        return _Rounds(config, directory, judges, after_round).run()
 
 
 class _Rounds:
     """One call: what all rounds have in common."""
 
-    def __init__(self, config: RoundsConfig, directory: Path, judges: Mapping[str, TextReward] | None):
-        self.config, self.directory = config, directory
-        self.given = judges
+    def __init__(
+        self,
+        config: RoundsConfig,
+        directory: Path,
+        judges: Mapping[str, TextReward] | None,
+        after_round: Callable[[Path], object] | None,
+    ):
+        self.config, self.directory, self.given, self.after_round = config, directory, judges, after_round
         self.task = sources.find_task(config.asked)
         opinions = self.task if config.asked == config.reward.data else sources.find_task(config.reward.data)
         self.named = config.judge or config.stage.judge
@@ -155,6 +166,8 @@ class _Rounds:
         self.retrain(number, task)
         self.train(number, task)
         if not (folder / "round.json").exists():
+            if self.after_round is not None:
+                self.after_round(folder)
             write_json(folder / "round.json", self.figures(number, pairs, found))
         return read_record(folder / "round.json")
 
