@@ -49,8 +49,8 @@ def find_judge(config: JudgeConfig) -> Judge:
         return from_scores(Scorer.load(name.removeprefix("reward:")))
     if _is_function(name):
         return load_function(name, f"judge {name}")
-    if _holds_reward_model_alone(name):
-        return from_scores(Scorer.load(name))
+    if (folder := _reward_model(name)) is not None:
+        return from_scores(Scorer.load(folder))
     return AskingJudge(LanguageModel.load(name), config.how, criteria_of(config))
 
 
@@ -143,7 +143,7 @@ def is_asked(name: str) -> bool:
     if name.startswith(("http://", "https://")):
         return True
     own = name.startswith(("scores:", "reward:")) or _is_function(name)
-    return not own and not _holds_reward_model_alone(name)
+    return not own and _reward_model(name) is None
 
 
 def _is_function(name: str) -> bool:
@@ -151,13 +151,12 @@ def _is_function(name: str) -> bool:
     return path.lower().endswith(".py") and function.isidentifier()
 
 
-def _holds_reward_model_alone(name: str) -> bool:
-    """Whether a path means a reward model, as no language model is there."""
+def _reward_model(name: str) -> str | None:
+    """Find the folder of the reward model that a path means: it is named, or there is no language model beside it."""
     path, stage = split_stage(name)
     folder = local(path)
-    if stage is not None:
-        return stage == "reward"
     if is_checkpoint(folder):
-        return scores_text(folder)
-    there = [stage for stage in ("reward", *POLICY_STAGES) if (folder / "params" / stage).exists()]
-    return there == ["reward"]
+        alone = scores_text(folder)
+    else:
+        alone = [each for each in ("reward", *POLICY_STAGES) if (folder / "params" / each).exists()] == ["reward"]
+    return str(path) if stage == "reward" or (stage is None and alone) else None
