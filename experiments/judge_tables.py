@@ -13,7 +13,7 @@ Figures = Mapping[str, Mapping[str, Any]]
 _KINDS = {
     "held-out": "Held-out sentences, four pairs each",
     "all": "All sentences; the ridge regression is fitted on four fifths, and votes on the fifth that it has not seen",
-    "same": "Held-out sentences, two pairs each: the same pairs for every judge",
+    "same": "Held-out sentences, one pair each: the same pairs for every judge",
 }
 
 

@@ -20,7 +20,7 @@ from rlhf_jax.data.hutto import PROMPTS, Sentence
 from rlhf_jax.evaluation import JudgeQuality
 from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import atomic_binary, atomic_text, write_json
-from rlhf_jax.judges import JudgeConfig, find_judge
+from rlhf_jax.judges import JudgeConfig, LanguageModel, find_judge
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages.audit import ask
@@ -28,6 +28,7 @@ from rlhf_jax.stages.evaluate.find import find_scorer
 from rlhf_jax.stages.human_sentiment import whole_sentences
 
 RUBRIC = Path(__file__).with_name("sentiment_rubric.toml")
+POSITIVE = "The response is positive in tone."
 PERSONS = 5  # people in the table with the judges
 FOLDS = 5
 
@@ -36,14 +37,15 @@ FOLDS = 5
 class Size:
     """How much is judged."""
 
-    sentences: int = 700  # held-out, each in two pairs: what language models judge
-    openings: int = 150  # of own samples
+    pairs: int = 600  # held-out, of different sentences: what language models judge
+    openings: int = 400  # of own samples, for judges that take no time
+    few_openings: int = 100  # for language models
     policy_sentences: int = 8000  # that the policy with an implicit reward is trained on
     draws: int = 1000  # resamples behind an interval
     chunk: int = 50  # pairs between two writes
 
 
-FAST = Size(sentences=24, openings=6, policy_sentences=800, draws=50, chunk=8)
+FAST = Size(pairs=12, openings=8, few_openings=4, policy_sentences=800, draws=50, chunk=8)
 
 
 class Pairs(NamedTuple):
@@ -69,12 +71,27 @@ class Pairs(NamedTuple):
         return sum(len(self.sentences[i].ratings) for i in np.unique(self.pairs))
 
 
+def apart(sentences: Sequence[Sentence], count: int, seed: int = 0) -> Pairs:
+    """Pair sentences of a domain so that none is in two pairs; with a larger count the first pairs are the same."""
+    generator = np.random.default_rng(seed)
+    domains = np.asarray([s.domain for s in sentences])
+    pairs = []
+    for name in np.unique(domains):
+        places = generator.permutation(np.flatnonzero(domains == name))
+        pairs.append(places[: len(places) // 2 * 2].reshape(-1, 2))
+    return voted(sentences, generator.permutation(np.concatenate(pairs))[:count])
+
+
 def drawn(sentences: Sequence[Sentence], rounds: int, seed: int = 0) -> Pairs:
     """Pair each sentence with ``2 * rounds`` others of its domain, and let all their raters vote."""
     pairs = feedback.random_pairs([s.domain for s in sentences], rounds, seed=seed)
     # Which of two stands first is a coin's, not their place in the file.
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5
-    pairs = np.where(turned[:, None], pairs[:, ::-1], pairs)
+    return voted(sentences, np.where(turned[:, None], pairs[:, ::-1], pairs))
+
+
+def voted(sentences: Sequence[Sentence], pairs: np.ndarray) -> Pairs:
+    """Let all raters of the two sentences of each pair vote."""
     votes = feedback.votes_from_histograms(feedback.histograms([s.ratings for s in sentences])[pairs])
     return Pairs(sentences, pairs, votes[:, 0, 1] / (votes[:, 0, 1] + votes[:, 1, 0]))
 
@@ -142,11 +159,28 @@ class Judges:
 
     def language_models(self) -> dict[str, Callable[[], Judge]]:
         """Those that take a second or more a pair."""
+
+        def named(**how: Any) -> Callable[[], Judge]:
+            return lambda: find_judge(JudgeConfig(judge=self.model, **how))
+
         return {
-            "SmolLM2, pairs": lambda: find_judge(JudgeConfig(judge=self.model)),
-            "SmolLM2, scores": lambda: find_judge(JudgeConfig(judge=self.model, how="scores")),
-            "SmolLM2, rubric": lambda: find_judge(JudgeConfig(judge=self.model, rubric=str(RUBRIC))),
+            "SmolLM2, goes on": self.going_on,
+            "SmolLM2, scores": named(how="scores", criterion=POSITIVE),
+            "SmolLM2, pairs": named(criterion=POSITIVE),
+            "SmolLM2, rubric": named(how="scores", rubric=str(RUBRIC)),
         }
+
+    def going_on(self) -> Judge:
+        """No question: how the model goes on after ``Text: ... Sentiment:``, with ``positive`` or ``negative``."""
+        model = LanguageModel.load(self.model)
+        model = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"), model.called)
+
+        def score(prompts: Sequence[Any], responses: Sequence[str]) -> np.ndarray:
+            questions: list[Any] = [f"Text: {text}\nSentiment:" for text in responses]
+            positive, negative = model.choose(questions, ("positive", "negative")).T
+            return np.log(positive) - np.log(negative)
+
+        return from_scores(score)
 
 
 # --- asking, so that nothing is asked twice
@@ -166,13 +200,17 @@ def asked(
     Returns:
         Votes for the first of each pair, [m], and where the judge reads two in an order ``shown``, [m, 2].
     """
-    known = hashlib.sha256(json.dumps([list(prompts), [list(r) for r in responses]]).encode()).hexdigest()
+
+    def known(count: int) -> str:
+        about = [list(prompts[:count]), [list(r) for r in responses[:count]]]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
     votes, shown = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
     if file.exists():
         with np.load(file) as there:
-            if str(there["pairs"]) != known:
-                raise SystemExit(f"{file} is about other pairs: remove it, or name another --out")
             votes, shown = there["votes"], there["shown"]
+            if str(there["pairs"]) != known(len(votes)):
+                raise SystemExit(f"{file} is about other pairs: remove it, or name another --out")
     ready, began, before = None, time.monotonic(), len(votes)
     while len(votes) < len(prompts):
         ready = ready or judge()
@@ -183,9 +221,10 @@ def asked(
             both = np.stack([found.shown[:, 0, 1], found.shown[:, 1, 0]], axis=1)
         votes, shown = np.concatenate([votes, found.votes[:, 0, 1]]), np.concatenate([shown, both])
         with atomic_binary(file) as out:
-            np.savez(out, votes=votes, shown=shown, pairs=np.array(known))
+            np.savez(out, votes=votes, shown=shown, pairs=np.array(known(len(votes))))
         left = (time.monotonic() - began) / (len(votes) - before) * (len(prompts) - len(votes))
         print(f"{called}: {len(votes):,} of {len(prompts):,} pairs, {left / 60:.0f} min left", file=sys.stderr)
+    votes, shown = votes[: len(prompts)], shown[: len(prompts)]
     return Verdicts(votes, None if np.isnan(shown).all() else shown)
 
 
@@ -298,20 +337,16 @@ def own_samples(file: Path, policies: Mapping[str, str], openings: int) -> Own:
     )
 
 
-def preferences(
-    folder: Path, judges: Mapping[str, Callable[[], Judge]], own: Own, against: str, chunk: int
-) -> dict[str, Any]:
-    """Compute for each judge how it likes every policy's samples against those of one of them."""
-    found: dict[str, Any] = {}
-    for name, judge in judges.items():
-        for policy in (p for p in own.samples if p != against):
-            texts = list(zip(own.samples[policy], own.samples[against], strict=True))
-            file = folder / f"{slug(name)}-{slug(policy)}.npz"
-            votes = asked(file, judge, own.prompts, texts, called=f"{name}, samples of {policy}", chunk=chunk).votes
-            gap = own.gold[policy] - own.gold[against]
-            figures = evaluation.self_preference(votes, gap, [str(i) for i in range(len(gap))])
-            found.setdefault(name, {})[policy] = figures and figures.to_json()
-    return found
+def liked(
+    folder: Path, name: str, judge: Callable[[], Judge], own: Own, policy: str, against: str, count: int, chunk: int
+) -> dict[str, Any] | None:
+    """Compute how a judge likes a policy's samples against another's, on the first so many openings."""
+    texts = list(zip(own.samples[policy], own.samples[against], strict=True))[:count]
+    file = folder / f"own-{slug(name)}-{slug(policy)}.npz"
+    said = asked(file, judge, own.prompts[:count], texts, called=f"{name}, samples of {policy}", chunk=chunk)
+    gap = (own.gold[policy] - own.gold[against])[:count]
+    found = evaluation.self_preference(said.votes, gap, [str(i) for i in range(len(gap))])
+    return found and found.to_json()
 
 
 def slug(name: str) -> str:
@@ -333,6 +368,8 @@ class Options:
     folder of the results by default."""
     model: str = ""
     """Folder of the language model that judges; SmolLM2-135M-Instruct, fetched from the package index, by default."""
+    pairs: int = 0
+    """Pairs that all judges judge, the language models among them; 600 by default. More of them go on from fewer."""
     fast: bool = False
     """A miniature of everything, to see that it works: its figures mean nothing."""
 
@@ -364,7 +401,7 @@ def main(options: Options) -> None:
     votes.mkdir(parents=True, exist_ok=True)
 
     test, everything = data.human_sentiment.load("test"), [s for x in data.human_sentiment.SPLITS for s in _load(x)]
-    held, few = drawn(test, 2), drawn(data.evenly(test, size.sentences), 1)
+    held, same = drawn(test, 2), apart(test, options.pairs or size.pairs)
     judges = Judges(run, policy, options.model or str(fetch("smollm2-135m")))
     cheap, slow = judges.cheap(), judges.language_models()
     found: dict[str, Any] = {}
@@ -385,13 +422,17 @@ def main(options: Options) -> None:
     unfitted = {name: cheap[name] for name in ("the longer one", "VADER")}
     ridge = lambda: scaled(lambda texts: np.array([scores[t] for t in texts]), every)  # noqa: E731
     audited("all", every, {**unfitted, "ridge": ridge}, 50_000)
-    said = audited("same", few, {**cheap, **slow}, size.chunk)
+    said = audited("same", same, {**cheap, **slow}, size.chunk)
     said.pop("the longer one")  # a control, which nobody would take for a judge
-    found["panel"] = panel(said, few, size.draws)
+    found["panel"] = panel(said, same, size.draws)
     policies = {"SFT": f"{run}:sft", "PPO": f"{run}:ppo", "SmolLM2": judges.model}
     own = own_samples(out / "samples.json", policies, size.openings)
     slow.pop("SmolLM2, rubric")
-    found["own"] = preferences(votes, {**cheap, **slow}, own, "SFT", size.chunk)
+    for name, judge in {**cheap, **slow}.items():
+        count = size.few_openings if name in slow else size.openings
+        for kind in ("PPO", "SmolLM2") if name in cheap else ("SmolLM2",):
+            row = liked(votes, name, judge, own, kind, "SFT", count, size.chunk)
+            found.setdefault("own", {}).setdefault(name, {})[kind] = row
     write_json(out / "audit.json", found)
     judge_tables.write(found, out)
     print((out / "table.md").read_text(encoding="utf-8"))

@@ -148,7 +148,7 @@ def resampled(groups: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarr
 
 
 def resampled_pairs(pairs: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarray]:
-    """Draw items with replacement, as weights for the pairs of them.
+    """Draw items with replacement, as weights for the pairs of them; where no item is in two pairs, draw the pairs.
 
     Args:
         pairs: int [m, 2], the two items of each pair.
@@ -159,6 +159,10 @@ def resampled_pairs(pairs: np.ndarray, *, seed: int, draws: int) -> Iterator[np.
         float64 [m, at most 32]: for each draw how often the first item of a pair was drawn times how often the second.
     """
     items, where = np.unique(pairs, return_inverse=True)
+    if items.size == pairs.size:
+        for weight in resampled(np.arange(len(pairs)), seed=seed, draws=draws):
+            yield np.ascontiguousarray(weight.T)
+        return
     where = where.reshape(pairs.shape)
     rng = np.random.default_rng(seed)
     for start in range(0, draws, _DRAWS_AT_ONCE):
@@ -178,7 +182,8 @@ def bootstrap_pairs(
     Items, not pairs, are resampled: an item drawn ``w_i`` times gives its pairs the weight ``w_i w_j``, and each draw's
     figure is ``sum(w_i w_j v_ij) / sum(w_i w_j)``. Pairs that share an item rise and fall together, which an interval
     that takes pairs as independent ignores (it comes out several times too narrow). Where items stand in only one or
-    two pairs, this one is wider than it need be, never narrower.
+    two pairs, this one is wider than it need be, never narrower; where each stands in one alone, the pairs are
+    independent and are resampled themselves.
 
     Args:
         values: [m], one for each pair (1 = the pair was ranked rightly, 0 = not, 1/2 = tied).

@@ -146,7 +146,9 @@ class LanguageModel:
         out = np.zeros((len(sequences), at.shape[1], len(tokens)), np.float32)
         lengths = np.asarray([len(s) for s in sequences])
         order = np.argsort(lengths, kind="stable")
-        size = max(1, min(ROWS, TOKENS // int(lengths.max()), 1 << (len(order) - 1).bit_length()))
+        # A power of two: one that followed from the longest question would be another program for every call.
+        most = max(1, min(ROWS, TOKENS // int(lengths.max())))
+        size = min(1 << (most.bit_length() - 1), 1 << (len(order) - 1).bit_length())
         # From the longest down: the rows that fill up the last block are short.
         for end in range(len(order), 0, -size):
             rows = order[max(0, end - size) : end]
