@@ -84,15 +84,15 @@ def test_a_judge_that_compares_measures_nothing_alone_and_a_broken_one_shows_bef
 @pytest.fixture(scope="module")
 def trained(tables, tmp_path_factory, folder, sft_run, one_device, judges):
     """Online DPO by a judge that prefers more of the letter a."""
-    config = tiny_task.group_config(
-        tables,
-        tmp_path_factory.mktemp("judged"),
-        policy=folder,
-        reward="",
+    config = GroupConfig(
+        **{**tiny_task.ONLINE, "prompts": 8, "samples": 4, "epochs": 1},
         objective="online_dpo",
         judge=(f"letters=judge:scores:{judges}:count_a",),
-        iterations=4,
-        eval_every=4,
+        iterations=6,
+        eval_every=6,
+        data=tiny_task.data(tables, "prompts", heldout=str(tables / "prompts.jsonl")),
+        eval_prompts=18,
+        test_prompts=18,
     )
     config = dataclasses.replace(config, reward=f"judge:{judges}:more_a")
     return config, stages.group(config, mesh=one_device)
