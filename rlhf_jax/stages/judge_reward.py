@@ -109,7 +109,8 @@ class JudgeReward:
         if len(responses[0]) > 1:
             return judged(self.judge, prompts, responses, called=self.name)
         said = self.judge(prompts, responses)
-        if not isinstance(said, Verdicts) or np.shape(said.scores) != (len(responses), 1):
+        scores = said.scores if isinstance(said, Verdicts) else None
+        if not isinstance(said, Verdicts) or scores is None or np.shape(scores) != (len(responses), 1):
             raise ValueError(f"{self.name} must return Verdicts with scores [{len(responses)}, 1] for responses alone")
         return said
 

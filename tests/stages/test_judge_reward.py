@@ -1,6 +1,5 @@
 """A judge that votes as a reward: numbers of votes, abstentions that teach nothing, the reference as an opponent."""
 
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -84,17 +83,16 @@ def test_a_judge_that_compares_measures_nothing_alone_and_a_broken_one_shows_bef
 @pytest.fixture(scope="module")
 def trained(tables, tmp_path_factory, folder, sft_run, one_device, judges):
     """Online DPO by a judge that prefers more of the letter a."""
-    config = GroupConfig(
-        **{**tiny_task.ONLINE, "prompts": 8, "samples": 4, "epochs": 1},
+    settings = {**tiny_task.ONLINE, "prompts": 8, "samples": 4, "epochs": 1, "iterations": 6, "eval_every": 6}
+    config = stages.GroupConfig(
+        **{**settings, "eval_prompts": 18, "test_prompts": 18},
+        out=str(tmp_path_factory.mktemp("judged")),
+        policy=str(folder),
         objective="online_dpo",
+        reward=f"judge:{judges}:more_a",
         judge=(f"letters=judge:scores:{judges}:count_a",),
-        iterations=6,
-        eval_every=6,
         data=tiny_task.data(tables, "prompts", heldout=str(tables / "prompts.jsonl")),
-        eval_prompts=18,
-        test_prompts=18,
     )
-    config = dataclasses.replace(config, reward=f"judge:{judges}:more_a")
     return config, stages.group(config, mesh=one_device)
 
 
@@ -116,11 +114,11 @@ def test_online_dpo_learns_what_a_judge_prefers(trained):
 def test_abstentions_are_counted_in_the_metrics(trained):
     _, run = trained
     rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    found = [row["group/abstained"] for row in rows if "group/abstained" in row]
-    assert len(found) == 4
-    assert 0 < max(found) < 1
+    found = [(row["group/abstained"], row["group/paired"]) for row in rows if "group/abstained" in row]
+    assert len(found) == 6
+    assert 0 < max(abstained for abstained, _ in found) < 1
     # Where it abstained all samples of a prompt have one reward, so that online DPO has no pair.
-    assert all(share <= 1 - row["group/paired"] + 1e-6 for share, row in zip(found, rows, strict=False))
+    assert all(abstained <= 1 - paired + 1e-6 for abstained, paired in found)
 
 
 def test_the_same_folder_does_not_go_on_with_another_judge_of_the_same_name(trained, judges, one_device):
