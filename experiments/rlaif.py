@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import write_json
 from rlhf_jax.judges import JudgeConfig
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.policy import Policy
@@ -56,15 +57,15 @@ class Size:
     vocab_size: int = 4096
     sft_limit: int = 0  # demonstrations; 0: all
     sft_epochs: int = 2
-    pairs: int = 500  # the budget: pairs of samples that the language model labels, and pairs that people label
-    sentences: int = 200  # of the people's pairs, which it labels too, to be measured against them
-    ordered: int = 200  # of the pairs of samples, which it reads two at a time, in both orders
-    many: int = 2500  # pairs of judges that cost next to nothing
-    reward_epochs: int = 3
-    judge_epochs: int = 4
-    iterations: int = 10  # of PPO, of 64 responses each
+    pairs: int = 400  # the budget: pairs of samples that the language model labels, and pairs that people label
+    sentences: int = 120  # of the people's pairs, which it labels too, to be measured against them
+    ordered: int = 120  # of the pairs of samples, which it reads two at a time, in both orders
+    many: int = 1600  # pairs of judges that cost next to nothing
+    reward_epochs: int = 2
+    judge_epochs: int = 3
+    iterations: int = 8  # of PPO, of 64 responses each
     heldout: int = 32  # prompts on which PPO's checkpoint is chosen
-    test_prompts: int = 512
+    test_prompts: int = 256
     test_pairs: int = 1  # pairs a test sentence, on which reward models are measured
 
 
@@ -153,9 +154,13 @@ class Experiment:
     def __init__(self, out: Path, size: Size, policy: str, seed: int):
         self.out, self.size, self.seed = out, size, seed
         self.policy = policy or str(out / "sft")
-        self.gold = human_sentiment.judges()
         self.labels: list[Labels] = []
         self.arms: list[Arm] = []
+
+    @functools.cached_property
+    def gold(self) -> Mapping[str, TextReward]:
+        """The judges that measure and never train, ``gold`` and ``vader``."""
+        return human_sentiment.judges()
 
     def sft(self) -> None:
         """Train the policy that every arm starts from, unless one was given."""
@@ -246,10 +251,10 @@ class Experiment:
     def ppo(self, name: str, **reward: Any) -> None:
         """Train the SFT policy by PPO, on a reward model or on a judge itself."""
         size = self.size
-        place = {} if reward else {"reward_model": str(self.out / name)}
         config = PPOConfig(
             out=str(self.out / name),
             policy=self.policy,
+            reward_model="" if reward else str(self.out / name),
             max_prompt_length=24,
             sampling=SAMPLING,
             iterations=size.iterations,
@@ -260,7 +265,6 @@ class Experiment:
             eval_prompts=size.heldout,
             test_prompts=16,  # policies are compared below, all of them on more
             seed=self.seed,
-            **place,
         )
         stages.ppo(config, **reward)
 
@@ -292,7 +296,7 @@ class Experiment:
         ]
         model = models.build(policy.config)
         shape = {"rows": 8, "row_length": 128, "pad_id": policy.tokenizer.pad_id}
-        mesh = parallel.make_mesh()
+        mesh = parallel.make_mesh(parallel.MeshConfig())
         return sequence_logprobs(model, policy.params, examples, mesh=mesh, **shape)
 
     def sample_pairs(self) -> list[tuple[str, str, str, float]]:
@@ -349,8 +353,8 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         text = f"{label_table(self.labels)}\n\n{arm_table(self.arms)}\n"
         (self.out / "table.md").write_text(text, encoding="utf-8")
-        every = {"labels": self.labels, "arms": self.arms}
-        write_json(self.out / "rlaif.json", {key: [*map(dataclasses.asdict, some)] for key, some in every.items()})
+        labels, arms = ([dataclasses.asdict(one) for one in some] for some in (self.labels, self.arms))
+        write_json(self.out / "rlaif.json", {"labels": labels, "arms": arms})
         figure(self.labels, self.arms, self.out / "figure.png")
 
 
@@ -375,9 +379,6 @@ def run(x: Experiment) -> None:
     )
     x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
 
-    x.arm("people, more labels", "people-many", people)
-    x.arm("VADER's labels", "vader", listed)
-
     untaught = x.label(samples, "untaught", functools.partial(votes_of, f"{x.policy}:sft"))
     x.describe("the SFT policy itself, samples", untaught, x.by_gold(untaught))
     folder = x.same_size(asked)
@@ -396,6 +397,9 @@ def run(x: Experiment) -> None:
     x.describe("SmolLM2 asked for A or B, one order", ordered, gold, one_order=True)
     x.arm("RLAIF, A or B, both orders", "rlaif-both-orders", ordered)
     x.arm("RLAIF, A or B, one order", "rlaif-one-order", ordered, one_order_share(ordered).tolist())
+
+    x.arm("VADER's labels", "vader", listed)
+    x.arm("people, more labels", "people-many", people)
 
 
 def votes_of(path: str, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> Verdicts:

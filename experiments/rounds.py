@@ -19,6 +19,7 @@ from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import ChooseConfig, KLConfig, PPOConfig, RewardConfig, RoundsConfig
 from rlhf_jax.stages.rounds.old import old_pairs
 from rlhf_jax.stages.rounds.retraining import union
+from rlhf_jax.training import OptimizerConfig
 
 ROUNDS = 2
 
@@ -27,16 +28,16 @@ ROUNDS = 2
 class Size:
     """How much is labelled and trained."""
 
-    old: int = 800  # people's comparisons of sentences, which all reward models see
-    pairs: int = 600  # labelled by gold in a round
-    prompts: int = 900  # answered in a round
+    old: int = 400  # people's comparisons of sentences, which all reward models see
+    pairs: int = 300  # labelled by gold in a round
+    prompts: int = 400  # answered in a round
     samples: int = 3
     members: int = 3
     epochs: int = 2
-    first: int = 30  # PPO iterations against the first reward model, which all arms share
-    iterations: int = 15  # PPO iterations of a round
-    heldout: int = 256  # prompts of an evaluation during PPO
-    test: int = 512
+    first: int = 20  # PPO iterations against the first reward model, which all arms share
+    iterations: int = 10  # PPO iterations of a round
+    heldout: int = 192  # prompts of an evaluation during PPO
+    test: int = 384
 
 
 FAST = Size(old=64, pairs=24, prompts=32, members=2, epochs=1, first=2, iterations=2, heldout=16, test=32)
@@ -55,7 +56,8 @@ class Experiment:
     def __init__(self, out: Path, sft: str, size: Size):
         self.out, self.size, self.first = out, size, str(out / "first")
         self.sft = sft
-        self.reward = RewardConfig(members=size.members, epochs=size.epochs, eval_every=10_000)
+        # Half of the blocks, and small batches, as there are few pairs.
+        self.reward = RewardConfig(members=size.members, epochs=size.epochs, layers=2, rows=4, eval_every=10_000)
 
     def ppo(self, iterations: int, **fields: Any) -> PPOConfig:
         """PPO with so little of a KL penalty that it goes too far."""
@@ -68,6 +70,7 @@ class Experiment:
             "eval_prompts": self.size.heldout,
             "test_prompts": self.size.test,
             "max_prompt_length": 24,
+            "policy_optimizer": OptimizerConfig(learning_rate=4e-4, weight_decay=0.0),
         }
         return PPOConfig(**{**settings, **fields})
 
@@ -88,7 +91,7 @@ class Experiment:
             candidates=candidates,
             prompts=self.size.prompts,
             samples=self.size.samples,
-            choose=ChooseConfig(**counts, judge="vader" if counts.get("hard") else ""),
+            choose=ChooseConfig(**counts, judge="vader" if counts.get("hard") else "", per_prompt=2),
             label="gold",
             heldout=0.2,
             old_pairs=self.size.old,

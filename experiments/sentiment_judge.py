@@ -33,7 +33,8 @@ def model(path: str) -> LanguageModel:
 
 def score(path: str, prompts: Sequence[Any], responses: Sequence[str]) -> np.ndarray:
     """Score texts: ``log P(positive) - log P(negative)``, [n]."""
-    shares = model(path).choose([question(text) for text in whole_sentences(prompts, responses)], WORDS)
+    asked: list[Any] = [question(text) for text in whole_sentences(prompts, responses)]  # plain text, not a chat
+    shares = model(path).choose(asked, WORDS)
     return np.log(np.maximum(shares[:, 0], 1e-9)) - np.log(np.maximum(shares[:, 1], 1e-9))
 
 

@@ -13,6 +13,7 @@ from rlhf_jax.feedback.principles import PrinciplesError, read_principles
 from rlhf_jax.feedback.rubrics import Criterion, Rubric, RubricError, read_rubric
 from rlhf_jax.judges.asking import BETTER
 from rlhf_jax.judges.config import JudgeConfig
+from rlhf_jax.judges.endpoint import Endpoint, EndpointConfig, EndpointError, read_address
 from rlhf_jax.judges.language_model import LanguageModel
 from rlhf_jax.judges.voting import AskingJudge, Criteria, always
 from rlhf_jax.runs.errors import RunError
@@ -43,6 +44,12 @@ def find_judge(config: JudgeConfig) -> Judge:
             raise RunError(f"judge {name} is no language model, which a {beside[0]} is shown to: leave it out")
         if config.how != "pairs":
             raise RunError(f"judge {name} is no language model, which is asked for {config.how}: leave how out")
+    if _is_address(name):
+        return AskingJudge(_endpoint(name, config.endpoint), config.how, criteria_of(config))
+    if config.endpoint != EndpointConfig():
+        raise RunError(
+            f"judge {name} is no endpoint, which endpoint.* are for: leave them out, or name http://...#MODEL"
+        )
     if name.startswith("scores:"):
         return from_scores(load_function(name.removeprefix("scores:"), f"judge {name}"))
     if name.startswith("reward:"):
@@ -82,6 +89,8 @@ def resolved(config: JudgeConfig) -> JudgeConfig:
         raise RunError(f'judge {path}: says not who judges: write judge = "RUN" or another name of one')
     if str(fields["judge"]).lower().endswith(".toml"):
         raise RunError(f"judge {path}: judge names another file of this kind, {fields['judge']}: name the judge itself")
+    if "endpoint" in fields:
+        fields["endpoint"] = _endpoint_fields(fields["endpoint"], path)
     blank = JudgeConfig(judge=config.judge)
     for field in fields:
         if field != "judge" and vars(config)[field] not in (vars(blank)[field], fields[field]):
@@ -90,6 +99,19 @@ def resolved(config: JudgeConfig) -> JudgeConfig:
         return dataclasses.replace(config, **fields)
     except (TypeError, ValueError) as error:
         raise RunError(f"judge {path}: {error}") from error
+
+
+def _endpoint_fields(table: Any, path: Path) -> EndpointConfig:
+    """Make the table ``[endpoint]`` of a judge's own file a config."""
+    names = [field.name for field in dataclasses.fields(EndpointConfig)]
+    if not isinstance(table, dict):
+        raise RunError(f"judge {path}: endpoint must be a table, [endpoint] with lines below it, found {table!r:.80}")
+    if unknown := next((name for name in table if name not in names), ""):
+        raise RunError(f"judge {path}: unknown field endpoint.{unknown}: it may have {', '.join(names)}")
+    try:
+        return EndpointConfig(**table)
+    except ValueError as error:
+        raise RunError(f"judge {path}: endpoint.{error}") from error
 
 
 def criteria_of(config: JudgeConfig) -> Criteria:
@@ -140,10 +162,21 @@ def is_asked(name: str) -> bool:
         >>> is_asked("runs/mine:ppo"), is_asked("reward:runs/mine"), is_asked("mine.py:longer")
         (True, False, False)
     """
-    if name.startswith(("http://", "https://")):
+    if _is_address(name):
         return True
     own = name.startswith(("scores:", "reward:")) or _is_function(name)
     return not own and not _holds_reward_model_alone(name)
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _endpoint(name: str, config: EndpointConfig) -> Endpoint:
+    try:
+        return Endpoint(read_address(name), config)
+    except EndpointError as error:
+        raise RunError(str(error)) from error
 
 
 def _is_function(name: str) -> bool:

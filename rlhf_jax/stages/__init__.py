@@ -5,7 +5,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
 from rlhf_jax.renamed import renamed
-from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.errors import NeedsPeople, RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
@@ -33,7 +33,7 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
-from rlhf_jax.stages.rounds import ChooseConfig, NeedsPeople, RoundsConfig, RoundsResult, rounds
+from rlhf_jax.stages.rounds import ChooseConfig, RoundsConfig, RoundsResult, rounds
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft

@@ -19,7 +19,7 @@ class Shown(NamedTuple):
     response: str
     critique: str  # empty where it shows none
     revision: str
-    principle: str = ""  # whose example it is; empty: of all
+    principle: str = ""  # whose example it is; all have it where this is empty
 
 
 def read_examples(path: str, principles: Principles, *, critique: bool) -> list[Shown]:

@@ -16,15 +16,9 @@ from rlhf_jax.data.rows import Prompt, prompt_field, prompt_text
 from rlhf_jax.feedback.judges import from_scores, judged
 from rlhf_jax.judges import JudgeConfig, find_judge
 from rlhf_jax.rewards import TextReward
-from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.errors import NeedsPeople, RunError
 from rlhf_jax.stages.rounds.config import RoundsConfig
 from rlhf_jax.stages.rounds.drawing import prompt_in, read, write
-
-
-class NeedsPeople(RunError):
-    """Rounds that wait for people, whose exit status is 75; the message says which commands they need."""
-
-    exit_code = 75
 
 
 class Pair(NamedTuple):
