@@ -44,7 +44,7 @@ def find_judge(config: JudgeConfig) -> Judge:
             raise RunError(f"judge {name} is no language model, which a {beside[0]} is shown to: leave it out")
         if config.how != "pairs":
             raise RunError(f"judge {name} is no language model, which is asked for {config.how}: leave how out")
-    if _is_address(name):
+    if is_address(name):
         return AskingJudge(_endpoint(name, config.endpoint), config.how, criteria_of(config))
     if config.endpoint != EndpointConfig():
         raise RunError(
@@ -167,13 +167,14 @@ def is_asked(name: str) -> bool:
         >>> is_asked("runs/mine:ppo"), is_asked("reward:runs/mine"), is_asked("mine.py:longer")
         (True, False, False)
     """
-    if _is_address(name):
+    if is_address(name):
         return True
     own = name.startswith(("scores:", "reward:")) or _is_function(name)
     return not own and _reward_model(name) is None
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a judge's name is the address of an endpoint."""
     return name.startswith(("http://", "https://"))
 
 
