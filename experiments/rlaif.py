@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+import sentiment_judge
 from rlaif_figures import (
     Arm,
     Figure,
@@ -31,10 +33,11 @@ from rlaif_figures import (
 from rlhf_jax import data, evaluation, feedback, models, parallel, stages
 from rlhf_jax.data import Example, write_jsonl
 from rlhf_jax.data.hutto import PROMPTS
-from rlhf_jax.feedback.judges import Verdicts, from_scores
+from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import write_json
 from rlhf_jax.judges import JudgeConfig
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.policy import Policy
@@ -44,7 +47,6 @@ from rlhf_jax.stages.implicit_reward import sequence_logprobs
 from rlhf_jax.training import OptimizerConfig
 
 SAMPLING = SamplingConfig(max_new_tokens=32)
-DIRECT = "the judge's score, no reward model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,15 @@ class Size:
     vocab_size: int = 4096
     sft_limit: int = 0  # demonstrations; 0: all
     sft_epochs: int = 2
-    pairs: int = 600  # the budget: labels of the language model, and of people beside it
-    many: int = 3000  # labels of judges that cost next to nothing
-    reward_epochs: int = 4
-    iterations: int = 12  # of PPO, of 64 responses each
-    direct_iterations: int = 12
-    heldout: int = 64  # prompts on which PPO's checkpoint is chosen
-    test_prompts: int = 512
+    pairs: int = 400  # the budget: pairs of samples that the language model labels, and pairs that people label
+    sentences: int = 120  # of the people's pairs, which it labels too, to be measured against them
+    ordered: int = 120  # of the pairs of samples, which it reads two at a time, in both orders
+    many: int = 1600  # pairs of judges that cost next to nothing
+    reward_epochs: int = 2
+    judge_epochs: int = 3
+    iterations: int = 8  # of PPO, of 64 responses each
+    heldout: int = 32  # prompts on which PPO's checkpoint is chosen
+    test_prompts: int = 256
     test_pairs: int = 1  # pairs a test sentence, on which reward models are measured
 
 
@@ -70,11 +74,13 @@ FAST = Size(
     vocab_size=512,
     sft_limit=800,
     sft_epochs=1,
-    pairs=24,
-    many=48,
+    pairs=40,
+    sentences=16,
+    ordered=16,
+    many=60,
     reward_epochs=1,
+    judge_epochs=1,
     iterations=2,
-    direct_iterations=2,
     heldout=16,
     test_prompts=32,
 )
@@ -145,41 +151,83 @@ pairs = Task(opinions=lambda config: Parts([r for i, r in enumerate(ROWS) if i %
 class Experiment:
     """The SFT policy, the labels, and the arms: each fills a folder of its own and is skipped where that is full."""
 
-    def __init__(self, out: Path, size: Size, policy: str, judge: JudgeConfig, scores: JudgeConfig, seed: int):
-        self.out, self.size, self.judge, self.scores, self.seed = out, size, judge, scores, seed
+    def __init__(self, out: Path, size: Size, policy: str, seed: int):
+        self.out, self.size, self.seed = out, size, seed
         self.policy = policy or str(out / "sft")
-        self.gold = human_sentiment.judges()
-        self.seconds: dict[str, float] = {}
+        self.labels: list[Labels] = []
+        self.arms: list[Arm] = []
+
+    @functools.cached_property
+    def gold(self) -> Mapping[str, TextReward]:
+        """The judges that measure and never train, ``gold`` and ``vader``."""
+        return human_sentiment.judges()
 
     def sft(self) -> None:
         """Train the policy that every arm starts from, unless one was given."""
         if self.policy != str(self.out / "sft"):
             return
         size = self.size
-        stages.sft(
-            SFTConfig(
-                out=self.policy,
-                data=DataConfig(limit=size.sft_limit),
-                model=size.model,
-                vocab_size=size.vocab_size,
-                epochs=size.sft_epochs,
-            )
+        config = SFTConfig(
+            out=self.policy,
+            data=DataConfig(limit=size.sft_limit),
+            model=size.model,
+            vocab_size=size.vocab_size,
+            epochs=size.sft_epochs,
         )
+        stages.sft(config)
 
-    def label(self, source: str, to: str, judge: Any, *, pairs: int) -> list[Row]:
-        """Label samples of the SFT policy, or the pairs of a file, where it is not done yet."""
-        found = stages.label(
-            stages.LabelConfig(
-                source=source,
-                to=str(self.out / "labels" / to),
-                judge=judge if isinstance(judge, JudgeConfig) else None,
-                limit=pairs,
-                seed=self.seed,
-                sampling=SAMPLING,
-            ),
-            judge=None if isinstance(judge, JudgeConfig) else judge,
+    def label(self, source: str, name: str, judge: JudgeConfig | Judge, *, limit: int = 0) -> list[Row]:
+        """Have a judge label samples of the SFT policy, or the pairs of a file, as far as it has not yet."""
+        named = judge if isinstance(judge, JudgeConfig) else None
+        config = stages.LabelConfig(
+            source=source,
+            to=str(self.out / "labels" / f"by-{name}.jsonl"),
+            judge=named,
+            rater=name,
+            limit=limit,
+            seed=self.seed,
+            sampling=SAMPLING,
         )
-        return found.rows
+        return stages.label(config, judge=None if isinstance(judge, JudgeConfig) else judge).rows
+
+    def pairs_file(self, name: str, rows: Sequence[Row]) -> str:
+        """Write pairs without what was said of them, for another judge to read."""
+        path = self.out / "labels" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, [{key: row[key] for key in ("prompt", "a", "b")} for row in rows])
+        return str(path)
+
+    def by_gold(self, rows: Sequence[Row]) -> np.ndarray:
+        """Ask the gold judge which response of each pair is better: 1 the first, 0 the second."""
+        prompts = [row["prompt"] for row in rows]
+        a, b = (np.asarray(self.gold["gold"](prompts, [row[side] for row in rows])) for side in "ab")
+        return 0.5 + 0.5 * np.sign(a - b)
+
+    def same_size(self, rows: Sequence[Row]) -> str:
+        """Teach the SFT policy to judge, by what the language model said of single samples: a judge of its own size."""
+        scored = [(row["prompt"], row[side], row[f"score_{side}"]) for row in rows for side in "ab"]
+        middle = float(np.median([score for _, _, score in scored]))
+        texts = human_sentiment.whole_sentences([prompt for prompt, _, _ in scored], [text for _, text, _ in scored])
+        path, folder = self.out / "labels" / "verdicts.jsonl", str(self.out / "same-size-judge")
+        write_jsonl(
+            path,
+            [
+                {"prompt": sentiment_judge.question(text), "response": sentiment_judge.WORDS[int(score < middle)]}
+                for text, (_, _, score) in zip(texts, scored, strict=True)
+            ],
+        )
+        config = SFTConfig(
+            out=folder,
+            init=self.policy,
+            data=DataConfig(source=str(path)),
+            epochs=self.size.judge_epochs,
+            rows=8,
+            eval_every=20,
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            seed=self.seed,
+        )
+        stages.sft(config)
+        return folder
 
     def reward(self, name: str, rows: Sequence[Row]) -> str:
         """Train a reward model on labelled pairs."""
@@ -202,23 +250,21 @@ class Experiment:
 
     def ppo(self, name: str, **reward: Any) -> None:
         """Train the SFT policy by PPO, on a reward model or on a judge itself."""
-        size, direct = self.size, "reward" in reward
-        iterations = size.direct_iterations if direct else size.iterations
-        place = {} if direct else {"reward_model": str(self.out / name)}
+        size = self.size
         config = PPOConfig(
             out=str(self.out / name),
             policy=self.policy,
+            reward_model="" if reward else str(self.out / name),
             max_prompt_length=24,
             sampling=SAMPLING,
-            iterations=iterations,
+            iterations=size.iterations,
             epochs=2,
             policy_optimizer=OptimizerConfig(learning_rate=4e-4, weight_decay=0.0),
-            eval_every=max(1, iterations // 2),
+            eval_every=max(1, size.iterations // 2),
             checkpoint_every=2,
             eval_prompts=size.heldout,
             test_prompts=16,  # policies are compared below, all of them on more
             seed=self.seed,
-            **place,
         )
         stages.ppo(config, **reward)
 
@@ -250,7 +296,7 @@ class Experiment:
         ]
         model = models.build(policy.config)
         shape = {"rows": 8, "row_length": 128, "pad_id": policy.tokenizer.pad_id}
-        mesh = parallel.make_mesh()
+        mesh = parallel.make_mesh(parallel.MeshConfig())
         return sequence_logprobs(model, policy.params, examples, mesh=mesh, **shape)
 
     def sample_pairs(self) -> list[tuple[str, str, str, float]]:
@@ -284,84 +330,81 @@ class Experiment:
         gold = np.sign([c[3] for c in couples])
         return {"on_people": people, "on_samples": with_interval((0.5 + 0.5 * np.sign(gap) * gold)[gold != 0])}
 
+    def describe(self, name: str, rows: Sequence[Row], truth: np.ndarray, *, one_order: bool = False) -> None:
+        """Add labels to the table."""
+        self.labels.append(describe_labels(name, rows, truth, one_order=one_order))
+        self.write()
 
-class Way(NamedTuple):
-    """One way from labels to a policy: what it is called, its folder, and the rows its reward model learns from."""
+    def arm(self, name: str, folder: str, rows: Sequence[Row], shares: Sequence[float] | None = None) -> None:
+        """Go from labels to a policy, and add what came of it to the table; ``shares`` stand in for those of rows."""
+        self.reward(folder, only_pairs(rows, shares))
+        self.ppo(folder)
+        self.measure(name, folder, len(rows))
 
-    name: str
-    folder: str
-    rows: list[Row]
+    def measure(self, name: str, folder: str, labels: int) -> None:
+        """Measure a policy, and its reward model if it has one."""
+        found = {**self.reward_figures(folder), **describe_policy(self.respond(""), self.respond(folder))}
+        self.arms.append(Arm(name=name, labels=labels, **found))
+        self.write()
+        print(arm_table(self.arms[-1:]).splitlines()[-1], flush=True)
+
+    def write(self) -> None:
+        """Write table.md, rlaif.json and figure.png: whoever stops early keeps what is done."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        text = f"{label_table(self.labels)}\n\n{arm_table(self.arms)}\n"
+        (self.out / "table.md").write_text(text, encoding="utf-8")
+        labels, arms = ([dataclasses.asdict(one) for one in some] for some in (self.labels, self.arms))
+        write_json(self.out / "rlaif.json", {"labels": labels, "arms": arms})
+        figure(self.labels, self.arms, self.out / "figure.png")
 
 
-def run(experiment: Experiment) -> tuple[list[Labels], list[Arm]]:
-    """Run what is not done yet, and measure all of it; tables are written after every arm."""
-    x, size = experiment, experiment.size
+def run(x: Experiment) -> None:
+    """Run what is not done yet, the cheap arms first, and measure all of it."""
+    size = x.size
     x.sft()
-    (x.out / "labels").mkdir(parents=True, exist_ok=True)
     people, everybody = people_pairs(size.many, x.seed)
-    people_file = x.out / "labels" / "sentences.jsonl"
-    write_jsonl(people_file, people[: size.pairs])
-    # The cheap judge first: its samples are those whose first part the dear one reads.
-    listed = x.label(f"{x.policy}:sft", "samples-by-vader.jsonl", word_list, pairs=size.many)
-    few = [*map(only_texts, listed[: size.pairs])]
-    write_jsonl(x.out / "labels" / "samples.jsonl", few)
-    sampled = x.label(str(x.out / "labels" / "samples.jsonl"), "samples-by-judge.jsonl", x.judge, pairs=0)
-    on_sentences = x.label(str(people_file), "sentences-by-judge.jsonl", x.judge, pairs=0)
+    budget = people[: size.pairs]
+    x.describe("one person, sentences", budget, everybody[: size.pairs])
+    x.arm("people", "people", budget)
+    listed = x.label(f"{x.policy}:sft", "vader", word_list, limit=size.many)
+    x.describe("VADER, samples", listed, x.by_gold(listed))
 
-    def by_gold(rows: Sequence[Row]) -> np.ndarray:
-        prompts = [row["prompt"] for row in rows]
-        a, b = (np.asarray(x.gold["gold"](prompts, [row[side] for row in rows])) for side in "ab")
-        return 0.5 + 0.5 * np.sign(a - b)
-
+    samples = x.pairs_file("samples", listed[: size.pairs])
+    asked = x.label(samples, "smollm2", sentiment_judge.smollm2)
+    x.describe("SmolLM2, samples", asked, x.by_gold(asked))
+    x.arm("RLAIF", "rlaif", asked)
     said = {(row["a"], row["b"]): share for row, share in zip(people, everybody, strict=True)}
-    by_people = np.array([said[row["a"], row["b"]] for row in on_sentences])
-    labels = [
-        describe_labels("one person, sentences", people[: size.pairs], everybody[: size.pairs]),
-        describe_labels("judge, sentences", on_sentences, by_people),
-        describe_labels("judge, sentences, one order", on_sentences, by_people, one_order=True),
-        describe_labels("judge, samples", sampled, by_gold(sampled)),
-        describe_labels("judge, samples, one order", sampled, by_gold(sampled), one_order=True),
-        describe_labels("VADER, samples", listed, by_gold(listed)),
-    ]
-    ways = [
-        Way("people", "people", only_pairs(people[: size.pairs])),
-        Way("people, more labels", "people-many", only_pairs(people)),
-        Way("judge on the people's pairs", "judge-sentences", only_pairs(on_sentences)),
-        Way("RLAIF", "rlaif", only_pairs(sampled)),
-        Way("RLAIF, one order", "rlaif-one-order", only_pairs(sampled, one_order_share(sampled).tolist())),
-        Way("RLAIF, VADER as the judge", "rlaif-vader", only_pairs(listed)),
-    ]
-    arms: list[Arm] = []
-    for way in ways:
-        x.reward(way.folder, way.rows)
-        x.ppo(way.folder)
-        arms.append(measure(x, way.name, way.folder, len(way.rows)))
-        write(x, labels, arms)
-        if way.folder == "judge-sentences":
-            pass
-    return labels, arms
-
-
-def only_texts(row: Row) -> Row:
-    """Take a pair without what was said of it."""
-    return {key: row[key] for key in ("prompt", "a", "b")}
-
-
-def measure(x: Experiment, name: str, folder: str, labels: int) -> Arm:
-    """Measure what came of an arm."""
-    found = {**x.reward_figures(folder), **describe_policy(x.respond(""), x.respond(folder))}
-    return Arm(name=name, labels=labels, **found)
-
-
-def write(x: Experiment, labels: Sequence[Labels], arms: Sequence[Arm]) -> None:
-    """Write table.md, rlaif.json and figure.png."""
-    text = f"{label_table(labels)}\n\n{arm_table(arms)}\n"
-    (x.out / "table.md").write_text(text, encoding="utf-8")
-    write_json(
-        x.out / "rlaif.json", {"labels": [*map(dataclasses.asdict, labels)], "arms": [*map(dataclasses.asdict, arms)]}
+    sentences = x.label(
+        x.pairs_file("sentences", people[: size.sentences]), "smollm2-sentences", sentiment_judge.smollm2
     )
-    figure(labels, arms, x.out / "figure.png")
-    print(arm_table(arms[-1:]).splitlines()[-1], flush=True)
+    x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
+
+    untaught = x.label(samples, "untaught", functools.partial(votes_of, f"{x.policy}:sft"))
+    x.describe("the SFT policy itself, samples", untaught, x.by_gold(untaught))
+    folder = x.same_size(asked)
+    others = x.pairs_file("more-samples", listed[size.pairs :])
+    taught = x.label(others, "same-size", functools.partial(votes_of, folder))
+    x.describe("same size, taught by SmolLM2, other samples", taught, x.by_gold(taught))
+    x.arm("RLAIF, same-size judge", "rlaif-same-size", taught)
+
+    x.ppo("direct", reward=sentiment_judge.smollm2_score)
+    x.measure("SmolLM2's score, no reward model", "direct", 0)
+
+    pairs = JudgeConfig(judge=str(fetch("smollm2-135m")), criterion="The response is positive in tone.")
+    ordered = x.label(x.pairs_file("ordered", listed[: size.ordered]), "smollm2-pairs", pairs)
+    gold = x.by_gold(ordered)
+    x.describe("SmolLM2 asked for A or B, both orders", ordered, gold)
+    x.describe("SmolLM2 asked for A or B, one order", ordered, gold, one_order=True)
+    x.arm("RLAIF, A or B, both orders", "rlaif-both-orders", ordered)
+    x.arm("RLAIF, A or B, one order", "rlaif-one-order", ordered, one_order_share(ordered).tolist())
+
+    x.arm("VADER's labels", "vader", listed)
+    x.arm("people, more labels", "people-many", people)
+
+
+def votes_of(path: str, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> Verdicts:
+    """Vote with a checkpoint or a run's policy that is asked for the sentiment of each response."""
+    return from_scores(functools.partial(sentiment_judge.score, path))(prompts, responses)
 
 
 def main() -> None:
@@ -370,24 +413,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of all runs; runs/rlaif by default")
     parser.add_argument("--fast", action="store_true", help="a miniature of every run, to see that everything works")
     parser.add_argument("--policy", default="", help="a run whose SFT policy every arm starts from; trained by default")
-    parser.add_argument(
-        "--judge", default="", help="who judges, as rlhf label takes it; SmolLM2-135M-Instruct by default"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="everything random comes from it")
     options = parser.parse_args()
     out = options.out or Path("runs/rlaif-fast" if options.fast else "runs/rlaif")
-    out.mkdir(parents=True, exist_ok=True)
+    # The arms run the same programs: they are compiled once.
     jax.config.update("jax_compilation_cache_dir", str(out / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    judge = options.judge or str(fetch("smollm2-135m"))
-    experiment = Experiment(
-        out,
-        FAST if options.fast else Size(),
-        options.policy,
-        JudgeConfig(judge=judge),
-        JudgeConfig(judge=judge, how="scores"),
-        options.seed,
-    )
+    experiment = Experiment(out, FAST if options.fast else Size(), options.policy, options.seed)
     run(experiment)
     print((out / "table.md").read_text(encoding="utf-8"))
 

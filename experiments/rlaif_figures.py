@@ -116,7 +116,7 @@ def describe_policy(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str,
     prompts = [row["prompt"] for row in after]
     tokens = [[np.asarray(row["tokens"], np.int32) for row in rows] for rows in (after, before)]
     lengths = [np.array([len(x) for x in some]) for some in tokens]
-    gold = evaluation.paired_win_rate(of(after, "gold"), of(before, "gold"), prompts, lengths=tuple(lengths))
+    gold = evaluation.paired_win_rate(of(after, "gold"), of(before, "gold"), prompts, lengths=(lengths[0], lengths[1]))
     vader = evaluation.paired_win_rate(of(after, "vader"), of(before, "vader"), prompts)
     return {
         "gold": (gold.win_rate, gold.win_rate_ci),

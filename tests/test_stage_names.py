@@ -21,7 +21,7 @@ def test_what_is_trained_online_leaves_a_policy_that_is_compared():
 def test_every_stage_has_a_title_diagrams_a_command_and_usual_learning_rates():
     assert set(TITLES) == NAMES | {"best_of_n"}
     assert set(POLICIES) == {*COMPARED_STAGES, "best_of_n"}
-    assert set(cli.TRAINING) == NAMES | {"quickstart"}
+    assert set(cli.TRAINING) == NAMES | {"quickstart", "rounds"}
     assert set(RATES) == NAMES | {"critic"}
     for name in NAMES:
         rows = [{"stage": name, "step": 1, f"{name}/loss": 1.0, f"{name}/entropy": 1.0}]

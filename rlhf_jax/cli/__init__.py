@@ -32,6 +32,7 @@ from rlhf_jax.cli import (
     profile,
     results,
     revise,
+    rounds,
     sources,
 )
 from rlhf_jax.cli.overview import first_view, overview
@@ -50,6 +51,7 @@ TRAINING: dict[str, Command] = {
     "ppo": pipeline.ppo,
     "group": pipeline.group,
     "preference": pipeline.preference,
+    "rounds": rounds.rounds,
 }
 COMMANDS: dict[str, Command] = {
     **TRAINING,
@@ -150,6 +152,7 @@ def _ended(name: str, error: BaseException) -> int:
 
     from rlhf_jax import processes
     from rlhf_jax.processes import LostProcessError, OtherProcessError
+    from rlhf_jax.runs.errors import NeedsPeople
     from rlhf_jax.runs.lock import LockedError
     from rlhf_jax.training import Interrupted, SkippedUpdates
 
@@ -168,7 +171,7 @@ def _ended(name: str, error: BaseException) -> int:
         return _fail(f"{name}: {error}", error.exit_code)
     if isinstance(error, jax.errors.JaxRuntimeError) and processes.lost(error):
         return _fail(str(processes.loss_of(name, error)), LostProcessError.exit_code)
-    if isinstance(error, SkippedUpdates | LockedError):
+    if isinstance(error, SkippedUpdates | LockedError | NeedsPeople):
         return _fail(f"{name}: {error}", error.exit_code)
     message, status = errors.explain(error, goes_on)
     return _fail(f"{name}: {message}" if name else message, status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from rlhf_jax.cli import evaluations
+from rlhf_jax.cli import audits, evaluations
 from rlhf_jax.cli.parsing import UsageError, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.fields import check_seed
@@ -16,7 +16,10 @@ from rlhf_jax.files import write_json
 from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
+    from rlhf_jax.stages.audit import Audit
     from rlhf_jax.stages.evaluate import WinRates
+
+_VOTES = "judge:"  # what stands before the name of an AI judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,8 @@ class EvaluateOptions:
     run: Positional[str]
     """What is evaluated: a run folder with a reward model or an ensemble; `RUN:preference`, the implicit reward of a
     policy of preference optimisation (`RUN` alone where there is no reward model); a sequence classifier with one label
-    as a Hugging Face folder; or a judge, FILE.py:function of (prompts, responses)."""
+    as a Hugging Face folder; a judge that scores, FILE.py:function of (prompts, responses); or `judge:SPEC`, an AI
+    judge that votes, which is audited."""
     data: str
     """Pairs in any layout, or best-of-K rows: a file, a folder or `hf:org/name`. RewardBench 1 and 2 are recognised."""
     by: str = ""
@@ -71,8 +75,11 @@ def evaluate(argv: list[str]) -> None:
     _check(o)
     from rlhf_jax.stages.evaluate import evaluate, evaluate_beside
 
-    if o.judge or o.reward:
-        found: Any = _win_rates(o)
+    if o.run.startswith(_VOTES):
+        found: Any = _audit(o)
+        audits.show(found)
+    elif o.judge or o.reward:
+        found = _win_rates(o)
         evaluations.show_win_rates(found)
     elif o.against:
         found = evaluate_beside(o.run, o.against, o.data, golden=o.golden, **_shared(o))
@@ -95,6 +102,9 @@ def _check(o: EvaluateOptions) -> None:
         check_file(o.json, "--json")
     if o.judge and o.reward:
         raise UsageError("--judge and --reward both name what scores the answers of policies: leave one of them out")
+    if o.run.startswith(_VOTES):
+        _check_audit(o)
+        return
     named = "--judge" if o.judge else "--reward" if o.reward else ""
     if named and not o.against:
         raise UsageError(
@@ -111,6 +121,32 @@ def _check(o: EvaluateOptions) -> None:
     if not named and any(own.values()):
         flag = next(flag for flag, said in own.items() if said)
         raise UsageError(f"{flag} is about the answers of two policies: name what scores them, --judge or --reward")
+
+
+def _check_audit(o: EvaluateOptions) -> None:
+    """Refuse options that an audit does not read."""
+    unread = {
+        "--golden": o.golden,
+        "--against": o.against,
+        "--judge": o.judge,
+        "--reward": o.reward,
+        "--templated": o.templated,
+        "--samples": o.samples != 1,
+        "--prompts": o.prompts,
+        "--combine": o.combine != "mean",
+    }
+    for flag, said in unread.items():
+        if said:
+            raise UsageError(f"{flag} is not for an audit: {o.run} votes, and is held against what people voted")
+    if not o.run.removeprefix(_VOTES):
+        raise UsageError("judge: names no judge; docs/judges.md says what may stand behind it")
+
+
+def _audit(o: EvaluateOptions) -> Audit:
+    """Hold a judge against people."""
+    from rlhf_jax.stages.audit import audit
+
+    return audit(o.run.removeprefix(_VOTES), o.data, by=o.by, split=o.split, on_bad_row=o.on_bad_row, seed=o.seed)
 
 
 def _shared(o: EvaluateOptions) -> dict[str, Any]:

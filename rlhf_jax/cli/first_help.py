@@ -36,6 +36,13 @@ FIRST: dict[str, dict[str, tuple[str, ...]]] = {
         _DO[2]: ("objective", "hyperparameters", *_SAMPLED, "max-kl"),
         _DO[3]: _MACHINE,
     },
+    "rounds": {
+        _DO[0]: ("policy", "reference", "reward-model", "out", "rounds"),
+        "what is compared": ("prompts", "samples", "earlier", "choose.random", "choose.disputed", "choose.hard"),
+        "who says which is better": ("label", "judge", "heldout"),
+        _DO[2]: ("old-pairs", "window", "retrain", "method", "reward.members", "ppo.iterations"),
+        _DO[3]: ("mesh", "seed"),
+    },
 }
 
 EXAMPLES = {
@@ -59,16 +66,26 @@ def first_help(stage: str, default: Any, command: str = "") -> str:
     """
     name = f"{command} {stage}".strip()
     count = len(list(leaves(default)))
-    lines: list[str] = []
-    for group, paths in FIRST[stage].items():
-        lines += [f"{group}:", *(line for path in paths for line in _described(default, path)), ""]
-    lines += _wrapped(f"objectives: {objectives_line(stage)}", 0)
+    lines = [options_help(stage, default), *_wrapped(f"objectives: {objectives_line(stage)}", 0)]
     own = ["--objective", "--optimizer", "--tracker", *(["--judge"] if "judge" in vars(default) else [])]
     own += ["--reward"] if "reward" in vars(default) else []
     lines += ["", *_wrapped(f"Functions of your own, FILE.py:function: {', '.join(own)}.", 0)]
     more = "--config FILE.py takes the defaults from a Python file that defines `config`, as those in experiments/."
     more += " --config RUN/config.json goes on with a run, and with another --out does it again."
     lines += ["", *_wrapped(f"All {count} options: rlhf {name} --help-all. {more}", 0)]
+    return "\n".join(lines)
+
+
+def options_help(name: str, default: Any) -> str:
+    """Write a command's first options in their groups.
+
+    Args:
+        name: a stage, or another command whose options are a config.
+        default: its config.
+    """
+    lines: list[str] = []
+    for group, paths in FIRST[name].items():
+        lines += [f"{group}:", *(line for path in paths for line in _described(default, path)), ""]
     return "\n".join(lines)
 
 

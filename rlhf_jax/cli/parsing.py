@@ -22,6 +22,7 @@ SUMMARIES = {
     "ppo": "stage 3, KL-penalised PPO",
     "group": "RLOO, GRPO, expert iteration and others on K samples of a prompt",
     "preference": "DPO, IPO, KTO, ORPO, SimPO and others on comparisons",
+    "rounds": "again from the policy just trained: sample, choose pairs, label, retrain the reward model, train on",
     "profile": "where the time of a stage goes: its phases beside what the machine can do, compilation, memory",
     "inspect": "every array that a stage holds on its devices: shape, sharding, bytes; nothing is made or compiled",
     "plan": "what a stage takes on GPUs or a TPU pod, by arithmetic: memory by part, time by phase, hours, cost",

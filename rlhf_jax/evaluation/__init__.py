@@ -13,8 +13,10 @@ from rlhf_jax.evaluation.alarms import (
     skipped_updates,
 )
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
+from rlhf_jax.evaluation.calibration import calibration, calibration_interval
 from rlhf_jax.evaluation.choices import ChoiceQuality, ScoredChoice, choice_quality
 from rlhf_jax.evaluation.intervals import bootstrap_groups, bootstrap_mean, bootstrap_pairs, wilson
+from rlhf_jax.evaluation.judge_quality import JudgeQuality, judge_quality
 from rlhf_jax.evaluation.labels import label_warnings
 from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.log_rows import Alarm
@@ -23,19 +25,24 @@ from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_a
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
 from rlhf_jax.evaluation.sample_alarms import constant_reward, flat_reward, no_response_ends
+from rlhf_jax.evaluation.self_preference import SelfPreference, self_preference
 from rlhf_jax.evaluation.win_rates import paired_difference, paired_win_rate
 from rlhf_jax.renamed import renamed
 
 __all__ = [
     "Alarm",
     "ChoiceQuality",
+    "JudgeQuality",
     "OverOptimisation",
     "OwnSamples",
     "ScoredChoice",
+    "SelfPreference",
     "alarms",
     "bootstrap_groups",
     "bootstrap_mean",
     "bootstrap_pairs",
+    "calibration",
+    "calibration_interval",
     "choice_quality",
     "constant_reward",
     "describe_responses",
@@ -44,6 +51,7 @@ __all__ = [
     "fit_ridge",
     "flat_reward",
     "high_kl",
+    "judge_quality",
     "label_warnings",
     "length_controlled",
     "logprob_gap",
@@ -60,6 +68,7 @@ __all__ = [
     "reliability",
     "reward_hacking",
     "reward_quality",
+    "self_preference",
     "skipped_updates",
     "unique_tokens",
     "vader",

@@ -147,6 +147,33 @@ def resampled(groups: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarr
         yield times.astype(np.float64)[:, where.reshape(-1)]
 
 
+def resampled_pairs(pairs: np.ndarray, *, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """Draw items with replacement, as weights for the pairs of them; where no item is in two pairs, draw the pairs.
+
+    Args:
+        pairs: int [m, 2], the two items of each pair.
+        seed: the draws are a pure function of the arguments.
+        draws: how many.
+
+    Yields:
+        float64 [m, at most 32]: for each draw how often the first item of a pair was drawn times how often the second.
+    """
+    items, where = np.unique(pairs, return_inverse=True)
+    if items.size == pairs.size:
+        for weight in resampled(np.arange(len(pairs)), seed=seed, draws=draws):
+            yield np.ascontiguousarray(weight.T)
+        return
+    where = where.reshape(pairs.shape)
+    rng = np.random.default_rng(seed)
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - start)
+        times = rng.multinomial(items.size, np.full(items.size, 1 / items.size), size=size).astype(np.float64)
+        # [m, size]: rows are contiguous, so the two gathers copy whole rows
+        weight = np.ascontiguousarray(times.T)[where[:, 0]]
+        weight *= np.ascontiguousarray(times.T)[where[:, 1]]
+        yield weight
+
+
 def bootstrap_pairs(
     values: ArrayLike, pairs: ArrayLike, *, seed: int, draws: int = 1000, confidence: float = 0.95
 ) -> Interval:
@@ -155,7 +182,8 @@ def bootstrap_pairs(
     Items, not pairs, are resampled: an item drawn ``w_i`` times gives its pairs the weight ``w_i w_j``, and each draw's
     figure is ``sum(w_i w_j v_ij) / sum(w_i w_j)``. Pairs that share an item rise and fall together, which an interval
     that takes pairs as independent ignores (it comes out several times too narrow). Where items stand in only one or
-    two pairs, this one is wider than it need be, never narrower.
+    two pairs, this one is wider than it need be, never narrower; where each stands in one alone, the pairs are
+    independent and are resampled themselves.
 
     Args:
         values: [m], one for each pair (1 = the pair was ranked rightly, 0 = not, 1/2 = tied).
@@ -180,16 +208,8 @@ def bootstrap_pairs(
     ij = np.asarray(pairs)
     if v.ndim != 1 or v.size == 0 or ij.shape != (v.size, 2):
         raise ValueError(f"expected values [m] and pairs [m, 2] with m > 0, found {v.shape} and {ij.shape}")
-    items, where = np.unique(ij, return_inverse=True)
-    where = where.reshape(ij.shape)
-    rng = np.random.default_rng(seed)
     means = []
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, draws - start)
-        times = rng.multinomial(items.size, np.full(items.size, 1 / items.size), size=size).astype(np.float64)
-        # [m, size]: rows are contiguous, so the two gathers copy whole rows
-        weight = np.ascontiguousarray(times.T)[where[:, 0]]
-        weight *= np.ascontiguousarray(times.T)[where[:, 1]]
+    for weight in resampled_pairs(ij, seed=seed, draws=draws):
         total = weight.sum(axis=0)
         # a draw that happens to hold no complete pair says nothing
         means.append((v @ weight)[total > 0] / total[total > 0])

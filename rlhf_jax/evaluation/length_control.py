@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled, union, wilson
+from rlhf_jax.evaluation.intervals import Interval, percentiles, resampled, resampled_pairs, union, wilson
 
 # Where length alone explains every win the slope has no largest likelihood: this much of a prior gives it one.
 _RIDGE = 1e-4
@@ -18,6 +20,7 @@ def length_controlled(
     difference: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    pairs: ArrayLike | None = None,
     seed: int = 0,
     draws: int = 500,
 ) -> tuple[float, Interval]:
@@ -33,6 +36,8 @@ def length_controlled(
         wins: [n], 1 for a win, 0 for none, 1/2 for a tie; anything between counts as so much of a win.
         difference: [n], in any unit of length.
         groups: [n], which prompt each is of; those of one prompt are drawn together. Each is its own by default.
+        pairs: int [n, 2], the two responses each is of, where a response stands in several: then responses are drawn,
+            as in ``bootstrap_pairs``, and no groups.
         seed: what the interval's resampling depends on.
         draws: resamples.
 
@@ -41,7 +46,8 @@ def length_controlled(
         none does, Wilson's interval with as many trials as there are groups.
 
     Raises:
-        ValueError: if the shapes disagree, there is nothing, a win lies outside [0, 1] or a number is not finite.
+        ValueError: if the shapes disagree, there is nothing, a win lies outside [0, 1], a number is not finite, or both
+            groups and pairs are given.
 
     Example:
         >>> wins = [1, 1, 1, 0, 1, 0, 0, 0]  # of the longer ones 3 in 4, of the shorter ones 1 in 4
@@ -56,26 +62,37 @@ def length_controlled(
         raise ValueError(f"expected wins [n] and difference [n] with n > 0, found {y.shape} and {d.shape}")
     if not (np.isfinite(y).all() and np.isfinite(d).all() and y.min() >= 0 and y.max() <= 1):
         raise ValueError("wins must lie in [0, 1] and differences be finite")
+    if groups is not None and pairs is not None:
+        raise ValueError("groups and pairs both say what is drawn together: leave one of them out")
+    ij = None if pairs is None else np.asarray(pairs)
+    if ij is not None and ij.shape != (y.size, 2):
+        raise ValueError(f"expected pairs [{y.size}, 2], found {ij.shape}")
     scale = float(np.sqrt((d**2).mean()))
     x = d / scale if scale > 0 else d
     every = np.ones((1, y.size))
     fitted = _fit(y, x, every, (0.0, 0.0))
     rate = float(_read_at_zero(y, every, fitted[0])[0])
     names = np.arange(y.size) if groups is None else np.asarray(groups)
-    start, kinds = (float(fitted[0][0]), float(fitted[1][0])), len(np.unique(names))
+    start, kinds = (float(fitted[0][0]), float(fitted[1][0])), len(np.unique(names if ij is None else ij))
     if rate in (0.0, 1.0):  # which no draw differs from
         return rate, wilson(rate * kinds, kinds)
 
-    def interval(of: np.ndarray) -> Interval:
+    def interval(weighted: Iterable[np.ndarray]) -> Interval:
         drawn = []
-        for weights in resampled(of, seed=seed, draws=draws):
+        for weights in weighted:
             fit_again = _one_step if y.size > _MANY else _fit
             intercepts, _ = fit_again(y, x, weights, start)
             drawn.append(_read_at_zero(y, weights, intercepts))
         return percentiles(np.concatenate(drawn))
 
-    by_prompt = interval(names)
-    return rate, by_prompt if kinds == y.size else union(by_prompt, interval(np.arange(y.size)))
+    if ij is not None:
+        # a draw that happens to hold no complete pair says nothing
+        weighted = (w[:, w.sum(axis=0) > 0].T for w in resampled_pairs(ij, seed=seed, draws=draws))
+        return rate, interval(weighted)
+    by_prompt = interval(resampled(names, seed=seed, draws=draws))
+    if kinds == y.size:
+        return rate, by_prompt
+    return rate, union(by_prompt, interval(resampled(np.arange(y.size), seed=seed, draws=draws)))
 
 
 def _fit(

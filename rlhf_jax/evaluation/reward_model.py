@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rlhf_jax.evaluation.calibration import calibration
 from rlhf_jax.evaluation.intervals import bootstrap_pairs
 
 # People are divided on a pair when between one and four fifths of their votes go to either side.
@@ -72,20 +73,7 @@ def reliability(gap: ArrayLike, share: ArrayLike, *, bins: int = 10) -> tuple[fl
     d, votes = np.asarray(gap, np.float64), np.asarray(share, np.float64)
     if d.ndim != 1 or d.shape != votes.shape or d.size == 0:
         raise ValueError(f"expected gap [m] and share [m] with m > 0, found {d.shape} and {votes.shape}")
-    confidence = _sigmoid(np.abs(d))
-    # A tied pair has no preferred side: its share counts as even, as both orders of it together would say.
-    observed = np.where(d == 0, 0.5, np.where(d > 0, votes, 1 - votes))
-    edges = np.linspace(0.5, 1.0, bins + 1)
-    which = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    rows: list[dict[str, float]] = []
-    ece = 0.0
-    for b in np.unique(which):
-        inside = which == b
-        mean_confidence, mean_observed = float(confidence[inside].mean()), float(observed[inside].mean())
-        ece += inside.mean() * abs(mean_confidence - mean_observed)
-        row = {"low": float(edges[b]), "high": float(edges[b + 1]), "confidence": mean_confidence}
-        rows.append(row | {"observed": mean_observed, "pairs": int(inside.sum())})
-    return float(ece), rows
+    return calibration(_sigmoid(d), votes, bins=bins)
 
 
 def reward_quality(

@@ -3,6 +3,7 @@
 from rlhf_jax.feedback.aggregation import DawidSkene, dawid_skene, majority
 from rlhf_jax.feedback.agreement import fleiss_kappa, krippendorff_alpha, single_rater_accuracy
 from rlhf_jax.feedback.comparisons import histograms, random_pairs, vote_share, votes, votes_from_histograms
+from rlhf_jax.feedback.consensus import Consensus, consensus, labels_of_votes
 from rlhf_jax.feedback.drift import Drift, Periods, by_period, drift
 from rlhf_jax.feedback.filtering import Kept, kept_raters
 from rlhf_jax.feedback.golden import golden_set
@@ -19,6 +20,7 @@ from rlhf_jax.feedback.raters import (
 )
 
 __all__ = [
+    "Consensus",
     "DawidSkene",
     "Drift",
     "Judge",
@@ -31,6 +33,7 @@ __all__ = [
     "agreement_with_golden",
     "agreement_with_others",
     "by_period",
+    "consensus",
     "dawid_skene",
     "drift",
     "fleiss_kappa",
@@ -41,6 +44,7 @@ __all__ = [
     "kept_raters",
     "krippendorff_alpha",
     "label_alpha",
+    "labels_of_votes",
     "majority",
     "of_both_orders",
     "parse_principles",

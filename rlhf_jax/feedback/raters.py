@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.feedback.aggregation import dawid_skene
+from rlhf_jax.feedback.consensus import both_ways
 from rlhf_jax.feedback.drift import Drift, drift
 from rlhf_jax.feedback.labels import agreements, checked_labels, label_alpha, majority_of_others, mean_by_rater
-
-_OTHER_WAY = np.array([1, 0, 2, -1])  # a label where the responses change places; the last is -1
 
 
 class RaterReport(NamedTuple):
@@ -146,10 +144,7 @@ def rater_weights(labels: np.ndarray, *, golden: np.ndarray | None = None, smoot
     present = np.union1d(table, known)
     if not {0, 1} & set(present.tolist()):
         return np.ones(table.shape[1])
-    # Ties are no third outcome where nobody says one.
-    classes = 3 if 2 in present else 2
-    both_ways, both_known = np.concatenate([table, _OTHER_WAY[table]]), np.concatenate([known, _OTHER_WAY[known]])
-    found = dawid_skene(both_ways, classes=classes, smoothing=smoothing, known=both_known)
+    found = both_ways(table, known, smoothing)
     right = np.einsum("j,kjj->k", found.priors, found.confusion)
     says = np.einsum("i,kij->kj", found.priors, found.confusion)
     by_chance = says @ found.priors

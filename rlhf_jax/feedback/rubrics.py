@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _LARGEST = 2**20  # bytes; what is larger is another file that was named by mistake
+PLACES = re.compile(r"\{(prompt|text|response|first|second|responses|letters)\}")
+"""What of a question is replaced."""
+_ASKS = {"response", "first", "second", "responses"}
 _FORM = 'expected criteria with text and weight, in TOML [[criteria]], then text = "The response is ...", weight = 1'
 
 
@@ -24,6 +29,14 @@ class Criterion(NamedTuple):
     """A sentence that is true of a good response."""
     weight: float = 1.0
     name: str = ""
+    question: str = ""
+    """How it is asked, where not in the judge's own words: with ``{response}`` of one response, with ``{first}`` and
+    ``{second}`` of a pair, with ``{responses}`` of all, which go by ``{letters}``; ``{prompt}`` and ``{text}`` may
+    stand there too."""
+    completion: str = ""
+    """The same for a text which the answer continues, without turns."""
+    answers: tuple[str, ...] = ()
+    """What may be answered in place of 1 to 10, the worst first; or of A and B, the first response's first."""
 
 
 class Rubric(NamedTuple):
@@ -39,7 +52,7 @@ def read_rubric(path: Path | str) -> Rubric:
 
     Args:
         path: a TOML file with a table ``[[criteria]]`` for each, or a JSON file with a list ``criteria``: ``text``, and
-            if wanted ``weight``, 1 by default, and ``name``, ``criterion 1`` and so on by default.
+            where wanted the other fields of ``Criterion``; weight is 1 by default, name ``criterion 1`` and so on.
 
     Returns:
         Its criteria, in order, and their version.
@@ -80,8 +93,9 @@ def rubric_of(fields: Any, *, called: str = "rubric") -> Rubric:
         RubricError: as for ``read_rubric``.
 
     Example:
-        >>> rubric_of({"criteria": [{"text": "The response is kind.", "weight": 2}]}).criteria
-        (Criterion(text='The response is kind.', weight=2.0, name='criterion 1'),)
+        >>> [kind] = rubric_of({"criteria": [{"text": "The response is kind.", "weight": 2}]}).criteria
+        >>> kind.name, kind.weight
+        ('criterion 1', 2.0)
     """
     criteria = fields.get("criteria") if isinstance(fields, dict) else None
     if not isinstance(criteria, list) or not criteria:
@@ -102,8 +116,8 @@ def _criterion(fields: Any, number: int, called: str) -> Criterion:
     where = f"{called}: criterion {number}"
     if not isinstance(fields, dict):
         raise RubricError(f"{where} is {fields!r:.60}: {_FORM}")
-    if unknown := sorted(set(map(str, fields)) - {"name", "text", "weight"}):
-        raise RubricError(f"{where}: unknown field {unknown[0]!r}: it may have name, text and weight")
+    if unknown := sorted(set(map(str, fields)) - set(Criterion._fields)):
+        raise RubricError(f"{where}: unknown field {unknown[0]!r}: it may have {', '.join(Criterion._fields)}")
     text, weight, name = fields.get("text"), fields.get("weight", 1), fields.get("name", f"criterion {number}")
     if not isinstance(text, str) or not text.strip():
         raise RubricError(f"{where}: text must be a sentence that is true of a good response, found {text!r:.60}")
@@ -111,4 +125,32 @@ def _criterion(fields: Any, number: int, called: str) -> Criterion:
         raise RubricError(f"{where}: weight must be a number above 0, found {weight!r:.60}")
     if not isinstance(name, str) or not name.strip():
         raise RubricError(f"{where}: name must be a text, found {name!r:.60}")
-    return Criterion(" ".join(text.split()), float(weight), name.strip())
+    question, completion, answers = _wording(fields, where)
+    return Criterion(" ".join(text.split()), float(weight), name.strip(), question, completion, answers)
+
+
+def _wording(fields: Mapping[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]:
+    """How a criterion is asked, where a file says so in words of its own."""
+    asked = {form: fields.get(form, "") for form in ("question", "completion")}
+    for form, text in asked.items():
+        if not isinstance(text, str):
+            raise RubricError(f"{where}: {form} must be a text, found {text!r:.60}")
+        shows = set(PLACES.findall(text))
+        if text and shows & _ASKS not in ({"response"}, {"first", "second"}, {"responses"}):
+            raise RubricError(
+                f"{where}: {form} must show {{response}} alone, or {{first}} and {{second}} of a pair, or all "
+                "{responses}, each in these words"
+            )
+    if all(asked.values()):
+        raise RubricError(f"{where} has a question and a completion: leave one of them out")
+    answers = fields.get("answers", [])
+    known = isinstance(answers, list) and all(isinstance(a, str) and a.strip() for a in answers)
+    if not known or len(answers) == 1 or len(set(answers)) < len(answers):
+        raise RubricError(f"{where}: answers must be a list of at least two different texts, found {answers!r:.60}")
+    text = asked["question"] or asked["completion"]
+    if answers and not text:
+        raise RubricError(f"{where} has answers and no question that is asked for them: write it, or leave them out")
+    if answers and ("{responses}" in text or ("{first}" in text and len(answers) != 2)):
+        kind = "an order is answered with letters" if "{responses}" in text else "one of a pair is one of two answers"
+        raise RubricError(f"{where}: answers: {kind}, found {answers!r:.60}")
+    return asked["question"], asked["completion"], tuple(answers)

@@ -5,8 +5,19 @@ judge, ``--judge NAME=...``, measures a policy and trains none, and may be one o
 """
 
 from rlhf_jax.judges.config import JudgeConfig
+from rlhf_jax.judges.endpoint import Endpoint, EndpointConfig, EndpointError, EndpointUnavailable
 from rlhf_jax.judges.find import find_judge, resolved
 from rlhf_jax.judges.language_model import LanguageModel
 from rlhf_jax.judges.voting import AskingJudge
 
-__all__ = ["AskingJudge", "JudgeConfig", "LanguageModel", "find_judge", "resolved"]
+__all__ = [
+    "AskingJudge",
+    "Endpoint",
+    "EndpointConfig",
+    "EndpointError",
+    "EndpointUnavailable",
+    "JudgeConfig",
+    "LanguageModel",
+    "find_judge",
+    "resolved",
+]

@@ -32,7 +32,8 @@ class AnswerTokens(NamedTuple):
     """What all of them begin with."""
     places: Mapping[Tokens, Place]
     """By an answer's tokens up to there."""
-    count: int
+    size: int
+    """How many there are, A."""
 
     @property
     def paths(self) -> tuple[Tokens, ...]:
@@ -51,7 +52,7 @@ class AnswerTokens(NamedTuple):
         Returns:
             float64 [n, A].
         """
-        found = np.ones((len(logprobs[()]), self.count))
+        found = np.ones((len(logprobs[()]), self.size))
         for after, place in self.places.items():
             p = np.exp(np.asarray(logprobs[after], np.float64))
             if place.ends is not None:

@@ -10,12 +10,34 @@ from typing import Protocol
 
 import numpy as np
 
-from rlhf_jax.data.rows import Chat, Message, Prompt, prompt_text
+from rlhf_jax.data.rows import Message, Prompt, prompt_text
+from rlhf_jax.feedback.rubrics import PLACES, Criterion
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SCORES = tuple(range(1, 11))
-BETTER = "The response answers the prompt better: it is correct, helpful and well written."
+BETTER = Criterion("The response answers the prompt well: it is correct, helpful and well written.")
 """What responses are compared by where nobody says by what."""
+
+_PAIR = """Prompt: {prompt}
+
+Response A: {first}
+
+Response B: {second}
+
+Of which response is this more true: {text}
+Answer with A or B only."""
+_SCORE = """Prompt: {prompt}
+
+Response: {response}
+
+How true is this, from 1 (not at all) to 10 (entirely): {text}
+Answer with a number only."""
+_RANKING = """Prompt: {prompt}
+
+{responses}
+
+Put the responses in order, the one first of which this is most true: {text}
+Answer with the letters {letters} in that order only, with > between them."""
 
 
 class Asked(Protocol):
@@ -25,22 +47,22 @@ class Asked(Protocol):
     def cost(self) -> float:
         """What all answers so far have cost; 0 where nothing is paid."""
 
-    def choose(self, questions: Sequence[Chat], answers: Sequence[str]) -> np.ndarray:
+    def choose(self, questions: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Answer each question with one of the same few words.
 
         Args:
-            questions: n chats, up to the turn that answers.
+            questions: n chats, up to the turn that answers; or texts, which the answer continues.
             answers: A words.
 
         Returns:
             float32 [n, A]: the share of each answer, which add up to 1; NaN in a row where there is no answer.
         """
 
-    def order(self, questions: Sequence[Chat], count: int) -> np.ndarray:
+    def order(self, questions: Sequence[Prompt], count: int) -> np.ndarray:
         """Put the responses of each question in order.
 
         Args:
-            questions: n chats, in which responses go by the first letters.
+            questions: n chats or texts, in which responses go by the first letters.
             count: how many responses each shows, K.
 
         Returns:
@@ -49,20 +71,20 @@ class Asked(Protocol):
         """
 
 
-def pair_question(prompt: Prompt, first: str, second: str, criterion: str = BETTER) -> Chat:
-    """Ask which of two responses is better; the answer is A or B.
+def pair_question(prompt: Prompt, first: str, second: str, criterion: Criterion = BETTER) -> Prompt:
+    """Ask which of two responses is better; the answer is A or B, or one of the criterion's own.
 
     Args:
         prompt: what both answer.
         first: the response that is called A.
         second: the one that is called B.
-        criterion: a sentence that is true of a good response.
+        criterion: by what they are compared.
 
     Returns:
-        The question.
+        The question: a chat, or where the criterion is put as a completion, a text.
 
     Example:
-        >>> print(pair_question("Hi.", "Hello!", "No.", "The response is kind.")[0].content)
+        >>> print(pair_question("Hi.", "Hello!", "No.", Criterion("The response is kind."))[0].content)
         Prompt: Hi.
         <BLANKLINE>
         Response A: Hello!
@@ -72,57 +94,53 @@ def pair_question(prompt: Prompt, first: str, second: str, criterion: str = BETT
         Of which response is this more true: The response is kind.
         Answer with A or B only.
     """
-    return _asked(
-        prompt, _shown([first, second]), f"Of which response is this more true: {criterion}\nAnswer with A or B only."
-    )
+    return _asked(criterion, _PAIR, prompt=prompt_text(prompt), first=first, second=second)
 
 
-def score_question(prompt: Prompt, response: str, criterion: str = BETTER) -> Chat:
-    """Ask for a score of one response; the answer is a whole number from 1 to 10.
+def score_question(prompt: Prompt, response: str, criterion: Criterion = BETTER) -> Prompt:
+    """Ask for a score of one response; the answer is a whole number from 1 to 10, or one of the criterion's own.
 
     Args:
         prompt: what the response answers.
         response: the response.
-        criterion: a sentence that is true of a good response.
+        criterion: by what it is judged.
 
     Returns:
-        The question.
+        The question, as from ``pair_question``.
+
+    Example:
+        >>> tone = Criterion("It is positive.", completion="Text: {response}\\nSentiment:", answers=("bad", "good"))
+        >>> score_question("Hi.", "Hello!", tone)
+        'Text: Hello!\\nSentiment:'
     """
-    return _asked(
-        prompt,
-        f"Response: {response}",
-        f"How true is this, from 1 (not at all) to 10 (entirely): {criterion}\nAnswer with a number only.",
-    )
+    return _asked(criterion, _SCORE, prompt=prompt_text(prompt), response=response)
 
 
-def ranking_question(prompt: Prompt, responses: Sequence[str], criterion: str = BETTER) -> Chat:
+def ranking_question(prompt: Prompt, responses: Sequence[str], criterion: Criterion = BETTER) -> Prompt:
     """Ask for the order of K responses; the answer is their letters, the best first.
 
     Args:
         prompt: what all answer.
         responses: K texts, called A, B and so on; at most 26.
-        criterion: a sentence that is true of a good response.
+        criterion: by what they are compared.
 
     Returns:
-        The question.
+        The question, as from ``pair_question``.
 
     Raises:
         ValueError: when there are more responses than letters.
     """
     if len(responses) > len(LETTERS):
         raise ValueError(f"a ranking shows at most {len(LETTERS)} responses, found {len(responses)}: compare pairs")
+    shown = "\n\n".join(f"Response {letter}: {text}" for letter, text in zip(LETTERS, responses, strict=False))
     letters = ", ".join(LETTERS[: len(responses)])
-    return _asked(
-        prompt,
-        _shown(responses),
-        f"Put the responses in order, the one first of which this is most true: {criterion}\n"
-        f"Answer with the letters {letters} in that order only, with > between them.",
+    return _asked(criterion, _RANKING, prompt=prompt_text(prompt), responses=shown, letters=letters)
+
+
+def _asked(criterion: Criterion, default: str, **shown: str) -> Prompt:
+    """Put texts in the places of a question, all at once: what stands in one of them is no place."""
+    places = {**shown, "text": criterion.text}
+    written = PLACES.sub(
+        lambda place: places.get(place[1], place[0]), criterion.completion or criterion.question or default
     )
-
-
-def _asked(prompt: Prompt, shown: str, question: str) -> Chat:
-    return (Message("user", f"Prompt: {prompt_text(prompt)}\n\n{shown}\n\n{question}"),)
-
-
-def _shown(responses: Sequence[str]) -> str:
-    return "\n\n".join(f"Response {letter}: {text}" for letter, text in zip(LETTERS, responses, strict=False))
+    return written if criterion.completion else (Message("user", written),)

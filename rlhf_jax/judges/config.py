@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from rlhf_jax.fields import check_fields
+from rlhf_jax.judges.endpoint.config import EndpointConfig
 
 How = Literal["pairs", "scores", "ranking"]
 
@@ -31,6 +32,8 @@ class JudgeConfig:
     """A file of principles, one of which, drawn by `seed` and the prompt, says by what a pair is compared."""
     seed: int = 0
     """Which principle is drawn comes from it."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """How an endpoint is asked; in a file of fields its own are a table, `[endpoint]`."""
 
     def __post_init__(self) -> None:
         check_fields(self)

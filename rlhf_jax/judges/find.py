@@ -7,10 +7,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.data.rows import prompt_text
 from rlhf_jax.feedback.judges import Judge, from_scores
-from rlhf_jax.feedback.rubrics import Criterion, RubricError, read_rubric
+from rlhf_jax.feedback.principles import PrinciplesError, read_principles
+from rlhf_jax.feedback.rubrics import Criterion, Rubric, RubricError, read_rubric
 from rlhf_jax.judges.asking import BETTER
 from rlhf_jax.judges.config import JudgeConfig
+from rlhf_jax.judges.endpoint import Endpoint, EndpointConfig, EndpointError, read_address
 from rlhf_jax.judges.language_model import LanguageModel
 from rlhf_jax.judges.voting import AskingJudge, Criteria, always
 from rlhf_jax.runs.errors import RunError
@@ -41,6 +44,12 @@ def find_judge(config: JudgeConfig) -> Judge:
             raise RunError(f"judge {name} is no language model, which a {beside[0]} is shown to: leave it out")
         if config.how != "pairs":
             raise RunError(f"judge {name} is no language model, which is asked for {config.how}: leave how out")
+    if _is_address(name):
+        return AskingJudge(_endpoint(name, config.endpoint), config.how, criteria_of(config))
+    if config.endpoint != EndpointConfig():
+        raise RunError(
+            f"judge {name} is no endpoint, which endpoint.* are for: leave them out, or name http://...#MODEL"
+        )
     if name.startswith("scores:"):
         return from_scores(load_function(name.removeprefix("scores:"), f"judge {name}"))
     if name.startswith("reward:"):
@@ -80,6 +89,8 @@ def resolved(config: JudgeConfig) -> JudgeConfig:
         raise RunError(f'judge {path}: says not who judges: write judge = "RUN" or another name of one')
     if str(fields["judge"]).lower().endswith(".toml"):
         raise RunError(f"judge {path}: judge names another file of this kind, {fields['judge']}: name the judge itself")
+    if "endpoint" in fields:
+        fields["endpoint"] = _endpoint_fields(fields["endpoint"], path)
     blank = JudgeConfig(judge=config.judge)
     for field in fields:
         if field != "judge" and vars(config)[field] not in (vars(blank)[field], fields[field]):
@@ -88,6 +99,19 @@ def resolved(config: JudgeConfig) -> JudgeConfig:
         return dataclasses.replace(config, **fields)
     except (TypeError, ValueError) as error:
         raise RunError(f"judge {path}: {error}") from error
+
+
+def _endpoint_fields(table: Any, path: Path) -> EndpointConfig:
+    """Make the table ``[endpoint]`` of a judge's own file a config."""
+    names = [field.name for field in dataclasses.fields(EndpointConfig)]
+    if not isinstance(table, dict):
+        raise RunError(f"judge {path}: endpoint must be a table, [endpoint] with lines below it, found {table!r:.80}")
+    if unknown := next((name for name in table if name not in names), ""):
+        raise RunError(f"judge {path}: unknown field endpoint.{unknown}: it may have {', '.join(names)}")
+    try:
+        return EndpointConfig(**table)
+    except ValueError as error:
+        raise RunError(f"judge {path}: endpoint.{error}") from error
 
 
 def criteria_of(config: JudgeConfig) -> Criteria:
@@ -104,10 +128,28 @@ def criteria_of(config: JudgeConfig) -> Criteria:
     """
     try:
         if config.rubric:
-            return always(*read_rubric(config.rubric).criteria)
+            return _checked(read_rubric(config.rubric), config)
+        if config.principles:
+            principles = read_principles(config.principles)
+            return lambda prompt: (Criterion(principles.draw(config.seed, prompt_text(prompt)).text),)
     except RubricError as error:
         raise RunError(f"rubric {error}") from error
-    return always(Criterion(config.criterion.strip() or BETTER))
+    except PrinciplesError as error:
+        raise RunError(f"principles {error}") from error
+    return always(Criterion(config.criterion.strip()) if config.criterion else BETTER)
+
+
+def _checked(rubric: Rubric, config: JudgeConfig) -> Criteria:
+    """Refuse a rubric whose questions are asked otherwise than the config says."""
+    shows = {"pairs": "{first}", "scores": "{response}", "ranking": "{responses}"}[config.how]
+    for criterion in rubric.criteria:
+        asked = criterion.completion or criterion.question
+        if asked and shows not in asked:
+            raise RunError(
+                f"rubric {config.rubric}: {criterion.name} has a question of its own without {shows}, which "
+                f"how = {config.how} shows: change how, or the question"
+            )
+    return always(*rubric.criteria)
 
 
 def is_asked(name: str) -> bool:
@@ -120,10 +162,21 @@ def is_asked(name: str) -> bool:
         >>> is_asked("runs/mine:ppo"), is_asked("reward:runs/mine"), is_asked("mine.py:longer")
         (True, False, False)
     """
-    if name.startswith(("http://", "https://")):
+    if _is_address(name):
         return True
     own = name.startswith(("scores:", "reward:")) or _is_function(name)
     return not own and not _holds_reward_model_alone(name)
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _endpoint(name: str, config: EndpointConfig) -> Endpoint:
+    try:
+        return Endpoint(read_address(name), config)
+    except EndpointError as error:
+        raise RunError(str(error)) from error
 
 
 def _is_function(name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
-from rlhf_jax.data.rows import Chat
+from rlhf_jax.data.rows import Prompt
 from rlhf_jax.judges.answer_tokens import AnswerTokens, answer_tokens
 from rlhf_jax.judges.asking import LETTERS
 from rlhf_jax.rollout.generate import ROOM
@@ -47,7 +47,7 @@ class LanguageModel:
 
     def __init__(self, config: models.ModelConfig, params: Params, tokenizer: Tokenizer, called: str = "the judge"):
         self.config, self.params, self.tokenizer, self.called = config, params, tokenizer, called
-        self._answers: dict[tuple[str, ...], AnswerTokens] = {}
+        self._answers: dict[tuple[tuple[str, ...], bool], AnswerTokens] = {}
 
     @classmethod
     def load(cls, path: Path | str) -> LanguageModel:
@@ -62,13 +62,13 @@ class LanguageModel:
         policy = Policy.load(path)
         return cls(policy.config, policy.params, policy.tokenizer, str(path))
 
-    def choose(self, questions: Sequence[Chat], answers: Sequence[str]) -> np.ndarray:
+    def choose(self, questions: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Answer questions by how likely each answer is among those that are allowed.
 
         ``P(answer | question) / sum of P over all answers``
 
         Args:
-            questions: n chats.
+            questions: n chats, written in the tokenizer's format; or texts, which the answer continues as they are.
             answers: A words.
 
         Returns:
@@ -79,50 +79,55 @@ class LanguageModel:
             DataError: when the chat template refuses a question.
             ValueError: when the tokenizer writes two of the answers with the same tokens.
         """
-        tree = self._as_tokens(tuple(answers))
         shares = np.full((len(questions), len(answers)), np.nan, np.float32)
-        if not questions:
-            return shares
-        asked = [np.append(self.tokenizer.encode_prompt(q), tree.opening).astype(np.int32) for q in questions]
-        longest = (self.config.max_length or ROOM) - max(map(len, tree.paths))
-        fit = [i for i, tokens in enumerate(asked) if len(tokens) <= longest]
-        if not fit:
-            return shares
+        for as_text, tokenizer in ((True, self._plain), (False, self.tokenizer)):
+            rows = [i for i, question in enumerate(questions) if isinstance(question, str) == as_text]
+            tree = self._as_tokens(tuple(answers), as_text)
+            asked = [np.append(tokenizer.encode_prompt(questions[i]), tree.opening).astype(np.int32) for i in rows]
+            longest = (self.config.max_length or ROOM) - max(map(len, tree.paths))
+            fit = [i for i, tokens in enumerate(asked) if len(tokens) <= longest]
+            if fit:
+                shares[[rows[i] for i in fit]] = self._shares([asked[i] for i in fit], tree, answers)
+        return shares
+
+    def _shares(self, asked: Sequence[np.ndarray], tree: AnswerTokens, answers: Sequence[str]) -> np.ndarray:
         logprobs: dict[tuple[int, ...], np.ndarray] = {}
         for path in tree.paths:
-            logprobs.update(self._read([asked[i] for i in fit], path, tree))
+            logprobs.update(self._read(asked, path, tree))
         found = tree.probabilities(logprobs)
         heard = found.sum(-1, keepdims=True)
         self._warn_where_unheard(float(heard.mean()), answers)
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares[fit] = np.where(np.isfinite(heard) & (heard > 0), found / heard, np.nan)
-        return shares
+            return np.where(np.isfinite(heard) & (heard > 0), found / heard, np.nan)
 
-    def order(self, questions: Sequence[Chat], count: int) -> np.ndarray:
+    def order(self, questions: Sequence[Prompt], count: int) -> np.ndarray:
         """Put responses in order by how likely each is named first.
 
         ``P(i > j) = p_i / (p_i + p_j)``, as Plackett and Luce have it
 
         Args:
-            questions: n chats.
+            questions: n chats or texts.
             count: K, how many responses each shows.
 
         Returns:
             float32 [n, K, K].
         """
-        p = self.choose(questions, LETTERS[:count]).astype(np.float64)
-        first, other = p[:, :, None], p[:, None, :]
-        return (np.maximum(first, 1e-30) / np.maximum(first + other, 2e-30)).astype(np.float32)
+        p = np.maximum(self.choose(questions, LETTERS[:count]).astype(np.float64), 1e-12)
+        return (p[:, :, None] / (p[:, :, None] + p[:, None, :])).astype(np.float32)
 
-    def _as_tokens(self, answers: tuple[str, ...]) -> AnswerTokens:
-        if answers not in self._answers:
-            self._answers[answers] = answer_tokens([self._said(answer) for answer in answers])
-        return self._answers[answers]
+    @functools.cached_property
+    def _plain(self) -> Tokenizer:
+        return self.tokenizer.with_format("plain")
 
-    def _said(self, answer: str) -> list[int]:
-        """An answer's tokens as the assistant says them, without what ends its turn."""
-        tokens = self.tokenizer.encode_response(answer).tolist()
-        return tokens[: len(tokens) - 1 - tokens[::-1].index(self.tokenizer.eos_id)]
+    def _as_tokens(self, answers: tuple[str, ...], as_text: bool) -> AnswerTokens:
+        """Write the answers as they are said, without what ends them."""
+        if (answers, as_text) not in self._answers:
+            tokenizer = self._plain if as_text else self.tokenizer
+            said = [tokenizer.encode_response(answer).tolist() for answer in answers]
+            ends = [len(tokens) - 1 - tokens[::-1].index(tokenizer.eos_id) for tokens in said]
+            found = answer_tokens([tokens[:end] for tokens, end in zip(said, ends, strict=True)])
+            self._answers[answers, as_text] = found
+        return self._answers[answers, as_text]
 
     def _read(
         self, asked: Sequence[np.ndarray], path: tuple[int, ...], tree: AnswerTokens
@@ -141,7 +146,9 @@ class LanguageModel:
         out = np.zeros((len(sequences), at.shape[1], len(tokens)), np.float32)
         lengths = np.asarray([len(s) for s in sequences])
         order = np.argsort(lengths, kind="stable")
-        size = max(1, min(ROWS, TOKENS // int(lengths.max()), 1 << (len(order) - 1).bit_length()))
+        # A power of two: one that followed from the longest question would be another program for every call.
+        most = max(1, min(ROWS, TOKENS // int(lengths.max())))
+        size = min(1 << (most.bit_length() - 1), 1 << (len(order) - 1).bit_length())
         # From the longest down: the rows that fill up the last block are short.
         for end in range(len(order), 0, -size):
             rows = order[max(0, end - size) : end]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.rows import Chat, Prompt
+from rlhf_jax.data.rows import Prompt
 from rlhf_jax.feedback.judges import Verdicts, of_both_orders
 from rlhf_jax.feedback.rubrics import Criterion
-from rlhf_jax.judges.asking import BETTER, SCORES, Asked, pair_question, ranking_question, score_question
+from rlhf_jax.judges.asking import BETTER, LETTERS, SCORES, Asked, pair_question, ranking_question, score_question
 from rlhf_jax.judges.config import How
 
 Criteria = Callable[[Prompt], Sequence[Criterion]]  # by what the responses to a prompt are compared
@@ -58,7 +58,7 @@ class AskingJudge:
 
     model: Asked
     how: How = "pairs"
-    criteria: Criteria = always(Criterion(BETTER))
+    criteria: Criteria = always(BETTER)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]], /) -> Verdicts:
         """Vote among K responses to each of B prompts.
@@ -72,61 +72,52 @@ class AskingJudge:
         """
         k = len(responses[0]) if responses else 2
         asked = [
-            _Asked(row, prompt, tuple(responses[row]), c.text, c.weight)
+            _Asked(row, prompt, tuple(responses[row]), criterion)
             for row, prompt in enumerate(prompts)
-            for c in self.criteria(prompt)
+            for criterion in self.criteria(prompt)
         ]
+        votes, scores = np.zeros((len(asked), k, k)), np.zeros((len(asked), k))
         by = {"pairs": self._pairs, "scores": self._scores, "ranking": self._ranking}[self.how]
-        votes, beside = by(asked, k)
-        weights, rows = np.asarray([a.weight for a in asked]), np.asarray([a.row for a in asked], int)
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            total, weight = np.zeros((len(prompts), *values.shape[1:])), np.zeros(len(prompts))
-            np.add.at(total, rows, values * weights.reshape(-1, *[1] * (values.ndim - 1)))
-            np.add.at(weight, rows, weights)
-            return (total / weight.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
-
+        for answers in dict.fromkeys(one.criterion.answers for one in asked):
+            group = [i for i, one in enumerate(asked) if one.criterion.answers == answers]
+            votes[group], scores[group] = by([asked[i] for i in group], answers, k)
+        votes, scores = (_mean(x, asked, len(prompts)) for x in (votes, scores))
         if self.how == "pairs":
-            shown = mean(beside)
-            return Verdicts(of_both_orders(shown), shown=shown)
-        if self.how == "scores":
-            return Verdicts(mean(votes), scores=mean(beside))
-        return Verdicts(mean(votes))
+            return Verdicts(of_both_orders(votes), shown=votes)
+        return Verdicts(votes, scores=scores if self.how == "scores" else None)
 
-    def _pairs(self, asked: Sequence[_Asked], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ask about every pair in both orders."""
+    def _pairs(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, float]:
+        """Ask about every pair in both orders: the share for the one that is shown first."""
         places = [(i, j) for i in range(k) for j in range(k) if i != j]
-        questions = [
-            pair_question(a.prompt, a.responses[i], a.responses[j], a.criterion) for a in asked for i, j in places
-        ]
-        said = np.asarray(self.model.choose(questions, ("A", "B")), np.float64).reshape(len(asked), len(places), 2)
+        questions = [pair_question(a.prompt, a.texts[i], a.texts[j], a.criterion) for a in asked for i, j in places]
+        said = np.asarray(self.model.choose(questions, answers or LETTERS[:2]), np.float64)
         shown = np.zeros((len(asked), k, k))
-        for place, (i, j) in enumerate(places):
-            shown[:, i, j] = said[:, place, 0]
-        return shown, shown
+        shown[:, [i for i, _ in places], [j for _, j in places]] = said[:, 0].reshape(len(asked), len(places))
+        return shown, np.nan
 
-    def _scores(self, asked: Sequence[_Asked], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, np.ndarray]:
         """Ask for a score of each response."""
-        questions = [score_question(a.prompt, text, a.criterion) for a in asked for text in a.responses]
-        said = self.model.choose(questions, tuple(map(str, SCORES)))
-        p = np.asarray(said, np.float64).reshape(len(asked), k, len(SCORES))
-        above = np.tril(np.ones((len(SCORES), len(SCORES))), -1) + 0.5 * np.eye(len(SCORES))
+        questions = [score_question(a.prompt, text, a.criterion) for a in asked for text in a.texts]
+        values = np.linspace(SCORES[0], SCORES[-1], len(answers)) if answers else np.asarray(SCORES, np.float64)
+        said = self.model.choose(questions, answers or [str(score) for score in SCORES])
+        p = np.asarray(said, np.float64).reshape(len(asked), k, len(values))
+        above = np.tril(np.ones((len(values), len(values))), -1) + 0.5 * np.eye(len(values))
         votes = np.einsum("nis,st,njt->nij", p, above, p)
         votes[:, range(k), range(k)] = 0.0
-        return votes, p @ np.asarray(SCORES, np.float64)
+        return votes, p @ values
 
-    def _ranking(self, asked: Sequence[_Asked], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _ranking(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, float]:
         """Ask for the order of all responses, each of which comes to stand in each place once."""
-        turned = [[(place + turn) % k for place in range(k)] for turn in range(k)]
-        questions: list[Chat] = [
-            ranking_question(a.prompt, [a.responses[i] for i in order], a.criterion) for a in asked for order in turned
+        orders = np.asarray([[(place + turn) % k for place in range(k)] for turn in range(k)])
+        questions = [
+            ranking_question(a.prompt, [a.texts[i] for i in order], a.criterion) for a in asked for order in orders
         ]
         said = np.asarray(self.model.order(questions, k), np.float64).reshape(len(asked), k, k, k)
         votes = np.zeros((len(asked), k, k))
-        for turn, order in enumerate(turned):
-            votes[:, np.asarray(order)[:, None], np.asarray(order)] += said[:, turn] / k
+        for turn, order in enumerate(orders):
+            votes[:, order[:, None], order] += said[:, turn] / k
         votes[:, range(k), range(k)] = 0.0
-        return votes, votes
+        return votes, np.nan
 
 
 class _Asked(NamedTuple):
@@ -134,6 +125,14 @@ class _Asked(NamedTuple):
 
     row: int
     prompt: Prompt
-    responses: tuple[str, ...]
-    criterion: str
-    weight: float
+    texts: tuple[str, ...]
+    criterion: Criterion
+
+
+def _mean(values: np.ndarray, asked: Sequence[_Asked], rows: int) -> np.ndarray:
+    """The weighted mean over the criteria of each row, float32 [rows, ...]."""
+    total, weight = np.zeros((rows, *values.shape[1:])), np.zeros((rows, *[1] * (values.ndim - 1)))
+    for value, one in zip(values, asked, strict=True):
+        total[one.row] += value * one.criterion.weight
+        weight[one.row] += one.criterion.weight
+    return (total / weight).astype(np.float32)

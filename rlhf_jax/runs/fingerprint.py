@@ -28,6 +28,7 @@ _PLACES = frozenset(
         "out",
         "init",
         "policy",
+        "reference",
         "reward_model",
         "reward",
         "judge",
@@ -64,6 +65,8 @@ def _deciding(fields: dict[str, Any]) -> dict[str, Any]:
     if isinstance(deciding.get("model"), dict):
         deciding["model"] = {k: v for k, v in deciding["model"].items() if k not in _HOW}
     # Where a folder lies has no say in the result; whose policy of it the stage starts from has.
+    if fields.get("reference"):
+        deciding["own_reference"] = True
     stage = split_stage(fields.get("init") or fields.get("policy") or "")[1]
     return {**deciding, "starts_from": stage} if stage in POLICY_STAGES and stage != "sft" else deciding
 

@@ -5,10 +5,11 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.models.forward import forward
 from rlhf_jax.renamed import renamed
-from rlhf_jax.runs.errors import RunError
+from rlhf_jax.runs.errors import NeedsPeople, RunError
 from rlhf_jax.runs.folder import RunResult
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
+from rlhf_jax.stages.audit import audit
 from rlhf_jax.stages.baselines import baselines
 from rlhf_jax.stages.best_of_n import best_of_n
 from rlhf_jax.stages.choose import describe_objective, find_objective
@@ -32,6 +33,7 @@ from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
 from rlhf_jax.stages.reward_model import RewardConfig, reward_model
+from rlhf_jax.stages.rounds import ChooseConfig, RoundsConfig, RoundsResult, rounds
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import LoadedModel, RolloutReward
 from rlhf_jax.stages.sft import SFTConfig, sft
@@ -39,6 +41,7 @@ from rlhf_jax.stages.sources import find_task
 from rlhf_jax.stages.task import Task
 
 __all__ = [
+    "ChooseConfig",
     "CompareConfig",
     "Comparisons",
     "DataConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "LabelConfig",
     "Labelled",
     "LoadedModel",
+    "NeedsPeople",
     "NothingTrained",
     "OnlineConfig",
     "OnlineState",
@@ -66,6 +70,8 @@ __all__ = [
     "Revised",
     "RewardConfig",
     "RolloutReward",
+    "RoundsConfig",
+    "RoundsResult",
     "RunError",
     "RunResult",
     "SFTConfig",
@@ -74,6 +80,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Task",
+    "audit",
     "baselines",
     "best_of_n",
     "compare",
@@ -97,6 +104,7 @@ __all__ = [
     "quickstart_config",
     "revise",
     "reward_model",
+    "rounds",
     "sft",
     "win_rates",
 ]

@@ -43,6 +43,15 @@ def check_multiple(config: Any, name: str, divisor: str) -> None:
         )
 
 
+def check_reference(config: Any) -> None:
+    """Raise a ValueError when a reference of its own is asked for beside adapters, which have one in their trunk."""
+    if config.reference and config.lora.rank:
+        raise ValueError(
+            f"reference {config.reference}: with lora.rank the reference is the policy's own trunk with its adapter "
+            "off; leave reference out, or train all weights"
+        )
+
+
 def is_one_of(objective: str, *names: str) -> bool:
     """Whether a config's objective, a name or what describes a function that was passed, is one of these.
 

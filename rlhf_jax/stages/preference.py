@@ -40,6 +40,7 @@ from rlhf_jax.stages.config import (
     check_kind,
     check_named,
     check_positive,
+    check_reference,
     named_judges,
     parks_policy,
 )
@@ -52,10 +53,11 @@ from rlhf_jax.stages.names import beside
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
+from rlhf_jax.stages.reference import start_of_reference
 from rlhf_jax.stages.reference_point import mismatched, reference_point
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
-from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.task import Task, remembering
 from rlhf_jax.stages.titles import starting_policy
 from rlhf_jax.stages.train import heldout, outcome, train
 from rlhf_jax.stages.updates import say_updates
@@ -73,6 +75,9 @@ class PreferenceConfig(PackedConfig):
     policy: str = "runs/sft"
     """Run folder of the SFT policy, or `RUN:ppo` (or another policy stage) for that stage's; a frozen copy of it is the
     reference."""
+    reference: str = ""
+    """Run folder of another reference, which has the policy's shape and tokenizer: to go on with a policy that was
+    trained before, held to the one that it once started from."""
     objective: str = "dpo"
     """What is minimised: an objective on pairs (`rlhf preference --help` lists ours), or FILE.py:function for one of
     your own."""
@@ -115,6 +120,7 @@ class PreferenceConfig(PackedConfig):
         object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
         check_named(self, "policy", "a run folder or a checkpoint")
+        check_reference(self)
         check_positive(self, "pairs_per_response", "eval_pairs", "eval_prompts", "test_prompts")
         check_at_least(self, 0, "max_prompt_length")
         if not 0.5 <= self.min_share <= 1:
@@ -130,6 +136,7 @@ def preference(
     optimizer: OwnOptimizer | None = None,
     tracker: Tracker | None = None,
     mesh: Mesh | None = None,
+    task: Task | None = None,
 ) -> RunResult:
     """Train a policy on comparisons, or return what the run folder already holds.
 
@@ -147,6 +154,7 @@ def preference(
             what ``config.optimizer`` describes by default.
         tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
+        task: the data set, in place of what ``config.data.source`` names.
 
     Returns:
         ``RunResult`` with ``params["policy"]`` of the best held-out loss; ``summary`` has the accuracy of the implicit
@@ -169,10 +177,11 @@ def preference(
     check_kind(config, PreferenceConfig, "preference")
     given = Given(objective=objective, judges=judges, optimizer=optimizer, tracker=tracker)
     config = given.named_in(config)
-    directory = open_run(config.out, config.policy, config.reward_model, *judge_runs(config.judge))
+    directory = open_run(config.out, config.policy, config.reference, config.reward_model, *judge_runs(config.judge))
     check_start(config.policy, directory, "preference")
-    run = functools.partial(_preference, config=config, given=given, mesh=mesh)
-    return once("preference", directory, config, _made_of(config, given), run)
+    task = None if task is None else remembering(task)
+    run = functools.partial(_preference, config=config, given=given, mesh=mesh, pairs_task=task)
+    return once("preference", directory, config, _made_of(config, given, task), run)
 
 
 def _made_of(
@@ -187,10 +196,14 @@ def _made_of(
         **of_judges(given.judges, config.judge, asked, prompts_task),
         **of_optimizers(given.optimizer, config),
     }
+    if config.reference:
+        found["reference"] = lambda: of_model(config.reference)
     return {**found, "reward_model": of_reward(None, "", config.reward_model)} if config.reward_model else found
 
 
-def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh: Mesh | None) -> RunResult:
+def _preference(
+    directory: Path, *, config: PreferenceConfig, given: Given, mesh: Mesh | None, pairs_task: Task | None
+) -> RunResult:
     """Train, as nothing of the stage is complete."""
     keep_compiled()
     watch = Attempt(directory, "preference", config, given.tracker)
@@ -205,8 +218,9 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
     check_length(start.config, config.data.max_length, "data.max_length")
     parked = parks_policy(config.offload, config.lora)
     start = start._replace(params=place(start.params, mesh, parked=parked))
-    reference = {"policy": models.adapter_off(start.params)}
-    task = pairs_task = sources.find_task(config.data)
+    held = start_of_reference(config.reference, start, mesh=mesh, parked=parked)
+    reference = {"policy": models.adapter_off(start.params) if held is None else held}
+    task = pairs_task = sources.find_task(config.data) if pairs_task is None else pairs_task
     pairs = opinions.preferences(config.data, tokenizer, min_share=config.min_share, seed=config.seed, task=task)
     if isinstance(pairs, Labels):
         try_single(bound, config.objective, config.data.source)
@@ -282,7 +296,7 @@ def _preference(directory: Path, *, config: PreferenceConfig, given: Given, mesh
     test, quality = measured(pairs, config.pairs_per_response)
     with watch.judging():
         gained = [sequence_logprobs(model, p, test, mesh=mesh, **shape) for p in (policy, sampler.reference)]
-    began = policy_path(config.policy).stage or "pretrained"
+    began = policy_path(config.reference or config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
         "started_from": began,

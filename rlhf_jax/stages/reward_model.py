@@ -40,7 +40,7 @@ from rlhf_jax.stages.model_sizes import warn_of_rates
 from rlhf_jax.stages.objective_loss import make_loss_fn
 from rlhf_jax.stages.opinions import Comparisons
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
-from rlhf_jax.stages.task import Task
+from rlhf_jax.stages.task import Task, remembering
 from rlhf_jax.stages.train import outcome, train
 from rlhf_jax.stages.updates import say_updates
 from rlhf_jax.training import OptimizerConfig
@@ -102,6 +102,7 @@ def reward_model(
     optimizer: OwnOptimizer | None = None,
     tracker: Tracker | None = None,
     mesh: Mesh | None = None,
+    task: Task | None = None,
 ) -> RunResult:
     """Train a reward model on comparisons, or return what the run folder already holds.
 
@@ -114,6 +115,7 @@ def reward_model(
             what ``config.optimizer`` describes by default.
         tracker: called with every row of metrics; what ``config.tracker`` names by default.
         mesh: devices; ``config.mesh`` over all of them by default.
+        task: the data set, in place of what ``config.data.source`` names.
 
     Returns:
         ``RunResult`` with ``params["reward"]`` of the best held-out loss; where ``members`` is above 1, every leaf that
@@ -133,8 +135,9 @@ def reward_model(
     given = Given(objective=objective, optimizer=optimizer, tracker=tracker)
     config = given.named_in(config)
     directory = open_run(config.out, config.init)
-    run = functools.partial(_reward_model, config=config, given=given, mesh=mesh)
-    return once("reward", directory, config, _made_of(config, given), run)
+    task = None if task is None else remembering(task)
+    run = functools.partial(_reward_model, config=config, given=given, mesh=mesh, task=task)
+    return once("reward", directory, config, _made_of(config, given, task), run)
 
 
 def _made_of(config: RewardConfig, given: Given, task: Task | None = None) -> Makers:
@@ -146,7 +149,9 @@ def _made_of(config: RewardConfig, given: Given, task: Task | None = None) -> Ma
     }
 
 
-def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: Mesh | None) -> RunResult:
+def _reward_model(
+    directory: Path, *, config: RewardConfig, given: Given, mesh: Mesh | None, task: Task | None
+) -> RunResult:
     """Train, as nothing of the stage is complete."""
     keep_compiled()
     watch = Attempt(directory, "reward", config, given.tracker)
@@ -158,7 +163,7 @@ def _reward_model(directory: Path, *, config: RewardConfig, given: Given, mesh: 
     model = models.build(model_config)
     warn_of_rates("reward", config, start.params)
     check_length(model_config, config.data.max_length, "data.max_length")
-    task = sources.find_task(config.data)
+    task = sources.find_task(config.data) if task is None else task
     data = opinions.comparisons(config.data, tokenizer, group_size=config.group_size, seed=config.seed, task=task)
     first = data.epoch(0)
     said = [field for field, there in (("votes", first[0].votes), ("rating", first[0].ratings)) if there is not None]

@@ -1,5 +1,7 @@
 """A language model that is asked: what it answers is what its own logits say, token by token."""
 
+import functools
+
 import chat_families
 import jax
 import numpy as np
@@ -30,13 +32,21 @@ def model(request, tmp_path_factory):
     return LanguageModel(config, params, tokenizer, "tiny")
 
 
+@functools.cache
+def whole(config):
+    """The log-probabilities of all tokens of a padded sequence, compiled once."""
+    return jax.jit(lambda params, tokens, mask: jax.nn.log_softmax(models.logits(config, params, tokens, mask)))
+
+
 def logprob(model, question, answer):
-    """Log-probability of each token of an answer, from the logits of the whole sequence."""
-    prompt, said = model.tokenizer.encode_prompt(question), np.asarray(model._said(answer))
-    tokens = np.append(prompt, said)[None]
-    logits = models.logits(model.config, model.params, tokens, np.ones(tokens.shape, bool))[0]
-    rows = jax.nn.log_softmax(logits)[len(prompt) - 1 : -1]
-    return float(np.asarray(rows)[np.arange(len(said)), said].sum())
+    """Log-probability of an answer, from the logits of the whole sequence."""
+    prompt, said = model.tokenizer.encode_prompt(question), model.tokenizer.encode_response(answer).tolist()
+    said = said[: said.index(model.tokenizer.eos_id)]
+    n = len(prompt) + len(said)
+    tokens, mask = np.zeros((1, 512), np.int32), np.arange(512)[None] < n
+    tokens[0, :n] = [*prompt, *said]
+    rows = np.asarray(whole(model.config)(model.params, tokens, mask))[0, len(prompt) - 1 : n - 1]
+    return float(rows[np.arange(len(said)), said].sum())
 
 
 PROMPTS = ["What is two and two?", "Hi."]

@@ -19,6 +19,7 @@ from rlhf_jax.stages.config import (
     check_multiple,
     check_named,
     check_positive,
+    check_reference,
     is_one_of,
     named_judges,
 )
@@ -109,6 +110,9 @@ class OnlineConfig(StageConfig):
     policy: str = "runs/sft"
     """Run folder of the SFT policy, or `RUN:preference` (or another policy stage) for that stage's; a frozen copy of it
     is the reference."""
+    reference: str = ""
+    """Run folder of another reference, which has the policy's shape and tokenizer: to go on with a policy that was
+    trained before, held to the one that it once started from. Every KL is measured against it."""
     reward_model: str = "runs/reward"
     """Run folder of the reward model, or of an ensemble of them."""
     reward: str = ""
@@ -182,6 +186,7 @@ class OnlineConfig(StageConfig):
         object.__setattr__(self, "judge", named_judges(self.judge))
         super().__post_init__()
         check_named(self, "policy", "a run folder or a checkpoint")
+        check_reference(self)
         if self.reward and self.reward_model not in ("", OnlineConfig.reward_model):
             raise ValueError(
                 f"reward is {self.reward} and reward_model is {self.reward_model}: leave one of them out (a reward "

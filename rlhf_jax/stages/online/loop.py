@@ -48,6 +48,7 @@ from rlhf_jax.stages.online.gap import Gate
 from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
+from rlhf_jax.stages.reference import start_of_reference
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.titles import starting_policy
@@ -63,7 +64,7 @@ def train_online(
 ) -> RunResult:
     """Run a stage that trains on the policy's own samples; ``stages.ppo`` explains what is given."""
     config = given.named_in(config)
-    directory = open_run(config.out, config.policy, config.reward_model, *judge_runs(config.judge))
+    directory = open_run(config.out, config.policy, config.reference, config.reward_model, *judge_runs(config.judge))
     check_start(config.policy, directory, stage)
     run = functools.partial(_train, stage=stage, config=config, given=given, mesh=mesh)
     return once(stage, directory, config, _made_of(config, given), run)
@@ -78,6 +79,8 @@ def _made_of(config: OnlineConfig, given: Given, task: Task | None = None) -> Ma
         **of_judges(given.judges, config.judge, config.data, task),
         **of_optimizers(given.optimizer, config),
     }
+    if config.reference:
+        found["reference"] = lambda: of_model(config.reference)
     return {**found, "ptx": of_text(config.ptx.data)} if config.ptx.coef else found
 
 
@@ -99,6 +102,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         start = start._replace(params=place(start.params, mesh, parked=not config.lora.rank))
         if isinstance(scored_by, LoadedModel):
             scored_by = LoadedModel(scored_by.config, place(scored_by.params, mesh, parked=True))
+    reference = start_of_reference(config.reference, start, mesh=mesh, parked=config.offload == "frozen")
     warn_of_rates(stage, config, start.params)
     if isinstance(scored_by, LoadedModel):
         warn_of_small_reward(scored_by.params, start.params)
@@ -117,6 +121,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     trainer = OnlineTrainer(
         config,
         policy=LoadedModel(start.config, start.params),
+        reference=reference,
         tokenizer=tokenizer,
         reward=scored_by,
         objective=given.objective,
@@ -201,7 +206,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     with watch.judging():
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
-    began = policy_path(config.policy).stage or "pretrained"
+    began = policy_path(config.reference or config.policy).stage or "pretrained"
     summary |= {
         "objective": config.objective,
         "started_from": began,

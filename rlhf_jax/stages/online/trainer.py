@@ -76,6 +76,7 @@ class OnlineTrainer:
     Args:
         config: every hyperparameter.
         policy: where the policy starts; the reference is a frozen copy, or the same trunk with its adapter off.
+        reference: parameters of another reference, of the policy's shape.
         tokenizer: the policy's, which a reward model has to share.
         reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
@@ -95,6 +96,7 @@ class OnlineTrainer:
         policy: LoadedModel,
         tokenizer: Tokenizer,
         reward: LoadedModel | TextReward,
+        reference: Params | None = None,
         objective: Objective | None = None,
         optimizer: OwnOptimizer | None = None,
         prompt_columns: int = 8,
@@ -127,7 +129,7 @@ class OnlineTrainer:
             self._policy,
             tokenizer,
             config.sampling,
-            reference=parallel.made_of(models.adapter_off, policy.params),
+            reference=parallel.made_of(models.adapter_off, policy.params if reference is None else reference),
             mesh=self.mesh,
             seed=config.seed,
             prompt_columns=prompt_columns,

@@ -1,4 +1,4 @@
-"""What experiments/rlaif.py reports of labels: worked by hand."""
+"""What experiments/rlaif.py reports of labels, worked by hand, and that its arms have configs that stages take."""
 
 import inspect
 from pathlib import Path
@@ -8,12 +8,17 @@ import pytest
 
 from rlhf_jax.stages import find_objective
 
-FILE = Path(__file__).parents[1] / "experiments" / "rlaif_figures.py"
+FOLDER = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture(scope="module")
 def figures():
-    return inspect.getmodule(find_objective(f"{FILE}:describe_labels", {}))
+    return inspect.getmodule(find_objective(f"{FOLDER / 'rlaif_figures.py'}:describe_labels", {}))
+
+
+@pytest.fixture(scope="module")
+def rlaif():
+    return inspect.getmodule(find_objective(f"{FOLDER / 'rlaif.py'}:main", {}))
 
 
 def row(a, b, first, second):
@@ -56,3 +61,24 @@ def test_a_policy_is_compared_prompt_by_prompt(figures):
     after = [{**r, "gold": g, "kl": 2.0, "tokens": [7, 2]} for r, g in zip(before, (1, 1, 1, -1), strict=True)]
     found = figures.describe_policy(before, after)
     assert (found["gold"][0], found["vader"][0], found["kl"][0], found["length"][0]) == (0.75, 0.5, 2.0, 2.0)
+
+
+def test_an_arm_has_configs_that_its_stages_take(rlaif, tmp_path, monkeypatch):
+    """Nothing is trained: what each stage is called with is only collected."""
+    called = {}
+    for stage in ("sft", "reward_model", "ppo"):
+        monkeypatch.setattr(rlaif.stages, stage, lambda config, stage=stage, **named: called.update({stage: config}))
+    made = rlaif.Experiment(tmp_path, rlaif.Size(), "", 0)
+    pair = {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": 1.0, "rater": "it", "source": "judge"}
+    made.sft()
+    made.reward("arm", rlaif.only_pairs([pair] * 20, [0.75] * 20))
+    made.ppo("arm")
+    assert called["ppo"].policy == called["reward_model"].init == called["sft"].out
+    parts = rlaif.stages.find_task(called["reward_model"].data).opinions(called["reward_model"].data)
+    assert (len(parts.train), len(parts.validation)) == (18, 2)
+    assert parts.train[0].votes.tolist() == [[0.0, 0.75], [0.25, 0.0]]
+
+
+def test_the_word_list_votes_for_the_happier_sentence(rlaif):
+    found = rlaif.word_list(["Write a tweet. So"], [["happy today!", "sad today."]])
+    assert found.votes[0].tolist() == [[0.0, 1.0], [0.0, 0.0]]

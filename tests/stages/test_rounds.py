@@ -1,0 +1,241 @@
+"""Rounds: what is chosen, who labels it, what is retrained on what, and how a run that was killed goes on."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import several
+from rounds_task import rounds_config
+from tiny_task import count_a
+
+from rlhf_jax.data import Comparison, DataError, RatedResponse
+from rlhf_jax.data.layouts.pairs import pair_votes
+from rlhf_jax.data.parts import Parts
+from rlhf_jax.runs.errors import NeedsPeople
+from rlhf_jax.stages import ChooseConfig, Task
+from rlhf_jax.stages.rounds.choosing import candidate_pairs, choose, dispute, hardness
+from rlhf_jax.stages.rounds.labels import label, labelled, read_pairs
+from rlhf_jax.stages.rounds.old import Old, old_pairs
+from rlhf_jax.stages.rounds.retraining import union
+
+TASK = Path(__file__).parents[1] / "rounds_task.py"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def goes(folder, how, cache, *, dies=False):
+    (process,) = several.start([TASK, folder, how], 1, cache=cache)
+    ((status, said),) = several.ends([process], 400)
+    assert status == (-signal.SIGKILL if dies else 0), said[-3000:]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """Two rounds that were never stopped."""
+    folder = tmp_path_factory.mktemp("rounds") / "whole"
+    goes(folder, "whole", cache)
+    return folder
+
+
+def test_each_round_asks_the_newest_policies_and_retrains_on_all_that_was_labelled(whole):
+    trained, figures = 16, json.loads((whole / "rounds" / "summary.json").read_text())["rounds"]
+    for number, asked in ((1, {"start"}), (2, {"round1", "start"})):
+        here = whole / "rounds" / f"round{number}"
+        drawn, pairs, labels = (lines(here / f"{name}.jsonl") for name in ("drawn", "pairs", "labels"))
+        assert [set(row["policies"]) for row in drawn] == [asked] * 12
+        assert len(drawn[0]["responses"]) == 2 * len(asked)
+        assert figures[number - 1]["pairs"] == len(pairs) == len(labels)
+        for pair, row in zip(pairs, labels, strict=True):
+            a, b = count_a(None, [pair["a"], pair["b"]])
+            assert row["preference"] == (0.5 if a == b else float(a > b))
+            assert (row["rater"], row["source"], row["round"]) == ("gold", "judge", number)
+        trained += sum(pair["heldout"] == "" for pair in pairs)
+        made_of = json.loads((here / "made_of.json").read_text())
+        assert f"({trained} training, " in made_of["reward"]["made_of"]["data"]["is"]
+    # The prompts of the second round are others, and its policy goes on from the first, held to where it all began.
+    one, two = (lines(whole / "rounds" / f"round{number}" / "drawn.jsonl") for number in (1, 2))
+    assert not {row["prompt"] for row in one} & {row["prompt"] for row in two}
+    assert made_of["ppo"]["made_of"]["policy"]["is"].endswith("round1:ppo")
+    assert made_of["ppo"]["made_of"]["reference"]["is"].endswith("base")
+    curve = json.loads((here / "summary.json").read_text())["ppo"]["curve"]
+    assert curve[0]["step"] == 0
+    assert curve[0]["kl"] != 0
+
+
+def test_rounds_that_are_killed_anywhere_end_bit_for_bit_like_ones_that_never_were(whole, tmp_path, cache):
+    folder = tmp_path / "killed"
+    shutil.copytree(whole / "base", folder / "base")
+    goes(folder, "drawn1", cache, dies=True)
+    assert not (folder / "rounds" / "round1" / "pairs.jsonl").exists()
+    goes(folder, "reward:3", cache, dies=True)
+    assert (folder / "rounds" / "round1" / "labels.jsonl").exists()
+    assert not (folder / "rounds" / "round1" / "params" / "reward").exists()
+    goes(folder, "gold:10", cache, dies=True)
+    assert (folder / "rounds" / "round2" / "params" / "reward").exists()
+    assert not (folder / "rounds" / "round2" / "params" / "ppo").exists()
+    goes(folder, "whole", cache)
+    for number in (1, 2):
+        here, there = (place / "rounds" / f"round{number}" for place in (whole, folder))
+        for name in ("drawn.jsonl", "pairs.jsonl", "labels.jsonl", "samples.jsonl"):
+            assert (here / name).read_bytes() == (there / name).read_bytes(), name
+        found = [json.loads((place / "summary.json").read_text()) for place in (here, there)]
+        for key in ("params_sha256", "reward", "ppo"):
+            assert found[0][key] == found[1][key], key
+
+
+def test_preference_optimisation_goes_on_from_votes_that_people_gave_before(whole, tmp_path, cache):
+    shutil.copytree(whole / "base", tmp_path / "base")
+    goes(tmp_path, "preference", cache)
+    here = tmp_path / "votes" / "round1"
+    pairs, labels = lines(here / "pairs.jsonl"), lines(here / "labels.jsonl")
+    assert [row["preference"] for row in labels] == [pair["share"] for pair in pairs]
+    assert {row["rater"] for row in labels} == {"votes"}
+    assert (here / "params" / "preference").exists()
+
+
+def test_pairs_are_of_different_responses_that_say_something():
+    pairs, prompts = candidate_pairs([["a", "b", "a ", ""], ["c"], ["d", "e"]])
+    assert pairs.tolist() == [[0, 1], [5, 6]]
+    assert prompts.tolist() == [0, 2]
+
+
+def test_constants_that_members_differ_by_are_no_dispute():
+    scores = np.array([[1.0, 0.0, 3.0], [1.0, 2.0, 3.0]])
+    pairs = np.array([[0, 1], [1, 2], [0, 2]])
+    np.testing.assert_allclose(dispute(scores, pairs), dispute(scores + np.array([[5.0], [-7.0]]), pairs))
+    np.testing.assert_allclose(dispute(scores, pairs), [1.0, 1.0, 0.0])
+
+
+def test_the_hardest_pair_is_the_one_on_which_both_are_sure_and_disagree():
+    proxy, judge = np.array([0.0, 2.0, 2.0, 0.1]), np.array([0.0, -2.0, 2.0, -4.0])
+    found = hardness(proxy, judge, np.array([[0, 1], [0, 2], [0, 3]]))
+    assert np.argmax(found) == 0
+    assert found[1] < 0 < found[2]
+    # Which response comes first makes no difference.
+    np.testing.assert_allclose(found, hardness(proxy, judge, np.array([[1, 0], [2, 0], [3, 0]])))
+
+
+def test_pairs_at_random_are_drawn_before_any_model_has_a_say():
+    pairs, prompts = candidate_pairs([[f"{i} a", f"{i} b"] for i in range(50)])
+    rng = np.random.default_rng(0)
+    members, judge = rng.normal(size=(3, 100)), rng.normal(size=100)
+    config = ChooseConfig(random=10, disputed=10, hard=30, judge="vader")
+    found = choose(pairs, prompts, config, members=members, judge=judge, seed=3)
+    alone = choose(pairs, prompts, ChooseConfig(random=10, disputed=0), seed=3)
+    assert [one for one in found if one.why == "random"] == alone
+    hard = [one.pair for one in found if one.why == "hard"]
+    # No pair is hard on which proxy and judge agree, however many are asked for.
+    assert (hardness(members.mean(0), judge, pairs)[hard] > 0).all()
+    assert len(hard) < 30
+    assert len({one.pair for one in found}) == len(found)
+    assert len(choose(pairs, prompts, ChooseConfig(random=40, disputed=0, per_prompt=1), seed=0)) == 40
+
+
+def row(text, share=1.0):
+    return Comparison(text, (f"{text} good", f"{text} bad"), pair_votes(share), text)
+
+
+def test_a_retraining_sees_old_pairs_and_those_of_the_latest_rounds():
+    old = Old([row("old")], [row("held")], [row("test")], lambda number: [])
+    rounds = [{"": [row(f"new{n}")], "validation": [], "test": [row(f"test{n}")]} for n in (1, 2)]
+    every, last = (union(Task(), old, rounds, window=window).opinions(None) for window in (0, 1))
+    assert [one.prompt for one in every.train] == ["old", "new1", "new2"]
+    assert [one.prompt for one in last.train] == ["old", "new2"]
+    assert [one.prompt for one in last.test] == ["test", "test2"]
+
+
+def test_old_pairs_of_rated_responses_have_their_raters_votes_and_no_round_gets_them(tmp_path):
+    rated = [RatedResponse("Say.", f"text {i}", np.array([i, i + 1.0]), "") for i in range(40)]
+    task = Task(opinions=lambda config: Parts(rated, rated[:4], rated[4:8]))
+    config = rounds_config(tmp_path, old_pairs=10, old_heldout=3, prompts=12)
+    old = old_pairs(config, task)
+    assert [len(part) for part in old[:3]] == [10, 3, 3]
+    for pair in old.train:
+        first, second = (int(text.split()[1]) for text in pair.responses)
+        if abs(first - second) > 1:
+            assert pair.votes[0, 1] == (2.0 if first > second else 0.0)
+    told = [{pair.responses for pair in part} for part in (old.train, old.spare(1), old.spare(2))]
+    assert [len(part) for part in told] == [10, 12, 12]
+    assert len(set.union(*told)) == 34
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A round whose pairs were chosen."""
+    pairs = [{"prompt": "Hi.", "a": f"a{i}", "b": "no", "chosen_by": "random", "heldout": ""} for i in range(4)]
+    pairs[3]["heldout"] = "test"
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return tmp_path, read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_a_round_that_people_label_says_what_to_do_and_takes_their_rows(asked):
+    folder, pairs = asked
+    config = rounds_config(folder, label="people")
+    with pytest.raises(NeedsPeople) as stopped:
+        label(config, folder, pairs, 1, {})
+    said = str(stopped.value)
+    assert f"rlhf compare {folder / 'pairs.jsonl'} --to {folder / 'said.sqlite'} --pairs 0 --round 1" in said
+    assert f"rlhf data {folder / 'said.sqlite'} --to {folder / 'labels.jsonl'}" in said
+    assert stopped.value.exit_code == 75
+    # Two raters, one of whom saw the sides the other way round, and not all pairs.
+    rows = [
+        {"prompt": "Hi.", "a": "a0", "b": "no", "preference": "a", "rater": "ann", "source": "person", "round": 1},
+        {"prompt": "Hi.", "a": "no", "b": "a0", "preference": "tie", "rater": "bo", "source": "person", "round": 1},
+        {"prompt": "Hi.", "a": "a3", "b": "no", "preference": "b", "rater": "bo", "source": "person", "round": 1},
+    ]
+    to = folder / "labels.jsonl"
+    to.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert label(config, folder, pairs, 1, {}) == to
+    found = labelled(to, pairs)
+    assert [len(found[part]) for part in ("", "validation", "test")] == [2, 0, 1]
+    to.write_text(json.dumps({**rows[0], "a": "another"}) + "\n")
+    with pytest.raises(DataError, match=r"labels\.jsonl:1: this pair is none of 4 in .*pairs\.jsonl"):
+        labelled(to, pairs)
+
+
+def test_a_pair_on_which_the_judge_abstains_is_no_label(asked, tmp_path):
+    folder, pairs = asked
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def mine(prompts, responses):\n    return [float('nan') if a == 'a1' else 0.75 for a, _ in responses]\n"
+    )
+    config = rounds_config(folder, label=f"judge:{file}:mine")
+    rows = lines(label(config, folder, pairs, 2, {}))
+    assert [(one["a"], one["preference"]) for one in rows] == [("a0", 0.75), ("a2", 0.75), ("a3", 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"label": "somebody"}, "label must be people, gold, votes or judge:SPEC, found 'somebody'"),
+        ({"label": "votes"}, "nobody has voted among samples yet"),
+        ({"gold_scale": 1.0, "label": "people"}, "gold_scale 1.0 is read where label is gold"),
+        ({"samples": 1, "earlier": 0}, "one response to a prompt makes no pair"),
+        ({"temperatures": (1.0, 1.0)}, "temperatures must differ"),
+        ({"retrain": "continue"}, "an ensemble cannot go on from an ensemble"),
+        ({"reward_model": ""}, "nothing disputes the pairs of round 1"),
+        ({"heldout": 1.0}, "heldout must be at least 0 and below 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, says, tmp_path):
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        rounds_config(tmp_path, **changes)
+
+
+def test_choosing_hard_pairs_needs_who_says_what_is_worse():
+    with pytest.raises(ValueError, match=r"choose\.hard needs choose\.judge"):
+        ChooseConfig(hard=3)
+    with pytest.raises(ValueError, match=r"is read for choose\.hard alone"):
+        ChooseConfig(judge="vader")
+    with pytest.raises(ValueError, match="choose takes no pair"):
+        ChooseConfig(random=0, disputed=0)
