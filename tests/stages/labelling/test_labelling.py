@@ -110,7 +110,9 @@ def test_several_judges_may_vote_in_one_file_and_none_under_anothers_name(tmp_pa
     other = label(LabelConfig(**where, judge=JudgeConfig(judge=f"scores:{file}:length")))
     assert [row["rater"] for row in read(one.path)] == ["judges.py:longer", "scores:judges.py:length"]
     assert len(one.rows) == len(other.rows) == 1
-    with pytest.raises(stages.RunError, match=r"another rater judges\.py:longer \(it was .*judges\.py:longer\): .*--rater"):
+    with pytest.raises(
+        stages.RunError, match=r"another rater judges\.py:longer \(it was .*judges\.py:longer\): .*--rater"
+    ):
         label(LabelConfig(**where, rater="judges.py:longer", judge=JudgeConfig(judge=f"scores:{file}:length")))
     with pytest.raises(ValueError, match="one judge"):
         label(LabelConfig(**where))
