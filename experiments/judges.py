@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -20,14 +21,15 @@ from rlhf_jax.data.hutto import PROMPTS, Sentence
 from rlhf_jax.evaluation import JudgeQuality
 from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import atomic_binary, atomic_text, write_json
-from rlhf_jax.judges import JudgeConfig, LanguageModel, find_judge
+from rlhf_jax.judges import AskingJudge, JudgeConfig, LanguageModel, find_judge
+from rlhf_jax.judges.find import criteria_of
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages.audit import ask
 from rlhf_jax.stages.evaluate.find import find_scorer
 from rlhf_jax.stages.human_sentiment import whole_sentences
 
-RUBRIC = Path(__file__).with_name("sentiment_rubric.toml")
+TONE, RUBRIC = (Path(__file__).with_name(f"sentiment_{name}.toml") for name in ("tone", "rubric"))
 POSITIVE = "The response is positive in tone."
 PERSONS = 5  # people in the table with the judges
 FOLDS = 5
@@ -38,7 +40,7 @@ class Size:
     """How much is judged."""
 
     pairs: int = 600  # held-out, of different sentences: what language models judge
-    openings: int = 400  # of own samples, for judges that take no time
+    openings: int = 200  # of own samples, for judges that take no time
     few_openings: int = 100  # for language models
     policy_sentences: int = 8000  # that the policy with an implicit reward is trained on
     draws: int = 1000  # resamples behind an interval
@@ -161,26 +163,40 @@ class Judges:
         """Those that take a second or more a pair."""
 
         def named(**how: Any) -> Callable[[], Judge]:
-            return lambda: find_judge(JudgeConfig(judge=self.model, **how))
+            config = JudgeConfig(judge=self.model, **how)
+            return lambda: AskingJudge(self.asked, config.how, criteria_of(config))
 
         return {
-            "SmolLM2, goes on": self.going_on,
+            "SmolLM2, goes on": named(how="scores", rubric=str(TONE)),
+            "SmolLM2, rubric": named(how="scores", rubric=str(RUBRIC)),
             "SmolLM2, scores": named(how="scores", criterion=POSITIVE),
             "SmolLM2, pairs": named(criterion=POSITIVE),
-            "SmolLM2, rubric": named(how="scores", rubric=str(RUBRIC)),
         }
 
-    def going_on(self) -> Judge:
-        """No question: how the model goes on after ``Text: ... Sentiment:``, with ``positive`` or ``negative``."""
-        model = LanguageModel.load(self.model)
-        model = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"), model.called)
+    @functools.cached_property
+    def asked(self) -> Once:
+        """The language model, loaded once for all who ask it."""
+        return Once(LanguageModel.load(self.model))
 
-        def score(prompts: Sequence[Any], responses: Sequence[str]) -> np.ndarray:
-            questions: list[Any] = [f"Text: {text}\nSentiment:" for text in responses]
-            positive, negative = model.choose(questions, ("positive", "negative")).T
-            return np.log(positive) - np.log(negative)
 
-        return from_scores(score)
+class Once:
+    """A language model that is asked the same question once, whoever asks."""
+
+    def __init__(self, model: LanguageModel):
+        self.model, self.cost = model, 0.0
+        self._known: dict[tuple[Any, tuple[str, ...]], np.ndarray] = {}
+
+    def choose(self, questions: Sequence[Any], answers: Sequence[str]) -> np.ndarray:
+        """Answer what was not asked before, and remember it."""
+        keys = [(question, tuple(answers)) for question in questions]
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        for key, row in zip(new, self.model.choose([question for question, _ in new], answers), strict=True):
+            self._known[key] = row
+        return np.stack([self._known[key] for key in keys])
+
+    def order(self, questions: Sequence[Any], count: int) -> np.ndarray:
+        """Put responses in order."""
+        return self.model.order(questions, count)
 
 
 # --- asking, so that nothing is asked twice
@@ -427,7 +443,6 @@ def main(options: Options) -> None:
     found["panel"] = panel(said, same, size.draws)
     policies = {"SFT": f"{run}:sft", "PPO": f"{run}:ppo", "SmolLM2": judges.model}
     own = own_samples(out / "samples.json", policies, size.openings)
-    slow.pop("SmolLM2, rubric")
     for name, judge in {**cheap, **slow}.items():
         count = size.few_openings if name in slow else size.openings
         for kind in ("PPO", "SmolLM2") if name in cheap else ("SmolLM2",):
