@@ -40,7 +40,7 @@ class Size:
     """How much is judged."""
 
     pairs: int = 600  # held-out, of different sentences: what language models judge
-    openings: int = 400  # of own samples, for judges that take no time
+    openings: int = 200  # of own samples, for judges that take no time
     few_openings: int = 100  # for language models
     policy_sentences: int = 8000  # that the policy with an implicit reward is trained on
     draws: int = 1000  # resamples behind an interval
