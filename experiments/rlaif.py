@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import sentiment_judge
 from rlaif_figures import (
@@ -299,6 +298,7 @@ class Experiment:
         mesh = parallel.make_mesh(parallel.MeshConfig())
         return sequence_logprobs(model, policy.params, examples, mesh=mesh, **shape)
 
+    @functools.cached_property
     def sample_pairs(self) -> list[tuple[str, str, str, float]]:
         """Two samples of the SFT policy to prompts of the validation split, and which of them gold finds better."""
         asked = [
@@ -323,7 +323,7 @@ class Experiment:
             float(right[counted].mean()),
             evaluation.bootstrap_pairs(right[counted], pairs[counted], seed=0),
         )
-        couples = self.sample_pairs()
+        couples = self.sample_pairs
         gap = score([c[0] for c in couples], [c[1] for c in couples]) - score(
             [c[0] for c in couples], [c[2] for c in couples]
         )
@@ -416,9 +416,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="everything random comes from it")
     options = parser.parse_args()
     out = options.out or Path("runs/rlaif-fast" if options.fast else "runs/rlaif")
-    # The arms run the same programs: they are compiled once.
-    jax.config.update("jax_compilation_cache_dir", str(out / "cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     experiment = Experiment(out, FAST if options.fast else Size(), options.policy, options.seed)
     run(experiment)
     print((out / "table.md").read_text(encoding="utf-8"))

@@ -29,6 +29,7 @@ def one_shape(monkeypatch):
     monkeypatch.setattr(language_model, "ROWS", 4)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:tiny answers")  # it was taught nothing
 NUMBERS = tuple(map(str, SCORES))
 
 
@@ -68,7 +69,7 @@ TEXTS = [["It is four.", "No."], ["Hello! What is it?", "Two."]]
 
 @pytest.mark.parametrize("format", ["chat", "plain"])
 def test_a_choice_is_what_the_logits_of_the_whole_question_say(model, format):
-    model = LanguageModel(model.config, model.params, model.tokenizer.with_format(format))
+    model = LanguageModel(model.config, model.params, model.tokenizer.with_format(format), "tiny")
     questions = [
         pair_question(p, *pair) for p, texts in zip(PROMPTS, TEXTS, strict=True) for pair in (texts, texts[::-1])
     ]
@@ -83,7 +84,7 @@ def test_a_choice_is_what_the_logits_of_the_whole_question_say(model, format):
 
 def test_a_text_is_gone_on_with_as_it_is_whatever_the_format(model):
     texts = [score_question("Hi.", text, TONE) for text in ("Good!", "No.")]
-    plain = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"))
+    plain = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"), "tiny")
     got = model.choose([pair_question("Hi.", "Hello!", "No."), *texts], TONE.answers)
     for text, shares in zip(texts, got[1:], strict=True):
         said = [logprob(plain, text, answer) for answer in TONE.answers]
@@ -181,6 +182,11 @@ def test_criteria_are_asked_about_one_by_one_and_weighed(model):
         np.testing.assert_allclose(both.votes, 0.75 * apart[0].votes + 0.25 * apart[1].votes, atol=1e-6)
         if how == "scores":
             np.testing.assert_allclose(both.scores, 0.75 * apart[0].scores + 0.25 * apart[1].scores, rtol=1e-5)
+
+
+def test_a_model_that_does_not_answer_what_it_is_asked_is_told_of(model):
+    with pytest.warns(UserWarning, match=r"^tiny answers A, B with a probability of 0\.0\d+ only"):
+        model.choose([pair_question("Hi.", "Hello!", "No.")], ("A", "B"))
 
 
 def test_no_prompts_give_no_votes(model):

@@ -47,6 +47,7 @@ def whole(tmp_path_factory, cache):
     return folder
 
 
+@pytest.mark.timeout(1200)
 def test_each_round_asks_the_newest_policies_and_retrains_on_all_that_was_labelled(whole):
     trained, figures = 16, json.loads((whole / "rounds" / "summary.json").read_text())["rounds"]
     for number, asked in ((1, {"start"}), (2, {"round1", "start"})):
@@ -72,6 +73,7 @@ def test_each_round_asks_the_newest_policies_and_retrains_on_all_that_was_labell
     assert curve[0]["kl"] != 0
 
 
+@pytest.mark.timeout(1200)
 def test_rounds_that_are_killed_anywhere_end_bit_for_bit_like_ones_that_never_were(whole, tmp_path, cache):
     folder = tmp_path / "killed"
     shutil.copytree(whole / "base", folder / "base")
@@ -93,6 +95,7 @@ def test_rounds_that_are_killed_anywhere_end_bit_for_bit_like_ones_that_never_we
             assert found[0][key] == found[1][key], key
 
 
+@pytest.mark.timeout(1200)
 def test_preference_optimisation_goes_on_from_votes_that_people_gave_before(whole, tmp_path, cache):
     shutil.copytree(whole / "base", tmp_path / "base")
     goes(tmp_path, "preference", cache)

@@ -8,17 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rlhf_jax.data import Comparison, DataError, layouts
 from rlhf_jax.data.one_file import read_rows
 from rlhf_jax.data.rows import Prompt, prompt_field, prompt_text
 from rlhf_jax.feedback.judges import from_scores, judged
-from rlhf_jax.judges import JudgeConfig, find_judge
+from rlhf_jax.judges import JudgeConfig
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import NeedsPeople, RunError
+from rlhf_jax.stages.labelling import LabelConfig
+from rlhf_jax.stages.labelling import label as label_pairs
 from rlhf_jax.stages.rounds.config import RoundsConfig
 from rlhf_jax.stages.rounds.drawing import prompt_in, read, write
+
+# What whoever labels writes beside an opinion, for other programs.
+_BESIDE = ("pair", "model_a", "model_b", "shown_first", "shown_second", "score_a", "score_b")
 
 
 class Pair(NamedTuple):
@@ -29,7 +32,7 @@ class Pair(NamedTuple):
     b: str
     why: str
     heldout: str  # "" where it is trained on, else validation or test
-    share: float | None = None  # of those who voted before, for a
+    share: float | None = None  # for a, among those who voted before
 
     @property
     def id(self) -> str:
@@ -89,19 +92,23 @@ def label(
     if config.label == "people":
         raise NeedsPeople(_commands(directory, len(pairs), number))
     if config.label == "votes":
-        shares = [pair.share for pair in pairs]
-        rater, source = "votes", "person"
+        rows = _rows(pairs, [pair.share for pair in pairs], rater="votes", source="person", number=number)
+    elif config.label == "gold":
+        rows = _rows(pairs, _gold(config, pairs, judges), rater="gold", source="judge", number=number)
     else:
-        judge, rater = _judge(config, judges)
-        verdicts = judged(
-            judge,
-            [pair.prompt if config.label != "gold" else prompt_text(pair.prompt) for pair in pairs],
-            [[pair.a, pair.b] for pair in pairs],
-            called=rater,
+        rows = _by_judge(config, directory, number)
+    if not rows:
+        raise RunError(
+            f"round {number}: {config.label} has no opinion on any of {len(pairs):,} pairs, so nothing can be learnt"
         )
-        shares = [None if np.isnan(vote) else float(vote) for vote in verdicts.votes[:, 0, 1]]
-        source = "judge"
-    rows = [
+    write(to, rows)
+    return to
+
+
+def _rows(
+    pairs: Sequence[Pair], shares: Sequence[float | None], *, rater: str, source: str, number: int
+) -> list[dict[str, Any]]:
+    return [
         {
             "prompt": prompt_field(pair.prompt),
             "a": pair.a,
@@ -115,22 +122,27 @@ def label(
         for pair, share in zip(pairs, shares, strict=True)
         if share is not None
     ]
-    if not rows:
-        raise RunError(f"round {number}: {rater} has no opinion on any of {len(pairs)} pairs, so nothing can be learnt")
-    write(to, rows)
-    return to
 
 
-def _judge(config: RoundsConfig, judges: Mapping[str, TextReward]) -> tuple[Any, str]:
-    if config.label != "gold":
-        spec = config.label.removeprefix("judge:")
-        return find_judge(JudgeConfig(judge=spec)), spec
+def _gold(config: RoundsConfig, pairs: Sequence[Pair], judges: Mapping[str, TextReward]) -> list[float]:
+    """The share of the gold judge for the first of each pair."""
     if "gold" not in judges:
         raise RunError(
             "label gold: the data set has no judge called gold: name one with --judge gold=FILE.py:function, or have "
             "the pairs labelled by judge:SPEC or by people"
         )
-    return from_scores(judges["gold"], scale=config.gold_scale), "gold"
+    gold, asked = from_scores(judges["gold"], scale=config.gold_scale), [prompt_text(pair.prompt) for pair in pairs]
+    votes = judged(gold, asked, [[pair.a, pair.b] for pair in pairs], called="the judge gold").votes
+    return [float(share) for share in votes[:, 0, 1]]
+
+
+def _by_judge(config: RoundsConfig, directory: Path, number: int) -> list[dict[str, Any]]:
+    """The rows of an AI judge, who goes on where it was stopped."""
+    judge = JudgeConfig(judge=config.label.removeprefix("judge:"))
+    asked = LabelConfig(
+        source=str(directory / "pairs.jsonl"), to=str(directory / "judged.jsonl"), judge=judge, limit=0, round=number
+    )
+    return label_pairs(asked).rows
 
 
 def labelled(path: Path, pairs: Sequence[Pair]) -> dict[str, list[Comparison]]:
@@ -152,7 +164,7 @@ def labelled(path: Path, pairs: Sequence[Pair]) -> dict[str, list[Comparison]]:
     """
     asked = {pair.id: pair for pair in pairs}
     found: dict[str, list[Comparison]] = {"": [], "validation": [], "test": []}
-    for row in read_rows(path, layouts.judged, "error", known=("pair", "model_a", "model_b")):
+    for row in read_rows(path, layouts.judged, "error", known=_BESIDE):
         if not isinstance(row, Comparison) or len(row.responses) != 2:
             raise DataError(f"{row.where}: expected what somebody said of two responses, 'prompt', 'a', 'b', ...")
         pair = asked.get(pair_id(row.prompt, row.responses))
