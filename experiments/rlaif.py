@@ -371,18 +371,6 @@ def run(x: Experiment) -> None:
     asked = x.label(samples, "smollm2", sentiment_judge.smollm2)
     x.describe("SmolLM2, samples", asked, x.by_gold(asked))
     x.arm("RLAIF", "rlaif", asked)
-    said = {(row["a"], row["b"]): share for row, share in zip(people, everybody, strict=True)}
-    some = x.pairs_file("sentences", people[: size.sentences])
-    sentences = x.label(some, "smollm2-sentences", sentiment_judge.smollm2)
-    x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
-
-    pairs = JudgeConfig(judge=str(fetch("smollm2-135m")), criterion="The response is positive in tone.")
-    ordered = x.label(x.pairs_file("ordered", listed[: size.ordered]), "smollm2-pairs", pairs)
-    x.describe("SmolLM2 asked for A or B, both orders", ordered, x.by_gold(ordered))
-    x.describe("SmolLM2 asked for A or B, one order", ordered, x.by_gold(ordered), one_order=True)
-    biased = with_a_taste_for_places(asked, ordered, x.seed)
-    x.describe("SmolLM2 with that taste for places, one order", biased, x.by_gold(biased))
-    x.arm("RLAIF, one order", "rlaif-one-order", biased)
 
     untaught = x.label(samples, "untaught", functools.partial(votes_of, f"{x.policy}:sft"))
     x.describe("the SFT policy itself, samples", untaught, x.by_gold(untaught))
@@ -392,9 +380,23 @@ def run(x: Experiment) -> None:
     x.describe("same size, taught by SmolLM2, other samples", taught, x.by_gold(taught))
     x.arm("RLAIF, same-size judge", "rlaif-same-size", taught)
 
-    x.arm("VADER's labels", "vader", listed)
+    pairs = JudgeConfig(judge=str(fetch("smollm2-135m")), criterion="The response is positive in tone.")
+    ordered = x.label(x.pairs_file("ordered", listed[: size.ordered]), "smollm2-pairs", pairs)
+    x.describe("SmolLM2 asked for A or B, both orders", ordered, x.by_gold(ordered))
+    x.describe("SmolLM2 asked for A or B, one order", ordered, x.by_gold(ordered), one_order=True)
+    biased = with_a_taste_for_places(asked, ordered, x.seed)
+    x.describe("SmolLM2 with that taste for places, one order", biased, x.by_gold(biased))
+    x.arm("RLAIF, one order", "rlaif-one-order", biased)
+
     x.ppo("direct", reward=sentiment_judge.smollm2_score)
     x.measure("SmolLM2's score, no reward model", "direct", 0)
+
+    said = {(row["a"], row["b"]): share for row, share in zip(people, everybody, strict=True)}
+    some = x.pairs_file("sentences", people[: size.sentences])
+    sentences = x.label(some, "smollm2-sentences", sentiment_judge.smollm2)
+    x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
+
+    x.arm("VADER's labels", "vader", listed)
     x.arm("people, more labels", "people-many", people)
 
 
