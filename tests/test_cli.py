@@ -12,7 +12,7 @@ from rlhf_jax.cli.parsing import SUMMARIES
 
 COMMANDS = (
     *("quickstart", "sft", "reward", "ppo", "group", "preference", "report", "sample", "score", "data"),
-    *("doctor", "launch", "evaluate"),
+    *("doctor", "launch", "evaluate", "label"),
 )
 STAGES = ("sft", "reward", "ppo", "group", "preference")
 
@@ -81,6 +81,7 @@ def test_the_overview_names_every_command(argv, capsys):
             "evaluate",
             ["RUN:preference", "--data", "--by", "--json", "--golden", "--against", "--judge", "--on-bad-row"],
         ),
+        ("label", ["RUN|FILE", "--judge", "--to", "--how", "--rubric", "--part", "--samples", "--endpoint.rate"]),
     ],
     ids=COMMANDS,
 )

@@ -24,6 +24,7 @@ from rlhf_jax.cli import (
     errors,
     evaluate,
     inspect,
+    label,
     launch,
     pipeline,
     plan,
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Command] = {
     "data": sources.data,
     "compare": compare.compare,
     "revise": revise.revise,
+    "label": label.label,
     "doctor": doctor.doctor,
     "launch": launch.launch,
 }

@@ -38,6 +38,7 @@ SUMMARIES = {
     "data": "write rows of a data set, or of what people said, to a .jsonl file; data check FILE looks rows over",
     "compare": "people compare pairs of responses: a page with a link for each rater",
     "revise": "criticise and revise responses by principles: rows to imitate",
+    "label": "an AI judge votes on pairs of a file, or on samples of a run: rows that stages train on",
     "doctor": "try out what a run needs of its machines, and say what to do: versions, devices, exchanges, disk",
     "launch": "run a command in several processes of this machine: --processes 4 -- rlhf sft ...",
 }

@@ -97,7 +97,7 @@ def found_again(fields: dict[str, Any], run: Path, stage: str) -> dict[str, Any]
         return fields
 
     def found(value: Any) -> Any:
-        if isinstance(value, str) and ".py:" in value:
+        if isinstance(value, str) and names_code(value):
             return value  # code has to be named on the command line, where it says where it is
         if isinstance(value, list):
             return [f"{name}{equals}{found(what)}" for name, equals, what in (str(x).rpartition("=") for x in value)]
@@ -110,6 +110,18 @@ def found_again(fields: dict[str, Any], run: Path, stage: str) -> dict[str, Any]
         return {k: within(v) if isinstance(v, dict) else found(v) if k in _PATHS else v for k, v in part.items()}
 
     return within(fields)
+
+
+def names_code(text: str) -> bool:
+    """Whether a text of a record makes a command run a file, or ask somebody: a record may be anybody's.
+
+    A judge that votes may be a function, a file that names one, or an address that prompts and a key are sent to.
+
+    Example:
+        >>> [names_code(text) for text in ("mine.py:reward", "gold=judge:it.toml", "judge:http://a#b", "runs/x:sft")]
+        [True, True, True, False]
+    """
+    return ".py:" in text or text.rpartition("=")[2].startswith("judge:") or text.startswith("judge:")
 
 
 def _unknown(fields: dict[str, Any], default: Any, path: str) -> Iterator[str]:
@@ -147,4 +159,4 @@ def _code(fields: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:
             yield from _code(value, f"{above}{name}.")
         else:
             texts = value if isinstance(value, list | tuple) else [value]
-            yield from ((f"{above}{name}", text) for text in texts if isinstance(text, str) and ".py:" in text)
+            yield from ((f"{above}{name}", text) for text in texts if isinstance(text, str) and names_code(text))

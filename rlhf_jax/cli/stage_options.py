@@ -14,7 +14,7 @@ import tyro
 from rlhf_jax.cli.files import must_be_run
 from rlhf_jax.cli.first_help import first_help
 from rlhf_jax.cli.parsing import UsageError, describe, file_and_mesh, load_config
-from rlhf_jax.cli.records import found_again
+from rlhf_jax.cli.records import found_again, names_code
 from rlhf_jax.fields import check_fields
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def _refuse_code_of(run: str, default: Any, config: Any, argv: list[str]) -> Non
     """Refuse a Python file that a run folder names: the folder may be anybody's, and the stage would run the file."""
     # Only what the folder says; --config FILE.py is the user's own.
     for name, value in sorted(set(_texts(dataclasses.asdict(default))) & set(_texts(dataclasses.asdict(config)))):
-        names_code = ":" in value if name == "objective" else ".py:" in value
-        if names_code and not any(word == value or word.endswith(f"={value}") for word in argv):
+        code = ":" in value if name == "objective" else names_code(value)
+        if code and not any(word == value or word.endswith(f"={value}") for word in argv):
             raise UsageError(
                 f"{run} names code in a file, {name} {value!r}, which is run only where the command line names it too: "
                 f"look at the file, and add --{name.replace('_', '-')} {value}"

@@ -23,7 +23,7 @@ from rlhf_jax.data.rows import Comparison, Prompt, prompt_text
 OfK = Literal["all", "neighbours"]
 # Read here, or written by commands of ours and no news to anybody.
 _KNOWN = ("golden", "explanation", "pair", "rater", "time", "confidence", "source", "round", "both_bad", "ranking")
-_JUDGED = ("shown_first", "shown_second", "score_a", "score_b", "model_a", "model_b")
+_JUDGED = ("shown_first", "shown_second", "score_a", "score_b", "model_a", "model_b", "principle", "principles")
 _SAMPLED = ("tokens", "logprob", "score", "chosen_score", "rejected_score", "stage", "step", "domain")
 _ANSWERS: dict[str, Known] = {"a": "a", "b": "b", "tie": "tie", "chosen": "a", "rejected": "b"}
 

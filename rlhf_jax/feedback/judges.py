@@ -151,8 +151,8 @@ def _checked(votes: Any, b: int, k: int, called: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{called} must return votes, found {votes!r:.80}") from error
     if k == 2 and found.shape == (b,):
-        found = np.stack([np.stack([0 * found, found], -1), np.stack([1 - found, 0 * found], -1)], -2)
-        found = np.where(np.eye(2, dtype=bool), np.float32(0), found)
+        zero = np.zeros_like(found)
+        found = np.stack([np.stack([zero, found], -1), np.stack([1 - found, zero], -1)], -2)
     if found.shape != (b, k, k):
         pairs = f", or [{b}], the share for the first of two" if k == 2 else ""
         raise ValueError(f"{called} must return votes [{b}, {k}, {k}]{pairs}, found shape {list(found.shape)}")
@@ -160,7 +160,8 @@ def _checked(votes: Any, b: int, k: int, called: str) -> np.ndarray:
     other = np.swapaxes(found, -1, -2)
     off = ~np.eye(k, dtype=bool)
     said = ~np.isnan(found)
-    wrong = off & ((said != ~np.isnan(other)) | (said & ((found < 0) | (found > 1) | (abs(found + other - 1) > _SUM))))
+    share, rest = np.clip(found, 0, 1), np.clip(other, 0, 1)
+    wrong = off & ((said != ~np.isnan(other)) | (said & ((share != found) | (abs(share + rest - 1) > _SUM))))
     if wrong.any():
         row, i, j = (int(x) for x in np.argwhere(wrong)[0])
         raise ValueError(

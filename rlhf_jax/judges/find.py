@@ -44,7 +44,7 @@ def find_judge(config: JudgeConfig) -> Judge:
             raise RunError(f"judge {name} is no language model, which a {beside[0]} is shown to: leave it out")
         if config.how != "pairs":
             raise RunError(f"judge {name} is no language model, which is asked for {config.how}: leave how out")
-    if _is_address(name):
+    if is_address(name):
         return AskingJudge(_endpoint(name, config.endpoint), config.how, criteria_of(config))
     if config.endpoint != EndpointConfig():
         raise RunError(
@@ -56,9 +56,10 @@ def find_judge(config: JudgeConfig) -> Judge:
         return from_scores(Scorer.load(name.removeprefix("reward:")))
     if _is_function(name):
         return load_function(name, f"judge {name}")
-    if _holds_reward_model_alone(name):
-        return from_scores(Scorer.load(name))
-    return AskingJudge(LanguageModel.load(name), config.how, criteria_of(config))
+    if (folder := _reward_model(name)) is not None:
+        return from_scores(Scorer.load(folder))
+    criteria = criteria_of(config)  # before a model is loaded in vain
+    return AskingJudge(LanguageModel.load(name), config.how, criteria)
 
 
 def resolved(config: JudgeConfig) -> JudgeConfig:
@@ -149,6 +150,11 @@ def _checked(rubric: Rubric, config: JudgeConfig) -> Criteria:
                 f"rubric {config.rubric}: {criterion.name} has a question of its own without {shows}, which "
                 f"how = {config.how} shows: change how, or the question"
             )
+        if is_address(config.judge) and (criterion.completion or criterion.answers):
+            raise RunError(
+                f"rubric {config.rubric}: {criterion.name} has a completion or answers of its own, which only a model "
+                "here can be given: an endpoint is asked in turns, and answers with letters and numbers: leave them out"
+            )
     return always(*rubric.criteria)
 
 
@@ -162,13 +168,14 @@ def is_asked(name: str) -> bool:
         >>> is_asked("runs/mine:ppo"), is_asked("reward:runs/mine"), is_asked("mine.py:longer")
         (True, False, False)
     """
-    if _is_address(name):
+    if is_address(name):
         return True
     own = name.startswith(("scores:", "reward:")) or _is_function(name)
-    return not own and not _holds_reward_model_alone(name)
+    return not own and _reward_model(name) is None
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a judge's name is the address of an endpoint."""
     return name.startswith(("http://", "https://"))
 
 
@@ -184,13 +191,12 @@ def _is_function(name: str) -> bool:
     return path.lower().endswith(".py") and function.isidentifier()
 
 
-def _holds_reward_model_alone(name: str) -> bool:
-    """Whether a path means a reward model, as no language model is there."""
+def _reward_model(name: str) -> str | None:
+    """Find the folder of the reward model that a path means: it is named, or there is no language model beside it."""
     path, stage = split_stage(name)
     folder = local(path)
-    if stage is not None:
-        return stage == "reward"
     if is_checkpoint(folder):
-        return scores_text(folder)
-    there = [stage for stage in ("reward", *POLICY_STAGES) if (folder / "params" / stage).exists()]
-    return there == ["reward"]
+        alone = scores_text(folder)
+    else:
+        alone = [each for each in ("reward", *POLICY_STAGES) if (folder / "params" / each).exists()] == ["reward"]
+    return str(path) if stage == "reward" or (stage is None and alone) else None

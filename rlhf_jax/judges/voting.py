@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,11 @@ class AskingJudge:
             for criterion in self.criteria(prompt)
         ]
         votes, scores = np.zeros((len(asked), k, k)), np.zeros((len(asked), k))
-        by = {"pairs": self._pairs, "scores": self._scores, "ranking": self._ranking}[self.how]
+        by: Callable[..., tuple[np.ndarray, Any]] = {
+            "pairs": self._pairs,
+            "scores": self._scores,
+            "ranking": self._ranking,
+        }[self.how]
         for answers in dict.fromkeys(one.criterion.answers for one in asked):
             group = [i for i, one in enumerate(asked) if one.criterion.answers == answers]
             votes[group], scores[group] = by([asked[i] for i in group], answers, k)
@@ -86,7 +90,7 @@ class AskingJudge:
             return Verdicts(of_both_orders(votes), shown=votes)
         return Verdicts(votes, scores=scores if self.how == "scores" else None)
 
-    def _pairs(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, float]:
+    def _pairs(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, Any]:
         """Ask about every pair in both orders: the share for the one that is shown first."""
         places = [(i, j) for i in range(k) for j in range(k) if i != j]
         questions = [pair_question(a.prompt, a.texts[i], a.texts[j], a.criterion) for a in asked for i, j in places]
@@ -95,7 +99,7 @@ class AskingJudge:
         shown[:, [i for i, _ in places], [j for _, j in places]] = said[:, 0].reshape(len(asked), len(places))
         return shown, np.nan
 
-    def _scores(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, Any]:
         """Ask for a score of each response."""
         questions = [score_question(a.prompt, text, a.criterion) for a in asked for text in a.texts]
         values = np.linspace(SCORES[0], SCORES[-1], len(answers)) if answers else np.asarray(SCORES, np.float64)
@@ -106,7 +110,7 @@ class AskingJudge:
         votes[:, range(k), range(k)] = 0.0
         return votes, p @ values
 
-    def _ranking(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, float]:
+    def _ranking(self, asked: Sequence[_Asked], answers: tuple[str, ...], k: int) -> tuple[np.ndarray, Any]:
         """Ask for the order of all responses, each of which comes to stand in each place once."""
         orders = np.asarray([[(place + turn) % k for place in range(k)] for turn in range(k)])
         questions = [

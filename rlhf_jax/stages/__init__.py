@@ -21,6 +21,7 @@ from rlhf_jax.stages.ending import NothingTrained
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
+from rlhf_jax.stages.judge_reward import JudgeReward
 from rlhf_jax.stages.labelling import LabelConfig, Labelled, label
 from rlhf_jax.stages.lift import lift
 from rlhf_jax.stages.objective_loss import make_loss_fn
@@ -48,6 +49,7 @@ __all__ = [
     "EncodedPrompt",
     "GroupConfig",
     "HeldOutPairs",
+    "JudgeReward",
     "Judged",
     "Judges",
     "KLConfig",

@@ -16,11 +16,10 @@ from rlhf_jax.runs.arguments import checked_count
 from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.stage_path import policy_path
-from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import sources
-from rlhf_jax.stages.comparison import TEST, Judges, compare
-from rlhf_jax.stages.judges import choose_judges, judge_names
-from rlhf_jax.stages.sampler import Sampler
+from rlhf_jax.stages.comparison import Judges, compare
+from rlhf_jax.stages.judges import choose_judges, choose_reward, judge_names, reward_name
+from rlhf_jax.stages.sampler import TEST, Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 
 
@@ -30,7 +29,7 @@ def best_of_n(
     *,
     n: int = 16,
     ensemble: EnsembleConfig | None = None,
-    reward: TextReward | None = None,
+    reward: TextReward | str | None = None,
     data: DataConfig | None = None,
     sampling: SamplingConfig | None = None,
     test_prompts: int = 512,
@@ -47,7 +46,9 @@ def best_of_n(
         reward_model: run folder of the reward model, or of an ensemble; it is not read when ``reward`` is given.
         n: responses to each prompt; usually 4 to 64.
         ensemble: how the members of an ensemble are combined; their mean by default.
-        reward: any callable ``(prompts, responses) -> numbers`` that chooses in place of ``reward_model``.
+        reward: any callable ``(prompts, responses) -> numbers`` that chooses in place of ``reward_model``, or what
+            ``PPOConfig.reward`` may name, as ``judge:SPEC``. A judge that compares is asked about every two of the n,
+            one that scores about each.
         data: where prompts come from; human_sentiment by default.
         sampling: how to draw.
         test_prompts: how many prompts of the test part are answered.
@@ -91,14 +92,16 @@ def best_of_n(
         prompt_columns=max(len(p.tokens) for p in prompts),
     )
     sampler.check(prompts)
-    scored_by = load_reward(reward_model, tokenizer) if reward is None else reward
+    named = reward if isinstance(reward, str) else ""
+    passed = None if isinstance(reward, str) else reward
+    scored_by = load_reward(reward_model, tokenizer) if reward is None else choose_reward(passed, named)
     judged = Judges(sampler, RolloutReward(scored_by, sampler, ensemble), judges)
     before, after = (judged.best_of(sampler.reference, prompts, TEST, count) for count in (1, n))
     summary, rows = compare(before, after, prompts, judged.names, domain=task.domain)
     # The kept response has the likelihood it always had under the policy; the KL is that of choosing it.
     kl = float(losses.best_of_n_kl(n))
     about = {
-        "reward": reward_model if reward is None else called(reward),
+        "reward": reward_model if reward is None else reward_name(scored_by),
         "judges": judge_names(judges, judge),
         "started_from": at.stage or "pretrained",
     }

@@ -21,8 +21,6 @@ from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.stages.scoring import RolloutReward, score_shared
 from rlhf_jax.types import Params, Rollout
 
-# Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
-HELDOUT, TEST = 2**30, 2**30 + 1
 _AT_ONCE = 2048  # responses that best-of-n holds at the same time
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.parts import Parts
+from rlhf_jax.judges.made_of import of_judge
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs import folder
 from rlhf_jax.runs.folder import RunResult
@@ -23,7 +24,7 @@ from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import named_objective
 from rlhf_jax.stages.config import StageConfig, judges_by_name
 from rlhf_jax.stages.ending import raise_if_failed
-from rlhf_jax.stages.judges import judge_runs
+from rlhf_jax.stages.judges import VOTES, judge_config, judge_runs
 from rlhf_jax.stages.optimizers import OwnOptimizer, load_optimizer
 from rlhf_jax.stages.task import Task
 from rlhf_jax.training import OptimizerConfig
@@ -135,7 +136,9 @@ def without_result(config: StageConfig) -> list[str]:
 
 
 def _named(what: str, said: str) -> Ingredient:
-    """Look at a function in the user's file, or at a reward model."""
+    """Look at a function in the user's file, at a judge that votes, or at a reward model."""
+    if what.startswith(VOTES):
+        return of_judge(judge_config(what))
     return of_callable(what, load_function(what, said)) if ".py:" in what else of_model(what, "reward")
 
 

@@ -7,13 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_jax import checkpoint, rewards
+from rlhf_jax.judges import JudgeConfig, find_judge
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.runs.user_code import called, load_function
 from rlhf_jax.stages.config import judges_by_name
+from rlhf_jax.stages.judge_reward import JudgeReward
 from rlhf_jax.stages.names import check_judges
 from rlhf_jax.stages.task import Task
+
+VOTES = "judge:"  # opens the name of a judge that votes, where a reward or a measuring judge may be named
 
 
 def choose_judges(
@@ -28,8 +32,9 @@ def choose_judges(
 
     Args:
         passed: judges by name that a stage was given.
-        named: the config's ``judge``: ``NAME=WHAT`` each, where ``WHAT`` is ``FILE.py:function`` or a run folder;
-            without a name the scores are called ``gold``. Or none.
+        named: the config's ``judge``: ``NAME=WHAT`` each, where ``WHAT`` is ``FILE.py:function``, a run folder, or
+            ``judge:SPEC``, a judge that votes and scores responses alone; without a name the scores are called
+            ``gold``. Or none.
         task: the data set that the prompts come from; it may have judges of its own.
         prompts: some of those whose responses will be judged. The config's judges are called once, on the first two, so
             that a mistake in them shows before training.
@@ -64,24 +69,74 @@ def judge_runs(named: Sequence[str]) -> list[str]:
         >>> judge_runs(["fair=mine.py:fair", "gold=runs/other"])
         ['runs/other']
     """
-    return [what for what in judges_by_name(named).values() if ".py:" not in what]
+    every = judges_by_name(named).values()
+    return [what for what in every if ".py:" not in what and not what.startswith(VOTES)]
 
 
 def choose_reward(passed: TextReward | None, name: str) -> TextReward:
-    """Choose the reward that was passed, or else the function that the config names.
+    """Choose the reward that was passed, or else the function or the judge that the config names.
 
     Args:
         passed: the callable that a stage was given.
-        name: the config's ``reward``, ``FILE.py:function``.
+        name: the config's ``reward``, ``FILE.py:function`` or ``judge:SPEC``.
 
     Raises:
-        RunError: when there is no such file or function.
+        RunError: when there is no such file or function, or no such judge.
     """
     if passed is not None:
         return passed
+    if name.startswith(VOTES):
+        return load_judge(name)
     if ".py:" not in name:
-        raise RunError(f"reward {name}: expected FILE.py:function; a run folder is --reward-model {name}")
+        raise RunError(f"reward {name}: expected FILE.py:function or judge:SPEC; a run folder is --reward-model {name}")
     return load_function(name, f"reward {name}")
+
+
+def load_judge(name: str) -> JudgeReward:
+    """Load a judge that votes, to train by or to measure with.
+
+    Args:
+        name: ``judge:SPEC``; SPEC is what ``JudgeConfig.judge`` may name, a .toml file say.
+
+    Raises:
+        RunError: when there is no such judge.
+    """
+    return JudgeReward(find_judge(judge_config(name)), name)
+
+
+def judge_config(name: str) -> JudgeConfig:
+    """Make the config of ``judge:SPEC``.
+
+    Example:
+        >>> judge_config("judge:reward:runs/mine").judge
+        'reward:runs/mine'
+    """
+    try:
+        return JudgeConfig(judge=name.removeprefix(VOTES))
+    except ValueError as error:
+        raise RunError(f"{name}: {error}") from error
+
+
+def reward_name(reward: TextReward) -> str:
+    """Say what a reward is called, for summary and page: its function, or what names the judge."""
+    return reward.name if isinstance(reward, JudgeReward) else called(reward)
+
+
+def try_reward(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
+    """Call a reward once, on two short texts, so that a mistake in it shows before training.
+
+    Args:
+        reward: as for ``try_texts``, or a judge, which is asked to vote.
+        what: what messages call it.
+        prompts: the first two are asked.
+
+    Raises:
+        RunError: when it fails, or gives no numbers and no votes.
+    """
+    if isinstance(reward, JudgeReward):
+        reward.scores(prompts)
+    else:
+        try_texts(reward, what, prompts)
 
 
 def try_texts(reward: TextReward, what: str, prompts: Sequence[str]) -> None:
@@ -130,6 +185,8 @@ def judge_names(judges: Mapping[str, TextReward], named: Sequence[str]) -> dict[
 
 
 def _load_judge(name: str, reward_model: str) -> TextReward:
+    if name.startswith(VOTES):
+        return load_judge(name)
     if ".py:" in name:
         return load_function(name, f"judge {name}")
     if name.endswith(".py"):
@@ -139,7 +196,7 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
     except RunError as error:
         raise RunError(
             f"judge {name}: {error}; a judge is a run folder with a reward model, a sequence classifier as a "
-            "checkpoint, or FILE.py:function"
+            "checkpoint, FILE.py:function, or judge:SPEC that scores"
         ) from error
     if reward_model and _same(Path(name), Path(reward_model)):
         warnings.warn(

@@ -33,7 +33,7 @@ from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import opinions, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.choose import PREFERENCE, check_own, choose_objective, try_objective, try_single
-from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
+from rlhf_jax.stages.comparison import Judges, compare, heldout_metrics
 from rlhf_jax.stages.config import (
     Offload,
     PackedConfig,
@@ -55,7 +55,7 @@ from rlhf_jax.stages.opinions import Comparisons, Labels
 from rlhf_jax.stages.optimizers import OwnOptimizer, try_optimizer
 from rlhf_jax.stages.reference import start_of_reference
 from rlhf_jax.stages.reference_point import mismatched, reference_point
-from rlhf_jax.stages.sampler import Sampler
+from rlhf_jax.stages.sampler import HELDOUT, TEST, Sampler
 from rlhf_jax.stages.scoring import RolloutReward, load_reward
 from rlhf_jax.stages.task import Task, remembering
 from rlhf_jax.stages.titles import starting_policy

@@ -21,6 +21,9 @@ from rlhf_jax.runs.sampling import make_engine
 from rlhf_jax.stages.blocks import RowMaker, Rows, by_response, in_blocks
 from rlhf_jax.types import Array, Model, Params, Rollout, SequenceBatch
 
+# Evaluations sample at steps of their own, always the same, so that they differ by the policy only.
+HELDOUT, TEST = 2**30, 2**30 + 1
+
 
 class Sampler:
     """Sampler for any policy of one shape, which also measures how far the policy has moved from the reference.

@@ -21,6 +21,7 @@ from rlhf_jax.runs.loading import place
 from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.runs.stage_path import split_stage
 from rlhf_jax.stages.blocks import Rows, at_last, in_blocks
+from rlhf_jax.stages.judge_reward import JudgeReward, judged_rollout
 from rlhf_jax.stages.sampler import Sampler
 from rlhf_jax.types import Array, Params, Rollout
 
@@ -41,6 +42,7 @@ class Scores(NamedTuple):
 
     reward: Array  # float32 [B, K], before any shaping
     disagreement: Array  # float32 [B, K], standard deviation of an ensemble's scores; 0 for a single model
+    abstained: Array | None = None  # bool [B, K], where a judge that votes said nothing; None for other rewards
 
 
 class RolloutReward:
@@ -82,6 +84,9 @@ class RolloutReward:
             rows = self._sampler.rows(sampled) if rows is None else rows
             return self.program(parallel.bring(self.params), rows)
         shape = sampled.tokens.shape[:2]
+        if isinstance(self._text, JudgeReward):
+            found, abstained = judged_rollout(self._text, self._sampler, sampled, prompts)
+            return Scores(*processes.put((found, np.zeros(shape, np.float32), abstained), sampled.finished.sharding))
         repeated = [p.text for p in prompts for _ in range(shape[1])]
         scores = score_shared(self._text, repeated, self._sampler.texts(sampled)).reshape(shape)
         # An array of its own each: what is donated must not be shared.

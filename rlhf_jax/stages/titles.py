@@ -51,7 +51,7 @@ def stage_title(stage: str, objective: str | None, reward: str | None = None) ->
         'PPO against mine.py:length'
     """
     title, name = TITLES.get(stage, stage), objective_name(objective or _USUAL.get(stage, ""))
-    own = reward if reward and ".py:" in reward else None
+    own = reward if reward and (".py:" in reward or reward.startswith("judge:")) else None
     if name == _USUAL.get(stage, ""):
         return f"PPO against {own}" if own and stage == "ppo" else title
     whole = f"{'Policy gradient with a critic' if stage == 'ppo' else title}: {name}"

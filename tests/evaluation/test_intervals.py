@@ -72,3 +72,15 @@ def test_bootstrap_pairs_with_a_single_pair():
 def test_bootstrap_pairs_refuses_wrong_shapes(values, pairs):
     with pytest.raises(ValueError, match=r"pairs \[m, 2\]"):
         bootstrap_pairs(values, pairs, seed=0)
+
+
+def test_pairs_that_share_no_response_are_independent():
+    """The interval is that of as many independent values; drawing responses would make it 1.7 times as wide."""
+    values = (np.arange(400) % 4 > 0).astype(float)
+    pairs = np.random.default_rng(0).permutation(800).reshape(400, 2)
+    low, high = bootstrap_pairs(values, pairs, seed=0)
+    wanted = 2 * 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert high - low == pytest.approx(wanted, rel=0.1)
+    shared = np.concatenate([pairs, pairs[:1]])  # one response in two pairs: responses are drawn
+    low, high = bootstrap_pairs(np.append(values, 1.0), shared, seed=0)
+    assert high - low == pytest.approx(1.7 * wanted, rel=0.1)

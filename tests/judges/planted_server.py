@@ -119,7 +119,8 @@ class Planted:
 
     def do(self, handler):
         request = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
-        text = request["messages"][-1]["content"]
+        text = request["messages"][-1]["content"] if "messages" in request else request["prompt"]
+        assert handler.path == f"/v1/{'chat/' if 'messages' in request else ''}completions", handler.path
         with self.lock:
             self.asked.append(request)
             self.headers.append(dict(handler.headers))
@@ -142,7 +143,6 @@ def serving(plan):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            assert self.path == "/v1/chat/completions", self.path
             with contextlib.suppress(BrokenPipeError, ConnectionError):
                 planted.do(self)
             self.close_connection = True

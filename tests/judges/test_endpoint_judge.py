@@ -1,10 +1,11 @@
 """An endpoint as a judge: from its name to votes, in the words and by the rules of every judge that is asked."""
 
+import json
 import math
 
 import numpy as np
 import pytest
-from planted_server import answer, endpoint, half, serving
+from planted_server import answer, endpoint, half, raw, serving
 
 from rlhf_jax.feedback.judges import judged
 from rlhf_jax.judges import AskingJudge, EndpointConfig, JudgeConfig, find_judge
@@ -116,3 +117,24 @@ def test_another_pace_is_the_same_judge(monkeypatch):
     assert one == content(concurrency=1, price_in=3.0, key="PLANTED_KEY", cache="x.sqlite", timeout=1.0)
     assert one != content(temperature=0.5)
     assert one != content(model="n")
+
+
+def test_a_rubric_in_words_of_its_own_is_asked_as_a_text_that_goes_on(tmp_path):
+    rubric = tmp_path / "tone.toml"
+    rubric.write_text(
+        '[[criteria]]\ntext = "It is positive."\ncompletion = "Text: {response}\\nSentiment:"\n'
+        'answers = ["negative", "positive"]\n'
+    )
+
+    def plan(text, count):
+        word = " positive" if "o" in text.split("\n")[0] else " negative"
+        return raw(json.dumps({"choices": [{"text": word}]}))
+
+    with serving(plan) as server:
+        found = judged(of(server, tmp_path, how="scores", rubric=str(rubric)), ["Hi."], [["good", "bad"]], called="it")
+        assert {request["prompt"] for request in server.asked} == {
+            "Text: good\nSentiment:",
+            "Text: bad\nSentiment:",
+        }
+    assert found.scores.tolist() == [[10.0, 1.0]]
+    assert found.votes[0, 0, 1] == 1.0

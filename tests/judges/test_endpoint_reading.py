@@ -128,3 +128,60 @@ def test_tokens_of_one_text_count_together():
 def test_tokens_that_are_not_known_take_no_answer_away(usage):
     body = {**completion("A"), "usage": usage}
     assert read_reply(json.dumps(body))[2:] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["positive", " Positive.", " positive\nText: I hate it.\nSentiment: negative", "**positive**"]
+)
+def test_answers_may_be_words(text):
+    assert read_choice(Reply(text), ["negative", "positive"]).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ["positively", "pos", "positive or negative", "not positive", "neutral"])
+def test_what_is_no_such_word(text):
+    assert np.isnan(read_choice(Reply(text), ["negative", "positive"])).all()
+
+
+def test_a_word_of_several_tokens_goes_by_its_first():
+    places = [
+        (" pos", {" pos": math.log(0.6), " neg": math.log(0.2), " the": math.log(0.2)}),
+        ("itive", {"itive": -0.1}),
+    ]
+    assert read_choice(reply(" positive", places), ["negative", "positive"]) == pytest.approx([0.25, 0.75])
+
+
+def test_a_first_token_that_two_answers_begin_with_says_neither():
+    places = [("un", {"un": -0.1, "kind": -3.0}), ("kind", {"kind": -0.1})]
+    assert read_choice(reply("unkind", places), ["unkind", "unfair"]).tolist() == [1.0, 0.0]
+
+
+CONTINUED = {
+    "choices": [
+        {
+            "text": " positive\n",
+            "logprobs": {
+                "tokens": [" positive", "\n"],
+                "token_logprobs": [math.log(0.6), -0.1],
+                "top_logprobs": [{" positive": math.log(0.6), " negative": math.log(0.3)}, None],
+            },
+        }
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+}
+
+
+def test_a_text_that_goes_on():
+    found = read_reply(json.dumps(CONTINUED), chat=False)
+    assert (found.text, found.tokens_in, found.tokens_out) == (" positive\n", 5, 2)
+    assert read_choice(found, ["negative", "positive"]) == pytest.approx([1 / 3, 2 / 3])
+
+
+BROKEN = {'" positive", "\\n"': '" positive"', "[{": "[3, {", '"text"': '"said"', "null": "7", "-0.1": "0.5"}
+
+
+@pytest.mark.parametrize(("old", "new"), BROKEN.items())
+def test_a_text_that_goes_on_in_no_known_form(old, new):
+    body = json.dumps(CONTINUED)
+    assert old in body
+    with pytest.raises(ValueError):
+        read_reply(body.replace(old, new, 1), chat=False)

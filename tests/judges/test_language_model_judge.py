@@ -11,22 +11,36 @@ from rlhf_jax import models
 from rlhf_jax.data import Tokenizer
 from rlhf_jax.feedback.judges import judged
 from rlhf_jax.feedback.rubrics import Criterion
-from rlhf_jax.judges import AskingJudge, LanguageModel
+from rlhf_jax.judges import AskingJudge, LanguageModel, language_model
 from rlhf_jax.judges.answer_tokens import answer_tokens
 from rlhf_jax.judges.asking import SCORES, pair_question, ranking_question, score_question
 from rlhf_jax.judges.voting import always
 
+TONE = Criterion(
+    "It is positive.", completion="Text: {response}\nSentiment:", answers=("negative", "positive"), name="tone"
+)
+LONGEST = 512  # tokens
+
+
+@pytest.fixture(autouse=True)
+def one_shape(monkeypatch):
+    """Compile one program for all questions: blocks of 4 rows of the same length."""
+    monkeypatch.setattr(language_model, "BUCKET", LONGEST)
+    monkeypatch.setattr(language_model, "ROWS", 4)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:tiny answers")  # it was taught nothing
 NUMBERS = tuple(map(str, SCORES))
 
 
-@pytest.fixture(scope="module", params=["plain", "chat"])
-def model(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     chat_families.write_folder(folder, chat_families.FAMILIES["llama3"])
-    tokenizer = Tokenizer.load(folder, format=request.param)
+    tokenizer = Tokenizer.load(folder)
     config = models.ModelConfig(
         vocab_size=tokenizer.vocab_size, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32,
-        max_length=600,
+        max_length=LONGEST,
     )  # fmt: skip
     params = jax.tree.map(lambda x: x * 4.0, jax.jit(models.build(config).init)(jax.random.key(0)))
     return LanguageModel(config, params, tokenizer, "tiny")
@@ -43,7 +57,7 @@ def logprob(model, question, answer):
     prompt, said = model.tokenizer.encode_prompt(question), model.tokenizer.encode_response(answer).tolist()
     said = said[: said.index(model.tokenizer.eos_id)]
     n = len(prompt) + len(said)
-    tokens, mask = np.zeros((1, 512), np.int32), np.arange(512)[None] < n
+    tokens, mask = np.zeros((1, LONGEST), np.int32), np.arange(LONGEST)[None] < n
     tokens[0, :n] = [*prompt, *said]
     rows = np.asarray(whole(model.config)(model.params, tokens, mask))[0, len(prompt) - 1 : n - 1]
     return float(rows[np.arange(len(said)), said].sum())
@@ -53,7 +67,9 @@ PROMPTS = ["What is two and two?", "Hi."]
 TEXTS = [["It is four.", "No."], ["Hello! What is it?", "Two."]]
 
 
-def test_a_choice_is_what_the_logits_of_the_whole_question_say(model):
+@pytest.mark.parametrize("format", ["chat", "plain"])
+def test_a_choice_is_what_the_logits_of_the_whole_question_say(model, format):
+    model = LanguageModel(model.config, model.params, model.tokenizer.with_format(format), "tiny")
     questions = [
         pair_question(p, *pair) for p, texts in zip(PROMPTS, TEXTS, strict=True) for pair in (texts, texts[::-1])
     ]
@@ -64,6 +80,19 @@ def test_a_choice_is_what_the_logits_of_the_whole_question_say(model):
     assert got.dtype == np.float32
     # Alone or beside longer ones, in a block filled up or not.
     np.testing.assert_allclose(model.choose(questions[:1], ("A", "B")), got[:1], atol=1e-6)
+
+
+def test_a_text_is_gone_on_with_as_it_is_whatever_the_format(model):
+    texts = [score_question("Hi.", text, TONE) for text in ("Good!", "No.")]
+    plain = LanguageModel(model.config, model.params, model.tokenizer.with_format("plain"), "tiny")
+    got = model.choose([pair_question("Hi.", "Hello!", "No."), *texts], TONE.answers)
+    for text, shares in zip(texts, got[1:], strict=True):
+        said = [logprob(plain, text, answer) for answer in TONE.answers]
+        np.testing.assert_allclose(shares, jax.nn.softmax(np.asarray(said)), atol=1e-5)
+    found = judged(AskingJudge(model, "scores", always(TONE)), ["Hi."], [["Good!", "No."]], called="tiny")
+    good = got[1:, 1].astype(np.float64)
+    np.testing.assert_allclose(found.scores[0], 1 + 9 * good, rtol=1e-5)  # on the scale of all other scores
+    np.testing.assert_allclose(found.votes[0, 0, 1], 0.5 + (good[0] - good[1]) / 2, atol=1e-6)
 
 
 def test_a_10_is_no_1(model):
@@ -139,6 +168,12 @@ def test_a_ranking_shows_each_response_in_each_place_once(model):
     np.testing.assert_allclose(turned.votes[0], expected[np.ix_([1, 2, 0], [1, 2, 0])], atol=1e-5)
 
 
+def test_what_stands_in_a_response_is_no_place_of_the_question(model):
+    asked = pair_question("{first} {text}", "{second}", "{prompt}", Criterion("{response}"))[0].content
+    assert asked.startswith("Prompt: {first} {text}\n\nResponse A: {second}\n\nResponse B: {prompt}\n\n")
+    assert "more true: {response}\n" in asked
+
+
 def test_criteria_are_asked_about_one_by_one_and_weighed(model):
     kind, short = Criterion("The response is kind.", 3.0), Criterion("The response is short.", 1.0)
     for how in ("pairs", "scores", "ranking"):
@@ -147,6 +182,11 @@ def test_criteria_are_asked_about_one_by_one_and_weighed(model):
         np.testing.assert_allclose(both.votes, 0.75 * apart[0].votes + 0.25 * apart[1].votes, atol=1e-6)
         if how == "scores":
             np.testing.assert_allclose(both.scores, 0.75 * apart[0].scores + 0.25 * apart[1].scores, rtol=1e-5)
+
+
+def test_a_model_that_does_not_answer_what_it_is_asked_is_told_of(model):
+    with pytest.warns(UserWarning, match=r"^tiny answers A, B with a probability of 0\.0\d+ only"):
+        model.choose([pair_question("Hi.", "Hello!", "No.")], ("A", "B"))
 
 
 def test_no_prompts_give_no_votes(model):

@@ -11,7 +11,17 @@ from rlhf_jax.data.rows import Comparison, LabelledResponse, Provenance, RatedRe
 
 PROVENANCE = ("rater", "time", "confidence", "source", "round", "golden", "both_bad")
 # What the page on which people compare and judges write besides, for other programs.
-EXPORTED = ("pair", "model_a", "model_b", "shown_first", "shown_second", "score_a", "score_b")
+EXPORTED = (
+    "pair",
+    "model_a",
+    "model_b",
+    "shown_first",
+    "shown_second",
+    "score_a",
+    "score_b",
+    "principle",
+    "principles",
+)
 SOURCES = ("person", "judge", "principle")  # what ``source`` says by convention; other texts are left as they are
 OPINIONS = ("comparisons", "rated responses", "labelled responses")  # what layouts give that have these fields
 _LATEST = 1e11  # seconds, the year 5138: a larger number counts milliseconds

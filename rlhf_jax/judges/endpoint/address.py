@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from rlhf_jax.judges.endpoint.errors import EndpointError
@@ -17,10 +18,9 @@ class Address(NamedTuple):
     """Up to the version, as ``http://127.0.0.1:8000/v1``."""
     model: str
 
-    @property
-    def chat(self) -> str:
-        """Where chat completions are asked for."""
-        return f"{self.base}/chat/completions"
+    def path(self, request: Mapping[str, Any]) -> str:
+        """Say where a request goes: a chat has messages, a text that is continued has none."""
+        return f"{self.base}/{'chat/' if 'messages' in request else ''}completions"
 
     @property
     def loopback(self) -> bool:
@@ -66,7 +66,7 @@ def read_address(name: str) -> Address:
         raise EndpointError(f"judge {name!r:.200} names no model: {form}")
     base = url.rstrip("/")
     if base.endswith("/completions"):
-        raise EndpointError(f"judge {name!r:.200}: leave out what comes behind the version, /chat/completions is added")
+        raise EndpointError(f"judge {name!r:.200}: leave out what comes behind the version, it is added")
     return Address(base, model)
 
 

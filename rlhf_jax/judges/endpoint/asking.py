@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data.rows import Chat, prompt_field
+from rlhf_jax.data.rows import Prompt, prompt_field
 from rlhf_jax.judges.endpoint.address import Address, read_key
 from rlhf_jax.judges.endpoint.cache import key_of, opened
 from rlhf_jax.judges.endpoint.client import Client
@@ -60,12 +60,12 @@ class Endpoint:
         """What all answers so far have cost, by the prices in the config."""
         return self.counts.cost
 
-    def choose(self, questions: Sequence[Chat], answers: Sequence[str]) -> np.ndarray:
+    def choose(self, questions: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Answer each question with one of the same few words, as ``judges.asking.Asked`` has it.
 
         Args:
-            questions: n chats, up to the turn that answers.
-            answers: A letters or numbers.
+            questions: n chats, up to the turn that answers; or texts, which the answer continues.
+            answers: A words.
 
         Returns:
             float32 [n, A]: the share of each answer; NaN in a row where there is none.
@@ -75,11 +75,11 @@ class Endpoint:
         """
         return self._read(questions, (len(answers),), lambda reply: read_choice(reply, answers))
 
-    def order(self, questions: Sequence[Chat], count: int) -> np.ndarray:
+    def order(self, questions: Sequence[Prompt], count: int) -> np.ndarray:
         """Put the responses of each question in order, as ``judges.asking.Asked`` has it.
 
         Args:
-            questions: n chats, in which responses go by the first letters.
+            questions: n chats or texts, in which responses go by the first letters.
             count: how many responses each shows, K.
 
         Returns:
@@ -92,11 +92,11 @@ class Endpoint:
         return self._read(questions, (count, count), lambda reply: read_order(reply, count))
 
     def _read(
-        self, questions: Sequence[Chat], shape: tuple[int, ...], read: Callable[[Reply], np.ndarray]
+        self, questions: Sequence[Prompt], shape: tuple[int, ...], read: Callable[[Reply], np.ndarray]
     ) -> np.ndarray:
         """Ask, and read the replies; where there is none, or nothing is said, all is NaN."""
         said = np.full((len(questions), *shape), np.nan, np.float32)
-        unreadable: set[Chat] = set()
+        unreadable: set[Prompt] = set()
         for row, reply in enumerate(self.ask(questions)):
             if reply is not None:
                 said[row] = read(reply)
@@ -105,29 +105,32 @@ class Endpoint:
         self.counts += Counts(unreadable=len(unreadable))
         return said
 
-    def request(self, question: Chat) -> dict[str, Any]:
+    def request(self, question: Prompt) -> dict[str, Any]:
         """Write what is sent for a question.
 
         Args:
-            question: a chat, up to the turn that answers.
+            question: a chat, up to the turn that answers, or a text, which the answer continues.
 
         Returns:
             The body of the request.
         """
         config = self.config
-        body: dict[str, Any] = {"model": self.address.model, "messages": prompt_field(question)}
+        chat = not isinstance(question, str)
+        body: dict[str, Any] = {"model": self.address.model, "messages" if chat else "prompt": prompt_field(question)}
         if config.temperature is not None:
             body["temperature"] = config.temperature
-        body[config.token_limit] = config.answer_tokens
+        body[config.token_limit if chat else "max_tokens"] = config.answer_tokens
         if config.top_logprobs:
-            body |= {"logprobs": True, "top_logprobs": config.top_logprobs}
+            body |= (
+                {"logprobs": True, "top_logprobs": config.top_logprobs} if chat else {"logprobs": config.top_logprobs}
+            )
         return body
 
-    def ask(self, questions: Sequence[Chat]) -> list[Reply | None]:
+    def ask(self, questions: Sequence[Prompt]) -> list[Reply | None]:
         """Ask questions, those that have been answered before aside.
 
         Args:
-            questions: each a chat; the same one twice is asked once.
+            questions: each a chat, or a text that goes on; the same one twice is asked once.
 
         Returns:
             A reply to each; None where there is none after all tries.
@@ -137,10 +140,12 @@ class Endpoint:
             EndpointUnavailable: the server does not answer, or asks to be left alone for long.
         """
         requests = [self.request(question) for question in questions]
-        keys = [key_of(self.address.chat, request) for request in requests]
+        keys = [key_of(self.address.path(request), request) for request in requests]
         wanted = dict(zip(keys, requests, strict=True))
         with opened(self.cache) as cache:
-            replies: dict[str, Reply | None] = {k: read_reply(body) for k, body in cache.find([*wanted]).items()}
+            replies: dict[str, Reply | None] = {
+                key: read_reply(body, chat="messages" in wanted[key]) for key, body in cache.find([*wanted]).items()
+            }
             self.counts += Counts(questions=len(wanted), cached=len(replies))
             left = {key: request for key, request in wanted.items() if key not in replies}
             if left:

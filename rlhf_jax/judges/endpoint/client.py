@@ -1,6 +1,6 @@
 """One try to get an answer over HTTP: what is sent, and which of everything that can come back is one.
 
-A try ends in a body with a chat completion, or in a ``Failure`` that says whether another may succeed.
+A try ends in a body with a completion, or in a ``Failure`` that says whether another may succeed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Client:
         self._http.close()
 
     def send(self, request: Mapping[str, Any]) -> tuple[str, Reply]:
-        """Ask for a chat completion, once.
+        """Ask for a completion, once.
 
         Args:
             request: the body, as the API has it.
@@ -68,7 +68,7 @@ class Client:
         begun = time.monotonic()
         try:
             # ASCII, as half a pair of surrogates is no UTF-8.
-            with self._http.stream("POST", self._address.chat, content=json.dumps(request)) as answer:
+            with self._http.stream("POST", self._address.path(request), content=json.dumps(request)) as answer:
                 status, headers = answer.status_code, answer.headers
                 body = b""
                 for part in answer.iter_bytes():
@@ -89,7 +89,7 @@ class Client:
             said = f"status {status}: {_message(text)}"
             raise Failure(said, again=status in _PASSES, status=status, wait=wait, body=text)
         try:
-            return text, read_reply(text)
+            return text, read_reply(text, chat="messages" in request)
         except ValueError as error:
             raise Failure(f"half an answer, or none: {error}", again=True, status=status, body=text) from error
 

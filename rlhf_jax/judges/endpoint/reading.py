@@ -16,13 +16,12 @@ from rlhf_jax.judges.endpoint.replies import Reply
 _THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _LEAD = (
     r"[\s*_#`\"'(\[]*(?:(?:the\s+)?(?:final\s+)?(?:better\s+)?(?:answer|response|option|choice|verdict|winner|score|"
-    r"rating|ranking|order)\s*(?:is\b|:|=|-)?\s*:?)?[\s*_#`\"'(\[]*"
+    r"rating|ranking|order)\s*(?:is\b|:|=)?\s*:?)?[\s*_#`\"'(\[]*"
 )
 _END = (
     r"[*_`\"')\]]*(?:\s*/\s*10|\s+out\s+of\s+10)?[*_`\"')\]]*"
     r"(?:\s*$|\s+is\s+(?:the\s+)?better\b|\s*\n|[.;:](?:\s|$)|\s+[(\u2013\u2014-])"
 )
-_WORD = re.compile(rf"{_LEAD}(?P<said>(?-i:[A-Z])|\d+){_END}", re.IGNORECASE)
 _ORDER = re.compile(rf"{_LEAD}(?P<said>(?-i:[A-Z](?:\s*[>,]\s*[A-Z]|\s+[A-Z])*)){_END}", re.IGNORECASE)
 
 
@@ -33,7 +32,7 @@ def read_choice(reply: Reply, answers: Sequence[str]) -> np.ndarray:
 
     Args:
         reply: the model's.
-        answers: A letters or whole numbers.
+        answers: A words, letters or numbers; letters have to be written as they are, words may have capitals.
 
     Returns:
         [A], the share of each answer; all NaN where the reply is none of them.
@@ -44,14 +43,21 @@ def read_choice(reply: Reply, answers: Sequence[str]) -> np.ndarray:
         >>> read_choice(Reply("B", (("B", {"B": -0.1054, " A": -2.3026}),)), "AB").round(3).tolist()
         [0.1, 0.9]
     """
+    answers = tuple(answers)  # a text of letters has longer texts, and the empty one, in it
     text, start = _after_thoughts(reply.text)
-    match = _WORD.match(text)
-    if not match or match["said"] not in answers or _shows_others(text[match.end() :], answers):
+    words = "|".join(f"(?-i:{answer})" if len(answer) == 1 else re.escape(answer) for answer in answers)
+    match = re.match(rf"{_LEAD}(?P<said>{words}){_END}", text, re.IGNORECASE)
+    said = _meant(match["said"], answers) if match else None
+    if not match or said is None or _shows_others(text[match.end() :], answers):
         return np.full(len(answers), np.nan)
-    likely = _likely(reply, start + match.start("said"), match["said"])
-    shares = np.asarray([likely.get(answer, 0.0) for answer in answers])
+    shares = np.zeros(len(answers))
+    token, likely = _place(reply, start + match.start("said"))
+    if _meant(token, answers) == said:  # and not as the 1 of a 10, which other answers may begin with too
+        for other, logprob in likely.items():
+            if (meant := _meant(other, answers)) is not None:
+                shares[meant] += math.exp(logprob)
     if not shares.sum():
-        shares = np.asarray([float(answer == match["said"]) for answer in answers])
+        shares[said] = 1.0
     return shares / shares.sum()
 
 
@@ -78,9 +84,19 @@ def read_order(reply: Reply, count: int) -> np.ndarray:
     return (place[:, None] < place[None, :]).astype(np.float64)
 
 
+def _meant(token: str, answers: tuple[str, ...]) -> int | None:
+    """Tell which answer a token says, or begins as no other does; None where it says none."""
+    plain = token.strip(" \t\n*_`\"'([")
+    if plain in answers:
+        return answers.index(plain)
+    begun = [i for i, a in enumerate(answers) if len(plain) > 1 and a.casefold().startswith(plain.casefold())]
+    return begun[0] if len(begun) == 1 else None
+
+
 def _shows_others(rest: str, answers: Sequence[str]) -> bool:
     """Tell whether a reply goes on with the other responses, "A: Hello. B: No.": an echo of the question, no choice."""
-    return any(answer.isalpha() and re.search(rf"\b{answer}\s*:", rest) for answer in answers)
+    letters = [answer for answer in answers if len(answer) == 1 and answer.isalpha()]
+    return any(re.search(rf"\b{letter}\s*:", rest) for letter in letters)
 
 
 def _after_thoughts(text: str) -> tuple[str, int]:
@@ -90,29 +106,11 @@ def _after_thoughts(text: str) -> tuple[str, int]:
     return text[start:], start
 
 
-def _likely(reply: Reply, at: int, said: str) -> dict[str, float]:
-    """Find the token with which an answer says what it says, and the probabilities of what could stand there.
-
-    Args:
-        reply: the model's.
-        at: where in the text it is said.
-        said: what is said.
-
-    Returns:
-        Probabilities by what tokens say without spaces and marks; empty where none are given, or where the token says
-        more or less than the answer, as ``1`` of a 10 does.
-    """
+def _place(reply: Reply, at: int) -> tuple[str, dict[str, float]]:
+    """Find the token at a place of the text, with the log-probabilities there; nothing where none are given."""
     end = 0
     for token, likely in reply.places:
         end += len(token)
         if end > at:
-            found: dict[str, float] = {}
-            for other, logprob in likely.items():
-                name = _plain(other)
-                found[name] = found.get(name, 0.0) + math.exp(logprob)
-            return found if _plain(token) == said and found.get(said, 0.0) > 0 else {}
-    return {}
-
-
-def _plain(token: str) -> str:
-    return token.strip(" \t\n*_`\"'([")
+            return token, likely
+    return "", {}

@@ -27,17 +27,18 @@ class Reply(NamedTuple):
     """Tokens of the question and of the answer; None where the server does not say."""
 
 
-def read_reply(body: str) -> Reply:
-    """Read the body of a chat completion.
+def read_reply(body: str, *, chat: bool = True) -> Reply:
+    """Read the body of a completion.
 
     Args:
         body: JSON.
+        chat: whether it answers a chat; otherwise it goes on with a text.
 
     Returns:
         The reply.
 
     Raises:
-        ValueError: it is half an answer, or something else than a chat completion.
+        ValueError: it is half an answer, or something else than a completion.
 
     Example:
         >>> read_reply('{"choices": [{"message": {"content": "B"}}], "usage": {"prompt_tokens": 9}}')
@@ -52,11 +53,14 @@ def read_reply(body: str) -> Reply:
     choices = _entry(answer, "choices", list, "the answer")
     if not choices:
         raise ValueError("choices is empty")
-    message = _entry(choices[0], "message", dict, "choices[0]")
-    text = _entry(message, "content", str | None, "choices[0].message") or ""
+    if chat:
+        message = _entry(choices[0], "message", dict, "choices[0]")
+        text, places = _entry(message, "content", str | None, "choices[0].message") or "", _places(choices[0])
+    else:
+        text, places = _entry(choices[0], "text", str, "choices[0]"), _places_of_text(choices[0])
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    return Reply(text, _places(choices[0]), _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    return Reply(text, places, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 
 def _refuse(word: str) -> Any:
@@ -65,7 +69,7 @@ def _refuse(word: str) -> Any:
 
 def _entry(of: Any, name: str, kind: Any, called: str) -> Any:
     if not isinstance(of, dict) or name not in of or not isinstance(of[name], kind):
-        raise ValueError(f"{called} has no {name} as a chat completion has it")
+        raise ValueError(f"{called} has no {name} as a completion has it")
     return of[name]
 
 
@@ -83,6 +87,24 @@ def _places(choice: dict[str, Any]) -> tuple[tuple[str, dict[str, float]], ...]:
     if not isinstance(content, list):
         raise ValueError("logprobs.content is no list")
     return tuple(_place(place) for place in content)
+
+
+def _places_of_text(choice: dict[str, Any]) -> tuple[tuple[str, dict[str, float]], ...]:
+    """Read the log-probabilities of a text that goes on, which have a form of their own."""
+    given = choice.get("logprobs")
+    if not isinstance(given, dict) or not given.get("tokens"):
+        return ()
+    tokens, own = (_entry(given, name, list, "logprobs") for name in ("tokens", "token_logprobs"))
+    likely = given.get("top_logprobs") or [{}] * len(tokens)
+    if not isinstance(likely, list) or not len(tokens) == len(own) == len(likely):
+        raise ValueError("logprobs are not as many as tokens")
+    found = []
+    for token, logprob, others in zip(tokens, own, likely, strict=True):
+        if not isinstance(others, dict | None):
+            raise ValueError("top_logprobs is no list of objects")
+        tops = [{"token": name, "logprob": value} for name, value in (others or {}).items()]
+        found.append(_place({"token": token, "logprob": logprob, "top_logprobs": tops}))
+    return tuple(found)
 
 
 def _place(place: Any) -> tuple[str, dict[str, float]]:

@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.data.rows import prompt_text
 from rlhf_jax.feedback.judges import Judge, judged
+from rlhf_jax.feedback.principles import read_principles
 from rlhf_jax.judges import find_judge
-from rlhf_jax.judges.made_of import of_judge, short_name
+from rlhf_jax.judges.find import resolved
+from rlhf_jax.judges.made_of import of_judge, rater_name
+from rlhf_jax.judges.voting import AskingJudge
 from rlhf_jax.runs.made_of import of_callable
 from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages.config import check_kind
@@ -19,12 +23,12 @@ from rlhf_jax.stages.labelling import groups
 from rlhf_jax.stages.labelling.config import LabelConfig
 from rlhf_jax.stages.labelling.groups import Group
 from rlhf_jax.stages.labelling.ledger import Ledger, opened
-from rlhf_jax.stages.labelling.rows import rows_of
+from rlhf_jax.stages.labelling.rows import Drawn, rows_of
 from rlhf_jax.stages.labelling.summary import summarised
 from rlhf_jax.targets import check_file
 from rlhf_jax.training.progress import Progress
 
-AT_ONCE = 64  # groups that a judge is shown at a time; so many are lost at most when the process is killed
+AT_ONCE = 16  # groups that a judge is shown at a time: what a killed process loses, and when progress is told
 
 
 class Labelled(NamedTuple):
@@ -35,7 +39,7 @@ class Labelled(NamedTuple):
     rows: list[dict[str, Any]]
     """The rows of this judge in it, those of earlier calls too."""
     summary: dict[str, Any]
-    """``asked`` and ``abstentions`` of this call, and ``summary.summarised`` of all rows."""
+    """``asked``, ``abstentions``, ``seconds`` and ``cost`` of this call, and ``summary.summarised`` of all rows."""
 
 
 def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
@@ -68,7 +72,7 @@ def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
         raise ValueError(f"label takes one judge, config.judge or a function, found {found}")
     check_file(config.to, "--to")
     if config.judge is not None:
-        rater, made_of = config.rater or short_name(config.judge.judge), of_judge(config.judge)
+        rater, made_of = config.rater or rater_name(resolved(config.judge)), of_judge(config.judge)
     else:
         assert judge is not None
         rater, made_of = config.rater or called(judge), of_callable(called(judge), judge)
@@ -88,7 +92,8 @@ def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
 def _samples(config: LabelConfig, ledger: Ledger) -> list[groups.Responses]:
     """Sample what is judged, or read again what was sampled before."""
     to_sample = groups.to_sample(config)
-    ledger.checked("samples", to_sample.made_of, "name another file with --to, or give the command that made it")
+    otherwise = "policy, prompts, seed and sampling must be the same ones, or name another file with --to"
+    ledger.checked("set of samples", to_sample.made_of, otherwise)
     if not ledger.samples.exists():
         print(f"sampling {config.samples} responses to each of {len(to_sample.prompts):,} prompts", file=sys.stderr)
         groups.sample(config, to_sample, ledger.samples)
@@ -100,6 +105,7 @@ def _asked(config: LabelConfig, judge: Judge, ledger: Ledger, every: Sequence[Gr
     held = ledger.held()
     left = [group for group in every if any(pair.id not in held for _, _, pair in group.pairs())]
     pairs = sum(len(group.pairs()) for group in left)
+    drawn = _principles(config)
     began, abstained, done = time.monotonic(), 0, len(every) - len(left)
     with Progress(f"label by {ledger.rater}", len(every), start=done) as progress:
         for some in _batches(left):
@@ -107,12 +113,22 @@ def _asked(config: LabelConfig, judge: Judge, ledger: Ledger, every: Sequence[Gr
                 judge, [one.prompt for one in some], [one.responses for one in some], called=f"judge {ledger.rater}"
             )
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            rows = list(rows_of(some, said, rater=ledger.rater, time=now, round=config.round))
+            rows = list(rows_of(some, said, rater=ledger.rater, time=now, round=config.round, principles=drawn))
             abstained += sum(len(one.pairs()) for one in some) - len(rows)
             ledger.add([row for row in rows if row["pair"] not in held])
             done += len(some)
             progress.update(done, {"votes": len(ledger.rows), "abstentions": abstained})
-    return {"asked": pairs, "abstentions": abstained, "seconds": time.monotonic() - began}
+    cost = judge.model.cost if isinstance(judge, AskingJudge) else 0.0
+    return {"asked": pairs, "abstentions": abstained, "seconds": time.monotonic() - began, "cost": cost}
+
+
+def _principles(config: LabelConfig) -> Drawn | None:
+    """Find which principle each prompt's pairs are compared by, as the judge draws them."""
+    told = None if config.judge is None else resolved(config.judge)
+    if told is None or not told.principles:
+        return None
+    principles = read_principles(told.principles)
+    return Drawn(lambda prompt: principles.draw(told.seed, prompt_text(prompt)).name, principles.digest)
 
 
 def _batches(groups_left: Sequence[Group]) -> Iterator[list[Group]]:

@@ -65,6 +65,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['votes']:,} votes, {summary['ties']:,} of them ties; {summary['abstentions']:,} of the "
         f"{summary['asked']:,} pairs asked now got none"
     ]
+    if summary["cost"]:
+        lines[0] += f"; they cost {summary['cost']:,.4f}"
     said = {
         "first_share": "share of the vote for the response shown first (1/2 where the place does nothing)",
         "order_flips": "pairs whose winner the order decides",

@@ -116,8 +116,9 @@ class OnlineConfig(StageConfig):
     reward_model: str = "runs/reward"
     """Run folder of the reward model, or of an ensemble of them."""
     reward: str = ""
-    """A function of your own in its place, FILE.py:function of (prompts, responses), which returns a number for each
-    response."""
+    """What is trained for in its place: FILE.py:function of (prompts, responses), which returns a number for each
+    response, or `judge:SPEC`, an AI judge that votes among the samples of a prompt (`rlhf label --help` lists SPECs);
+    with one sample a prompt, or at evaluations, between it and one of the reference's."""
     ensemble: EnsembleConfig = EnsembleConfig()
     data: DataConfig = DataConfig()
     """Prompts; in human_sentiment, a domain's instruction and the first words of a sentence."""
@@ -173,9 +174,10 @@ class OnlineConfig(StageConfig):
     """Evaluations without a better held-out reward at a KL of at most `max_kl` before the run stops early; 0 never
     stops."""
     judge: tuple[str, ...] = ()
-    """What gives the samples scores that training never sees: `NAME=FILE.py:function` of (prompts, responses), or
-    `NAME=RUN`, a run folder with a reward model; several with a `--judge` each. Without a name it is `gold`, the one
-    that counts. If there are none, human_sentiment has judges of its own, and other data none."""
+    """What gives the samples scores that training never sees: `NAME=FILE.py:function` of (prompts, responses),
+    `NAME=RUN`, a run folder with a reward model, or `NAME=judge:SPEC`, an AI judge that scores a response alone;
+    several with a `--judge` each. Without a name it is `gold`, the one that counts. If there are none, human_sentiment
+    has judges of its own, and other data none."""
     max_logprob_gap: float = 0.0
     """Largest mean difference between the sampler's and the trainer's log-probabilities of an iteration's tokens, nats;
     more is an error. 0 takes a default: 0.001 where products are exact float32, as on a CPU, and elsewhere (bfloat16,

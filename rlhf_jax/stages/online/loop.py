@@ -25,10 +25,9 @@ from rlhf_jax.runs.loading import place, start_from
 from rlhf_jax.runs.made_of import collect, of_model, of_tokenizer
 from rlhf_jax.runs.stage_path import check_start, policy_path
 from rlhf_jax.runs.store import open_run
-from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages import ending, sources
 from rlhf_jax.stages.attempt import Attempt
-from rlhf_jax.stages.comparison import HELDOUT, TEST, Judges, compare, heldout_metrics
+from rlhf_jax.stages.comparison import Judges, compare, heldout_metrics
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.ingredients import (
     Makers,
@@ -40,7 +39,7 @@ from rlhf_jax.stages.ingredients import (
     of_text,
     once,
 )
-from rlhf_jax.stages.judges import choose_judges, choose_reward, judge_names, judge_runs, try_texts
+from rlhf_jax.stages.judges import choose_judges, choose_reward, judge_names, judge_runs, reward_name, try_reward
 from rlhf_jax.stages.model_sizes import warn_of_rates, warn_of_small_reward
 from rlhf_jax.stages.online.beside import age_metrics, online_meshes
 from rlhf_jax.stages.online.config import OnlineConfig
@@ -49,6 +48,7 @@ from rlhf_jax.stages.online.guard import KLGuard
 from rlhf_jax.stages.online.sample_ahead import SampleAhead
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.reference import start_of_reference
+from rlhf_jax.stages.sampler import HELDOUT, TEST
 from rlhf_jax.stages.scoring import LoadedModel, load_reward
 from rlhf_jax.stages.task import Task
 from rlhf_jax.stages.titles import starting_policy
@@ -116,7 +116,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     texts = [p.text for p in found_heldout]
     judges = choose_judges(given.judges, config.judge, task, prompts=texts, reward_model=proxy)
     if given.reward is None and not isinstance(scored_by, LoadedModel):
-        try_texts(scored_by, f"reward {config.reward}", texts)
+        try_reward(scored_by, f"reward {config.reward}", texts)
     every = (*train_prompts, *found_heldout, *found_test)
     trainer = OnlineTrainer(
         config,
@@ -210,7 +210,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     summary |= {
         "objective": config.objective,
         "started_from": began,
-        "reward": config.reward_model if isinstance(scored_by, LoadedModel) else called(scored_by),
+        "reward": config.reward_model if isinstance(scored_by, LoadedModel) else reward_name(scored_by),
         "judges": judge_names(judges, config.judge if given.judges is None else ()),
         "rows": reached(
             sources.counted(rows.left_out, rows[:3], (train_prompts, found_heldout, found_test)),

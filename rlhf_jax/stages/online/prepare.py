@@ -52,6 +52,7 @@ def prepare_batch(
     info = {
         **rollout_metrics(batch, sampled),
         "disagreement": (jnp.sum(scores.disagreement), jnp.float32(shaped.size)),
+        **({} if scores.abstained is None else {"abstained": (jnp.sum(scores.abstained), jnp.float32(shaped.size))}),
         **(weight_metrics(batch, config.importance_cap) if config.staleness else {}),
     }
     if not config.staleness:  # an older policy's are further from the trainer's than rounding explains
