@@ -22,8 +22,10 @@ from planted_server import (
     status,
 )
 
+from rlhf_jax.cli import errors
 from rlhf_jax.data.rows import Message
 from rlhf_jax.judges.endpoint import Address, Endpoint, EndpointConfig, EndpointError, EndpointUnavailable
+from rlhf_jax.runs.errors import RunError
 
 WRONG_LOGPROB = json.dumps(completion("A", [("A", {"A": 0.5})]))
 # What a server may do instead of answering; asked again, it answers.
@@ -176,8 +178,11 @@ def test_a_server_that_is_not_there_is_an_error(tmp_path):
     with serving(lambda text, count: answer("A")) as server:
         pass
     asked = endpoint(server, tmp_path, retries=1)
-    with pytest.raises(EndpointUnavailable, match="is not there"):
+    with pytest.raises(EndpointUnavailable, match="is not there") as caught:
         asked.choose([question("Which?")], "AB")
+    wrapped = RunError("reward judge:x: it failed")
+    wrapped.__cause__ = caught.value
+    assert [errors.explain(error)[1] for error in (caught.value, wrapped, EndpointError("x"))] == [74, 74, 2]
 
 
 def test_log_probabilities_that_are_refused_are_done_without(tmp_path, capsys):
