@@ -1,6 +1,6 @@
 """Rounds: does a reward model that is retrained on the policy's own samples move the peak of over-optimisation?
 
-Command:  python experiments/rounds.py --sft runs/quickstart-seed0      (--fast for a miniature, which trains its own)
+Command:  python experiments/rounds.py --start runs/quickstart-seed0     (--fast for a miniature, which trains its own)
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import numpy as np
 from rlhf_jax import evaluation, stages
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import ChooseConfig, KLConfig, PPOConfig, RewardConfig, RoundsConfig
-from rlhf_jax.stages.rounds.old import old_pairs
-from rlhf_jax.stages.rounds.retraining import union
 from rlhf_jax.training import OptimizerConfig
 
 ROUNDS = 2
@@ -28,19 +26,17 @@ ROUNDS = 2
 class Size:
     """How much is labelled and trained."""
 
-    old: int = 400  # people's comparisons of sentences, which all reward models see
+    old: int = 200  # people's comparisons of sentences, which all reward models see
     pairs: int = 300  # labelled by gold in a round
-    prompts: int = 400  # answered in a round
+    prompts: int = 300  # answered in a round
     samples: int = 3
     members: int = 3
-    epochs: int = 2
-    first: int = 20  # PPO iterations against the first reward model, which all arms share
     iterations: int = 10  # PPO iterations of a round
     heldout: int = 192  # prompts of an evaluation during PPO
     test: int = 384
 
 
-FAST = Size(old=64, pairs=24, prompts=32, members=2, epochs=1, first=2, iterations=2, heldout=16, test=32)
+FAST = Size(old=64, pairs=24, prompts=32, members=2, iterations=2, heldout=16, test=32)
 # By arm: where the candidates are from, and how the labels are spent: shares of a round's pairs.
 ARMS: dict[str, tuple[str, dict[str, float]]] = {
     "old sentences": ("data", {"random": 1.0}),
@@ -51,13 +47,18 @@ NONE = "no retraining"
 
 
 class Experiment:
-    """The first reward model and the policy that it made, and the arms that go on from both."""
+    """A quickstart's SFT policy, reward model and PPO policy, and the arms that go on from them."""
 
-    def __init__(self, out: Path, sft: str, size: Size):
-        self.out, self.size, self.first = out, size, str(out / "first")
-        self.sft = sft
-        # Half of the blocks, and small batches, as there are few pairs.
-        self.reward = RewardConfig(members=size.members, epochs=size.epochs, layers=2, rows=4, eval_every=10_000)
+    def __init__(self, out: Path, start: str, size: Size):
+        self.out, self.size, self.first, self.sft = out, size, start, f"{start}:sft"
+        # Every reward model goes on from the quickstart's, so it takes one pass and a lower rate than a fresh one.
+        self.reward = RewardConfig(
+            members=size.members,
+            epochs=1,
+            rows=8,
+            eval_every=10_000,
+            optimizer=OptimizerConfig(learning_rate=2e-4, weight_decay=0.1),
+        )
 
     def ppo(self, iterations: int, **fields: Any) -> PPOConfig:
         """PPO with so little of a KL penalty that it goes too far."""
@@ -88,6 +89,7 @@ class Experiment:
             policy=f"{self.first}:ppo",
             reference=self.sft,
             reward_model=self.first,
+            reward_init=f"{self.first}:reward",
             candidates=candidates,
             prompts=self.size.prompts,
             samples=self.size.samples,
@@ -101,21 +103,11 @@ class Experiment:
             ppo=self.ppo(self.size.iterations),
         )
 
-    def run(self) -> None:
-        """Train everything; each folder goes on where it stopped."""
-        self.begin()
-        for number in range(1, ROUNDS + 1):
-            self.go_on(number)
-            for arm in ARMS:
-                stages.rounds(self.config(arm, number))
-
-    def begin(self) -> None:
-        """Train the reward model of people's comparisons alone, and PPO against it."""
-        config = self.config("random samples", 1)
-        task = stages.find_task(config.reward.data)
-        reward = dataclasses.replace(self.reward, out=self.first, init=self.sft)
-        stages.reward_model(reward, task=union(task, old_pairs(config, task), [], window=0))
-        stages.ppo(self.ppo(self.size.first, out=self.first, policy=self.sft, reward_model=self.first))
+    def run(self, number: int) -> None:
+        """Run a round of every arm; each folder goes on where it stopped."""
+        self.go_on(number)
+        for arm in ARMS:
+            stages.rounds(self.config(arm, number))
 
     def go_on(self, number: int) -> None:
         """Train on against the first reward model, with the seeds of the rounds."""
@@ -131,7 +123,7 @@ class Experiment:
         stages.ppo(config)
 
     def folder(self, arm: str, number: int) -> Path:
-        """The run folder of a round; before the first that which all arms share."""
+        """The run folder of a round; before the first the quickstart."""
         return self.out / arm.replace(" ", "_") / f"round{number}" if number else Path(self.first)
 
     def reward_model(self, arm: str, number: int) -> Path:
@@ -153,14 +145,17 @@ def alike(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 + 0.5 * np.sign((proxy[i] - proxy[j]) * np.sign(gold[i] - gold[j])), np.stack([i, j], 1)
 
 
-def measured(experiment: Experiment) -> dict[str, Any]:
-    """Every figure of the experiment, by arm and round."""
+def measured(experiment: Experiment, last: int = ROUNDS) -> dict[str, Any]:
+    """Every figure of the experiment, by arm and round, up to the last that all arms have."""
     found: dict[str, Any] = {}
+    each = {experiment.folder(arm, number) for arm in (NONE, *ARMS) for number in range(last + 1)}
+    # Every run's comparison has samples of the SFT policy, drawn anew.
+    start = float(np.mean([row["gold_before"] for folder in each for row in samples(folder)]))
     for arm in (NONE, *ARMS):
         rounds = []
-        for number in range(ROUNDS + 1):
+        for number in range(last + 1):
             rows, summary = samples(experiment.folder(arm, number)), read(experiment.folder(arm, number))
-            gold = np.array([row["gold_after"] for row in rows]) - np.mean([row["gold_before"] for row in rows])
+            gold = np.array([row["gold_after"] for row in rows]) - start
             one = {
                 "round": number,
                 "kl": summary["ppo"]["kl"],
@@ -175,7 +170,7 @@ def measured(experiment: Experiment) -> dict[str, Any]:
             if number and arm != NONE:
                 one |= accuracy(experiment, arm, number)
             rounds.append(one)
-        found[arm] = {"rounds": rounds, "peak": peak(rounds)}
+        found[arm] = {"rounds": rounds, "peak": peak(rounds, start)}
     return found
 
 
@@ -194,9 +189,8 @@ def accuracy(experiment: Experiment, arm: str, number: int) -> dict[str, Any]:
     return {"accuracy": figures}
 
 
-def peak(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def peak(rounds: list[dict[str, Any]], start: float) -> dict[str, Any]:
     """Fit gold over sqrt(KL) through all evaluations of an arm, and find its highest point among them."""
-    start = rounds[0]["curve"][0]["gold"]
     points = [(row["kl"], row["gold"] - start) for one in rounds for row in one["curve"]]
     kl, gold = np.array(points).T
     best = int(np.argmax(gold))
@@ -273,16 +267,22 @@ def main() -> None:
     """Run all arms, and write result.json, table.md and figure.png."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", default="runs/rounds_experiment")
-    parser.add_argument("--sft", default="", help="run folder of the SFT policy; the quickstart's is trained if empty")
+    parser.add_argument("--start", default="", help="run folder of a quickstart; one is trained if empty")
     parser.add_argument("--fast", action="store_true", help="a miniature, to see that everything works")
     options = parser.parse_args()
     out, began = Path(options.out), time.monotonic()
-    sft = options.sft or str(out / "sft")
-    if not options.sft:
-        stages.sft(stages.quickstart_config(out=sft, fast=options.fast).sft)
-    experiment = Experiment(out, sft, FAST if options.fast else Size())
-    experiment.run()
-    found = measured(experiment)
+    start = options.start or str(out / "start")
+    if not options.start:
+        stages.quickstart(stages.quickstart_config(out=start, fast=options.fast))
+    experiment = Experiment(out, start, FAST if options.fast else Size())
+    for number in range(1, ROUNDS + 1):
+        experiment.run(number)
+        write(measured(experiment, number), out)
+    print(f"{(time.monotonic() - began) / 60:.0f} min in this process")
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """Write result.json, table.md and figure.png, and print the table."""
     (out / "result.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "table.md").write_text(table(found) + "\n")
     plot(found, out / "figure.png")
@@ -292,7 +292,6 @@ def main() -> None:
         print(
             f"{arm}: gold is highest, {best['best_gold']:.2f}, at a KL of {best['best_kl']:.1f}; fit {best['fitted']}"
         )
-    print(f"{(time.monotonic() - began) / 60:.0f} min in this process")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,14 @@ def rounds(argv: list[str]) -> None:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    result = stages.rounds(config)
+    from rlhf_jax.report import write_report
+    from rlhf_jax.stages.attempt import page_follows
+
+    before = page_follows.set(True)
+    try:
+        result = stages.rounds(config, after_round=write_report)
+    finally:
+        page_follows.reset(before)
     for each in result.rounds:
         print(_said(each), file=sys.stderr)
     print(result.last)

@@ -58,7 +58,8 @@ def find_judge(config: JudgeConfig) -> Judge:
         return load_function(name, f"judge {name}")
     if (folder := _reward_model(name)) is not None:
         return from_scores(Scorer.load(folder))
-    return AskingJudge(LanguageModel.load(name), config.how, criteria_of(config))
+    criteria = criteria_of(config)  # before a model is loaded in vain
+    return AskingJudge(LanguageModel.load(name), config.how, criteria)
 
 
 def resolved(config: JudgeConfig) -> JudgeConfig:
@@ -149,7 +150,7 @@ def _checked(rubric: Rubric, config: JudgeConfig) -> Criteria:
                 f"rubric {config.rubric}: {criterion.name} has a question of its own without {shows}, which "
                 f"how = {config.how} shows: change how, or the question"
             )
-        if _is_address(config.judge) and (criterion.completion or criterion.answers):
+        if is_address(config.judge) and (criterion.completion or criterion.answers):
             raise RunError(
                 f"rubric {config.rubric}: {criterion.name} has a completion or answers of its own, which only a model "
                 "here can be given: an endpoint is asked in turns, and answers with letters and numbers: leave them out"

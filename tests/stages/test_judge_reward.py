@@ -9,6 +9,7 @@ import tiny_task
 
 from rlhf_jax import stages
 from rlhf_jax.feedback.judges import from_scores, votes_of_scores
+from rlhf_jax.rewards import ShapingConfig
 from rlhf_jax.stages import JudgeReward, RunError, Task
 from rlhf_jax.stages.judge_reward import filled, judged_rollout
 from rlhf_jax.stages.judges import choose_judges, choose_reward
@@ -89,6 +90,7 @@ def trained(tables, tmp_path_factory, folder, sft_run, one_device, judges):
         out=str(tmp_path_factory.mktemp("judged")),
         policy=str(folder),
         objective="online_dpo",
+        shaping=ShapingConfig(no_eos_penalty=0.0),
         reward=f"judge:{judges}:more_a",
         judge=(f"letters=judge:scores:{judges}:count_a",),
         data=tiny_task.data(tables, "prompts", heldout=str(tables / "prompts.jsonl")),

@@ -58,10 +58,11 @@ class Ledger:
         noted = read_object(file) if file.exists() else {}
         was = read_ingredients({"made_of": noted}, str(file))
         if name not in was and name == f"rater {self.rater}" and self.rows:
-            raise RunError(f"{self.to} holds votes of {self.rater}, and {file} does not say who that was: {otherwise}")
+            raise RunError(f"{self.to} holds votes of {name}, and {file} does not say who that was: {otherwise}")
         if name in was:
-            if said := changed({name: was[name]}, {name: now}):
-                raise RunError(f"{self.to}: {said[0]}: {otherwise}")
+            if changed({name: was[name]}, {name: now}):
+                known = f"it was {was[name]['is']}" if was[name]["is"] != now["is"] else f"{now['is']} was another then"
+                raise RunError(f"{self.to} holds votes of another {name} ({known}): {otherwise}")
             return
         write_json(file, {**noted, name: now})
 

@@ -92,7 +92,8 @@ def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
 def _samples(config: LabelConfig, ledger: Ledger) -> list[groups.Responses]:
     """Sample what is judged, or read again what was sampled before."""
     to_sample = groups.to_sample(config)
-    ledger.checked("samples", to_sample.made_of, "name another file with --to, or give the command that made it")
+    otherwise = "policy, prompts, seed and sampling must be the same ones, or name another file with --to"
+    ledger.checked("set of samples", to_sample.made_of, otherwise)
     if not ledger.samples.exists():
         print(f"sampling {config.samples} responses to each of {len(to_sample.prompts):,} prompts", file=sys.stderr)
         groups.sample(config, to_sample, ledger.samples)

@@ -1,4 +1,4 @@
-"""Rounds: sample from the policies there are, choose pairs, have them labelled, retrain the reward model, train on."""
+"""Sampling again from the policy just trained: choose pairs, have them labelled, retrain the reward model, train on."""
 
 from rlhf_jax.stages.rounds.config import ChooseConfig, RoundsConfig
 from rlhf_jax.stages.rounds.rounds import RoundsResult, rounds

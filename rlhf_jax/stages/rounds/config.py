@@ -54,7 +54,7 @@ class ChooseConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundsConfig:
-    """Rounds of sampling, choosing, labelling, retraining the reward model and training the policy on.
+    """Sampling, choosing, labelling, retraining the reward model and training the policy on, in rounds.
 
     `reward`, and `ppo` or `preference`, are the configs of the stages of every round; where they start, what they write
     and the seed and mesh are the rounds' own.
@@ -81,7 +81,7 @@ class RoundsConfig:
     """Whose responses are compared: samples of the policies; or, to have something to hold them against, random pairs
     of the responses in `reward.data`, as many as samples would give."""
     prompts: int = 1000
-    """Training prompts of `ppo.data` (of `preference.prompts`) that are answered in a round; each round has others, as
+    """Training prompts of `ppo.data` (or `preference.prompts`) that are answered in a round; each round has others, as
     long as there are."""
     samples: int = 2
     """Responses of each policy to a prompt, at each temperature."""

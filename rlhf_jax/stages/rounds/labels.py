@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     b: str
     why: str
     heldout: str  # "" where it is trained on, else validation or test
-    share: float | None = None  # of those who voted before, for a
+    share: float | None = None  # for a, among those who voted before
 
     @property
     def id(self) -> str:

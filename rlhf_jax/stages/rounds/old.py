@@ -27,8 +27,8 @@ class Old(NamedTuple):
 def old_pairs(config: RoundsConfig, task: Task) -> Old:
     """Take the old comparisons out of ``config.reward.data``.
 
-    Rows that are pairs are taken as they are. Of rated responses, random pairs of those to one prompt are drawn, which
-    have the votes of their raters (``feedback.votes``).
+    Rows that are pairs are taken as they are. Where rows are rated responses, random pairs of those to one prompt are
+    drawn, which have the votes of their raters (``feedback.votes``).
 
     Args:
         config: the rounds'.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,12 @@ class RoundsResult:
     rounds: list[dict[str, Any]]
 
 
-def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextReward] | None = None) -> RoundsResult:
+def rounds(
+    config: RoundsConfig | None = None,
+    *,
+    judges: Mapping[str, TextReward] | None = None,
+    after_round: Callable[[Path], object] | None = None,
+) -> RoundsResult:
     """Run rounds of sampling, choosing, labelling, retraining and training on, or go on with those that were begun.
 
     A run that was stopped anywhere goes on with the same call, bit for bit as if it had never been stopped.
@@ -59,6 +64,7 @@ def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextRewar
         config: the quickstart's task by default.
         judges: callables ``(prompts, responses) -> numbers`` that measure policies, as ``stages.ppo`` takes them;
             ``gold`` can label too. By default those of ``config.judge``, or the data set's own.
+        after_round: called with a round's run folder when it is complete, as ``report.write_report`` can be.
 
     Returns:
         The folder of the last round, a run folder like any other, and each round's figures.
@@ -81,18 +87,24 @@ def rounds(config: RoundsConfig | None = None, *, judges: Mapping[str, TextRewar
     directory = Path(config.out)
     check_folder(directory, "out")
     with locked(directory, "the rounds"):
-        return _Rounds(config, directory, judges).run()
+        return _Rounds(config, directory, judges, after_round).run()
 
 
 class _Rounds:
     """One call: what all rounds have in common."""
 
-    def __init__(self, config: RoundsConfig, directory: Path, judges: Mapping[str, TextReward] | None):
-        self.config, self.directory = config, directory
-        self.given = judges
+    def __init__(
+        self,
+        config: RoundsConfig,
+        directory: Path,
+        judges: Mapping[str, TextReward] | None,
+        after_round: Callable[[Path], object] | None,
+    ):
+        self.config, self.directory, self.given, self.after_round = config, directory, judges, after_round
         self.task = sources.find_task(config.asked)
         opinions = self.task if config.asked == config.reward.data else sources.find_task(config.reward.data)
-        self.judges = choose_judges(judges, config.judge, self.task)
+        self.named = config.judge or config.stage.judge
+        self.judges = choose_judges(judges, self.named, self.task)
         self._begin()
         self.old = old_pairs(config, opinions)
         self.labelled: list[Labelled] = []
@@ -104,7 +116,7 @@ class _Rounds:
             makers["reference"] = lambda: of_model(self.config.reference)
         if self.config.reward_model:
             makers["reward_model"] = lambda: of_model(self.config.reward_model, "reward")
-        makers |= of_judges(self.given, self.config.judge, self.config.asked, self.task)
+        makers |= of_judges(self.given, self.named, self.config.asked, self.task)
         made_of, path = collect(makers), self.directory / "rounds.json"
         now = json.loads(json.dumps({"config": _deciding(self.config), "made_of": made_of}))
         was = read_record(path)
@@ -154,6 +166,8 @@ class _Rounds:
         self.retrain(number, task)
         self.train(number, task)
         if not (folder / "round.json").exists():
+            if self.after_round is not None:
+                self.after_round(folder)
             write_json(folder / "round.json", self.figures(number, pairs, found))
         return read_record(folder / "round.json")
 
@@ -192,18 +206,19 @@ class _Rounds:
         if len(found) < config.choose.pairs:
             _say(number, f"there are {len(found):,} pairs to choose, fewer than the {config.choose.pairs:,} asked for")
         made = []
-        for place, one in enumerate(found):
+        for one in found:
             i, j = pairs[one.pair].tolist()
             turned = share(config.seed, number, "side", i, j) < 0.5
             a, b = (j, i) if turned else (i, j)
-            row = rows[which[one.pair]]
+            prompt = int(which[one.pair])
+            row = rows[prompt]
             made.append(
                 {
                     "prompt": row["prompt"],
                     "a": texts[a],
                     "b": texts[b],
                     "chosen_by": one.why,
-                    "heldout": _part(config, number, place),
+                    "heldout": _part(config, number, prompt),
                     "model_a": said_by[a],
                     "model_b": said_by[b],
                     **({"share": 1 - row["share"] if turned else row["share"]} if "share" in row else {}),
@@ -235,8 +250,8 @@ class _Rounds:
         places: dict[str, Any] = {"out": out, "policy": self.policy(number - 1), **self.shared(number)}
         if config.reference or (number > 1 and not config.stage.lora.rank):
             places["reference"] = config.reference or config.policy
-        if not config.judge:
-            places["judge"] = config.stage.judge
+        if self.named:
+            places["judge"] = self.named
         if config.method == "ppo":
             ppo(dataclasses.replace(config.ppo, reward_model=out, **places), judges=self.given)
             return
@@ -275,9 +290,9 @@ def _name(number: int) -> str:
     return f"round{number}" if number else "start"
 
 
-def _part(config: RoundsConfig, number: int, place: int) -> str:
-    """Which part a pair is in: "" to train on; of those held out every other one is for validation."""
-    drawn = share(config.seed, number, "part", place)
+def _part(config: RoundsConfig, number: int, prompt: int) -> str:
+    """Which part all pairs of a prompt are in: "" to train on; validation or test, half each, of what is held out."""
+    drawn = share(config.seed, number, "part", prompt)
     if drawn >= config.heldout:
         return ""
     return "validation" if drawn < config.heldout / 2 else "test"

@@ -110,7 +110,9 @@ def test_several_judges_may_vote_in_one_file_and_none_under_anothers_name(tmp_pa
     other = label(LabelConfig(**where, judge=JudgeConfig(judge=f"scores:{file}:length")))
     assert [row["rater"] for row in read(one.path)] == ["judges.py:longer", "scores:judges.py:length"]
     assert len(one.rows) == len(other.rows) == 1
-    with pytest.raises(stages.RunError, match=r"rater judges.py:longer was .*another name|name this judge otherwise"):
+    with pytest.raises(
+        stages.RunError, match=r"another rater judges\.py:longer \(it was .*judges\.py:longer\): .*--rater"
+    ):
         label(LabelConfig(**where, rater="judges.py:longer", judge=JudgeConfig(judge=f"scores:{file}:length")))
     with pytest.raises(ValueError, match="one judge"):
         label(LabelConfig(**where))
@@ -128,7 +130,7 @@ def test_samples_of_a_run_are_drawn_once_for_its_training_prompts(folder, sft_ru
     monkeypatch.setattr(groups, "sample", None)  # nothing is sampled again
     other = label(dataclasses.replace(config, rater="other"), judge=from_scores(count))
     assert [row["pair"] for row in other.rows] == [row["pair"] for row in found.rows]
-    with pytest.raises(stages.RunError, match="samples was"):
+    with pytest.raises(stages.RunError, match=r"another set of samples .* was another then"):
         label(
             LabelConfig(source=str(folder), to=str(tmp_path / "rows.jsonl"), limit=6, seed=1), judge=from_scores(count)
         )
