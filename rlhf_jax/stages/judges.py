@@ -88,7 +88,9 @@ def choose_reward(passed: TextReward | None, name: str) -> TextReward:
     if name.startswith(VOTES):
         return load_judge(name)
     if ".py:" not in name:
-        raise RunError(f"reward {name}: expected FILE.py:function or judge:SPEC; a run folder is --reward-model {name}")
+        raise RunError(
+            f"reward {name}: expected FILE.py:function; a run folder is --reward-model {name}, an AI judge judge:{name}"
+        )
     return load_function(name, f"reward {name}")
 
 
