@@ -198,7 +198,7 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
     except RunError as error:
         raise RunError(
             f"judge {name}: {error}; a judge is a run folder with a reward model, a sequence classifier as a "
-            "checkpoint, FILE.py:function, or judge:SPEC that scores"
+            "checkpoint, judge:SPEC of one that scores, or FILE.py:function"
         ) from error
     if reward_model and _same(Path(name), Path(reward_model)):
         warnings.warn(
