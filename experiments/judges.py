@@ -30,6 +30,7 @@ from rlhf_jax.stages.evaluate.find import find_scorer
 from rlhf_jax.stages.human_sentiment import whole_sentences
 
 TONE, RUBRIC = (Path(__file__).with_name(f"sentiment_{name}.toml") for name in ("tone", "rubric"))
+QUESTIONS = ("SmolLM2, scores", "SmolLM2, pairs")
 POSITIVE = "The response is positive in tone."
 PERSONS = 5  # people in the table with the judges
 FOLDS = 5
@@ -39,7 +40,8 @@ FOLDS = 5
 class Size:
     """How much is judged."""
 
-    pairs: int = 600  # held-out, of different sentences: what language models judge
+    pairs: int = 600  # held-out, of different sentences
+    few_pairs: int = 300  # those of them about which a language model is asked questions, which are long
     openings: int = 150  # of own samples, for judges that take no time
     few_openings: int = 60  # for language models
     policy_sentences: int = 8000  # that the policy with an implicit reward is trained on
@@ -47,7 +49,7 @@ class Size:
     chunk: int = 50  # pairs between two writes
 
 
-FAST = Size(pairs=12, openings=8, few_openings=4, policy_sentences=800, draws=50, chunk=8)
+FAST = Size(pairs=12, few_pairs=8, openings=8, few_openings=4, policy_sentences=800, draws=50, chunk=8)
 
 
 class Pairs(NamedTuple):
@@ -298,6 +300,7 @@ def panel(votes: Mapping[str, Verdicts], pairs: Pairs, draws: int) -> dict[str, 
     report = feedback.rater_report(both)
     truth = [right(_votes_of(column)) for column in both.T]
     return {
+        "pairs": int(counted.sum()),
         "consensus": {
             "judges": right(alone.share),
             f"{PERSONS} people": right(feedback.consensus(persons).share),
@@ -387,7 +390,9 @@ class Options:
     only: tuple[str, ...] = ()
     """Names of judges, as the tables have them; all by default."""
     pairs: int = 0
-    """Pairs that all judges judge, the language models among them; 600 by default. More of them go on from fewer."""
+    """Pairs of different sentences; 600 by default. More of them go on from fewer."""
+    few_pairs: int = 0
+    """The first of them, about which a language model is asked questions; 300 by default."""
     fast: bool = False
     """A miniature of everything, to see that it works: its figures mean nothing."""
 
@@ -447,9 +452,17 @@ def main(options: Options) -> None:
         return scaled(lambda texts: np.array([scores[text] for text in texts]), every)
 
     audited("all", every, {**unfitted, "ridge": ridge} if "ridge" in cheap else unfitted, 50_000)
-    said = audited("same", same, {**cheap, **slow}, size.chunk)
-    said.pop("the longer one", None)  # a control, which nobody would take for a judge
-    found["panel"] = panel(said, same, size.draws)
+    short = {name: judge for name, judge in slow.items() if name not in QUESTIONS}
+    said = audited("same", same, {**cheap, **short}, size.chunk)
+    few = apart(test, min(len(same.pairs), options.few_pairs or size.few_pairs))
+    asked_few = audited("same", few, {name: judge for name, judge in slow.items() if name in QUESTIONS}, size.chunk)
+    every_judge = {
+        # The longer one is a control, which nobody would take for a judge.
+        name: Verdicts(verdicts.votes[: len(few.pairs)] if asked_few else verdicts.votes)
+        for name, verdicts in {**said, **asked_few}.items()
+        if name != "the longer one"
+    }
+    found["panel"] = panel(every_judge, few if asked_few else same, size.draws)
     policies = {"SFT": f"{run}:sft", "PPO": f"{run}:ppo", "SmolLM2": judges.model}
     own = own_samples(out / "samples.json", policies, size.openings)
     for name, judge in {**cheap, **slow}.items():
