@@ -218,16 +218,15 @@ def asked(
     Returns:
         Votes for the first of each pair, [m], and where the judge reads two in an order ``shown``, [m, 2].
     """
-
-    def known(count: int) -> str:
-        about = [list(prompts[:count]), [list(r) for r in responses[:count]]]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
+    about = [
+        hashlib.sha256(json.dumps([prompt, list(both)]).encode()).hexdigest()[:16]
+        for prompt, both in zip(prompts, responses, strict=True)
+    ]
     votes, shown = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
     if file.exists():
         with np.load(file) as there:
             votes, shown = there["votes"], there["shown"]
-            if str(there["pairs"]) != known(len(votes)):
+            if any(one != other for one, other in zip(there["pairs"].tolist(), about, strict=False)):
                 raise SystemExit(f"{file} is about other pairs: remove it, or name another --out")
     ready, began, before = None, time.monotonic(), len(votes)
     while len(votes) < len(prompts):
@@ -239,7 +238,7 @@ def asked(
             both = np.stack([found.shown[:, 0, 1], found.shown[:, 1, 0]], axis=1)
         votes, shown = np.concatenate([votes, found.votes[:, 0, 1]]), np.concatenate([shown, both])
         with atomic_binary(file) as out:
-            np.savez(out, votes=votes, shown=shown, pairs=np.array(known(len(votes))))
+            np.savez(out, votes=votes, shown=shown, pairs=np.array(about[: len(votes)]))
         left = (time.monotonic() - began) / (len(votes) - before) * (len(prompts) - len(votes))
         print(f"{called}: {len(votes):,} of {len(prompts):,} pairs, {left / 60:.0f} min left", file=sys.stderr)
     votes, shown = votes[: len(prompts)], shown[: len(prompts)]
