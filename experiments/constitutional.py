@@ -30,6 +30,7 @@ from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, SFTConfig, human_sentiment
+from rlhf_jax.stages.constitution.examples import read_examples
 from rlhf_jax.training import OptimizerConfig
 
 HERE = Path(__file__).parent
@@ -171,7 +172,11 @@ class Experiment:
         )
         found = stages.revise(config)
         self.found["revisions"][name] = revision_figures(
-            found.rows, found.summary, self.scored(found.rows, "first"), self.scored(found.rows, "response")
+            found.rows,
+            found.summary,
+            self.scored(found.rows, "first"),
+            self.scored(found.rows, "response"),
+            read_examples(str(EXAMPLES), self.principles, critique=critique),
         )
         self.write()
         return found.rows
