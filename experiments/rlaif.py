@@ -25,7 +25,7 @@ from rlaif_figures import (
     describe_policy,
     figure,
     label_table,
-    one_order_share,
+    shown,
     with_interval,
 )
 
@@ -57,8 +57,8 @@ class Size:
     sft_limit: int = 0  # demonstrations; 0: all
     sft_epochs: int = 2
     pairs: int = 400  # the budget: pairs of samples that the language model labels, and pairs that people label
-    sentences: int = 120  # of the people's pairs, which it labels too, to be measured against them
-    ordered: int = 120  # of the pairs of samples, which it reads two at a time, in both orders
+    sentences: int = 96  # of the people's pairs, which it labels too, to be measured against them
+    ordered: int = 64  # of the pairs of samples, which it reads two at a time, in both orders
     many: int = 1600  # pairs of judges that cost next to nothing
     reward_epochs: int = 2
     judge_epochs: int = 3
@@ -122,11 +122,9 @@ def people_pairs(count: int, seed: int) -> tuple[list[Row], np.ndarray]:
     return rows, np.array(everybody)
 
 
-def only_pairs(rows: Sequence[Row], preference: Sequence[float] | None = None) -> list[Row]:
-    """Take what a reward model learns from; ``preference`` stands in for that of the rows."""
-    shares = [row["preference"] for row in rows] if preference is None else preference
-    said = ("prompt", "a", "b", "rater", "source")
-    return [{**{k: row[k] for k in said}, "preference": float(s)} for row, s in zip(rows, shares, strict=True)]
+def only_pairs(rows: Sequence[Row]) -> list[Row]:
+    """Take what a reward model learns from."""
+    return [{key: row[key] for key in ("prompt", "a", "b", "preference", "rater", "source")} for row in rows]
 
 
 # Every pair of sentences has one of four prompts: parts by prompt would hold out whole domains.
@@ -335,9 +333,9 @@ class Experiment:
         self.labels.append(describe_labels(name, rows, truth, one_order=one_order))
         self.write()
 
-    def arm(self, name: str, folder: str, rows: Sequence[Row], shares: Sequence[float] | None = None) -> None:
-        """Go from labels to a policy, and add what came of it to the table; ``shares`` stand in for those of rows."""
-        self.reward(folder, only_pairs(rows, shares))
+    def arm(self, name: str, folder: str, rows: Sequence[Row]) -> None:
+        """Go from labels to a policy, and add what came of it to the table."""
+        self.reward(folder, only_pairs(rows))
         self.ppo(folder)
         self.measure(name, folder, len(rows))
 
@@ -373,11 +371,6 @@ def run(x: Experiment) -> None:
     asked = x.label(samples, "smollm2", sentiment_judge.smollm2)
     x.describe("SmolLM2, samples", asked, x.by_gold(asked))
     x.arm("RLAIF", "rlaif", asked)
-    said = {(row["a"], row["b"]): share for row, share in zip(people, everybody, strict=True)}
-    sentences = x.label(
-        x.pairs_file("sentences", people[: size.sentences]), "smollm2-sentences", sentiment_judge.smollm2
-    )
-    x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
 
     untaught = x.label(samples, "untaught", functools.partial(votes_of, f"{x.policy}:sft"))
     x.describe("the SFT policy itself, samples", untaught, x.by_gold(untaught))
@@ -387,19 +380,39 @@ def run(x: Experiment) -> None:
     x.describe("same size, taught by SmolLM2, other samples", taught, x.by_gold(taught))
     x.arm("RLAIF, same-size judge", "rlaif-same-size", taught)
 
+    pairs = JudgeConfig(judge=str(fetch("smollm2-135m")), criterion="The response is positive in tone.")
+    ordered = x.label(x.pairs_file("ordered", listed[: size.ordered]), "smollm2-pairs", pairs)
+    x.describe("SmolLM2 asked for A or B, both orders", ordered, x.by_gold(ordered))
+    x.describe("SmolLM2 asked for A or B, one order", ordered, x.by_gold(ordered), one_order=True)
+    biased = with_a_taste_for_places(asked, ordered, x.seed)
+    x.describe("SmolLM2 with that taste for places, one order", biased, x.by_gold(biased))
+    x.arm("RLAIF, one order", "rlaif-one-order", biased)
+
     x.ppo("direct", reward=sentiment_judge.smollm2_score)
     x.measure("SmolLM2's score, no reward model", "direct", 0)
 
-    pairs = JudgeConfig(judge=str(fetch("smollm2-135m")), criterion="The response is positive in tone.")
-    ordered = x.label(x.pairs_file("ordered", listed[: size.ordered]), "smollm2-pairs", pairs)
-    gold = x.by_gold(ordered)
-    x.describe("SmolLM2 asked for A or B, both orders", ordered, gold)
-    x.describe("SmolLM2 asked for A or B, one order", ordered, gold, one_order=True)
-    x.arm("RLAIF, A or B, both orders", "rlaif-both-orders", ordered)
-    x.arm("RLAIF, A or B, one order", "rlaif-one-order", ordered, one_order_share(ordered).tolist())
+    said = {(row["a"], row["b"]): share for row, share in zip(people, everybody, strict=True)}
+    some = x.pairs_file("sentences", people[: size.sentences])
+    sentences = x.label(some, "smollm2-sentences", sentiment_judge.smollm2)
+    x.describe("SmolLM2, sentences", sentences, np.array([said[row["a"], row["b"]] for row in sentences]))
 
     x.arm("VADER's labels", "vader", listed)
     x.arm("people, more labels", "people-many", people)
+
+
+def with_a_taste_for_places(rows: Sequence[Row], ordered: Sequence[Row], seed: int) -> list[Row]:
+    """Plant in labels what the place of a response does to a judge that is asked for A or B, once and in one order.
+
+    ``preference = 1[score_a - score_b + t > 0]``, where t is the taste for the first place, in log-odds, of one of the
+    pairs that were asked in both orders: ``t = (logit(shown first) - logit(shown second)) / 2``.
+    """
+    first, second = (np.log(x) - np.log1p(-x) for x in (np.clip(s, 1e-4, 1 - 1e-4) for s in shown(ordered)))
+    taste = np.random.default_rng(seed).choice((first - second) / 2, len(rows))
+    better = np.array([row["score_a"] - row["score_b"] for row in rows])
+    return [
+        {key: row[key] for key in ("prompt", "a", "b", "rater", "source")} | {"preference": float(x > 0)}
+        for row, x in zip(rows, better + taste, strict=True)
+    ]
 
 
 def votes_of(path: str, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> Verdicts:

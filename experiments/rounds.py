@@ -103,12 +103,11 @@ class Experiment:
             ppo=self.ppo(self.size.iterations),
         )
 
-    def run(self) -> None:
-        """Train everything; each folder goes on where it stopped."""
-        for number in range(1, ROUNDS + 1):
-            self.go_on(number)
-            for arm in ARMS:
-                stages.rounds(self.config(arm, number))
+    def run(self, number: int) -> None:
+        """Run a round of every arm; each folder goes on where it stopped."""
+        self.go_on(number)
+        for arm in ARMS:
+            stages.rounds(self.config(arm, number))
 
     def go_on(self, number: int) -> None:
         """Train on against the first reward model, with the seeds of the rounds."""
@@ -146,15 +145,15 @@ def alike(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 + 0.5 * np.sign((proxy[i] - proxy[j]) * np.sign(gold[i] - gold[j])), np.stack([i, j], 1)
 
 
-def measured(experiment: Experiment) -> dict[str, Any]:
-    """Every figure of the experiment, by arm and round."""
+def measured(experiment: Experiment, last: int = ROUNDS) -> dict[str, Any]:
+    """Every figure of the experiment, by arm and round, up to the last that all arms have."""
     found: dict[str, Any] = {}
-    each = {experiment.folder(arm, number) for arm in (NONE, *ARMS) for number in range(ROUNDS + 1)}
+    each = {experiment.folder(arm, number) for arm in (NONE, *ARMS) for number in range(last + 1)}
     # Every run's comparison has samples of the SFT policy, drawn anew.
     start = float(np.mean([row["gold_before"] for folder in each for row in samples(folder)]))
     for arm in (NONE, *ARMS):
         rounds = []
-        for number in range(ROUNDS + 1):
+        for number in range(last + 1):
             rows, summary = samples(experiment.folder(arm, number)), read(experiment.folder(arm, number))
             gold = np.array([row["gold_after"] for row in rows]) - start
             one = {
@@ -276,8 +275,14 @@ def main() -> None:
     if not options.start:
         stages.quickstart(stages.quickstart_config(out=start, fast=options.fast))
     experiment = Experiment(out, start, FAST if options.fast else Size())
-    experiment.run()
-    found = measured(experiment)
+    for number in range(1, ROUNDS + 1):
+        experiment.run(number)
+        write(measured(experiment, number), out)
+    print(f"{(time.monotonic() - began) / 60:.0f} min in this process")
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """Write result.json, table.md and figure.png, and print the table."""
     (out / "result.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "table.md").write_text(table(found) + "\n")
     plot(found, out / "figure.png")
@@ -287,7 +292,6 @@ def main() -> None:
         print(
             f"{arm}: gold is highest, {best['best_gold']:.2f}, at a KL of {best['best_kl']:.1f}; fit {best['fitted']}"
         )
-    print(f"{(time.monotonic() - began) / 60:.0f} min in this process")
 
 
 if __name__ == "__main__":

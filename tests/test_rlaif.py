@@ -69,9 +69,9 @@ def test_an_arm_has_configs_that_its_stages_take(rlaif, tmp_path, monkeypatch):
     for stage in ("sft", "reward_model", "ppo"):
         monkeypatch.setattr(rlaif.stages, stage, lambda config, stage=stage, **named: called.update({stage: config}))
     made = rlaif.Experiment(tmp_path, rlaif.Size(), "", 0)
-    pair = {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": 1.0, "rater": "it", "source": "judge"}
+    pair = {"prompt": "Hi.", "a": "Hello!", "b": "No.", "preference": 0.75, "rater": "it", "source": "judge"}
     made.sft()
-    made.reward("arm", rlaif.only_pairs([pair] * 20, [0.75] * 20))
+    made.reward("arm", rlaif.only_pairs([{**pair, "time": ""}] * 20))
     made.ppo("arm")
     assert called["ppo"].policy == called["reward_model"].init == called["sft"].out
     parts = rlaif.stages.find_task(called["reward_model"].data).opinions(called["reward_model"].data)
@@ -82,3 +82,12 @@ def test_an_arm_has_configs_that_its_stages_take(rlaif, tmp_path, monkeypatch):
 def test_the_word_list_votes_for_the_happier_sentence(rlaif):
     found = rlaif.word_list(["Write a tweet. So"], [["happy today!", "sad today."]])
     assert found.votes[0].tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_a_planted_taste_for_places_overrules_what_is_nearly_even(rlaif):
+    def scored(gap):
+        return {"prompt": "Hi.", "a": "x", "b": "y", "rater": "it", "source": "judge", "score_a": gap, "score_b": 0.0}
+
+    # In either place 3 to 1 for what was shown first, in log-odds log 3, and nothing between the responses.
+    found = rlaif.with_a_taste_for_places([scored(-1.0), scored(-1.2)], [row("x", "y", 0.75, 0.25)], seed=0)
+    assert [one["preference"] for one in found] == [1.0, 0.0]

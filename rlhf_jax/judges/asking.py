@@ -5,7 +5,7 @@ A model on this machine and one behind an address are asked the same words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -94,7 +94,7 @@ def pair_question(prompt: Prompt, first: str, second: str, criterion: Criterion 
         Of which response is this more true: The response is kind.
         Answer with A or B only.
     """
-    return _asked(criterion, _PAIR, prompt=prompt_text(prompt), first=first, second=second)
+    return _asked(criterion, _PAIR, {"prompt": prompt_text(prompt), "first": first, "second": second})
 
 
 def score_question(prompt: Prompt, response: str, criterion: Criterion = BETTER) -> Prompt:
@@ -113,7 +113,7 @@ def score_question(prompt: Prompt, response: str, criterion: Criterion = BETTER)
         >>> score_question("Hi.", "Hello!", tone)
         'Text: Hello!\\nSentiment:'
     """
-    return _asked(criterion, _SCORE, prompt=prompt_text(prompt), response=response)
+    return _asked(criterion, _SCORE, {"prompt": prompt_text(prompt), "response": response})
 
 
 def ranking_question(prompt: Prompt, responses: Sequence[str], criterion: Criterion = BETTER) -> Prompt:
@@ -134,10 +134,10 @@ def ranking_question(prompt: Prompt, responses: Sequence[str], criterion: Criter
         raise ValueError(f"a ranking shows at most {len(LETTERS)} responses, found {len(responses)}: compare pairs")
     shown = "\n\n".join(f"Response {letter}: {text}" for letter, text in zip(LETTERS, responses, strict=False))
     letters = ", ".join(LETTERS[: len(responses)])
-    return _asked(criterion, _RANKING, prompt=prompt_text(prompt), responses=shown, letters=letters)
+    return _asked(criterion, _RANKING, {"prompt": prompt_text(prompt), "responses": shown, "letters": letters})
 
 
-def _asked(criterion: Criterion, default: str, **shown: str) -> Prompt:
+def _asked(criterion: Criterion, default: str, shown: Mapping[str, str]) -> Prompt:
     """Put texts in the places of a question, all at once: what stands in one of them is no place."""
     places = {**shown, "text": criterion.text}
     written = PLACES.sub(

@@ -24,7 +24,7 @@ from rlhf_jax.types import Array, Params
 ROWS = 64  # questions at once
 TOKENS = 2**13  # tokens at once, where questions are long
 BUCKET = 32
-_RARELY = 0.01  # of a model's first tokens, where it does not answer what it is asked
+_RARELY = 0.01  # the probability of all answers together, below which a model does not answer what it is asked
 
 
 class LanguageModel:
@@ -170,7 +170,7 @@ class LanguageModel:
             segments = (positions < lengths[:, None]).astype(jnp.int32)
             hidden = model.apply(params, tokens, positions, segments)
             read = jnp.take_along_axis(hidden, at[:, :, None], axis=1)
-            # Of [rows, places, vocabulary] alone: logits of whole questions would be a hundred times as large.
+            # Logits [rows, places, vocabulary] alone: those of whole questions would be a hundred times as large.
             return jax.nn.log_softmax(model.logits(params, read))[..., wanted]
 
         return jax.jit(run)
