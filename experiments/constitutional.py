@@ -91,7 +91,7 @@ def by_principle(model: LanguageModel, principles: Principles, seed: int) -> Cal
         scores = np.zeros((len(prompts), len(responses[0])))
         for name in np.unique(drawn):
             label, *words = COMPLETED[name]
-            of_it = np.flatnonzero(drawn == name)
+            of_it = np.flatnonzero(drawn == name).tolist()
             texts = [
                 text
                 for i in of_it
