@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Size:
 
 FAST = Size(old=64, pairs=24, prompts=32, members=2, iterations=2, heldout=16, test=32)
 # By arm: where the candidates are from, and how the labels are spent: shares of a round's pairs.
-ARMS: dict[str, tuple[str, dict[str, float]]] = {
+ARMS: dict[str, tuple[Literal["samples", "data"], dict[str, float]]] = {
     "old sentences": ("data", {"random": 1.0}),
     "random samples": ("samples", {"random": 1.0}),
     "disputed and hard": ("samples", {"disputed": 0.5, "hard": 0.5}),
