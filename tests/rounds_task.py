@@ -1,7 +1,7 @@
 """Rounds on the tiny task, as a process that ends where a test wants it to: ``python rounds_task.py FOLDER HOW``.
 
 FOLDER gets the data and the SFT policy; better responses hold more of the letter ``a``. HOW is ``whole``, or where the
-process kills itself: ``reward:STEP`` or ``gold:CALL``.
+process kills itself: in which measurement of a policy.
 """
 
 import os
@@ -13,9 +13,8 @@ import tiny_task
 from tiny_task import count_a, data, ppo_config, preference_config, reward_config
 
 from rlhf_jax import stages
-from rlhf_jax.data import batches
 from rlhf_jax.rollout import SamplingConfig
-from rlhf_jax.stages import ChooseConfig, RoundsConfig
+from rlhf_jax.stages import ChooseConfig, Judges, RoundsConfig
 
 
 def base(folder):
@@ -46,38 +45,22 @@ def rounds_config(folder, **changes):
     return RoundsConfig(**{**fields, **changes})
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def dies(call):
+    """End this process in a call of what measures a policy, counted from 1."""
+    measure, left = Judges.measure, [call]
 
-
-def dies(how):
-    """Patch what is to end the process, and return the gold judge."""
-    what, _, count = how.partition(":")
-    left = [int(count or 0)]
-
-    def down():
+    def measured(self, policy, sampled, prompts):
         left[0] -= 1
         if not left[0]:
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return measure(self, policy, sampled, prompts)
 
-    def gold(prompts, responses):
-        if what == "gold":
-            down()
-        return count_a(prompts, responses)
-
-    if what == "reward":
-        original = batches.PackedEpochs.__getitem__
-
-        def fetched(self, step):
-            if (Path(place) / "rounds" / "round1" / "labels.jsonl").exists():
-                down()
-            return original(self, step)
-
-        batches.PackedEpochs.__getitem__ = fetched
-    return gold
+    Judges.measure = measured
 
 
 if __name__ == "__main__":
     place, how = sys.argv[1:]
     base(place)
-    stages.rounds(rounds_config(place), judges={"gold": dies(how)})
+    if how != "whole":
+        dies(int(how))
+    stages.rounds(rounds_config(place), judges={"gold": count_a})
