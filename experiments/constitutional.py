@@ -30,6 +30,7 @@ from rlhf_jax.runs.fetch import fetch
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages import DataConfig, PPOConfig, RewardConfig, SFTConfig, human_sentiment
+from rlhf_jax.stages.constitution.examples import read_examples
 from rlhf_jax.training import OptimizerConfig
 
 HERE = Path(__file__).parent
@@ -90,7 +91,7 @@ def by_principle(model: LanguageModel, principles: Principles, seed: int) -> Cal
         scores = np.zeros((len(prompts), len(responses[0])))
         for name in np.unique(drawn):
             label, *words = COMPLETED[name]
-            of_it = np.flatnonzero(drawn == name)
+            of_it = np.flatnonzero(drawn == name).tolist()
             texts = [
                 text
                 for i in of_it
@@ -171,7 +172,11 @@ class Experiment:
         )
         found = stages.revise(config)
         self.found["revisions"][name] = revision_figures(
-            found.rows, found.summary, self.scored(found.rows, "first"), self.scored(found.rows, "response")
+            found.rows,
+            found.summary,
+            self.scored(found.rows, "first"),
+            self.scored(found.rows, "response"),
+            read_examples(str(EXAMPLES), self.principles, critique=critique),
         )
         self.write()
         return found.rows

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax import evaluation
+from rlhf_jax.stages.constitution.examples import Shown
 
 Figure = tuple[float, tuple[float, float]]  # and its 95% interval
 
@@ -35,7 +36,11 @@ def difference(after: np.ndarray, before: np.ndarray) -> Figure:
 
 
 def revision_figures(
-    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], before: np.ndarray, after: np.ndarray
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    before: np.ndarray,
+    after: np.ndarray,
+    examples: Sequence[Shown] = (),
 ) -> dict[str, Any]:
     """Measure revisions by gold.
 
@@ -44,19 +49,24 @@ def revision_figures(
         summary: its summary.
         before: [n], gold of the responses as they were first.
         after: [n], gold of what they became.
+        examples: what the reviser was shown.
 
     Returns:
         Shares of all responses with intervals: ``revised``, those of which a revision was taken; ``better`` and
         ``worse`` by gold; ``violations_before`` and ``violations_after``, those with a gold below 0, and ``fall``,
         their difference; ``gold``, the mean change; ``taken_better``, the share of those revised that are better;
-        ``echoes``, that of all revisions asked for which repeat the response. ``did`` has all that revisions did.
+        ``echoes``, that of all revisions asked for which repeat the response. ``did`` has all that revisions did, and
+        ``copied`` the share of critiques that are one of an example, word for word.
     """
+    shown = {one.critique.lower() for one in examples}
+    critiques = [step["critique"].lower() for row in rows for step in row["chain"]]
     did = [step["did"] for row in rows for step in row["chain"]]
     changed = np.array([row["response"] != row["first"] for row in rows])
     gap = after - before
     return {
         "responses": len(rows),
         "did": {name: did.count(name) / len(did) for name in sorted(set(did))},
+        "copied": float(np.mean([critique in shown for critique in critiques])),
         "rounds": summary["rounds"],
         "words": (summary["words_first"], summary["words"]),
         "revised": mean(changed.astype(float)),

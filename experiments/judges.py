@@ -388,7 +388,7 @@ def liked(
     said = asked(file, judge, own.prompts[:count], texts, called=f"{name}, samples of {policy}", chunk=chunk)
     gap = (own.gold[policy] - own.gold[against])[:count]
     found = evaluation.self_preference(said.votes, gap, [str(i) for i in range(len(gap))])
-    return found and found.to_json()
+    return None if found is None else found.to_json()
 
 
 def slug(name: str) -> str:

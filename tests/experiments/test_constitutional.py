@@ -11,22 +11,31 @@ import pytest
 
 from rlhf_jax.data.readers.jsonl import read_jsonl
 from rlhf_jax.feedback import judged, read_principles
-from rlhf_jax.stages.constitution.examples import read_examples
+from rlhf_jax.stages.constitution.examples import Shown, read_examples
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
 constitutional, figures = (importlib.import_module(name) for name in ("constitutional", "constitutional_figures"))
 
 
+def chain(first, response, *did):
+    steps = [{"did": one, "critique": "It is odd."} for one in did]
+    return {"prompt": "p", "first": first, "response": response, "chain": steps}
+
+
 def test_the_figures_of_revisions_by_hand():
     rows = [
-        {"prompt": "p", "first": "a", "response": "b", "chain": [{"did": "echo"}, {"did": "revised"}]},
-        {"prompt": "p", "first": "c", "response": "c", "chain": [{"did": "echo"}, {"did": "echo"}]},
-        {"prompt": "p", "first": "d", "response": "e", "chain": [{"did": "revised"}, {"did": "unfinished"}]},
-        {"prompt": "p", "first": "f", "response": "g", "chain": [{"did": "revised"}, {"did": "echo"}]},
+        chain("a", "b", "echo", "revised"),
+        chain("c", "c", "echo", "echo"),
+        chain("d", "e", "revised", "unfinished"),
+        chain("f", "g", "revised", "echo"),
     ]
     summary = {"rounds": [], "words_first": 1.0, "words": 1.0}
-    found = figures.revision_figures(rows, summary, np.array([-1.0, -0.5, 0.5, -1.0]), np.array([1.0, -0.5, 0.0, -2.0]))
+    rows[0]["chain"][1]["critique"] = "It is Rude."
+    shown = [Shown("Hi.", "No.", "It is rude.", "Yes.")]
+    before, after = np.array([-1.0, -0.5, 0.5, -1.0]), np.array([1.0, -0.5, 0.0, -2.0])
+    found = figures.revision_figures(rows, summary, before, after, shown)
+    assert found["copied"] == 0.125
     shares = {name: found[name][0] for name in ("revised", "echoes", "better", "worse", "fall")}
     assert shares == {"revised": 0.75, "echoes": 0.5, "better": 0.25, "worse": 0.5, "fall": -0.25}
     assert found["taken_better"][0] == pytest.approx(1 / 3)
