@@ -13,7 +13,7 @@ Figures = Mapping[str, Mapping[str, Any]]
 _KINDS = {
     "held-out": "Held-out sentences, four pairs each",
     "all": "All sentences; the ridge regression is fitted on four fifths, and votes on the fifth that it has not seen",
-    "same": "Held-out sentences, one pair each: the same pairs for every judge",
+    "same": "Held-out sentences, one pair each; who judged fewer pairs judged the first of the same",
 }
 
 
@@ -88,7 +88,7 @@ def panel(found: Mapping[str, Any]) -> str:
     groups = [[name, _share(f["accuracy"], f["accuracy_ci"])] for name, f in found["consensus"].items()]
     alphas = f"Krippendorff's alpha: people {found['alpha_people']:.2f}, with the judges {found['alpha']:.2f}"
     return (
-        "Judges and five people in one table; right is by the majority of the other people\n\n"
+        f"Judges and five people in one table of {found['pairs']} pairs; right is by the other people's majority\n\n"
         f"{_table(head, rows)}\n\n{_table(['consensus of', 'right'], groups)}\n\n{alphas}"
     )
 

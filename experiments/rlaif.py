@@ -1,6 +1,20 @@
 """RLAIF: an AI judge's labels in place of people's, from the same SFT policy, on the same budget, up to the policy.
 
 Command:  python experiments/rlaif.py            (--fast for a miniature; --policy RUN takes the SFT policy of a run)
+Hardware: 2 CPU cores, float32
+Time:     20 minutes of processor time, SFT not counted; over an hour, as the cores were shared
+Result:   gold win rate over SFT on 256 prompts (95% interval), mean tokens (SFT: 20.6); 400 labels unless said
+
+    people                                        53.9% (47.9 to 60.0)   7.3
+    RLAIF                                         52.5% (46.5 to 58.7)   8.7
+    RLAIF, same-size judge, 1,170 labels          48.2% (42.1 to 54.5)   6.8
+    RLAIF, one order                              47.7% (41.8 to 53.9)   6.9
+
+The judge is SmolLM2-135M-Instruct, asked whether a text is positive (sentiment_judge.py). Pairs are two samples of the
+SFT policy; people's are sentences, one label of one person each. 400 labels are too few for anybody's recipe here,
+people's or the judge's. On samples the judge agrees with the gold judge in 57.2% (52.5 to 62.0), and prefers the
+shorter one 8.7 points more often than gold does; the judge of the policy's own size that it taught, 25.6 points.
+docs/rlaif.md has the rest.
 """
 
 from __future__ import annotations

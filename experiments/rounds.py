@@ -1,6 +1,21 @@
 """Rounds: does a reward model that is retrained on the policy's own samples move the peak of over-optimisation?
 
 Command:  python experiments/rounds.py --start runs/quickstart-seed0     (--fast for a miniature, which trains its own)
+Hardware: 2 CPU cores, float32, shared with a dozen other programs
+Time:     42 min for the first round of all arms beside that work, after a quickstart; the second round was not run to
+          its end
+Result:   gold above SFT and KL to SFT (nats a response) on 384 test prompts, 95% intervals; all arms start at a gold of
+          0.80 (0.73 to 0.88) and a KL of 5.9 (5.5 to 6.2). Accuracy is that of the reward model on pairs of the 256
+          samples of the policy that the round sampled from, against gold, before and after retraining
+
+    no retraining      gold 1.93 (1.86 to 2.00)  KL 18.3 (17.4 to 19.2)
+    old sentences      gold 1.85 (1.76 to 1.93)  KL 17.9 (17.0 to 19.0)  73.6% -> 73.8%, gain  0.2 (-0.7 to 1.2)
+    random samples     gold 1.87 (1.80 to 1.94)  KL 17.6 (16.8 to 18.5)  73.6% -> 74.5%, gain  0.9 (-0.3 to 2.2)
+    disputed and hard  gold 2.19 (2.12 to 2.26)  KL 22.8 (21.8 to 23.9)  73.6% -> 73.9%, gain  0.3 (-0.8 to 1.5)
+
+Retraining moved no peak, because there was none: up to a KL of 23 gold rises with every reward model, the first one
+too, and no fit has a peak. About 240 labels gain the reward model nothing that can be told from nothing, wherever they
+are spent; docs/rounds.md says the rest. One seed.
 """
 
 from __future__ import annotations
@@ -10,7 +25,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,7 +53,7 @@ class Size:
 
 FAST = Size(old=64, pairs=24, prompts=32, members=2, iterations=2, heldout=16, test=32)
 # By arm: where the candidates are from, and how the labels are spent: shares of a round's pairs.
-ARMS: dict[str, tuple[str, dict[str, float]]] = {
+ARMS: dict[str, tuple[Literal["samples", "data"], dict[str, float]]] = {
     "old sentences": ("data", {"random": 1.0}),
     "random samples": ("samples", {"random": 1.0}),
     "disputed and hard": ("samples", {"disputed": 0.5, "hard": 0.5}),
@@ -191,7 +206,7 @@ def accuracy(experiment: Experiment, arm: str, number: int) -> dict[str, Any]:
 
 def peak(rounds: list[dict[str, Any]], start: float) -> dict[str, Any]:
     """Fit gold over sqrt(KL) through all evaluations of an arm, and find its highest point among them."""
-    points = [(row["kl"], row["gold"] - start) for one in rounds for row in one["curve"]]
+    points = [(row["kl"], row["gold"] - start) for one in rounds for row in one["curve"] if row["step"] or one["round"]]
     kl, gold = np.array(points).T
     best = int(np.argmax(gold))
     fitted = evaluation.fit_over_optimisation(np.maximum(kl, 0), gold, kind="rl")
@@ -257,7 +272,7 @@ def plot(found: dict[str, Any], to: Path) -> None:
                 right.errorbar(x, 100 * mean, 100 * error, fmt=form, color=colour, capsize=3, label=f"{arm}, {when}")
     left.set(xlabel="sqrt(KL to SFT), nats", ylabel="gold above SFT", title="Gold over distance")
     right.set(xlabel="round", ylabel="pairs ordered as gold does, %", title="Reward model on samples of the policy")
-    right.set_xticks(range(1, ROUNDS + 1))
+    right.set_xticks(range(1, max(len(one["rounds"]) for one in found.values())))
     left.legend(fontsize=8)
     right.legend(fontsize=7)
     figure.savefig(to, dpi=110)

@@ -12,7 +12,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from rlhf_jax.files import MachineFault
+from rlhf_jax.files import MachineFault, causes
 
 MISTAKE, UNEXPECTED, OUTSIDE = 2, 70, 74  # 70 and 74 are EX_SOFTWARE and EX_IOERR of sysexits.h
 
@@ -52,7 +52,7 @@ def explain(error: BaseException, goes_on: str = "") -> tuple[str, int]:
         ('runs/a: no space left on device: make room on that disk; the same command goes on', 74)
     """
     if _is_a_sentence(error):
-        return str(error), OUTSIDE if isinstance(error, MachineFault) else MISTAKE
+        return str(error), OUTSIDE if _is_outside(error) else MISTAKE
     notes = "".join(f"; {note}" for note in _notes(error))
     after = f"; {goes_on}" if goes_on and not notes else notes
     if isinstance(error, OSError) and error.errno is not None:
@@ -83,6 +83,13 @@ def _is_a_sentence(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
     return last is not None and Path(last.filename).is_relative_to(_PACKAGE) and str(last.line).startswith("raise ")
+
+
+def _is_outside(error: BaseException) -> bool:
+    """Tell whether a sentence is about the machine, or about a judge at an address that does not answer now."""
+    from rlhf_jax.judges.endpoint.errors import EndpointUnavailable
+
+    return isinstance(error, MachineFault) or any(isinstance(one, EndpointUnavailable) for one in causes(error))
 
 
 def _of_the_system(error: OSError, after: str) -> tuple[str, int]:

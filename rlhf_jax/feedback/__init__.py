@@ -18,9 +18,11 @@ from rlhf_jax.feedback.raters import (
     rater_weights,
     telling_pairs,
 )
+from rlhf_jax.feedback.rubrics import Criterion, Rubric, read_rubric
 
 __all__ = [
     "Consensus",
+    "Criterion",
     "DawidSkene",
     "Drift",
     "Judge",
@@ -29,6 +31,7 @@ __all__ = [
     "Principle",
     "Principles",
     "RaterReport",
+    "Rubric",
     "Verdicts",
     "agreement_with_golden",
     "agreement_with_others",
@@ -52,6 +55,7 @@ __all__ = [
     "rater_report",
     "rater_weights",
     "read_principles",
+    "read_rubric",
     "single_rater_accuracy",
     "telling_pairs",
     "vote_share",

@@ -150,11 +150,6 @@ def _checked(rubric: Rubric, config: JudgeConfig) -> Criteria:
                 f"rubric {config.rubric}: {criterion.name} has a question of its own without {shows}, which "
                 f"how = {config.how} shows: change how, or the question"
             )
-        if is_address(config.judge) and (criterion.completion or criterion.answers):
-            raise RunError(
-                f"rubric {config.rubric}: {criterion.name} has a completion or answers of its own, which only a model "
-                "here can be given: an endpoint is asked in turns, and answers with letters and numbers: leave them out"
-            )
     return always(*rubric.criteria)
 
 

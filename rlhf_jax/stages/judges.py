@@ -88,7 +88,9 @@ def choose_reward(passed: TextReward | None, name: str) -> TextReward:
     if name.startswith(VOTES):
         return load_judge(name)
     if ".py:" not in name:
-        raise RunError(f"reward {name}: expected FILE.py:function or judge:SPEC; a run folder is --reward-model {name}")
+        raise RunError(
+            f"reward {name}: expected FILE.py:function; a run folder is --reward-model {name}, an AI judge judge:{name}"
+        )
     return load_function(name, f"reward {name}")
 
 
@@ -196,7 +198,7 @@ def _load_judge(name: str, reward_model: str) -> TextReward:
     except RunError as error:
         raise RunError(
             f"judge {name}: {error}; a judge is a run folder with a reward model, a sequence classifier as a "
-            "checkpoint, FILE.py:function, or judge:SPEC that scores"
+            "checkpoint, judge:SPEC of one that scores, or FILE.py:function"
         ) from error
     if reward_model and _same(Path(name), Path(reward_model)):
         warnings.warn(

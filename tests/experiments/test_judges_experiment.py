@@ -67,6 +67,7 @@ def test_what_was_said_is_not_asked_again(sentences, tmp_path):
     assert found.votes[:4].tolist() == [0.75] * 4
     assert asked == [text for both in pairs.responses[4:] for text in both]
     assert found.votes.shape == (20,)
+    assert go_on(6, judge)[0].votes.shape == (6,)  # fewer than there are
     with pytest.raises(SystemExit, match="is about other pairs"):
         go_on(20, judge, sentences[::-1])
 

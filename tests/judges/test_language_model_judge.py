@@ -1,5 +1,6 @@
 """A language model that is asked: what it answers is what its own logits say, token by token."""
 
+import copy
 import functools
 
 import chat_families
@@ -128,6 +129,13 @@ def test_a_question_that_is_too_long_is_an_abstention_and_the_others_stay(model)
     assert np.isnan(found.votes[2, 0, 1])
     np.testing.assert_allclose(found.votes[:2], judge(PROMPTS, TEXTS).votes, atol=1e-6)
     assert np.isnan(AskingJudge(model)(["Hi."], [[long, long]]).votes[0, 0, 1])
+
+
+def test_a_model_that_says_nothing_finite_abstains(model):
+    model.choose([pair_question("Hi.", "Hello!", "No.")], ("A", "B"))
+    broken = copy.copy(model)  # with the program that is compiled
+    broken.params = jax.tree.map(lambda x: x * np.nan, model.params)
+    assert np.isnan(judged(AskingJudge(broken), PROMPTS, TEXTS, called="broken").votes[:, 0, 1]).all()
 
 
 def test_votes_are_the_mean_of_both_orders_and_exchanged_responses_exchange_them(model):

@@ -1,21 +1,27 @@
 """Rounds: what is chosen, who labels it, what is retrained on what, and how a run that was killed goes on."""
 
+import importlib
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import several
+import tiny_task
 from rounds_task import rounds_config
 from tiny_task import count_a
 
-from rlhf_jax.data import Comparison, DataError, RatedResponse
+from rlhf_jax import stages
+from rlhf_jax.data import Comparison, DataError, RatedResponse, train_tokenizer
 from rlhf_jax.data.layouts.pairs import pair_votes
 from rlhf_jax.data.parts import Parts
-from rlhf_jax.runs.errors import NeedsPeople
-from rlhf_jax.stages import ChooseConfig, Task
+from rlhf_jax.runs.errors import NeedsPeople, RunError
+from rlhf_jax.stages import ChooseConfig, RewardConfig, Task
 from rlhf_jax.stages.rounds.choosing import candidate_pairs, choose, dispute, hardness
 from rlhf_jax.stages.rounds.labels import label, labelled, read_pairs
 from rlhf_jax.stages.rounds.old import Old, old_pairs
@@ -29,29 +35,47 @@ def lines(path):
 
 
 def goes(folder, how, cache, *, dies=False):
-    (process,) = several.start([TASK, folder, how], 1, cache=cache)
-    ((status, said),) = several.ends([process], 400)
-    assert status == (-signal.SIGKILL if dies else 0), said[-3000:]
+    words = [sys.executable, TASK, folder, how]
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, **several.simulated(1), **kept}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1000)
+    assert done.returncode == (-signal.SIGKILL if dies else 0), done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
+@pytest.mark.timeout(1800)
+def test_a_round_that_is_killed_ends_bit_for_bit_like_one_that_never_was(tmp_path):
+    cache, killed, whole = (tmp_path / name for name in ("cache", "killed", "whole"))
+    # A PPO measures twice while it trains and twice at its end: this is in the second round's, after a checkpoint.
+    goes(killed, "6", cache, dies=True)
+    assert (killed / "rounds" / "round1" / "round.json").exists()
+    assert list((killed / "rounds" / "round2" / "checkpoints" / "ppo").glob("*"))
+    assert not (killed / "rounds" / "round2" / "params" / "ppo").exists()
+    shutil.copytree(killed, whole)
+    for left in (
+        "checkpoints",
+        "params",
+        "metrics.jsonl",
+        "made_of.json",
+        "config.json",
+        "summary.json",
+        "samples.jsonl",
+    ):
+        gone = whole / "rounds" / "round2" / left
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+    goes(killed, "whole", cache)
+    goes(whole, "whole", cache)  # its second round, from the labels on, in one go
+    here, there = (place / "rounds" / "round2" for place in (whole, killed))
+    found = [json.loads((place / "summary.json").read_text()) for place in (here, there)]
+    for key in ("params_sha256", "reward", "ppo"):
+        assert found[0][key] == found[1][key], key
+    assert (here / "samples.jsonl").read_bytes() == (there / "samples.jsonl").read_bytes()
+    asks_the_newest_policies_and_retrains_on_all_that_was_labelled(killed / "rounds")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
-    """Two rounds that were never stopped."""
-    folder = tmp_path_factory.mktemp("rounds") / "whole"
-    goes(folder, "whole", cache)
-    return folder
-
-
-@pytest.mark.timeout(1200)
-def test_each_round_asks_the_newest_policies_and_retrains_on_all_that_was_labelled(whole):
-    trained, figures = 16, json.loads((whole / "rounds" / "summary.json").read_text())["rounds"]
+def asks_the_newest_policies_and_retrains_on_all_that_was_labelled(rounds):
+    trained, figures = 16, json.loads((rounds / "summary.json").read_text())["rounds"]
     for number, asked in ((1, {"start"}), (2, {"round1", "start"})):
-        here = whole / "rounds" / f"round{number}"
+        here = rounds / f"round{number}"
         drawn, pairs, labels = (lines(here / f"{name}.jsonl") for name in ("drawn", "pairs", "labels"))
         assert [set(row["policies"]) for row in drawn] == [asked] * 12
         assert len(drawn[0]["responses"]) == 2 * len(asked)
@@ -64,46 +88,88 @@ def test_each_round_asks_the_newest_policies_and_retrains_on_all_that_was_labell
         made_of = json.loads((here / "made_of.json").read_text())
         assert f"({trained} training, " in made_of["reward"]["made_of"]["data"]["is"]
     # The prompts of the second round are others, and its policy goes on from the first, held to where it all began.
-    one, two = (lines(whole / "rounds" / f"round{number}" / "drawn.jsonl") for number in (1, 2))
+    one, two = (lines(rounds / f"round{number}" / "drawn.jsonl") for number in (1, 2))
     assert not {row["prompt"] for row in one} & {row["prompt"] for row in two}
     assert made_of["ppo"]["made_of"]["policy"]["is"].endswith("round1:ppo")
     assert made_of["ppo"]["made_of"]["reference"]["is"].endswith("base")
-    curve = json.loads((here / "summary.json").read_text())["ppo"]["curve"]
-    assert curve[0]["step"] == 0
-    assert curve[0]["kl"] != 0
+    summaries = [json.loads((rounds / f"round{number}" / "summary.json").read_text())["ppo"] for number in (1, 2)]
+    moved = summaries[0]["best_step"] > 0
+    assert (summaries[1]["curve"][0]["kl"] != 0) == moved  # the KL counts from where the rounds began
 
 
-@pytest.mark.timeout(1200)
-def test_rounds_that_are_killed_anywhere_end_bit_for_bit_like_ones_that_never_were(whole, tmp_path, cache):
-    folder = tmp_path / "killed"
-    shutil.copytree(whole / "base", folder / "base")
-    goes(folder, "drawn1", cache, dies=True)
-    assert not (folder / "rounds" / "round1" / "pairs.jsonl").exists()
-    goes(folder, "reward:3", cache, dies=True)
-    assert (folder / "rounds" / "round1" / "labels.jsonl").exists()
-    assert not (folder / "rounds" / "round1" / "params" / "reward").exists()
-    goes(folder, "gold:10", cache, dies=True)
-    assert (folder / "rounds" / "round2" / "params" / "reward").exists()
-    assert not (folder / "rounds" / "round2" / "params" / "ppo").exists()
-    goes(folder, "whole", cache)
-    for number in (1, 2):
-        here, there = (place / "rounds" / f"round{number}" for place in (whole, folder))
-        for name in ("drawn.jsonl", "pairs.jsonl", "labels.jsonl", "samples.jsonl"):
-            assert (here / name).read_bytes() == (there / name).read_bytes(), name
-        found = [json.loads((place / "summary.json").read_text()) for place in (here, there)]
-        for key in ("params_sha256", "reward", "ppo"):
-            assert found[0][key] == found[1][key], key
+@pytest.fixture
+def stages_called(monkeypatch):
+    """Rounds whose stages train nothing: what each is called with."""
+    module = importlib.import_module("rlhf_jax.stages.rounds.rounds")  # the package has a function of this name
+    called = []
+    for name in ("reward_model", "ppo", "preference"):
+
+        def collect(config, *, name=name, **named):
+            called.append((name, config, named))
+
+        monkeypatch.setattr(module, name, collect)
+    monkeypatch.setattr(module, "of_model", lambda path, stage="": {"is": path, "sha256": "00"})
+    monkeypatch.setattr(module._Rounds, "figures", lambda self, number, pairs, found: {"round": number})
+    return module, called
 
 
-@pytest.mark.timeout(1200)
-def test_preference_optimisation_goes_on_from_votes_that_people_gave_before(whole, tmp_path, cache):
-    shutil.copytree(whole / "base", tmp_path / "base")
-    goes(tmp_path, "preference", cache)
-    here = tmp_path / "votes" / "round1"
-    pairs, labels = lines(here / "pairs.jsonl"), lines(here / "labels.jsonl")
-    assert [row["preference"] for row in labels] == [pair["share"] for pair in pairs]
-    assert {row["rater"] for row in labels} == {"votes"}
-    assert (here / "params" / "preference").exists()
+def test_preference_optimisation_goes_on_from_votes_that_people_gave_before(stages_called, tmp_path):
+    _, called = stages_called
+    tiny_task.write_data(tmp_path / "data")
+    changes = {"method": "preference", "candidates": "data", "label": "votes", "old_pairs": 8, "prompts": 8}
+    found = stages.rounds(rounds_config(tmp_path, choose=ChooseConfig(random=6, disputed=0), **changes))
+    assert [name for name, _, _ in called] == ["reward_model", "preference"] * 2
+    for number, ((_, reward, named), (_, config, beside)) in enumerate((called[:2], called[2:]), start=1):
+        here = found.directory / f"round{number}"
+        pairs, labels = lines(here / "pairs.jsonl"), lines(here / "labels.jsonl")
+        assert len(pairs) == 6
+        assert [row["preference"] for row in labels] == [pair["share"] for pair in pairs]
+        assert (reward.out, reward.init, reward.seed) == (str(here), str(tmp_path / "base"), number)
+        assert config.policy == str([tmp_path / "base", f"{tmp_path}/rounds/round1:preference"][number - 1])
+        assert config.reference == ("" if number == 1 else str(tmp_path / "base"))
+        kept = [pair for n in range(1, number + 1) for pair in lines(found.directory / f"round{n}" / "pairs.jsonl")]
+        trained = named["task"].opinions(None).train
+        assert len(trained) == 8 + sum(pair["heldout"] == "" for pair in kept)
+        assert beside["task"].opinions(None).train == trained
+    # Nothing is drawn or asked again, what a kill has left out is made again as it was, and more rounds can follow.
+    (here / "labels.jsonl").unlink()
+    before = [(here / f"{name}.jsonl").read_bytes() for name in ("drawn", "pairs")]
+    (here / "pairs.jsonl").unlink()
+    stages.rounds(rounds_config(tmp_path, rounds=3, choose=ChooseConfig(random=6, disputed=0), **changes))
+    assert [(here / f"{name}.jsonl").read_bytes() for name in ("drawn", "pairs")] == before
+    with pytest.raises(RunError, match="holds rounds of another config"):
+        stages.rounds(rounds_config(tmp_path, **{**changes, "old_pairs": 9}))
+
+
+class Length:
+    """A reward model that likes length, and whose members differ on texts with an x."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def score_members(self, sequences):
+        each = np.array([float(len(tokens)) for tokens in sequences])
+        odd = np.array([float("x" in self.tokenizer.decode(list(map(int, tokens)))) for tokens in sequences])
+        return np.stack([each + 3 * odd, each - 3 * odd])
+
+
+def test_what_the_reward_model_disputes_and_what_a_judge_contradicts_is_asked(stages_called, tmp_path, monkeypatch):
+    module, _ = stages_called
+    tiny_task.write_data(tmp_path / "data")
+    scorer = Length(train_tokenizer(["a text of words xyz"], 300))
+    monkeypatch.setattr(module.Scorer, "load", lambda run: scorer)
+    here = tmp_path / "rounds" / "round1"
+    here.mkdir(parents=True)
+    texts = [["ab", "abcx"], ["b", "long and long and long"], ["cc", "c"], ["dd", "dd dd"]]
+    rows = [{"prompt": f"P{i}", "responses": each, "policies": ["start"] * 2} for i, each in enumerate(texts)]
+    (here / "drawn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = tmp_path / "mine.py"
+    judge.write_text("def short(prompts, responses):\n    return [-len(text) for text in responses]\n")
+    choose = ChooseConfig(random=0, disputed=1, hard=1, judge=f"{judge}:short")
+    config = rounds_config(tmp_path, rounds=1, choose=choose, reward_model=str(tmp_path / "first"))
+    stages.rounds(config, judges={"gold": count_a})
+    chosen = {row["chosen_by"]: row["prompt"] for row in lines(here / "pairs.jsonl")}
+    assert chosen == {"disputed": "P0", "hard": "P1"}
 
 
 def test_pairs_are_of_different_responses_that_say_something():
@@ -225,8 +291,8 @@ def test_a_pair_on_which_the_judge_abstains_is_no_label(asked, tmp_path):
         ({"gold_scale": 1.0, "label": "people"}, "gold_scale 1.0 is read where label is gold"),
         ({"samples": 1, "earlier": 0}, "one response to a prompt makes no pair"),
         ({"temperatures": (1.0, 1.0)}, "temperatures must differ"),
-        ({"retrain": "continue"}, "an ensemble cannot go on from an ensemble"),
-        ({"reward_model": ""}, "nothing disputes the pairs of round 1"),
+        ({"retrain": "continue", "reward": RewardConfig(members=2)}, "an ensemble cannot go on from an ensemble"),
+        ({"choose": ChooseConfig()}, "nothing disputes the pairs of round 1"),
         ({"heldout": 1.0}, "heldout must be at least 0 and below 1"),
     ],
 )

@@ -273,7 +273,9 @@ class _Rounds:
             models = {"before": Scorer.load(self.reward(number - 1)), **models}
         kinds = {kind: sum(pair.why == kind for pair in pairs) for kind in ("random", "disputed", "hard")}
         policy = summary[config.method]
-        kept = [name for name in policy if name.removesuffix("_ci").endswith(("_win_rate", "_before", "_after"))]
+        judges = [name.removesuffix("_win_rate") for name in policy if name.endswith("_win_rate")]
+        ends = ("before", "after", "win_rate", "win_rate_ci", "accuracy", "accuracy_ci", "accuracy_before")
+        kept = [f"{judge}_{end}" for judge in judges for end in ends]
         return {
             "round": number,
             "pairs": len(pairs),
