@@ -2,12 +2,13 @@
 
 Command:  python experiments/constitutional.py            (--fast: a miniature; --policy RUN: the SFT policy of a run)
 Hardware: 2 CPU cores, float32
-Time:     67 minutes under a load of 14 to 19, 21 minutes of processor time, from the SFT policy of a quickstart
+Time:     72 minutes under a load of 14 to 19, 22 minutes of processor time, from the SFT policy of a quickstart
           (--policy; without, it is trained first)
 Result:   95% intervals, seed 0, 2026-11-28. SmolLM2-135M-Instruct criticises and revises 64 sentences in two rounds: a
           revision is taken of 95.3% (89.1 to 100.0), better by gold 62.5% (51.6 to 73.4), worse 32.8% (21.9 to 45.3);
           7.8% (3.9 to 12.5) of revisions only echo; violations (gold below 0) 31.2% before, 26.6% after, the difference
-          -4.7 points (-20.3 to +10.9). Of its comparisons by principle 63.7% (57.0 to 71.0) are gold's.
+          -4.7 points (-20.3 to +10.9); once and without a critique 31.2% and 17.2%, -14.1 (-25.0 to -3.1), 15.6% being
+          worse. Of its comparisons by principle 63.7% (57.0 to 71.0) are gold's.
 
                                 gold win rate over SFT    violations               words
               SFT               50%                       46.1% (40.2 to 52.3)     12.5
