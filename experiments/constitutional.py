@@ -269,10 +269,8 @@ class Experiment:
         share = np.array([feedback.vote_share(sentences[i].ratings, sentences[j].ratings) for i, j in pairs])
         scores = Scorer.load(self.out / name)([PROMPTS[s.domain] for s in sentences], [s.text for s in sentences])
         counted, right = evaluation.pair_accuracy(scores, pairs, share)
-        self.found["rewards"][name] = (
-            float(right[counted].mean()),
-            evaluation.bootstrap_pairs(right[counted], pairs[counted], seed=0),
-        )
+        interval = evaluation.bootstrap_pairs(right[counted], pairs[counted], seed=0)
+        self.found["rewards"] |= {name: (float(right[counted].mean()), interval)}
         self.write()
 
     def ppo(self, name: str, policy: str) -> str:
