@@ -307,7 +307,7 @@ class Experiment:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         gold, before = (np.array([row["gold"] for row in each]) for each in (rows, first))
         rate: Figure = evaluation.win_rate(gold, before)
-        self.found["policies"][name] = {
+        figures = {
             "win_rate": rate,
             "violations": mean((gold < 0).astype(float)),
             "fall": difference((gold < 0).astype(float), (before < 0).astype(float)),
@@ -315,8 +315,9 @@ class Experiment:
             "words": mean(np.array([len(row["response"].split()) for row in rows], float)),
             "distinct_2": evaluation.distinct_n([row["response"] for row in rows], 2),
         }
+        self.found["policies"] |= {name: figures}
         self.write()
-        print(policy_table({name: self.found["policies"][name]}).splitlines()[-1], flush=True)
+        print(policy_table({name: figures}).splitlines()[-1], flush=True)
 
     def write(self) -> None:
         """Write table.md and constitutional.json: whoever stops early keeps what is done."""
