@@ -1,6 +1,26 @@
 """Constitutional AI on sentences that people rated: revisions by principles about tone, comparisons by them, RL.
 
 Command:  python experiments/constitutional.py            (--fast: a miniature; --policy RUN: the SFT policy of a run)
+Hardware: 2 CPU cores, float32
+Time:     72 minutes under a load of 14 to 19, 22 minutes of processor time, from the SFT policy of a quickstart
+          (--policy; without, it is trained first)
+Result:   95% intervals, seed 0, 2026-11-28. SmolLM2-135M-Instruct criticises and revises 64 sentences in two rounds: a
+          revision is taken of 95.3% (89.1 to 100.0), better by gold 62.5% (51.6 to 73.4), worse 32.8% (21.9 to 45.3);
+          7.8% (3.9 to 12.5) of revisions only echo; violations (gold below 0) 31.2% before, 26.6% after, the difference
+          -4.7 points (-20.3 to +10.9); once and without a critique 31.2% and 17.2%, -14.1 (-25.0 to -3.1), 15.6% being
+          worse. Of its comparisons by principle 63.7% (57.0 to 71.0) are gold's.
+
+                                gold win rate over SFT    violations               words
+              SFT               50%                       46.1% (40.2 to 52.3)     12.5
+              SFT on revisions  59.6% (53.5 to 65.4)      35.2% (29.7 to 41.0)     10.3
+              PPO, principles   62.9% (56.8 to 68.6)      29.3% (23.8 to 34.8)      6.1
+              PPO, both         61.7% (55.6 to 67.5)      32.8% (27.3 to 38.7)      4.7
+              PPO, people       73.2% (67.5 to 78.3)      23.0% (18.0 to 28.1)      8.2
+
+Where it does badly: critiques are hardly ever about the sentence, and repeat the examples; revisions are positive and
+forget what was said; RL on comparisons by principle adds 3 points to imitation, within the interval, and halves the
+length; mixed with people's pairs it is no better, and people's pairs alone are, as people rate the very thing that the
+principles are about. The sizes are 64 sentences, 193 and 200 pairs, 8 iterations of 64 samples, 256 test prompts.
 """
 
 from __future__ import annotations
@@ -249,10 +269,8 @@ class Experiment:
         share = np.array([feedback.vote_share(sentences[i].ratings, sentences[j].ratings) for i, j in pairs])
         scores = Scorer.load(self.out / name)([PROMPTS[s.domain] for s in sentences], [s.text for s in sentences])
         counted, right = evaluation.pair_accuracy(scores, pairs, share)
-        self.found["rewards"][name] = (
-            float(right[counted].mean()),
-            evaluation.bootstrap_pairs(right[counted], pairs[counted], seed=0),
-        )
+        interval = evaluation.bootstrap_pairs(right[counted], pairs[counted], seed=0)
+        self.found["rewards"] |= {name: (float(right[counted].mean()), interval)}
         self.write()
 
     def ppo(self, name: str, policy: str) -> str:
@@ -289,7 +307,7 @@ class Experiment:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         gold, before = (np.array([row["gold"] for row in each]) for each in (rows, first))
         rate: Figure = evaluation.win_rate(gold, before)
-        self.found["policies"][name] = {
+        figures = {
             "win_rate": rate,
             "violations": mean((gold < 0).astype(float)),
             "fall": difference((gold < 0).astype(float), (before < 0).astype(float)),
@@ -297,8 +315,9 @@ class Experiment:
             "words": mean(np.array([len(row["response"].split()) for row in rows], float)),
             "distinct_2": evaluation.distinct_n([row["response"] for row in rows], 2),
         }
+        self.found["policies"] |= {name: figures}
         self.write()
-        print(policy_table({name: self.found["policies"][name]}).splitlines()[-1], flush=True)
+        print(policy_table({name: figures}).splitlines()[-1], flush=True)
 
     def write(self) -> None:
         """Write table.md and constitutional.json: whoever stops early keeps what is done."""

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of pairs that get 80%, people should prefer the one side in 80%."""
+"""Whether probabilities mean what they say: where a side gets 80%, people should prefer it in 80% of the pairs."""
 
 from __future__ import annotations
 

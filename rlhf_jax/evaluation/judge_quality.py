@@ -17,7 +17,7 @@ from rlhf_jax.evaluation.reward_model import EVEN
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeQuality:
-    """What a judge's votes are worth beside people's; None where no pair speaks to a figure. Intervals are of 95%."""
+    """What a judge's votes are worth beside people's, with intervals of 95%; None where no pair speaks to a figure."""
 
     pairs: int
     """Pairs that the judge was asked about."""

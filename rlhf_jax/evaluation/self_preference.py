@@ -15,7 +15,7 @@ from rlhf_jax.evaluation.length_control import length_controlled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfPreference:
-    """How often a judge prefers one policy's samples to another's, and how often gold does. Intervals are of 95%."""
+    """How often a judge prefers one policy's samples to another's, and how often gold does, with intervals of 95%."""
 
     n: int
     """Comparisons with a vote."""

@@ -20,7 +20,7 @@ from rlhf_jax.stages import sources
 from rlhf_jax.stages.comparison import Judges, compare
 from rlhf_jax.stages.judges import choose_judges, choose_reward, judge_names, reward_name
 from rlhf_jax.stages.sampler import TEST, Sampler
-from rlhf_jax.stages.scoring import RolloutReward, load_reward
+from rlhf_jax.stages.scoring import LoadedModel, RolloutReward, load_reward
 
 
 def best_of_n(
@@ -101,7 +101,7 @@ def best_of_n(
     # The kept response has the likelihood it always had under the policy; the KL is that of choosing it.
     kl = float(losses.best_of_n_kl(n))
     about = {
-        "reward": reward_model if reward is None else reward_name(scored_by),
+        "reward": reward_model if isinstance(scored_by, LoadedModel) else reward_name(scored_by),
         "judges": judge_names(judges, judge),
         "started_from": at.stage or "pretrained",
     }

@@ -20,7 +20,7 @@ from rlhf_jax.types import Rollout
 class JudgeReward:
     """A reward for ``ppo``, ``group`` and ``best_of_n`` from anybody who votes among responses.
 
-    Of a judge that scores, the reward is the score. Otherwise a response's reward is the mean of the votes for it
+    Where the judge scores, the reward is the score. Otherwise a response's reward is the mean of the votes for it
     against the other responses to its prompt, from 0 to 1; a response alone is compared with one of the reference
     policy's own, which is the same at every step, so that the mean is the judge's win rate against the reference.
     Equal texts are even without being asked about.

@@ -160,7 +160,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Cache]:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("BEGIN IMMEDIATE")  # of two that make the file, the second finds it made
+    db.execute("BEGIN IMMEDIATE")  # where two make the file, the second finds it made
     kind, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if not tables and kind in (0, KIND):

@@ -23,8 +23,8 @@ def ask(
 ) -> Verdicts:
     """Ask a judge, and once more with the responses in the opposite order where it gives neither scores nor orders.
 
-    A judge that scores each response alone sees no order. Votes are those of the judge as it is: of the first call,
-    where there were two.
+    A judge that scores each response alone sees no order. Votes are those of the judge as it is, which the first call
+    gave where there were two.
 
     Args:
         judge: the judge.

@@ -18,7 +18,7 @@ class Drawn(NamedTuple):
     """Principles, one of which a judge draws for each prompt."""
 
     name: Callable[[Prompt], str]  # which one
-    digest: str  # of them all
+    digest: str  # hash of the whole file's
 
 
 def rows_of(

@@ -76,10 +76,10 @@ class OnlineTrainer:
     Args:
         config: every hyperparameter.
         policy: where the policy starts; the reference is a frozen copy, or the same trunk with its adapter off.
-        reference: parameters of another reference, of the policy's shape.
         tokenizer: the policy's, which a reward model has to share.
         reward: a reward model (a ``LoadedModel`` with a scalar head, maybe an ensemble), or any callable
             ``(prompts, responses) -> numbers``.
+        reference: parameters of another reference, of the policy's shape.
         objective: what ``config.objective`` names by default.
         optimizer: updates every role, with a state of its own, in place of what ``config`` says of optimisers.
         prompt_columns: prompts are padded to a multiple of this many; as many as the longest prompt needs, and one
