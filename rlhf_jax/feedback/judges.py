@@ -55,7 +55,7 @@ def judged(judge: Judge, prompts: Sequence[Any], responses: Sequence[Sequence[st
 
     Raises:
         ValueError: when the numbers of prompts and responses do not fit, or the judge says anything but shares from 0
-            to 1 that add up to 1 for every pair.
+            to 1 that add up to 1 for every pair; or what stands beside them has another shape, or is infinite.
 
     Example:
         >>> longer = lambda prompts, responses: [float(len(a) > len(b)) for a, b in responses]
@@ -71,7 +71,59 @@ def judged(judge: Judge, prompts: Sequence[Any], responses: Sequence[Sequence[st
     k = sizes.pop() if sizes else 2
     found = judge(prompts, responses) if responses else np.zeros((0, k, k))
     verdicts = found if isinstance(found, Verdicts) else Verdicts(found)
-    return verdicts._replace(votes=_checked(verdicts.votes, len(prompts), k, called))
+    b = len(responses)
+    shown, scores = verdicts.shown, verdicts.scores
+    return Verdicts(
+        _checked(verdicts.votes, b, k, called),
+        None if shown is None else _beside(shown, (b, k, k), f"{called} must return what was shown"),
+        None if scores is None else checked_scores(scores, (b, k), called),
+    )
+
+
+def checked_scores(scores: Any, shape: tuple[int, ...], called: str) -> np.ndarray:
+    """Check what a judge gives for scores.
+
+    Args:
+        scores: what it gave.
+        shape: what shape they have to have.
+        called: what messages call the judge.
+
+    Returns:
+        The scores, float32; NaN where there is none.
+
+    Raises:
+        ValueError: when they are no numbers, infinite, or of another shape.
+
+    Example:
+        >>> checked_scores([1, None], (2,), "mine").tolist()
+        [1.0, nan]
+    """
+    return _beside(scores, shape, f"{called} must return scores")
+
+
+def _beside(values: Any, shape: tuple[int, ...], must: str) -> np.ndarray:
+    found = _numbers(values, must)
+    if found.shape != shape:
+        raise ValueError(f"{must} {list(shape)}, found shape {list(found.shape)}")
+    if np.isinf(found).any():
+        raise ValueError(f"{must} that are finite, or NaN where it abstains, found {found[np.isinf(found)][0]:g}")
+    return found
+
+
+def _numbers(values: Any, must: str) -> np.ndarray:
+    """Take numbers for numbers, and what is hidden or None for none: texts of digits are no numbers."""
+    try:
+        given = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if given.dtype.kind == "O" and all(x is None or isinstance(x, float | int | np.number) for x in given.flat):
+            given = given.astype(np.float64)
+        if given.dtype.kind not in "fiub":  # "V" is bfloat16, which others have registered
+            given = np.asarray(given, np.float32) if given.dtype.kind == "V" and given.dtype.fields is None else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{must}, found {values!r:.80}") from error
+    if given is None:
+        raise ValueError(f"{must}, found {values!r:.80}")
+    with np.errstate(over="ignore"):  # what is too large is infinite, and told of as that
+        return np.ma.filled(given.astype(np.float32), np.nan)
 
 
 def votes_of_scores(scores: Any, *, scale: float = 1.0) -> np.ndarray:
@@ -118,7 +170,7 @@ def from_scores(score: Callable[[Sequence[Any], Sequence[str]], Any], *, scale: 
         k = len(responses[0]) if responses else 2
         asked = [prompt for prompt in prompts for _ in range(k)]
         given = [text for each in responses for text in each]
-        scores = np.asarray(score(asked, given), np.float32).reshape(len(responses), k)
+        scores = checked_scores(score(asked, given), (len(given),), "a function of one response").reshape(-1, k)
         return Verdicts(votes_of_scores(scores, scale=scale), scores=scores)
 
     return vote
@@ -146,10 +198,7 @@ def of_both_orders(shown: Any) -> np.ndarray:
 
 
 def _checked(votes: Any, b: int, k: int, called: str) -> np.ndarray:
-    try:
-        found = np.asarray(votes, np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{called} must return votes, found {votes!r:.80}") from error
+    found = _numbers(votes, f"{called} must return votes")
     if k == 2 and found.shape == (b,):
         zero = np.zeros_like(found)
         found = np.stack([np.stack([zero, found], -1), np.stack([1 - found, zero], -1)], -2)

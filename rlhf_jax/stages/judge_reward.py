@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_jax import processes
 from rlhf_jax.data.encode import EncodedPrompt
 from rlhf_jax.data.rows import Prompt
-from rlhf_jax.feedback.judges import Judge, Verdicts, judged
+from rlhf_jax.feedback.judges import Judge, Verdicts, checked_scores, judged
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages.sampler import TEST, Sampler
@@ -109,10 +109,9 @@ class JudgeReward:
         if len(responses[0]) > 1:
             return judged(self.judge, prompts, responses, called=self.name)
         said = self.judge(prompts, responses)
-        scores = said.scores if isinstance(said, Verdicts) else None
-        if not isinstance(said, Verdicts) or scores is None or np.shape(scores) != (len(responses), 1):
+        if not isinstance(said, Verdicts) or said.scores is None:
             raise ValueError(f"{self.name} must return Verdicts with scores [{len(responses)}, 1] for responses alone")
-        return said
+        return said._replace(scores=checked_scores(said.scores, (len(responses), 1), self.name))
 
 
 def judged_rollout(

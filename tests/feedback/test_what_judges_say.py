@@ -33,12 +33,41 @@ def test_what_stands_on_the_diagonal_means_nothing():
         ([np.inf, 0.5], r"found inf and -inf"),
         ([0.5], r"must return votes \[2, 2, 2\], or \[2\], the share for the first of two, found shape \[1\]"),
         (["a", "b"], r"must return votes, found \['a', 'b'\]"),
-        (None, r"found shape \[\]"),
+        (None, r"must return votes.*found"),
+        (["1", "0.5"], r"must return votes, found \['1', '0\.5'\]"),
+        (np.array([0.5 + 1j, 0.5]), r"must return votes, found"),
+        (Verdicts([0.5, 0.5], scores=np.ones((3, 2))), r"must return scores \[2, 2\], found shape \[3, 2\]"),
+        (Verdicts([0.5, 0.5], scores=[["1", "2"], ["3", "4"]]), r"must return scores, found"),
+        (Verdicts([0.5, 0.5], scores=[[np.inf, 1], [1, 2]]), r"scores that are finite.*found inf"),
+        (Verdicts([0.5, 0.5], shown=np.ones((1, 2, 2))), r"shown \[2, 2, 2\], found shape \[1, 2, 2\]"),
     ],
 )
 def test_anything_but_shares_is_refused(votes, said):
     with pytest.raises(ValueError, match=rf"^mine.*{said}"):
         judged(say(votes), PROMPTS, PAIRS, called="mine")
+
+
+def test_none_and_what_is_masked_are_abstentions():
+    for votes in ([None, 1.0], np.ma.masked_array([0.7, 1.0], mask=[True, False])):
+        found = judged(say(votes), PROMPTS, PAIRS, called="mine").votes[:, 0, 1]
+        np.testing.assert_array_equal(found, [np.nan, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([1, 2, 3], r"scores \[4\], found shape \[3\]"),
+        ([[1, 2], [3, 4]], r"scores \[4\], found shape \[2, 2\]"),
+        ([np.inf, 1, 2, 3], "finite.*found inf"),
+        ([1e39, 1, 2, 3], "finite.*found inf"),
+        (["1", "2", "3", "4"], "must return scores, found"),
+        (None, "must return scores"),
+        ({}, "must return scores"),
+    ],
+)
+def test_anything_but_a_number_for_each_response_is_refused(scores, said):
+    with pytest.raises(ValueError, match=said):
+        judged(from_scores(say(scores)), PROMPTS, PAIRS, called="mine")
 
 
 def test_prompts_and_responses_have_to_fit():
@@ -79,4 +108,4 @@ def test_both_orders_undo_a_taste_for_places():
 def test_what_stands_beside_the_votes_stays():
     shown = np.full((1, 2, 2), 0.5, np.float32)
     found = judged(say(Verdicts([0.5], shown=shown)), ["a"], [["x", "y"]], called="mine")
-    assert found.shown is shown
+    np.testing.assert_array_equal(found.shown, shown)

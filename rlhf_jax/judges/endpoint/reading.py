@@ -1,6 +1,7 @@
 """From a reply to what it says: which response is better, a score, an order. What says nothing of the kind is NaN.
 
-An answer must begin with what was asked for, and say it once: "A response that..." and "A or B" are no choices.
+An answer must begin with what was asked for, and say it once: "A response that...", "A or B" and "A. No, B." are no
+choices, "7 - 8" and "1. It is clear" no scores. What a server has cut off before it was clear says nothing either.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _END = (
     r"[*_`\"')\]]*(?:\s*/\s*10|\s+out\s+of\s+10)?[*_`\"')\]]*"
     r"(?:\s*$|\s+is\s+(?:the\s+)?better\b|\s*\n|[.;:](?:\s|$)|\s+[(\u2013\u2014-])"
 )
+_TAKES_BACK = re.compile(r"\W*(?:tied?|both|neither|none|no|or)\b", re.IGNORECASE)
+_COMPARED = r"(?:\b(?:than|over|unlike|response|option)\s+)"
+_OUT_OF = re.compile(r"(?:/|\bout of)\s*10\b", re.IGNORECASE)
+_SAID_ORDER = r"[A-Z](?:\s*[>,]\s*[A-Z]\b|\s+[A-Z]\b)*"
 _ORDER = re.compile(rf"{_LEAD}(?P<said>(?-i:[A-Z](?:\s*[>,]\s*[A-Z]|\s+[A-Z])*)){_END}", re.IGNORECASE)
 
 
@@ -48,7 +53,10 @@ def read_choice(reply: Reply, answers: Sequence[str]) -> np.ndarray:
     words = "|".join(f"(?-i:{answer})" if len(answer) == 1 else re.escape(answer) for answer in answers)
     match = re.match(rf"{_LEAD}(?P<said>{words}){_END}", text, re.IGNORECASE)
     said = _meant(match["said"], answers) if match else None
-    if not match or said is None or _shows_others(text[match.end() :], answers):
+    if not match or said is None or _unclear(match["said"], text[match.end("said") :], answers):
+        return np.full(len(answers), np.nan)
+    cut = reply.cut and not text[match.end("said") :].strip()
+    if cut and (not reply.places or any(a != answers[said] and a.startswith(answers[said]) for a in answers)):
         return np.full(len(answers), np.nan)
     shares = np.zeros(len(answers))
     token, likely = _place(reply, start + match.start("said"))
@@ -76,9 +84,13 @@ def read_order(reply: Reply, count: int) -> np.ndarray:
         >>> read_order(Reply("B > A"), 2).tolist(), read_order(Reply("B"), 2).tolist()
         ([[0.0, 0.0], [1.0, 0.0]], [[nan, nan], [nan, nan]])
     """
-    match = _ORDER.match(_after_thoughts(reply.text)[0])
+    text = _after_thoughts(reply.text)[0]
+    match = _ORDER.match(text)
     order = [ord(letter) - ord("A") for letter in re.findall("[A-Z]", match["said"])] if match else []
-    if sorted(order) != list(range(count)):
+    rest = text[match.end("said") :] if match else ""
+    others = [re.findall("[A-Z]", other) for other in re.findall(rf"\b{_SAID_ORDER}", rest)]
+    again = any(len(other) == count > 1 and [ord(x) - ord("A") for x in other] != order for other in others)
+    if sorted(order) != list(range(count)) or again or _TAKES_BACK.match(rest):
         return np.full((count, count), np.nan)
     place = np.argsort(order)
     return (place[:, None] < place[None, :]).astype(np.float64)
@@ -93,10 +105,27 @@ def _meant(token: str, answers: tuple[str, ...]) -> int | None:
     return begun[0] if len(begun) == 1 else None
 
 
-def _shows_others(rest: str, answers: Sequence[str]) -> bool:
-    """Tell whether a reply goes on with the other responses, "A: Hello. B: No.": an echo of the question, no choice."""
-    letters = [answer for answer in answers if len(answer) == 1 and answer.isalpha()]
-    return any(re.search(rf"\b{letter}\s*:", rest) for letter in letters)
+def _unclear(said: str, rest: str, answers: Sequence[str]) -> bool:
+    """Tell whether a reply goes on so that its answer is none: with another one, a range, a list, an echo."""
+    others = [answer for answer in answers if answer.casefold() != said.casefold()]
+    if _TAKES_BACK.match(rest):
+        return True
+    if all(answer.isdecimal() for answer in answers):
+        if said == "1" and re.match(r"[.:)]\s+\w", rest):  # the first of a list
+            return True
+        rest = _OUT_OF.sub("", rest)
+        line = rest.partition("\n")[0]
+        numbers = re.findall(r"\d+", line) + re.findall(r"^\W*(\d+|/)", rest, re.MULTILINE)
+        return any(number != said for number in numbers)
+    for letter in (other for other in others if len(other) == 1):
+        compared = rf"{_COMPARED}{letter}\b(?!\s*(?::|is\s+(?:the\s+)?be))"
+        if re.search(rf"\b{letter}\b", re.sub(compared, "", rest, flags=re.IGNORECASE)):
+            return True
+    words = "|".join(re.escape(other) for other in others if len(other) > 1)
+    return bool(words) and bool(
+        re.search(rf"\b(?:{words})\b", rest.partition("\n")[0], re.IGNORECASE)
+        or re.search(rf"^{_LEAD}(?:{words})[*_`\"')\].]*\s*$", rest, re.IGNORECASE | re.MULTILINE)
+    )
 
 
 def _after_thoughts(text: str) -> tuple[str, int]:
@@ -107,10 +136,22 @@ def _after_thoughts(text: str) -> tuple[str, int]:
 
 
 def _place(reply: Reply, at: int) -> tuple[str, dict[str, float]]:
-    """Find the token at a place of the text, with the log-probabilities there; nothing where none are given."""
+    """Find the token at a place of the text, with the log-probabilities there; nothing where none are given.
+
+    Tokens that are not those of the text, but of what a model thought before it, say nothing of that place.
+    """
+    every = "".join(token for token, _ in reply.places)
+    beyond = every.lstrip()[len(reply.text.lstrip()) :].strip()
+    if beyond and not beyond.startswith(("<", "[")):  # what ends an answer may stand there
+        return "", {}
+    at += _indent(every) - _indent(reply.text)  # some servers take spaces off the text
     end = 0
     for token, likely in reply.places:
         end += len(token)
         if end > at:
-            return token, likely
+            return (token, likely) if reply.text.lstrip().startswith(every[:end].lstrip()) else ("", {})
     return "", {}
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())

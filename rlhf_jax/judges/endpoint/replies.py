@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_BROKEN_OFF = {"abort", "cancelled", "error"}  # how servers say that they ended an answer, not the model
 _ROUNDING = 1e-3  # log-probabilities of a server's own arithmetic may lie this far above 0
 
 
@@ -25,6 +26,8 @@ class Reply(NamedTuple):
     tokens_in: int | None = None
     tokens_out: int | None = None
     """Tokens of the question and of the answer; None where the server does not say."""
+    cut: bool = False
+    """Whether the answer ended because it had as many tokens as it may have."""
 
 
 def read_reply(body: str, *, chat: bool = True) -> Reply:
@@ -42,7 +45,7 @@ def read_reply(body: str, *, chat: bool = True) -> Reply:
 
     Example:
         >>> read_reply('{"choices": [{"message": {"content": "B"}}], "usage": {"prompt_tokens": 9}}')
-        Reply(text='B', places=(), tokens_in=9, tokens_out=None)
+        Reply(text='B', places=(), tokens_in=9, tokens_out=None, cut=False)
     """
     try:
         answer = json.loads(body, parse_constant=_refuse)
@@ -56,11 +59,19 @@ def read_reply(body: str, *, chat: bool = True) -> Reply:
     if chat:
         message = _entry(choices[0], "message", dict, "choices[0]")
         text, places = _entry(message, "content", str | None, "choices[0].message") or "", _places(choices[0])
+        text = "" if message.get("refusal") else text
     else:
         text, places = _entry(choices[0], "text", str, "choices[0]"), _places_of_text(choices[0])
+    ended = choices[0].get("finish_reason")
+    if isinstance(ended, str) and ended in _BROKEN_OFF:
+        raise ValueError(f"finish_reason is {ended}")
+    if ended == "content_filter":
+        text, places = "", ()
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    return Reply(text, places, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    return Reply(
+        text, places, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), ended == "length"
+    )
 
 
 def _refuse(word: str) -> Any:

@@ -31,7 +31,7 @@ class Ledger:
     def __init__(self, to: Path, rater: str):
         self.to, self.rater = to, rater
         self.folder = to.with_name(f"{to.stem}.labels")
-        drop_torn_line(to)
+        _end_last_line(to)
         self.rows = _rows_of(to, rater)
 
     @property
@@ -59,12 +59,14 @@ class Ledger:
         was = read_ingredients({"made_of": noted}, str(file))
         if name not in was and name == f"rater {self.rater}" and self.rows:
             raise RunError(f"{self.to} holds votes of {name}, and {file} does not say who that was: {otherwise}")
-        if name in was:
+        begun = self.rows if name == f"rater {self.rater}" else self.samples.exists()
+        if name in was and begun:  # a first try that failed has left nothing to be mixed up with
             if changed({name: was[name]}, {name: now}):
                 known = f"it was {was[name]['is']}" if was[name]["is"] != now["is"] else f"{now['is']} was another then"
                 raise RunError(f"{self.to} holds votes of another {name} ({known}): {otherwise}")
             return
-        write_json(file, {**noted, name: now})
+        if was.get(name) != now:
+            write_json(file, {**noted, name: now})
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows at the end of the file; they are on the disk when this returns.
@@ -100,6 +102,22 @@ def opened(to: str, rater: str) -> Iterator[Ledger]:
         yield Ledger(path, rater)
 
 
+def _end_last_line(to: Path) -> None:
+    """Cut off what a killed writer left of the last line; a row that another program has not ended stays."""
+    if not to.exists():
+        return
+    last = to.read_bytes().rpartition(b"\n")[2]
+    try:
+        whole = isinstance(json.loads(last), dict)  # the beginning of an object is none
+    except ValueError:
+        whole = False
+    if whole:
+        with to.open("ab") as file:
+            file.write(b"\n")
+    else:
+        drop_torn_line(to)
+
+
 def _rows_of(to: Path, rater: str) -> list[dict[str, Any]]:
     if not to.exists():
         return []
@@ -109,6 +127,11 @@ def _rows_of(to: Path, rater: str) -> list[dict[str, Any]]:
             row = json.loads(line) if line.strip() else {}
         except ValueError as error:
             raise RunError(f"{to}:{number}: {error}; name another file with --to") from error
-        if isinstance(row, dict) and row.get("rater") == rater:
+        if not isinstance(row, dict) or (row and not {"prompt", "a", "b"} <= row.keys()):
+            raise RunError(
+                f"{to}:{number}: expected a row of prompt, a, b and preference, as this command adds, found "
+                f"{line.strip()!r:.80}; name another file with --to"
+            )
+        if row.get("rater") == rater:
             found.append(row)
     return found

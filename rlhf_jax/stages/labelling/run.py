@@ -77,13 +77,16 @@ def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
         assert judge is not None
         rater, made_of = config.rater or called(judge), of_callable(called(judge), judge)
     from_file = groups.is_file(config.source)
+    if from_file and Path(config.source).resolve() == Path(config.to).resolve():
+        raise ValueError(f"to names {config.to}, the file whose pairs are labelled: name another one")
     with opened(config.to, rater) as ledger:
         ledger.checked(
             f"rater {rater}", made_of, "give this judge another name with --rater, or name another file with --to"
         )
-        asked, left_out = groups.told_apart(groups.of_file(config) if from_file else _samples(config, ledger))
+        # Before anything is sampled: a mistake in what the judge is told shows at once.
         who = find_judge(config.judge) if config.judge is not None else judge
         assert who is not None
+        asked, left_out = groups.told_apart(groups.of_file(config) if from_file else _samples(config, ledger))
         figures = _asked(config, who, ledger, asked)
         summary = {**figures, "equal": left_out.equal, "empty": left_out.empty, **summarised(ledger.rows)}
         return Labelled(ledger.to, ledger.rows, summary)

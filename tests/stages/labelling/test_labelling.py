@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +177,37 @@ def test_a_call_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     found = label(LabelConfig(source=source, to=str(to), judge=JudgeConfig(judge=judge)))
     assert found.summary["asked"] == 5
     assert without_time(read(to)) == without_time(found.rows) == without_time(whole.rows)
+
+
+def test_a_judge_that_failed_before_its_first_vote_may_be_mended(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(prompts, responses):\n    return [2.0] * len(prompts)\n")
+    source = pairs(tmp_path, [{"prompt": "Hi.", "a": "long", "b": "no"}])
+    config = LabelConfig(source=source, to=str(tmp_path / "rows.jsonl"), judge=JudgeConfig(judge=f"{file}:mine"))
+    with pytest.raises(ValueError, match="shares from 0"):
+        label(config)
+    file.write_text("def mine(prompts, responses):\n    return [1.0] * len(prompts)\n")
+    assert [row["preference"] for row in label(config).rows] == [1.0]
+    file.write_text("def mine(prompts, responses):\n    return [0.0] * len(prompts)\n")
+    with pytest.raises(stages.RunError, match="another rater"):
+        label(config)
+
+
+def test_what_others_wrote_stays_whole(tmp_path):
+    theirs = {"prompt": "Hi.", "a": "x", "b": "y", "preference": "a", "rater": "ann"}
+    to = tmp_path / "rows.jsonl"
+    to.write_text(json.dumps(theirs))  # without the end of the line
+    source = pairs(tmp_path, [{"prompt": "Hi.", "a": "aa", "b": "a"}])
+    label(LabelConfig(source=source, to=str(to), rater="it"), judge=from_scores(count))
+    assert [row["rater"] for row in read(to)] == ["ann", "it"]
+
+
+def test_a_file_of_something_else_is_not_added_to(tmp_path):
+    chosen = pairs(tmp_path, [{"prompt": "Hi.", "chosen": "aa", "rejected": "a"}])
+    other = pairs(tmp_path, [{"prompt": "Ho.", "a": "aa", "b": "a"}], "other.jsonl")
+    before = Path(chosen).read_text()
+    with pytest.raises(stages.RunError, match=r"pairs\.jsonl:1: expected a row of prompt, a, b.*--to"):
+        label(LabelConfig(source=other, to=chosen), judge=from_scores(count))
+    with pytest.raises(ValueError, match="the file whose pairs are labelled"):
+        label(LabelConfig(source=other, to=other), judge=from_scores(count))
+    assert Path(chosen).read_text() == before
