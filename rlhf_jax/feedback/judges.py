@@ -113,7 +113,7 @@ def _beside(values: Any, shape: tuple[int, ...], must: str) -> np.ndarray:
 def _numbers(values: Any, must: str) -> np.ndarray:
     """Take numbers for numbers, and what is hidden or None for none: texts of digits are no numbers."""
     try:
-        given = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        given: Any = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
         if given.dtype.kind == "O" and all(x is None or isinstance(x, float | int | np.number) for x in given.flat):
             given = given.astype(np.float64)
         if given.dtype.kind not in "fiub":  # "V" is bfloat16, which others have registered
@@ -123,7 +123,7 @@ def _numbers(values: Any, must: str) -> np.ndarray:
     if given is None:
         raise ValueError(f"{must}, found {values!r:.80}")
     with np.errstate(over="ignore"):  # what is too large is infinite, and told of as that
-        return np.ma.filled(given.astype(np.float32), np.nan)
+        return np.asarray(np.ma.filled(given.astype(np.float32), np.nan))
 
 
 def votes_of_scores(scores: Any, *, scale: float = 1.0) -> np.ndarray:
