@@ -51,7 +51,9 @@ def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
-def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95) -> Interval:
+def bootstrap_mean(
+    values: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95, within: Interval | None = None
+) -> Interval:
     """Percentile bootstrap interval of the mean of independent values.
 
     Args:
@@ -59,6 +61,8 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000, confidenc
         seed: the interval is a pure function of its arguments.
         draws: resamples.
         confidence: the coverage wanted.
+        within: the bounds of the values, (0, 1) for shares. Where all values are alike no resample differs, and three
+            right answers of three would be sure; with bounds Wilson's interval takes the place of that point.
 
     Returns:
         (low, high).
@@ -69,6 +73,9 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000, confidenc
     Example:
         >>> bootstrap_mean([2.0, 2.0, 2.0], seed=0)
         (2.0, 2.0)
+        >>> low, high = bootstrap_mean([1.0, 1.0, 1.0], seed=0, within=(0, 1))
+        >>> round(low, 3), high
+        (0.438, 1.0)
 
     Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
@@ -77,11 +84,17 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000, confidenc
         raise ValueError("values is empty; a mean needs at least one value")
     rng = np.random.default_rng(seed)
     means = np.array([flat[rng.integers(0, flat.size, flat.size)].mean() for _ in range(draws)])
-    return percentiles(means, confidence)
+    return _no_point(percentiles(means, confidence), flat.size, within, confidence)
 
 
 def bootstrap_groups(
-    values: ArrayLike, groups: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
+    values: ArrayLike,
+    groups: ArrayLike,
+    *,
+    seed: int,
+    draws: int = 2000,
+    confidence: float = 0.95,
+    within: Interval | None = None,
 ) -> Interval:
     """Percentile bootstrap interval of a mean, when several values are of one prompt: prompts are resampled whole.
 
@@ -93,6 +106,7 @@ def bootstrap_groups(
         seed: the interval is a pure function of its arguments.
         draws: resamples.
         confidence: the coverage wanted.
+        within: the bounds of the values, as in ``bootstrap_mean``; prompts are what Wilson's interval counts.
 
     Returns:
         (low, high).
@@ -110,7 +124,7 @@ def bootstrap_groups(
     if v.ndim != 1 or not v.size or names.shape != v.shape:
         raise ValueError(f"expected values [n] and groups [n] with n > 0, found {v.shape} and {names.shape}")
     drawn = [weights @ v / weights.sum(1) for weights in resampled(names, seed=seed, draws=draws)]
-    return percentiles(np.concatenate(drawn), confidence)
+    return _no_point(percentiles(np.concatenate(drawn), confidence), np.unique(names).size, within, confidence)
 
 
 def union(one: Interval, other: Interval) -> Interval:
@@ -175,7 +189,13 @@ def resampled_pairs(pairs: np.ndarray, *, seed: int, draws: int) -> Iterator[np.
 
 
 def bootstrap_pairs(
-    values: ArrayLike, pairs: ArrayLike, *, seed: int, draws: int = 1000, confidence: float = 0.95
+    values: ArrayLike,
+    pairs: ArrayLike,
+    *,
+    seed: int,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    within: Interval | None = None,
 ) -> Interval:
     """Interval of a mean over pairs of items, when the same item stands in many pairs.
 
@@ -191,6 +211,8 @@ def bootstrap_pairs(
         seed: the interval is a pure function of its arguments.
         draws: resamples.
         confidence: the coverage wanted.
+        within: the bounds of the values, as in ``bootstrap_mean``; Wilson's interval counts the pairs, or half of the
+            items where they share some.
 
     Returns:
         (low, high).
@@ -214,9 +236,8 @@ def bootstrap_pairs(
         # a draw that happens to hold no complete pair says nothing
         means.append((v @ weight)[total > 0] / total[total > 0])
     found = np.concatenate(means)
-    if found.size == 0:
-        return float(v.min()), float(v.max())
-    return percentiles(found, confidence)
+    low_high: Interval = percentiles(found, confidence) if found.size else (float(v.min()), float(v.max()))
+    return _no_point(low_high, min(v.size, np.unique(ij).size // 2), within, confidence)
 
 
 def percentiles(draws: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -240,6 +261,16 @@ def percentiles(draws: np.ndarray, confidence: float = 0.95) -> Interval:
     tail = 50 * (1 - _checked_confidence(confidence))
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _no_point(found: Interval, units: int, within: Interval | None, confidence: float) -> Interval:
+    """Put Wilson's interval, stretched to the bounds, in the place of an interval that is a point."""
+    if within is None or found[0] < found[1]:
+        return found
+    low, size = within[0], within[1] - within[0]
+    share = min(max((found[0] - low) / size, 0.0), 1.0)
+    ends = wilson(share * max(units, 1), max(units, 1), confidence=confidence)
+    return low + size * ends[0], low + size * ends[1]
 
 
 def _checked_confidence(confidence: float) -> float:

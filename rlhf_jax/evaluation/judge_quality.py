@@ -117,16 +117,17 @@ def judge_quality(
     counted = voted & (np.abs(s - 0.5) > EVEN)
     people = np.where(s > 0.5, 1.0, -1.0)
 
-    def mean(values: np.ndarray, where: np.ndarray) -> tuple[float | None, Interval | None]:
+    def mean(values: np.ndarray, where: np.ndarray, within: Interval = (0, 1)) -> tuple[float | None, Interval | None]:
         if not where.any():
             return None, None
-        return float(values[where].mean()), bootstrap_pairs(values[where], ij[where], seed=seed, draws=draws)
+        interval = bootstrap_pairs(values[where], ij[where], seed=seed, draws=draws, within=within)
+        return float(values[where].mean()), interval
 
     right = _right(v, people)
     longer = np.sign(sizes[ij[:, 0]] - sizes[ij[:, 1]])
     uneven = counted & (longer != 0)
     prefers, people_prefer = _right(v, longer), (1 + people * longer) / 2
-    excess = mean(prefers - people_prefer, uneven)
+    excess = mean(prefers - people_prefer, uneven, (-1, 1))
     accuracy, brier = mean(right, counted), mean(np.square(v - s), voted)
     ece: tuple[float | None, list[dict[str, float]]] = (None, [])
     ece_ci = at_equal = None

@@ -56,11 +56,12 @@ def ordered_alike_interval(reward: ArrayLike, judge: ArrayLike, *, seed: int = 0
         (low, high); None where the judge tells no two samples apart.
 
     Example:
-        >>> ordered_alike_interval([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])
-        (1.0, 1.0)
+        >>> low, high = ordered_alike_interval([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])
+        >>> round(low, 2), high  # three samples are too few to be sure
+        (0.21, 1.0)
     """
     alike, pairs = _compared(reward, judge)
-    return bootstrap_pairs(alike, pairs, seed=seed) if len(pairs) else None
+    return bootstrap_pairs(alike, pairs, seed=seed, within=(0, 1)) if len(pairs) else None
 
 
 def _compared(reward: ArrayLike, judge: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

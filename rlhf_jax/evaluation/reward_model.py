@@ -127,7 +127,7 @@ def reward_quality(
         chosen = chosen & counted
         if not chosen.any():
             return None, None, 0
-        low, high = bootstrap_pairs(correct[chosen], ij[chosen], seed=seed)
+        low, high = bootstrap_pairs(correct[chosen], ij[chosen], seed=seed, within=(0, 1))
         return float(correct[chosen].mean()), [low, high], int(chosen.sum())
 
     accuracy, accuracy_ci, n_pairs = over(np.ones_like(counted))

@@ -80,7 +80,7 @@ def self_preference(
         win_rate=float(wins.mean()),
         gold_win_rate=float(by_gold.mean()),
         excess=float((wins - by_gold).mean()),
-        excess_ci=bootstrap_groups(wins - by_gold, names, seed=seed),
+        excess_ci=bootstrap_groups(wins - by_gold, names, seed=seed, within=(-1, 1)),
         at_equal_gold=at_equal,
         at_equal_gold_ci=at_equal_ci,
     )

@@ -7,6 +7,7 @@ with a number sign are comments.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -141,6 +142,9 @@ def _principle(number: int, lines: list[tuple[int, str]], called: str) -> Princi
     parts: dict[str, list[str]] = {"text": [first[2]]}
     for at, line in lines[1:]:
         asked = _FIRST.fullmatch(line)
+        if asked is not None and asked[1] not in _ASKED and difflib.get_close_matches(asked[1].lower(), _ASKED):
+            close = difflib.get_close_matches(asked[1].lower(), _ASKED)[0]
+            raise PrinciplesError(f"{called}:{at}: found {asked[1]!r} in principle {name!r}; did you mean {close!r}?")
         if asked is None or asked[1] not in _ASKED:
             parts[field].append(line)
             continue

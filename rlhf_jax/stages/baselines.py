@@ -46,7 +46,7 @@ def _figures(name: str, held: HeldOutPairs, counted: np.ndarray, correct: np.nda
     def over(chosen: np.ndarray) -> tuple[float | None, list[float] | None]:
         if not chosen.any():  # ties alone
             return None, None
-        interval = evaluation.bootstrap_pairs(correct[chosen], held.pairs[chosen], seed=0)
+        interval = evaluation.bootstrap_pairs(correct[chosen], held.pairs[chosen], seed=0, within=(0, 1))
         return float(correct[chosen].mean()), list(interval)
 
     pooled, by_domain = over(counted), {d: over(counted & (domain == d)) for d in np.unique(domain).tolist()}

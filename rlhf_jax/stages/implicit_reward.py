@@ -42,7 +42,7 @@ def implicit_reward_accuracy(gained: np.ndarray, held: HeldOutPairs) -> dict[str
     counted, correct = evaluation.pair_accuracy(gained, held.pairs, held.share)
     if not counted.any():  # ties alone
         return {"accuracy": None, "accuracy_ci": None, "pairs": 0}
-    interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0)
+    interval = evaluation.bootstrap_pairs(correct[counted], held.pairs[counted], seed=0, within=(0, 1))
     return {
         "accuracy": float(correct[counted].mean()),
         "accuracy_ci": list(interval),
@@ -85,5 +85,5 @@ def reward_auc(gained: np.ndarray, heldout: Sequence[Example]) -> dict[str, Any]
         return found
     couples = np.stack(np.meshgrid(up, down, indexing="ij"), axis=-1).reshape(-1, 2)
     better = 0.5 + 0.5 * np.sign(gained[couples[:, 0]] - gained[couples[:, 1]])
-    interval = evaluation.bootstrap_pairs(better, couples, seed=0)
+    interval = evaluation.bootstrap_pairs(better, couples, seed=0, within=(0, 1))
     return {"label_auc": float(better.mean()), "label_auc_ci": list(interval), **found}

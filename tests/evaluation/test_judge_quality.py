@@ -165,3 +165,15 @@ def test_self_preference_counts_votes_alone():
         self_preference([1.2], [1.0], ["a"])
     with pytest.raises(ValueError, match="expected votes"):
         self_preference([0.5], [np.inf], ["a"])
+
+
+@pytest.mark.parametrize("votes", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+def test_no_interval_of_a_judge_that_is_always_alike_is_a_point(votes):
+    shown = np.stack([votes, 1 - np.array(votes)], axis=1)
+    found = judge_quality(votes, [1.0, 1.0, 1.0], [[0, 1], [2, 3], [4, 5]], [2, 1, 2, 1, 2, 1], shown=shown)
+    for name in ("accuracy", "brier", "longer_excess", "first", "consistent", "one_order"):
+        low, high = getattr(found, f"{name}_ci")
+        assert low < high, name
+        assert low <= getattr(found, name) <= high, name
+    if votes[0] == 1.0:
+        np.testing.assert_allclose(found.accuracy_ci, (0.4385, 1.0), atol=1e-4)  # Wilson's of 3 in 3

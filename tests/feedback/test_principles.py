@@ -85,3 +85,8 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "weights.bin").write_bytes(bytes(2**21))
     with pytest.raises(PrinciplesError, match="no file of principles"):
         read_principles(tmp_path / "weights.bin")
+
+
+def test_a_critique_that_is_misspelt_is_no_part_of_the_principle():
+    with pytest.raises(PrinciplesError, match=r"principles:2: found 'critik' in principle 'kind'; did you mean"):
+        parse_principles("kind: It is kind.\n  critik: What is unkind?")

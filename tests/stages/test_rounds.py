@@ -25,7 +25,7 @@ from rlhf_jax.stages import ChooseConfig, RewardConfig, Task
 from rlhf_jax.stages.rounds.choosing import candidate_pairs, choose, dispute, hardness
 from rlhf_jax.stages.rounds.labels import label, labelled, read_pairs
 from rlhf_jax.stages.rounds.old import Old, old_pairs
-from rlhf_jax.stages.rounds.retraining import union
+from rlhf_jax.stages.rounds.retraining import accuracy, union
 
 TASK = Path(__file__).parents[1] / "rounds_task.py"
 
@@ -273,6 +273,37 @@ def test_a_round_that_people_label_says_what_to_do_and_takes_their_rows(asked):
     to.write_text(json.dumps({**rows[0], "a": "another"}) + "\n")
     with pytest.raises(DataError, match=r"labels\.jsonl:1: this pair is none of 4 in .*pairs\.jsonl"):
         labelled(to, pairs)
+
+
+def test_labels_of_some_pairs_are_said_to_be_some_and_none_are_waited_for(asked, capsys):
+    folder, pairs = asked
+    config, to = rounds_config(folder, label="people"), folder / "labels.jsonl"
+    to.write_text("\n")
+    with pytest.raises(NeedsPeople, match=r"labels\.jsonl has no row yet"):
+        label(config, folder, pairs, 1, {})
+    to.write_text(json.dumps({"prompt": "Hi.", "a": "a0", "b": "no", "preference": "a"}) + "\n")
+    labelled(to, pairs)
+    assert "says something of 1 of 4 pairs" in capsys.readouterr().err
+
+
+class Long:
+    """A reward model that likes length."""
+
+    tokenizer = train_tokenizer(["a text of words xyz"], 300)
+
+    def score_tokens(self, sequences):
+        return np.array([float(len(tokens)) for tokens in sequences])
+
+
+def test_what_several_raters_say_of_a_pair_is_one_pair_and_no_accuracy_is_sure():
+    one = Comparison("P", ("long and long", "no"), pair_votes(1.0), "")
+    turned = Comparison("P", ("no", "long and long"), pair_votes(0.0), "")
+    against = Comparison("P", ("no", "long and long"), pair_votes(1.0), "")
+    found = accuracy(Long(), [one, turned, against])
+    assert (found["accuracy"], found["pairs"]) == (1.0, 1)
+    np.testing.assert_allclose(found["ci"], (0.2065, 1.0), atol=1e-4)  # Wilson's of 1 in 1
+    assert accuracy(Long(), [one, against]) == {"accuracy": None, "ci": None, "pairs": 0}
+    assert accuracy(Long(), []) == {"accuracy": None, "ci": None, "pairs": 0}
 
 
 def test_a_pair_on_which_the_judge_abstains_is_no_label(asked, tmp_path):

@@ -90,7 +90,7 @@ def summarised(chains: Sequence[Row]) -> dict[str, Any]:
     return {
         "responses": len(chains),
         "revised": float(taken.mean()),
-        "revised_ci": list(bootstrap_groups(taken, units, seed=0)),
+        "revised_ci": list(bootstrap_groups(taken, units, seed=0, within=(0, 1))),
         "rounds": [
             {did: float(np.mean([row["chain"][each]["did"] == did for row in chains])) for did in _LISTED}
             for each in range(rounds)

@@ -51,7 +51,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _figure(name: str, values: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
-    interval = bootstrap_groups(values, prompts, seed=0)
+    interval = bootstrap_groups(values, prompts, seed=0, within=(0, 1))
     return {name: float(values.mean()), f"{name}_ci": list(interval)}
 
 

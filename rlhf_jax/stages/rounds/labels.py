@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,8 @@ def label(
     """
     to = directory / "labels.jsonl"
     if to.exists():
+        if not to.read_bytes().strip():
+            raise NeedsPeople(f"{to} has no row yet: {_commands(directory, len(pairs), number)}")
         return to
     if config.label == "people":
         raise NeedsPeople(_commands(directory, len(pairs), number))
@@ -164,6 +167,7 @@ def labelled(path: Path, pairs: Sequence[Pair]) -> dict[str, list[Comparison]]:
     """
     asked = {pair.id: pair for pair in pairs}
     found: dict[str, list[Comparison]] = {"": [], "validation": [], "test": []}
+    said: set[str] = set()
     for row in read_rows(path, layouts.judged, "error", known=_BESIDE):
         if not isinstance(row, Comparison) or len(row.responses) != 2:
             raise DataError(f"{row.where}: expected what somebody said of two responses, 'prompt', 'a', 'b', ...")
@@ -174,6 +178,11 @@ def labelled(path: Path, pairs: Sequence[Pair]) -> dict[str, list[Comparison]]:
                 "round are about its own pairs alone"
             )
         found[pair.heldout].append(row)
+        said.add(pair.id)
+    if len(said) < len(asked):
+        print(
+            f"{path} says something of {len(said):,} of {len(asked):,} pairs; the others are left out", file=sys.stderr
+        )
     return found
 
 

@@ -14,7 +14,6 @@ from rlhf_jax.data.encode import encode
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.data.rows import Demonstration
 from rlhf_jax.runs.scorer import Scorer
-from rlhf_jax.stages.rounds.drawing import share_of
 from rlhf_jax.stages.rounds.old import Old
 from rlhf_jax.stages.task import Task
 
@@ -43,26 +42,36 @@ def union(task: Task, old: Old, rounds: Sequence[Labelled], *, window: int) -> T
 
 
 def accuracy(scorer: Scorer, rows: Sequence[Comparison]) -> dict[str, Any]:
-    """Measure how often a reward model prefers what was preferred, with an interval of 95% that resamples pairs.
+    """Measure how often a reward model prefers what was preferred, with an interval of 95% that resamples responses.
 
     Args:
         scorer: the reward model; an ensemble's mean.
-        rows: labelled pairs; those that tie do not count.
+        rows: labelled pairs; what several raters said of one is one pair, and those that tie do not count.
 
     Returns:
         ``accuracy``, ``ci`` and ``pairs``; None in place of the first two where nothing counts.
     """
-    correct = _correct(scorer, rows) if rows else np.zeros(0)
-    if not len(correct):
+    known: dict[tuple[str, str], int] = {}
+    texts: list[Demonstration] = []
+    votes: dict[tuple[int, ...], np.ndarray] = {}
+    for row in rows:
+        items = []
+        for text in row.responses:
+            place = known.setdefault((repr(row.prompt), text), len(known))
+            if place == len(texts):
+                texts.append(Demonstration(row.prompt, text, row.where))
+            items.append(place)
+        order = np.argsort(items)
+        votes.setdefault(tuple(sorted(items)), np.zeros((2, 2)))[...] += np.asarray(row.votes)[np.ix_(order, order)]
+    both = {pair: float(table[0, 1] + table[1, 0]) for pair, table in votes.items()}
+    share = [float(table[0, 1]) / both[pair] if both[pair] else 0.5 for pair, table in votes.items()]
+    pairs = np.array(list(votes), np.int64).reshape(-1, 2)
+    if not len(pairs):
         return {"accuracy": None, "ci": None, "pairs": 0}
-    interval = evaluation.bootstrap_mean(correct, seed=0)
-    return {"accuracy": float(correct.mean()), "ci": list(interval), "pairs": len(correct)}
-
-
-def _correct(scorer: Scorer, rows: Sequence[Comparison]) -> np.ndarray:
-    """1 where the scores order a pair as those did who labelled it, 0 where not, 1/2 where they tie."""
-    texts = [Demonstration(row.prompt, text, row.where) for row in rows for text in row.responses]
     scores = scorer.score_tokens([encode(text, scorer.tokenizer).tokens[0] for text in texts])
-    pairs = np.arange(len(texts)).reshape(-1, 2)
-    counted, correct = evaluation.pair_accuracy(scores, pairs, [share_of(row) for row in rows])
-    return correct[counted]
+    counted, correct = evaluation.pair_accuracy(scores, pairs, share)
+    right = correct[counted]
+    if not len(right):
+        return {"accuracy": None, "ci": None, "pairs": 0}
+    interval = evaluation.bootstrap_pairs(right, pairs[counted], seed=0, within=(0, 1))
+    return {"accuracy": float(right.mean()), "ci": list(interval), "pairs": len(right)}
