@@ -75,7 +75,7 @@ def bootstrap_mean(
         (2.0, 2.0)
         >>> low, high = bootstrap_mean([1.0, 1.0, 1.0], seed=0, within=(0, 1))
         >>> round(low, 3), high
-        (0.438, 1.0)
+        (0.439, 1.0)
 
     Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
