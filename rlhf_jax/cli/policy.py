@@ -103,7 +103,7 @@ def sample(argv: list[str]) -> None:
         asked = read_rows(o.prompts, data.layouts.prompt, o.on_bad_row)
         prompts = [row.prompt for row in asked]
     if o.templated:
-        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+        policy = policy.templated()
     elif said := spelled(asked, policy.tokenizer):
         print(f"warning: {said}, pass --templated", file=sys.stderr)
     made = policy.sample(prompts, n=o.n * o.best_of, sampling=sampling, seed=o.seed)

@@ -77,7 +77,7 @@ def score(argv: list[str]) -> None:
     scorer = Scorer.load(run)
     rows = read_rows(o.input, scorable, o.on_bad_row, known=_WRITTEN)
     if o.templated:
-        scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
+        scorer = scorer.templated()
     elif said := spelled([response for row in rows for response in row.responses.values()], scorer.tokenizer):
         print(f"warning: {o.input}: {said}, pass --templated", file=sys.stderr)
     if not rows:

@@ -102,6 +102,10 @@ class Policy:
             raise RunError(str(error)) from error
         return self._drawn(engine, asked, encoded, n, seed)
 
+    def templated(self) -> Policy:
+        """Return the same policy for prompts to which the chat template has been applied already."""
+        return dataclasses.replace(self, tokenizer=self.tokenizer.templated())
+
     def _drawn(
         self, engine: rollout.Engine, prompts: list[Prompt], encoded: list[np.ndarray], n: int, seed: int
     ) -> Iterator[dict[str, Any]]:

@@ -71,6 +71,10 @@ class Scorer:
         pairs = zip(asked, checked_texts(responses, "responses", len(asked)), strict=True)
         return self.score_tokens([encode(Demonstration(p, r, ""), self.tokenizer).tokens[0] for p, r in pairs])
 
+    def templated(self) -> Scorer:
+        """Return the same reward model for prompts to which the chat template has been applied already."""
+        return dataclasses.replace(self, tokenizer=self.tokenizer.templated())
+
     @functools.cached_property
     def _run(self) -> Callable[..., Any]:
         """The compiled program, made once: a scorer that is PPO's reward is called at every iteration."""

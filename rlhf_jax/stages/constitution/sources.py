@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ class Asked(NamedTuple):
     def policy(self, run: str) -> Policy:
         """Load the policy that answers these prompts."""
         found = Policy.load(run)
-        return dataclasses.replace(found, tokenizer=found.tokenizer.templated()) if self.templated else found
+        return found.templated() if self.templated else found
 
 
 def find_asked(config: ReviseConfig) -> Asked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from rlhf_jax.rewards import EnsembleConfig, TextReward
@@ -66,5 +65,5 @@ def find_scorer(
 def _reward_model(folder: Path, what: str, ensemble: EnsembleConfig | None, templated: bool) -> RewardModelScores:
     scorer = Scorer.load(folder, ensemble)
     if templated:
-        scorer = dataclasses.replace(scorer, tokenizer=scorer.tokenizer.templated())
+        scorer = scorer.templated()
     return RewardModelScores(scorer, what, templated)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def win_rates(
             policy = Policy.load(one)
             names.append(f"the {policy.stage} policy of {one}")
             if templated:
-                policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+                policy = policy.templated()
             elif odd := spelled([row for row, _ in asked], policy.tokenizer):
                 print(f"warning: {data}: {odd}, pass --templated", file=sys.stderr)
             drawn = []

@@ -105,7 +105,7 @@ def sample(config: LabelConfig, asked: Sampled, keep: Path) -> None:
     """
     policy = Policy.load(config.source)
     if asked.templated:
-        policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+        policy = policy.templated()
     rows = policy.sample(asked.prompts, n=config.samples, sampling=config.sampling, seed=config.seed)
 
     def together() -> Iterable[dict[str, object]]:

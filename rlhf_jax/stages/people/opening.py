@@ -130,7 +130,7 @@ def _sampled(config: CompareConfig, given: _Given) -> list[Item]:
     runs = [config.source, *filter(None, [config.against])]
     policies = [Policy.load(run) for run in runs]
     if given.templated:
-        policies = [dataclasses.replace(one, tokenizer=one.tokenizer.templated()) for one in policies]
+        policies = [one.templated() for one in policies]
     drawn = "two responses" if len(policies) == 1 else "a response of each run"
     print(f"sampling {drawn} to each of {len(given.prompts):,} prompts", file=sys.stderr)
     if len(policies) == 1:

@@ -72,7 +72,7 @@ def draw(
     ]
     for name, policy in policies.items():
         if config.asked.templated:
-            policy = dataclasses.replace(policy, tokenizer=policy.tokenizer.templated())
+            policy = policy.templated()
         for temperature in config.temperatures:
             sampling = dataclasses.replace(config.sampling, temperature=temperature)
             drawn = policy.sample(
