@@ -215,6 +215,17 @@ def drop_torn_line(path: str | os.PathLike[str]) -> None:
             os.truncate(path, whole)
 
 
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Add text at the end of a file; it is on the disk when this returns.
+
+    A process that is killed meanwhile leaves whole lines and at most one that is torn, for ``drop_torn_line``.
+    """
+    with Path(path).open("ab") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_json(path: str | os.PathLike[str], value: Any, *, sort_keys: bool = False) -> None:
     """Write a value as indented JSON; the folders above the file are made.
 

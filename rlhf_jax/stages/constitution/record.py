@@ -7,13 +7,12 @@ Beside ``rows.jsonl`` lies a folder ``rows.revisions``: ``chains.jsonl`` grows b
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data.readers.jsonl import read_jsonl
-from rlhf_jax.files import atomic_text, drop_torn_line, write_json
+from rlhf_jax.files import append_text, atomic_text, drop_torn_line, write_json
 from rlhf_jax.models.weights import read_object
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.made_of import Ingredients, changed, read_ingredients
@@ -64,10 +63,7 @@ class Record:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows at the end; they are on the disk when this returns."""
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.writelines(_line(row) for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self.path, "".join(map(_line, rows)))
         self.rows += [dict(row) for row in rows]
 
 

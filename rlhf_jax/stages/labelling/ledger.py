@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.files import drop_torn_line, write_json
+from rlhf_jax.files import append_text, drop_torn_line, write_json
 from rlhf_jax.models.weights import read_object
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.lock import locked
@@ -69,15 +68,9 @@ class Ledger:
             write_json(file, {**noted, name: now})
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows at the end of the file; they are on the disk when this returns.
-
-        A process that is killed meanwhile leaves whole rows and at most one that is torn, which the next one drops.
-        """
+        """Add rows at the end of the file; they are on the disk when this returns."""
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        with self.to.open("ab") as file:
-            file.write(lines.encode("utf-8", "surrogatepass"))
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self.to, lines)
         self.rows += [dict(row) for row in rows]
 
 
