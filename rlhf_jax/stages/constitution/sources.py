@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax.data import layouts
@@ -14,10 +13,8 @@ from rlhf_jax.data.order import evenly
 from rlhf_jax.data.rows import Demonstration, Prompt
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.policy import Policy
-from rlhf_jax.runs.stage_path import split_stage
-from rlhf_jax.runs.store import local
 from rlhf_jax.stages.constitution.config import ReviseConfig
-from rlhf_jax.stages.people.prompts import prompts_of_file, prompts_of_run
+from rlhf_jax.stages.people.prompts import is_file, prompts_of_file, prompts_of_run
 
 
 class Asked(NamedTuple):
@@ -44,9 +41,10 @@ def find_asked(config: ReviseConfig) -> Asked:
         DataError: on a bad row.
     """
     source = config.source
-    if not local(split_stage(source)[0]).exists():
+    from_file = is_file(source)
+    if from_file is None:
         raise RunError(f"{source}: there is no such run folder or file of responses")
-    if Path(source).is_file() and Path(source).suffix != ".gguf":
+    if from_file:
         if config.prompts:
             raise RunError(f"{source} is a file of responses, which has prompts: leave --prompts {config.prompts} out")
         rows = read_rows(source, _response, config.on_bad_row, known=("revision",))

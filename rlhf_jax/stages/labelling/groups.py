@@ -21,8 +21,6 @@ from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.loading import model_digest
 from rlhf_jax.runs.made_of import Ingredient
 from rlhf_jax.runs.policy import Policy
-from rlhf_jax.runs.stage_path import split_stage
-from rlhf_jax.runs.store import local
 from rlhf_jax.stages.labelling.config import LabelConfig
 from rlhf_jax.stages.people.prompts import policy_of, prompts_of_file, prompts_of_run
 
@@ -49,17 +47,6 @@ class Sampled(NamedTuple):
     prompts: list[Prompt]
     templated: bool
     made_of: Ingredient  # the same samples come of the same
-
-
-def is_file(source: str) -> bool:
-    """Whether this is a file of pairs; else it is a run, or a checkpoint.
-
-    Raises:
-        RunError: when it is neither.
-    """
-    if not local(split_stage(source)[0]).exists():
-        raise RunError(f"{source}: there is no such run folder or file of pairs")
-    return Path(source).is_file() and Path(source).suffix != ".gguf"
 
 
 def of_file(config: LabelConfig) -> list[Responses]:

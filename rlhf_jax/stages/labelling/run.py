@@ -16,6 +16,7 @@ from rlhf_jax.judges import find_judge
 from rlhf_jax.judges.find import resolved
 from rlhf_jax.judges.made_of import of_judge, rater_name
 from rlhf_jax.judges.voting import AskingJudge
+from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.made_of import of_callable
 from rlhf_jax.runs.user_code import called
 from rlhf_jax.stages.config import check_kind
@@ -25,6 +26,7 @@ from rlhf_jax.stages.labelling.groups import Group
 from rlhf_jax.stages.labelling.ledger import Ledger, opened
 from rlhf_jax.stages.labelling.rows import Drawn, rows_of
 from rlhf_jax.stages.labelling.summary import summarised
+from rlhf_jax.stages.people.prompts import is_file
 from rlhf_jax.targets import check_file
 from rlhf_jax.training.progress import Progress
 
@@ -76,7 +78,9 @@ def label(config: LabelConfig, *, judge: Judge | None = None) -> Labelled:
     else:
         assert judge is not None
         rater, made_of = config.rater or called(judge), of_callable(called(judge), judge)
-    from_file = groups.is_file(config.source)
+    from_file = is_file(config.source)
+    if from_file is None:
+        raise RunError(f"{config.source}: there is no such run folder or file of pairs")
     if from_file and Path(config.source).resolve() == Path(config.to).resolve():
         raise ValueError(f"to names {config.to}, the file whose pairs are labelled: name another one")
     with opened(config.to, rater) as ledger:

@@ -23,11 +23,9 @@ from rlhf_jax.data.rows import Prompt, prompt_field
 from rlhf_jax.runs.loading import model_digest
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
-from rlhf_jax.runs.stage_path import split_stage
-from rlhf_jax.runs.store import local
 from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.people.config import CompareConfig
-from rlhf_jax.stages.people.prompts import held_out_prompts, policy_of, prompts_of_file
+from rlhf_jax.stages.people.prompts import held_out_prompts, is_file, policy_of, prompts_of_file
 from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
@@ -92,7 +90,10 @@ class _Given(NamedTuple):
 def _given(config: CompareConfig) -> _Given:
     """Read the files of a config, and the prompts to sample for."""
     golden = read_items(config.golden, golden=True, on_bad_row=config.on_bad_row) if config.golden else []
-    if _is_file(config.source):
+    from_file = is_file(config.source)
+    if from_file is None:
+        raise CompareError(f"{config.source}: there is no such run folder or file of pairs")
+    if from_file:
         if config.against:
             raise CompareError(f"--with {config.against}: {config.source} is a file of pairs, and no run; leave it out")
         items = read_items(config.source, of_k=config.of_k, on_bad_row=config.on_bad_row)
@@ -107,13 +108,6 @@ def _given(config: CompareConfig) -> _Given:
     if not prompts:
         raise CompareError(f"{config.prompts or config.source}: there is no prompt to sample for")
     return _Given([], golden, evenly(prompts, config.pairs or len(prompts)), templated)
-
-
-def _is_file(source: str) -> bool:
-    """Whether this is a file of pairs; else it is a run, or a checkpoint."""
-    if not local(split_stage(source)[0]).exists():
-        raise CompareError(f"{source}: there is no such run folder or file of pairs")
-    return Path(source).is_file() and Path(source).suffix != ".gguf"
 
 
 def _make(config: CompareConfig, given: _Given, settings: Settings, made_of: str) -> Store:

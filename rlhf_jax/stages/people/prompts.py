@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from rlhf_jax.data import layouts
@@ -13,7 +14,8 @@ from rlhf_jax.data.rows import Prompt
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.folder import read_record
 from rlhf_jax.runs.loading import first_finished
-from rlhf_jax.runs.stage_path import StagePath, policy_path
+from rlhf_jax.runs.stage_path import StagePath, policy_path, split_stage
+from rlhf_jax.runs.store import local
 from rlhf_jax.stage_names import POLICY_STAGES
 from rlhf_jax.stages import sources
 
@@ -25,6 +27,17 @@ def policy_of(run: str) -> StagePath:
         run: a run folder, ``RUN:STAGE`` or a checkpoint.
     """
     return policy_path(run, default=first_finished(run, POLICY_STAGES))
+
+
+def is_file(source: str) -> bool | None:
+    """Tell a file of rows from a run or a checkpoint; None where there is neither.
+
+    Args:
+        source: a file, a run folder, ``RUN:STAGE`` or a checkpoint.
+    """
+    if not local(split_stage(source)[0]).exists():
+        return None
+    return Path(source).is_file() and Path(source).suffix != ".gguf"
 
 
 def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
