@@ -10,7 +10,7 @@ from rlhf_jax.compare import CompareError, Session
 from rlhf_jax.data import DataError, layouts, read_jsonl, write_jsonl
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.errors import RunError
-from rlhf_jax.stages.people.prompts import held_out_prompts
+from rlhf_jax.stages.people.prompts import prompts_of_run
 
 PAIRS = [{"prompt": f"Question {i}?", "a": f"good {i}", "b": f"bad {i}"} for i in range(8)]
 GOLDEN = [{"prompt": f"Which {i}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(3)]
@@ -94,7 +94,7 @@ def test_two_samples_of_a_run_scored_by_its_reward_model(tmp_path, folder, rewar
     store, settings = stages.open_store(asked)
     assert settings.next == "disputed"
     items = list(store.items.values())
-    prompts, _ = held_out_prompts(str(folder))
+    prompts, _ = prompts_of_run(str(folder), "test")
     assert {item.prompt for item in items} <= set(prompts)
     assert len(items) > 1
     scorer = stages.Scorer.load(folder)
@@ -155,7 +155,7 @@ def test_held_out_prompts_that_are_gone_say_what_to_do(tmp_path, folder, sft_run
     for source, error in (("nowhere.jsonl", DataError), ("task.py:task", RunError)):
         write_json(tmp_path / "config.json", {"sft": {**record["sft"], "data": {"source": source}}})
         with pytest.raises(error, match="--prompts FILE"):
-            held_out_prompts(f"{tmp_path}:sft")
+            prompts_of_run(f"{tmp_path}:sft", "test")
 
 
 def test_the_command_serves_and_rlhf_data_writes_rows(files, monkeypatch, capsys):

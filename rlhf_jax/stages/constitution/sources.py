@@ -14,7 +14,7 @@ from rlhf_jax.data.rows import Demonstration, Prompt
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.stages.constitution.config import ReviseConfig
-from rlhf_jax.stages.people.prompts import is_file, prompts_of_file, prompts_of_run
+from rlhf_jax.stages.people.prompts import is_file, prompts_to_ask
 
 
 class Asked(NamedTuple):
@@ -51,11 +51,7 @@ def find_asked(config: ReviseConfig) -> Asked:
         kept = evenly(rows, config.limit or len(rows))
         found = Asked(_numbered([row.prompt for row in kept]), [row.response for row in kept], templated=False)
     else:
-        prompts, templated = (
-            (prompts_of_file(config.prompts, config.on_bad_row), False)
-            if config.prompts
-            else prompts_of_run(source, config.part)
-        )
+        prompts, templated = prompts_to_ask(source, config.prompts, config.part, config.on_bad_row)
         kept = evenly(prompts, config.limit or len(prompts))
         found = Asked([(prompt, sample) for prompt in kept for sample in range(config.samples)], [], templated)
     if not found.cases:

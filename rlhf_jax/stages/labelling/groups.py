@@ -22,7 +22,7 @@ from rlhf_jax.runs.loading import model_digest
 from rlhf_jax.runs.made_of import Ingredient
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.stages.labelling.config import LabelConfig
-from rlhf_jax.stages.people.prompts import policy_of, prompts_of_file, prompts_of_run
+from rlhf_jax.stages.people.prompts import policy_of, prompts_to_ask
 
 
 class Group(NamedTuple):
@@ -65,11 +65,7 @@ def to_sample(config: LabelConfig) -> Sampled:
         RunError: when the run has no such prompts, or there is none.
         DataError: when its data cannot be read any more.
     """
-    prompts, templated = (
-        (prompts_of_file(config.prompts, config.on_bad_row), False)
-        if config.prompts
-        else prompts_of_run(config.source, config.part)
-    )
+    prompts, templated = prompts_to_ask(config.source, config.prompts, config.part, config.on_bad_row)
     if not prompts:
         raise RunError(f"{config.prompts or config.source}: there is no prompt to sample for")
     asked = evenly(prompts, config.limit or len(prompts))

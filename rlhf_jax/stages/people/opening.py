@@ -25,7 +25,7 @@ from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages.config import check_kind
 from rlhf_jax.stages.people.config import CompareConfig
-from rlhf_jax.stages.people.prompts import held_out_prompts, is_file, policy_of, prompts_of_file
+from rlhf_jax.stages.people.prompts import is_file, policy_of, prompts_to_ask
 from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ def _given(config: CompareConfig) -> _Given:
         asked = [item for item in items if item.golden is None]
         golden = [*golden, *(item for item in items if item.golden is not None)]
         return _Given(evenly(asked, config.pairs or len(asked)), golden, [], templated=False)
-    templated = False
-    if config.prompts:
-        prompts = prompts_of_file(config.prompts, config.on_bad_row)
-    else:
-        prompts, templated = held_out_prompts(config.source)
+    prompts, templated = prompts_to_ask(config.source, config.prompts, "test", config.on_bad_row)
     if not prompts:
         raise CompareError(f"{config.prompts or config.source}: there is no prompt to sample for")
     return _Given([], golden, evenly(prompts, config.pairs or len(prompts)), templated)

@@ -40,9 +40,21 @@ def is_file(source: str) -> bool | None:
     return Path(source).is_file() and Path(source).suffix != ".gguf"
 
 
-def held_out_prompts(run: str) -> tuple[list[Prompt], bool]:
-    """Read the prompts that a run's final figures were measured on; ``prompts_of_run`` explains."""
-    return prompts_of_run(run, "test")
+def prompts_to_ask(
+    source: str, named: str, part: Literal["train", "validation", "test"], on_bad_row: OnBadRow
+) -> tuple[list[Prompt], bool]:
+    """Read the prompts of a file where one is named, and else those of a run.
+
+    Args:
+        source: the run.
+        named: the file; empty for none.
+        part: as for ``prompts_of_run``.
+        on_bad_row: what a bad row of the file does.
+
+    Returns:
+        As ``prompts_of_run``; no chat template is applied to what a file holds.
+    """
+    return (prompts_of_file(named, on_bad_row), False) if named else prompts_of_run(source, part)
 
 
 def prompts_of_run(run: str, part: Literal["train", "validation", "test"]) -> tuple[list[Prompt], bool]:

@@ -124,7 +124,7 @@ def test_samples_of_a_run_are_drawn_once_for_its_training_prompts(folder, sft_ru
     found = label(config, judge=from_scores(count))
     asked = {row["prompt"] for row in read(tmp_path / "rows.labels" / "samples.jsonl")}
     assert len(asked) == 6
-    held, _ = stages.people.prompts.held_out_prompts(str(folder))
+    held, _ = stages.people.prompts.prompts_of_run(str(folder), "test")
     assert not asked & set(held)
     assert {row["prompt"] for row in found.rows} <= asked
     assert all(row["preference"] > 0.5 for row in found.rows if row["a"].count("a") > row["b"].count("a"))
