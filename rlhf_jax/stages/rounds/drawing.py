@@ -10,7 +10,6 @@ from typing import Any
 
 from rlhf_jax import data
 from rlhf_jax.data import write_jsonl
-from rlhf_jax.data.layouts.turns import prompt_of
 from rlhf_jax.data.one_file import as_it_is
 from rlhf_jax.data.readers.jsonl import read_jsonl
 from rlhf_jax.data.rows import Comparison, Prompt, prompt_field
@@ -125,12 +124,3 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     rows, _ = read_jsonl(path, as_it_is, "error")
     return [dict(row) for _, row in rows]
-
-
-def prompt_in(row: Mapping[str, Any], where: str) -> Prompt:
-    """Read the prompt of a row: a text, or a chat.
-
-    Raises:
-        DataError: when it is neither.
-    """
-    return prompt_of(row, where)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax.data import Comparison, DataError, layouts
+from rlhf_jax.data.layouts.turns import prompt_of
 from rlhf_jax.data.one_file import read_rows
 from rlhf_jax.data.rows import Prompt, prompt_field, prompt_text
 from rlhf_jax.feedback.judges import from_scores, judged
@@ -19,7 +20,7 @@ from rlhf_jax.runs.errors import NeedsPeople, RunError
 from rlhf_jax.stages.labelling import LabelConfig
 from rlhf_jax.stages.labelling import label as label_pairs
 from rlhf_jax.stages.rounds.config import RoundsConfig
-from rlhf_jax.stages.rounds.drawing import prompt_in, read, write
+from rlhf_jax.stages.rounds.drawing import read, write
 
 # What whoever labels writes beside an opinion, for other programs.
 _BESIDE = ("pair", "model_a", "model_b", "shown_first", "shown_second", "score_a", "score_b")
@@ -56,7 +57,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """Read the pairs that a round has chosen."""
     return [
         Pair(
-            prompt_in(row, f"{path}:{place}"),
+            prompt_of(row, f"{path}:{place}"),
             str(row["a"]),
             str(row["b"]),
             str(row["chosen_by"]),

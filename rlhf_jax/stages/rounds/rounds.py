@@ -14,6 +14,7 @@ import numpy as np
 from rlhf_jax import checkpoint, processes
 from rlhf_jax.compare.choosing import share
 from rlhf_jax.data.encode import encode
+from rlhf_jax.data.layouts.turns import prompt_of
 from rlhf_jax.data.rows import Demonstration, prompt_text
 from rlhf_jax.files import write_json
 from rlhf_jax.rewards import TextReward
@@ -33,7 +34,7 @@ from rlhf_jax.stages.preference import preference
 from rlhf_jax.stages.reward_model import reward_model
 from rlhf_jax.stages.rounds.choosing import candidate_pairs, choose
 from rlhf_jax.stages.rounds.config import RoundsConfig
-from rlhf_jax.stages.rounds.drawing import as_drawn, draw, prompt_in, prompts_of, read, write
+from rlhf_jax.stages.rounds.drawing import as_drawn, draw, prompts_of, read, write
 from rlhf_jax.stages.rounds.labels import Pair, label, labelled, read_pairs
 from rlhf_jax.stages.rounds.old import old_pairs
 from rlhf_jax.stages.rounds.retraining import Labelled, accuracy, union
@@ -187,7 +188,7 @@ class _Rounds:
     def chosen(self, number: int) -> list[dict[str, Any]]:
         """Choose the pairs of a round; which of both is a, and what is held out, a hash decides."""
         config, rows = self.config, self.drawn(number)
-        prompts = [prompt_in(row, f"{self.folder(number) / 'drawn.jsonl'}:{i}") for i, row in enumerate(rows, start=1)]
+        prompts = [prompt_of(row, f"{self.folder(number) / 'drawn.jsonl'}:{i}") for i, row in enumerate(rows, start=1)]
         asked = [prompt for prompt, row in zip(prompts, rows, strict=True) for _ in row["responses"]]
         texts = [text for row in rows for text in row["responses"]]
         said_by = [name for row in rows for name in row["policies"]]
