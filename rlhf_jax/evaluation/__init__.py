@@ -13,6 +13,7 @@ from rlhf_jax.evaluation.alarms import (
     skipped_updates,
 )
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
+from rlhf_jax.evaluation.best_of_n import best_of_n_mean
 from rlhf_jax.evaluation.calibration import calibration, calibration_interval
 from rlhf_jax.evaluation.choices import ChoiceQuality, ScoredChoice, choice_quality
 from rlhf_jax.evaluation.intervals import bootstrap_groups, bootstrap_mean, bootstrap_pairs, wilson
@@ -38,6 +39,7 @@ __all__ = [
     "ScoredChoice",
     "SelfPreference",
     "alarms",
+    "best_of_n_mean",
     "bootstrap_groups",
     "bootstrap_mean",
     "bootstrap_pairs",
