@@ -176,7 +176,7 @@ class Experiment:
     def labels(self) -> list[Row]:
         """All pairs of a few samples of a prompt; gold prefers one of them, without noise. Fewer are the first."""
         path, k = self.out / "labels.jsonl", self.scale.ranked
-        count = -(-max(self.scale.labels) // (k * (k - 1) // 2))
+        count = 4 + -(-max(self.scale.labels) // (k * (k - 1) // 2))
         if not path.exists():
             chosen = np.random.default_rng(self.seed).permutation(len(self.prompts[0]))[:count]
             asked = [self.prompts[0][i].text for i in chosen]
@@ -191,6 +191,7 @@ class Experiment:
                 }
                 for first in range(0, len(drawn), k)
                 for i, j in itertools.combinations(range(first, first + k), 2)
+                if drawn[i]["response"].strip() and drawn[j]["response"].strip()  # what ended at once is no text
             ]
             write_jsonl(path, rows)
             self.say(f"{len(rows):,} pairs labelled by gold")
