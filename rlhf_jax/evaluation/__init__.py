@@ -22,6 +22,7 @@ from rlhf_jax.evaluation.labels import label_warnings
 from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
+from rlhf_jax.evaluation.over_optimisation_intervals import FittedIntervals, over_optimisation_intervals
 from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_alike_interval
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
@@ -33,6 +34,7 @@ from rlhf_jax.renamed import renamed
 __all__ = [
     "Alarm",
     "ChoiceQuality",
+    "FittedIntervals",
     "JudgeQuality",
     "OverOptimisation",
     "OwnSamples",
@@ -64,6 +66,7 @@ __all__ = [
     "no_response_ends",
     "ordered_alike",
     "ordered_alike_interval",
+    "over_optimisation_intervals",
     "pair_accuracy",
     "paired_difference",
     "paired_win_rate",
