@@ -17,16 +17,19 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from over_optimisation_figures import Figure, figure, moved, read_curves, table
 
 from rlhf_jax import evaluation, files, models, parallel, rewards, stages
-from rlhf_jax.data import DataConfig, Demonstration, EncodedPrompt, evenly, write_jsonl
+from rlhf_jax.data import DataConfig, Demonstration, EncodedPrompt, RatedResponse, evenly, write_jsonl
 from rlhf_jax.data.encode import encode
+from rlhf_jax.data.hutto import PROMPTS
+from rlhf_jax.data.parts import Parts
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
-from rlhf_jax.stages import OnlineTrainer, PPOConfig, RewardConfig, SFTConfig, sources
+from rlhf_jax.stages import OnlineTrainer, PPOConfig, RewardConfig, SFTConfig, Task, human_sentiment, sources
 from rlhf_jax.stages.comparison import Judges
 from rlhf_jax.stages.online.config import KLConfig
 from rlhf_jax.stages.online.loop import batch_of_prompts
@@ -37,6 +40,7 @@ from rlhf_jax.training import OptimizerConfig
 
 SAMPLING = SamplingConfig(max_new_tokens=32)
 LONGEST_PROMPT = 24
+SIZES = ("small", "medium", "large")
 Row = dict[str, Any]
 Combine = Literal["single", "mean", "min", "lower_bound"]
 
@@ -65,11 +69,11 @@ class Scale:
 
     small: ModelConfig = ModelConfig(d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=32, d_ff=86)
     medium: ModelConfig = ModelConfig(d_model=64, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=172)
-    sft_limit: int = 6000  # demonstrations that a proxy's own trunk sees
-    ranked: int = 4  # samples of a prompt that gold ranks: six labels
-    labels: tuple[int, int, int] = (96, 384, 1536)  # comparisons of two such samples
-    members: int = 4
-    reward_epochs: int = 3
+    sft_limit: int = 0  # demonstrations that a proxy's own trunk sees; 0: all
+    drawn: int = 4  # samples of a prompt that are labelled
+    labels: tuple[int, int, int] = (188, 750, 3000)  # samples that gold has scored, and which are compared by that
+    members: int = 3
+    reward_epochs: int = 3  # of groups of 8 samples, drawn anew: 28 comparisons of a group
     prompts: int = 32  # on which best-of-n is measured
     samples: int = 1024  # of each
     scored: int = 16  # of each that gold scores whatever the proxy says of them
@@ -86,7 +90,7 @@ FAST = Scale(
     small=ModelConfig(d_model=16, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=16, d_ff=32),
     medium=ModelConfig(d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=32, d_ff=64),
     sft_limit=400,
-    labels=(60, 90, 120),
+    labels=(60, 90, 160),
     members=2,
     reward_epochs=1,
     prompts=4,
@@ -173,29 +177,28 @@ class Experiment:
         return parts[0], evenly(parts[1], self.scale.heldout), evenly(parts[2], self.scale.prompts)
 
     @functools.cached_property
-    def labels(self) -> list[Row]:
-        """All pairs of a few samples of a prompt; gold prefers one of them, without noise. Fewer are the first."""
-        path, k = self.out / "labels.jsonl", self.scale.ranked
-        count = 4 + -(-max(self.scale.labels) // (k * (k - 1) // 2))
+    def labels(self) -> list[RatedResponse]:
+        """Samples of the policy with gold's scores, each a whole sentence that answers its domain's instruction.
+
+        As in the quickstart's reward model, any two of a domain are compared: gold prefers one, without noise. Fewer
+        labels are the first of them.
+        """
+        path, k = self.out / "labels.jsonl", self.scale.drawn
         if not path.exists():
+            count = -(-max(self.scale.labels) // k)
             chosen = np.random.default_rng(self.seed).permutation(len(self.prompts[0]))[:count]
             asked = [self.prompts[0][i].text for i in chosen]
             drawn = list(self.start.sample(asked, n=k, sampling=SAMPLING, seed=self.seed + 1))
-            scores = self.gold([row["prompt"] for row in drawn], [row["response"] for row in drawn]).tolist()
-            rows = [
-                {
-                    "prompt": drawn[i]["prompt"],
-                    "a": drawn[i]["response"],
-                    "b": drawn[j]["response"],
-                    "preference": 0.5 + 0.5 * float(np.sign(scores[i] - scores[j])),
-                }
-                for first in range(0, len(drawn), k)
-                for i, j in itertools.combinations(range(first, first + k), 2)
-                if drawn[i]["response"].strip() and drawn[j]["response"].strip()  # what ended at once is no text
-            ]
-            write_jsonl(path, rows)
-            self.say(f"{len(rows):,} pairs labelled by gold")
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            prompts, responses = [row["prompt"] for row in drawn], [row["response"] for row in drawn]
+            found = zip(prompts, responses, self.gold(prompts, responses).tolist(), strict=True)
+            write_jsonl(path, [{"prompt": p, "response": r, "gold": score} for p, r, score in found])
+            self.say(f"{len(drawn):,} samples labelled by gold")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        texts = human_sentiment.whole_sentences([row["prompt"] for row in rows], [row["response"] for row in rows])
+        return [
+            RatedResponse(PROMPTS[human_sentiment.domain_of(row["prompt"])], text, np.float32([row["gold"]]), f"{i}")
+            for i, (row, text) in enumerate(zip(rows, texts, strict=True))
+        ]
 
     def trunk(self, size: str) -> str:
         """Train the SFT model that a size of proxy starts from; the large one's is the policy."""
@@ -224,19 +227,18 @@ class Experiment:
         if (folder / "params" / "reward").exists():
             return
         trunk = self.trunk(proxy.size)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_jsonl(folder / "pairs.jsonl", self.labels[: proxy.labels])
+        labels = self.labels[: proxy.labels]
+        parts = Parts([row for i, row in enumerate(labels) if i % 10], labels[::10], labels[::10])
         config = RewardConfig(
             out=str(folder),
             init=trunk,
-            data=DataConfig(source=str(folder / "pairs.jsonl")),
             members=members,
-            rows=8,
+            rows=4,
             epochs=self.scale.reward_epochs,
-            eval_every=30,
+            eval_every=max(5, proxy.labels // 40),
             seed=self.seed,
         )
-        stages.reward_model(config)
+        stages.reward_model(config, task=Task(opinions=lambda config: parts, leaves_out_long=True))
         self.say(f"proxy {proxy.run} trained, {members} members")
 
     # Best-of-n
@@ -368,6 +370,43 @@ class Experiment:
                 state, _ = trainer.update(state, batch, i)
         files.write_json(path, {**proxy._asdict(), "points": points})
 
+    # What came of it
+
+    def agreement(self, path: Path) -> Figure:
+        """Measure how often a proxy orders two samples of a prompt as gold does, on those that gold has scored."""
+        row = json.loads(path.read_text(encoding="utf-8"))
+        each = np.load(self.out / "proxies" / f"{row['size']}-{row['labels']}" / "scores.npy")
+        config = how(Proxy(row["size"], row["labels"], row["combine"]))
+        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, config))
+        pairs = zip(scores[:, : self.scale.scored], self.scored(), strict=True)
+        right = [evaluation.ordered_alike(*pair).accuracy for pair in pairs]
+        return float(np.mean(right)), evaluation.bootstrap_mean(right, seed=0, within=(0, 1))
+
+    def report(self) -> None:
+        """Write tables and figure of what is done."""
+        unit = float(self.scored().std())
+        curves = read_curves(self.out, unit)
+        agreement = {path.stem: self.agreement(path) for path in sorted((self.out / "best_of_n").glob("*.json"))}
+        agreement |= {name.removesuffix("-0"): found for name, found in agreement.items()}
+        parts = [
+            f"Gold's standard deviation over the initial policy's samples: {unit:.3f}",
+            table([c for c in curves if c.kind == "best_of_n"], agreement),
+            table([c for c in curves if c.kind == "rl"], agreement),
+            moved(curves, comparisons(self.scale)),
+        ]
+        with files.atomic_text(self.out / "table.md") as file:
+            file.write("\n\n".join(parts) + "\n")
+        figure(curves, self.out / "over_optimisation.png")
+
+
+def comparisons(scale: Scale) -> list[tuple[str, str]]:
+    """List what is compared: labels, sizes, and what is made of an ensemble."""
+    few, some, many = scale.labels
+    middle = f"large-{some}"
+    labels = [(f"{size}-{a}", f"{size}-{b}") for size in SIZES for a, b in ((few, some), (some, many))]
+    sizes = [(f"{a}-{n}", f"{b}-{n}") for n in scale.labels for a, b in itertools.pairwise(SIZES)]
+    return labels + sizes + [(middle, f"{middle}-{combine}") for combine in ("mean", "min", "lower_bound")]
+
 
 def how(proxy: Proxy) -> EnsembleConfig:
     """Say how an ensemble's members become one reward."""
@@ -387,8 +426,8 @@ def ladder(largest: int) -> list[int]:
 def run(x: Experiment) -> None:
     """Do everything, the most important first, so that a run that is cut off has results."""
     few, some, many = x.scale.labels
-    ensemble = [Proxy("medium", some, c) for c in ("mean", "min", "lower_bound")]
-    middle = Proxy("medium", some)
+    ensemble = [Proxy("large", some, c) for c in ("mean", "min", "lower_bound")]
+    middle = Proxy("large", some)
 
     def choose(proxies: Iterable[Proxy], members: int = 1) -> None:
         for proxy in proxies:
@@ -399,14 +438,15 @@ def run(x: Experiment) -> None:
     x.ppo(middle)
     choose(ensemble)
     x.ppo(ensemble[1])
-    choose([Proxy("medium", few), Proxy("medium", many), Proxy("small", some), Proxy("large", some)])
-    x.ppo(Proxy("medium", many))
-    x.ppo(Proxy("medium", few))
-    choose([Proxy(size, n) for size in ("small", "large") for n in (many, few)])
+    choose([Proxy("large", many), Proxy("large", few)])
+    x.ppo(Proxy("large", many))
+    choose([Proxy("medium", some), Proxy("small", some)])
+    x.ppo(Proxy("small", some))
+    choose([Proxy(size, n) for n in (many, few) for size in ("medium", "small")])
+    x.ppo(Proxy("large", few))
     for member in range(1, x.scale.members):
         x.best_of_n(middle, member)
-    x.ppo(Proxy("large", some))
-    x.ppo(Proxy("small", some))
+    x.ppo(Proxy("medium", some))
     x.ppo(ensemble[0])
     x.ppo(ensemble[2])
 
@@ -419,9 +459,14 @@ def main() -> None:
     parser.add_argument("--gold", required=True, help="a run with the gold reward model, as smollm_sentiment.py leaves")
     parser.add_argument("--policy", required=True, help="a run with the SFT policy, as the quickstart leaves")
     parser.add_argument("--seed", type=int, default=0, help="everything random comes from it")
+    parser.add_argument("--report", action="store_true", help="only write tables and figure of what is done so far")
     options = parser.parse_args()
     out = options.out or Path("runs/over-optimisation-fast" if options.fast else "runs/over-optimisation")
-    run(Experiment(out, FAST if options.fast else Scale(), options.gold, options.policy, options.seed))
+    experiment = Experiment(out, FAST if options.fast else Scale(), options.gold, options.policy, options.seed)
+    if not options.report:
+        run(experiment)
+    experiment.report()
+    print((out / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
