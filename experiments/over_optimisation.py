@@ -71,19 +71,19 @@ class Scale:
     medium: ModelConfig = ModelConfig(d_model=64, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=172)
     sft_limit: int = 0  # demonstrations that a proxy's own trunk sees; 0: all
     drawn: int = 4  # samples of a prompt that are labelled
-    labels: tuple[int, int, int] = (188, 750, 3000)  # samples that gold has scored, and which are compared by that
+    labels: tuple[int, int, int] = (150, 480, 1500)  # samples that gold has scored, and which are compared by that
     members: int = 3
     reward_epochs: int = 3  # of groups of 8 samples, drawn anew: 28 comparisons of a group
     prompts: int = 32  # on which best-of-n is measured
     samples: int = 1024  # of each
-    scored: int = 16  # of each that gold scores whatever the proxy says of them
+    scored: int = 8  # of each that gold scores whatever the proxy says of them
     blocks: int = 2  # for a larger n: so many disjoint draws of n samples
-    iterations: int = 36  # of PPO, at most
+    iterations: int = 30  # of PPO, at most
     batch: int = 64
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     furthest: float = 30.0  # nats a response at which an arm ends
     every: int = 3  # iterations between two measurements
-    heldout: int = 48  # prompts of a measurement
+    heldout: int = 32  # prompts of a measurement
 
 
 FAST = Scale(
@@ -339,6 +339,9 @@ class Experiment:
             sampling=SAMPLING,
             iterations=scale.iterations,
             ensemble=how(proxy),
+            epochs=2,
+            critic="head",
+            critic_gradient=0.0,
             kl=KLConfig(kind="fixed", coef=0.0),
             policy_optimizer=OptimizerConfig(learning_rate=scale.learning_rate, weight_decay=0.0, final_fraction=1.0),
             seed=self.seed,
