@@ -78,11 +78,11 @@ class Scale:
     samples: int = 1024  # of each
     scored: int = 8  # of each that gold scores whatever the proxy says of them
     blocks: int = 2  # for a larger n: so many disjoint draws of n samples
-    iterations: int = 30  # of PPO, at most
+    iterations: int = 28  # of PPO, at most
     batch: int = 64
     learning_rate: float = 1e-3
     furthest: float = 30.0  # nats a response at which an arm ends
-    every: int = 3  # iterations between two measurements
+    every: int = 4  # iterations between two measurements
     heldout: int = 32  # prompts of a measurement
 
 
@@ -122,8 +122,8 @@ class Gold:
         """Score responses, float32 [n]."""
         pairs = list(zip(prompts, responses, strict=True))
         missing = sorted({pair for pair in pairs if pair not in self._known}, key=lambda pair: len(pair[0] + pair[1]))
-        for start in range(0, len(missing), 256):
-            part = missing[start : start + 256]
+        for start in range(0, len(missing), 128):
+            part = missing[start : start + 128]
             for (prompt, response), score in zip(part, self._score(part).tolist(), strict=True):
                 self._known[prompt, response] = score
                 row = {"prompt": prompt, "response": response, "gold": score}
@@ -140,7 +140,7 @@ class Gold:
 def packed_scorer(loaded: Scorer) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Make a function that scores token sequences with every member, float32 [M, n], several in a row of a batch."""
     mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
-    run = scorer(models.build(loaded.config), mesh, rows=16, row_length=128, pad_id=loaded.tokenizer.pad_id)
+    run = scorer(models.build(loaded.config), mesh, rows=8, row_length=128, pad_id=loaded.tokenizer.pad_id)
     return lambda sequences: run(loaded.params, sequences)
 
 
@@ -293,24 +293,40 @@ class Experiment:
         path.parent.mkdir(exist_ok=True)
         each = self.member_scores(proxy.run)
         scores = each[member] if proxy.combine == "single" else np.asarray(rewards.combine(each, how(proxy)))
-        points, scored = [], self.scored()
+        points, picks = [], self.picks(scores)
+        self.gold_of(np.concatenate([self.first(), *(x.reshape(len(scores), -1) for x in picks.values())], axis=1))
         for n in ladder(self.scale.samples):
-            if n <= self.scale.scored:
-                first = scores[:, : self.scale.scored]
-                by_gold, by_proxy = (evaluation.best_of_n_mean(first, of, n) for of in (scored, first))
+            if n in picks:
+                by_proxy = np.take_along_axis(scores, picks[n], 1).mean(1)
+                by_gold = self.gold_of(picks[n]).mean(1)
             else:
-                blocks = min(self.scale.blocks, self.scale.samples // n)
-                cut = scores[:, : blocks * n].reshape(len(scores), blocks, n)
-                picked = cut.argmax(-1) + n * np.arange(blocks)
-                by_gold, by_proxy = self.gold_of(picked).mean(1), cut.max(-1).mean(1)
+                some = scores[:, : self.scale.scored]
+                by_gold, by_proxy = (evaluation.best_of_n_mean(some, of, n) for of in (self.scored(), some))
             points.append({"n": n, "gold": by_gold.tolist(), "proxy": by_proxy.tolist()})
         around = {"mean": float(scores.mean()), "std": float(scores.std())}
         files.write_json(path, {**proxy._asdict(), "member": member, "proxy_scores": around, "points": points})
         self.say(f"best-of-n by {name}: gold " + " ".join(f"{np.mean(p['gold']):.2f}" for p in points))
 
+    def picks(self, scores: np.ndarray) -> dict[int, np.ndarray]:
+        """Choose by a proxy's scores the best of n samples, of disjoint blocks of n, where n is large.
+
+        Each is [prompts, blocks]. For a smaller n all subsets of the samples that gold scores anyway are averaged.
+        """
+        found = {}
+        for n in ladder(self.scale.samples):
+            if n > self.scale.scored:
+                blocks = min(self.scale.blocks, self.scale.samples // n)
+                cut = scores[:, : blocks * n].reshape(len(scores), blocks, n)
+                found[n] = cut.argmax(-1) + n * np.arange(blocks)
+        return found
+
+    def first(self) -> np.ndarray:
+        """Name each prompt's first samples, which gold scores whatever proxies say of them: [prompts, scored]."""
+        return np.tile(np.arange(self.scale.scored), (len(self.samples), 1))
+
     def scored(self) -> np.ndarray:
-        """Score each prompt's first samples by gold, whatever proxies say of them: [prompts, scored]."""
-        return self.gold_of(np.tile(np.arange(self.scale.scored), (len(self.samples), 1)))
+        """Score them, [prompts, scored]."""
+        return self.gold_of(self.first())
 
     def gold_of(self, picked: np.ndarray) -> np.ndarray:
         """Score some samples of each prompt by gold, [prompts, ...]."""
@@ -355,23 +371,27 @@ class Experiment:
             prompt_columns=LONGEST_PROMPT,
             mesh=parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1]),
         )
-        judges = Judges(trainer.sampler, trainer.reward, {"gold": self.gold})
+        measure = Judges(trainer.sampler, trainer.reward, {})
         state, points = trainer.init(), []
         for i in range(scale.iterations + 1):
             if i % scale.every == 0:
-                found = judges(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT)
+                found = measure(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT)
                 points.append({"iteration": i, **{name: x.tolist() for name, x in found.scores.items()}})
-                points[-1] |= {"length": [len(tokens) for tokens in found.tokens], "responses": found.texts[:4]}
-                means = {name: float(np.mean(points[-1][name])) for name in ("kl", "proxy", "gold", "length")}
+                points[-1] |= {"length": [len(tokens) for tokens in found.tokens], "responses": found.texts}
+                means = {name: float(np.mean(points[-1][name])) for name in ("kl", "proxy", "length")}
                 self.say(f"ppo {proxy.name} {i}: " + " ".join(f"{name} {x:.2f}" for name, x in means.items()))
-                files.write_json(path.with_suffix(".part"), {**proxy._asdict(), "points": points})
                 if means["kl"] >= scale.furthest:
                     break
             if i < scale.iterations:
                 chosen = batch_of_prompts(train, config, i)
                 batch, _ = trainer.prepare(state, trainer.collect(state, chosen, i), chosen)
                 state, _ = trainer.update(state, batch, i)
+        # One call for all: nothing on the way depends on gold.
+        texts = [text for point in points for text in point["responses"]]
+        gold = self.gold([p.text for p in heldout] * len(points), texts).reshape(len(points), -1)
+        points = [{**point, "gold": scores.tolist()} for point, scores in zip(points, gold, strict=True)]
         files.write_json(path, {**proxy._asdict(), "points": points})
+        self.say(f"ppo {proxy.name}: gold " + " ".join(f"{scores.mean():.2f}" for scores in gold))
 
     # What came of it
 
@@ -439,11 +459,10 @@ def run(x: Experiment) -> None:
 
     choose([middle], x.scale.members)
     x.ppo(middle)
-    choose(ensemble)
+    choose([*ensemble, Proxy("large", many), Proxy("large", few)])
     x.ppo(ensemble[1])
-    choose([Proxy("large", many), Proxy("large", few)])
-    x.ppo(Proxy("large", many))
     choose([Proxy("medium", some), Proxy("small", some)])
+    x.ppo(Proxy("large", many))
     x.ppo(Proxy("small", some))
     choose([Proxy(size, n) for n in (many, few) for size in ("medium", "small")])
     x.ppo(Proxy("large", few))
