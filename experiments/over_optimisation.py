@@ -46,16 +46,17 @@ Combine = Literal["single", "mean", "min", "lower_bound"]
 
 
 class Proxy(NamedTuple):
-    """A proxy reward: which size of model, how many labels, and what is made of an ensemble's members."""
+    """A proxy reward: which size of model, how many labels of whom, and what is made of an ensemble's members."""
 
     size: str
     labels: int
     combine: Combine = "single"
+    by_gold: bool = False
 
     @property
     def run(self) -> str:
         """Name of the run folder of the reward model."""
-        return f"{self.size}-{self.labels}"
+        return f"{self.size}-{self.labels}{'-by-gold' if self.by_gold else ''}"
 
     @property
     def name(self) -> str:
@@ -71,7 +72,8 @@ class Scale:
     medium: ModelConfig = ModelConfig(d_model=64, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=172)
     sft_limit: int = 0  # demonstrations that a proxy's own trunk sees; 0: all
     drawn: int = 4  # samples of a prompt that are labelled
-    labels: tuple[int, int, int] = (150, 480, 1500)  # samples that gold has scored, and which are compared by that
+    labels: tuple[int, int, int] = (1000, 4000, 18978)  # sentences that people have rated; the last is all there are
+    gold_labels: int = 480  # samples of the policy that gold has rated, for one proxy more
     members: int = 3
     reward_epochs: int = 3  # of groups of 8 samples, drawn anew: 28 comparisons of a group
     prompts: int = 32  # on which best-of-n is measured
@@ -90,7 +92,8 @@ FAST = Scale(
     small=ModelConfig(d_model=16, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=16, d_ff=32),
     medium=ModelConfig(d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=32, d_ff=64),
     sft_limit=400,
-    labels=(60, 90, 160),
+    labels=(200, 400, 800),
+    gold_labels=80,
     members=2,
     reward_epochs=1,
     prompts=4,
@@ -180,12 +183,11 @@ class Experiment:
     def labels(self) -> list[RatedResponse]:
         """Samples of the policy with gold's scores, each a whole sentence that answers its domain's instruction.
 
-        As in the quickstart's reward model, any two of a domain are compared: gold prefers one, without noise. Fewer
-        labels are the first of them.
+        As people's ratings are in the quickstart's reward model, any two of a domain are compared: gold prefers one.
         """
         path, k = self.out / "labels.jsonl", self.scale.drawn
         if not path.exists():
-            count = -(-max(self.scale.labels) // k)
+            count = -(-self.scale.gold_labels // k)
             chosen = np.random.default_rng(self.seed).permutation(len(self.prompts[0]))[:count]
             asked = [self.prompts[0][i].text for i in chosen]
             drawn = list(self.start.sample(asked, n=k, sampling=SAMPLING, seed=self.seed + 1))
@@ -221,24 +223,32 @@ class Experiment:
         stages.sft(config)
         return config.out
 
+    def folder(self, proxy: Proxy) -> Path:
+        """Say where a proxy is: the policy's own run may hold the largest of all labels."""
+        if proxy[:2] == ("large", max(self.scale.labels)) and (Path(self.policy) / "params" / "reward").exists():
+            return Path(self.policy)
+        return self.out / "proxies" / proxy.run
+
     def proxy(self, proxy: Proxy, members: int) -> None:
         """Train a proxy on the first labels, or what is an ensemble of them."""
-        folder = self.out / "proxies" / proxy.run
+        folder = self.folder(proxy)
         if (folder / "params" / "reward").exists():
             return
-        trunk = self.trunk(proxy.size)
-        labels = self.labels[: proxy.labels]
-        parts = Parts([row for i, row in enumerate(labels) if i % 10], labels[::10], labels[::10])
         config = RewardConfig(
             out=str(folder),
-            init=trunk,
+            init=self.trunk(proxy.size),
+            data=DataConfig(limit=0 if proxy.labels == max(self.scale.labels) else proxy.labels),
             members=members,
-            rows=4,
+            rows=4 if proxy.by_gold else 16,
             epochs=self.scale.reward_epochs,
-            eval_every=max(5, proxy.labels // 40),
+            eval_every=10 if proxy.by_gold else 60,
             seed=self.seed,
         )
-        stages.reward_model(config, task=Task(opinions=lambda config: parts, leaves_out_long=True))
+        task = None
+        if proxy.by_gold:
+            held, others = self.labels[::10], [row for i, row in enumerate(self.labels) if i % 10]
+            task = Task(opinions=lambda config: Parts(others, held, held), leaves_out_long=True)
+        stages.reward_model(config, task=task)
         self.say(f"proxy {proxy.run} trained, {members} members")
 
     # Best-of-n
@@ -267,11 +277,12 @@ class Experiment:
         """The samples, a row for each prompt."""
         return self.sampled()
 
-    def member_scores(self, run: str) -> np.ndarray:
+    def member_scores(self, proxy: Proxy) -> np.ndarray:
         """Score all samples with a proxy's members, float32 [M, prompts, samples]."""
-        path = self.out / "proxies" / run / "scores.npy"
+        path = self.out / "scores" / f"{proxy.run}.npy"
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():
-            loaded = Scorer.load(self.out / "proxies" / run)
+            loaded = Scorer.load(self.folder(proxy))
             asked = [loaded.tokenizer.encode_prompt(row["prompt"]) for row in self.samples]
             sequences = [
                 np.append(ids, tokens).astype(np.int32)
@@ -281,7 +292,7 @@ class Experiment:
             found = packed_scorer(loaded)(sequences)
             with files.atomic_binary(path) as file:
                 np.save(file, found.reshape(len(found), len(self.samples), -1))
-            self.say(f"samples are scored by {run}")
+            self.say(f"samples are scored by {proxy.run}")
         return np.load(path)
 
     def best_of_n(self, proxy: Proxy, member: int = 0) -> None:
@@ -291,7 +302,7 @@ class Experiment:
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
-        each = self.member_scores(proxy.run)
+        each = self.member_scores(proxy)
         scores = each[member] if proxy.combine == "single" else np.asarray(rewards.combine(each, how(proxy)))
         points, picks = [], self.picks(scores)
         self.gold_of(np.concatenate([self.first(), *(x.reshape(len(scores), -1) for x in picks.values())], axis=1))
@@ -345,7 +356,7 @@ class Experiment:
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
-        loaded = Scorer.load(self.out / "proxies" / proxy.run)
+        loaded = Scorer.load(self.folder(proxy))
         params = loaded.params["reward"]
         if proxy.combine == "single" and models.members(params):
             params = models.member(params, 0)
@@ -398,9 +409,9 @@ class Experiment:
     def agreement(self, path: Path) -> Figure:
         """Measure how often a proxy orders two samples of a prompt as gold does, on those that gold has scored."""
         row = json.loads(path.read_text(encoding="utf-8"))
-        each = np.load(self.out / "proxies" / f"{row['size']}-{row['labels']}" / "scores.npy")
-        config = how(Proxy(row["size"], row["labels"], row["combine"]))
-        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, config))
+        proxy = Proxy(row["size"], row["labels"], row["combine"], row["by_gold"])
+        each = self.member_scores(proxy)
+        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, how(proxy)))
         pairs = zip(scores[:, : self.scale.scored], self.scored(), strict=True)
         right = [evaluation.ordered_alike(*pair).accuracy for pair in pairs]
         return float(np.mean(right)), evaluation.bootstrap_mean(right, seed=0, within=(0, 1))
@@ -425,7 +436,7 @@ class Experiment:
 def comparisons(scale: Scale) -> list[tuple[str, str]]:
     """List what is compared: labels, sizes, and what is made of an ensemble."""
     few, some, many = scale.labels
-    middle = f"large-{some}"
+    middle = f"large-{few}"
     labels = [(f"{size}-{a}", f"{size}-{b}") for size in SIZES for a, b in ((few, some), (some, many))]
     sizes = [(f"{a}-{n}", f"{b}-{n}") for n in scale.labels for a, b in itertools.pairwise(SIZES)]
     return labels + sizes + [(middle, f"{middle}-{combine}") for combine in ("mean", "min", "lower_bound")]
@@ -449,25 +460,25 @@ def ladder(largest: int) -> list[int]:
 def run(x: Experiment) -> None:
     """Do everything, the most important first, so that a run that is cut off has results."""
     few, some, many = x.scale.labels
-    ensemble = [Proxy("large", some, c) for c in ("mean", "min", "lower_bound")]
-    middle = Proxy("large", some)
+    ensemble = [Proxy("large", few, c) for c in ("mean", "min", "lower_bound")]
 
     def choose(proxies: Iterable[Proxy], members: int = 1) -> None:
         for proxy in proxies:
             x.proxy(proxy, members)
             x.best_of_n(proxy)
 
-    choose([middle], x.scale.members)
-    x.ppo(middle)
-    choose([*ensemble, Proxy("large", many), Proxy("large", few)])
-    x.ppo(ensemble[1])
-    choose([Proxy("medium", some), Proxy("small", some)])
+    choose([Proxy("large", many)])
     x.ppo(Proxy("large", many))
-    x.ppo(Proxy("small", some))
-    choose([Proxy(size, n) for n in (many, few) for size in ("medium", "small")])
+    choose([Proxy("large", few), *ensemble], x.scale.members)
     x.ppo(Proxy("large", few))
+    choose([Proxy("small", some), Proxy("medium", some), Proxy("large", some)])
+    x.ppo(ensemble[1])
+    x.ppo(Proxy("small", some))
+    choose([Proxy(size, n) for n in (few, many) for size in ("small", "medium")])
+    choose([Proxy("large", x.scale.gold_labels, by_gold=True)])
     for member in range(1, x.scale.members):
-        x.best_of_n(middle, member)
+        x.best_of_n(Proxy("large", few), member)
+    x.ppo(Proxy("large", some))
     x.ppo(Proxy("medium", some))
     x.ppo(ensemble[0])
     x.ppo(ensemble[2])
