@@ -95,7 +95,7 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
         key: of everything random.
         task: what is to be learnt, in an environment that ``clips`` draws and that hides its ends.
         ask: (round, rows) -> rows with answers, as ``stages.ask_people`` makes it; round 0 comes before training.
-        schedule: [1 + rounds], how many pairs each round asks about, as ``label_schedule(labels, rounds)`` says.
+        schedule: [rounds], how many pairs each round asks about, as ``label_schedule(labels, rounds - 1)`` says.
         question: what people are asked.
 
     Returns:
@@ -106,13 +106,13 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
 
     Source: Christiano et al. 2017, section 2.2 (arXiv:1706.03741).
     """
-    rounds = len(schedule) - 1
-    if rounds < 1 or task.iterations % rounds:
+    rounds = len(schedule)
+    if not rounds or task.iterations % rounds:
         raise ValueError(f"the rounds of asking must divide the {task.iterations} iterations, found {rounds}")
     if sum(schedule) > task.labels:
         raise ValueError(f"there is room for {task.labels} labels, and {sum(schedule)} are to be asked for")
-    for_start, for_first, for_hear, *for_rounds = jax.random.split(key, 3 + rounds)
-    most = max(int(count) for count in schedule[1:])
+    for_start, for_first, *for_rounds = jax.random.split(key, 2 + rounds)
+    most = max(*(int(count) for count in schedule[1:]), 1) if rounds > 1 else 1
 
     def heard(key: Array, learner: Learner, pairs: Pairs, at: int) -> Learner:
         count = int(schedule[at])
@@ -126,11 +126,10 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
         return _hear(key, task, learner, *padded, jnp.int32(found[2]))
 
     learner, pairs = _begin(for_start, for_first, task, max(int(schedule[0]), 1))
-    learner = heard(for_hear, learner, pairs, 0)
-    for at, for_round in enumerate(for_rounds, start=1):
-        for_ask, for_hear, for_training = jax.random.split(for_round, 3)
-        learner, pairs = _act(for_ask, task, learner, max(most, 1))
-        learner = _train(for_training, task, heard(for_hear, learner, pairs, at), task.iterations // rounds)
+    for at, for_round in enumerate(for_rounds):
+        for_hear, for_training = jax.random.split(for_round)
+        learner = heard(for_hear, learner, pairs, at)
+        learner, pairs = _train(for_training, task, learner, task.iterations // rounds, most)
     return learner
 
 
@@ -142,26 +141,21 @@ def _begin(for_start: Array, for_first: Array, task: Task, count: int) -> tuple[
     return first_questions(for_first, task, start(for_start, task), count)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "count"))
-def _act(key: Array, task: Task, learner: Learner, count: int) -> tuple[Learner, Pairs]:
-    learner, _, pairs = questions(key, task, learner, count)
-    return learner, pairs
-
-
 @functools.partial(jax.jit, static_argnames="task")
 def _hear(key: Array, task: Task, learner: Learner, pairs: Pairs, preferences: Array, count: Array) -> Learner:
     return hear(key, task, learner, pairs, preferences, count, updates=task.asking.first_updates)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("task", "iterations"))
-def _train(key: Array, task: Task, learner: Learner, iterations: int) -> Learner:
-    """Train policy and reward in turn, while nobody is asked."""
-    nobody = jnp.full(1, 0.5), jnp.int32(0)
+@functools.partial(jax.jit, static_argnames=("task", "iterations", "count"))
+def _train(key: Array, task: Task, learner: Learner, iterations: int, count: int) -> tuple[Learner, Pairs]:
+    """Train policy and reward in turn, while nobody is asked, and choose pairs of the last steps to ask about."""
+    nobody = jnp.full(count, 0.5), jnp.int32(0)
 
-    def iteration(learner: Learner, key: Array) -> tuple[Learner, None]:
+    def iteration(learner: Learner, key: Array) -> tuple[Learner, Pairs]:
         for_act, for_hear, for_agent = jax.random.split(key, 3)
-        learner, rollout, pairs = questions(for_act, task, learner, 1)
+        learner, rollout, pairs = questions(for_act, task, learner, count)
         learner, _ = hear(for_hear, task, learner, pairs, *nobody, updates=task.asking.updates)
-        return improve(for_agent, task, learner, rollout)[0], None
+        return improve(for_agent, task, learner, rollout)[0], pairs
 
-    return jax.lax.scan(iteration, learner, jax.random.split(key, iterations))[0]
+    learner, pairs = jax.lax.scan(iteration, learner, jax.random.split(key, iterations))
+    return learner, jax.tree.map(lambda x: x[-1], pairs)

@@ -17,7 +17,7 @@ SCHEDULE = [24, 8]
 def task():
     acting = AgentConfig(environments=8, steps=20, epochs=1, minibatches=1, hidden=(8,))
     asking = PreferenceConfig(segment=10, hidden=(16,), first_updates=200, updates=1, learning_rate=1e-2)
-    return Task(line(limit=np.inf), acting, asking, iterations=1, labels=32)
+    return Task(line(limit=np.inf), acting, asking, iterations=2, labels=32)
 
 
 def by_sight(row):
@@ -72,6 +72,6 @@ def test_answers_are_found_by_segment_and_those_without_one_come_last():
 
 
 def test_rounds_that_do_not_fit_are_refused_before_anybody_is_asked(task):
-    for schedule, said in (([1, 1, 1], "must divide the 1 iterations, found 2"), ([30, 5], "room for 32 labels")):
+    for schedule, said in (([1, 1, 1], "must divide the 2 iterations, found 3"), ([30, 5], "room for 32 labels")):
         with pytest.raises(ValueError, match=said):
             from_people(jax.random.key(0), task, None, schedule, question="Which?")
