@@ -18,6 +18,7 @@ from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.constitution import ReviseConfig, Revised, revise
 from rlhf_jax.stages.ending import NothingTrained
+from rlhf_jax.stages.eval_tasks import evaluate_tasks, evaluate_tasks_beside
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
@@ -29,7 +30,7 @@ from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, P
 from rlhf_jax.stages.online.gap import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.opinions import Comparisons, comparisons
-from rlhf_jax.stages.people import CompareConfig, compare, open_store
+from rlhf_jax.stages.people import CompareConfig, ask_people, compare, open_store
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
@@ -82,6 +83,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Task",
+    "ask_people",
     "audit",
     "baselines",
     "best_of_n",
@@ -91,6 +93,8 @@ __all__ = [
     "describe_objective",
     "evaluate",
     "evaluate_beside",
+    "evaluate_tasks",
+    "evaluate_tasks_beside",
     "find_objective",
     "find_task",
     "forward",
