@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
         key: of everything random.
         task: what is to be learnt, in an environment that ``clips`` draws and that hides its ends.
         ask: (round, rows) -> rows with answers, as ``stages.ask_people`` makes it; round 0 comes before training.
-        schedule: [1 + rounds], how many pairs each round asks about, as ``label_schedule(labels, rounds)`` says.
+        schedule: [rounds], how many pairs each round asks about, as ``label_schedule(labels, rounds - 1)`` says.
         question: what people are asked.
 
     Returns:
@@ -105,43 +106,56 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
 
     Source: Christiano et al. 2017, section 2.2 (arXiv:1706.03741).
     """
-    rounds = len(schedule) - 1
-    if rounds < 1 or task.iterations % rounds:
+    rounds = len(schedule)
+    if not rounds or task.iterations % rounds:
         raise ValueError(f"the rounds of asking must divide the {task.iterations} iterations, found {rounds}")
     if sum(schedule) > task.labels:
         raise ValueError(f"there is room for {task.labels} labels, and {sum(schedule)} are to be asked for")
-    for_start, for_first, for_hear, *for_rounds = jax.random.split(key, 3 + rounds)
-    most = max(int(count) for count in schedule[1:])
-    listen = jax.jit(lambda *given: hear(given[0], task, *given[1:], updates=task.asking.first_updates)[0])
+    for_start, for_first, *for_rounds = jax.random.split(key, 2 + rounds)
+    most = max(*(int(count) for count in schedule[1:]), 1) if rounds > 1 else 1
 
     def heard(key: Array, learner: Learner, pairs: Pairs, at: int) -> Learner:
-        asked = jax.tree.map(lambda x: x[: int(schedule[at])], pairs)
-        if not int(schedule[at]):
+        count = int(schedule[at])
+        if not count:
             return learner
+        asked = jax.tree.map(lambda x: x[:count], pairs)
         found = answered(asked, ask(at, question_rows(task.environment.name, question, asked)))
-        room = len(pairs.first.rewards) - int(schedule[at])
+        # Padded to as many as there were, so that rounds of different counts share a compiled program.
+        room = len(pairs.first.rewards) - count
         padded = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), [(0, room)] + [(0, 0)] * (x.ndim - 1)), found[:2])
-        return listen(key, learner, *padded, jnp.int32(found[2]))
+        return _hear(key, task, learner, *padded, jnp.int32(found[2]))
 
-    @jax.jit
-    def asking(key: Array, learner: Learner):
-        return questions(key, task, learner, max(most, 1))
-
-    @jax.jit
-    def training(key: Array, learner: Learner):
-        def iteration(learner: Learner, key: Array):
-            for_act, for_hear, for_agent = jax.random.split(key, 3)
-            learner, rollout, pairs = questions(for_act, task, learner, 1)
-            nobody = jnp.full(1, 0.5), jnp.int32(0)
-            learner, _ = hear(for_hear, task, learner, pairs, *nobody, updates=task.asking.updates)
-            return improve(for_agent, task, learner, rollout)[0], None
-
-        return jax.lax.scan(iteration, learner, jax.random.split(key, task.iterations // rounds))[0]
-
-    learner, pairs = first_questions(for_first, task, start(for_start, task), max(int(schedule[0]), 1))
-    learner = heard(for_hear, learner, pairs, 0)
-    for at, for_round in enumerate(for_rounds, start=1):
-        for_ask, for_hear, for_training = jax.random.split(for_round, 3)
-        learner, _, pairs = asking(for_ask, learner)
-        learner = training(for_training, heard(for_hear, learner, pairs, at))
+    learner, pairs = _begin(for_start, for_first, task, max(int(schedule[0]), 1))
+    for at, for_round in enumerate(for_rounds):
+        for_hear, for_training = jax.random.split(for_round)
+        learner = heard(for_hear, learner, pairs, at)
+        learner, pairs = _train(for_training, task, learner, task.iterations // rounds, most)
     return learner
+
+
+# A task is hashable: whoever learns it again, after a stop say, has the programs compiled.
+
+
+@functools.partial(jax.jit, static_argnames=("task", "count"))
+def _begin(for_start: Array, for_first: Array, task: Task, count: int) -> tuple[Learner, Pairs]:
+    return first_questions(for_first, task, start(for_start, task), count)
+
+
+@functools.partial(jax.jit, static_argnames="task")
+def _hear(key: Array, task: Task, learner: Learner, pairs: Pairs, preferences: Array, count: Array) -> Learner:
+    return hear(key, task, learner, pairs, preferences, count, updates=task.asking.first_updates)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("task", "iterations", "count"))
+def _train(key: Array, task: Task, learner: Learner, iterations: int, count: int) -> tuple[Learner, Pairs]:
+    """Train policy and reward in turn, while nobody is asked, and choose pairs of the last steps to ask about."""
+    nobody = jnp.full(count, 0.5), jnp.int32(0)
+
+    def iteration(learner: Learner, key: Array) -> tuple[Learner, Pairs]:
+        for_act, for_hear, for_agent = jax.random.split(key, 3)
+        learner, rollout, pairs = questions(for_act, task, learner, count)
+        learner, _ = hear(for_hear, task, learner, pairs, *nobody, updates=task.asking.updates)
+        return improve(for_agent, task, learner, rollout)[0], pairs
+
+    learner, pairs = jax.lax.scan(iteration, learner, jax.random.split(key, iterations))
+    return learner, jax.tree.map(lambda x: x[-1], pairs)
