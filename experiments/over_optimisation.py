@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from over_optimisation_figures import Figure, figure, moved, read_curves, table
 
@@ -115,11 +116,12 @@ class Gold:
     """
 
     def __init__(self, run: str, path: Path):
-        self.path, self._run, self._known = path, run, {}
+        self.path, self._run = path, run
+        self._known: dict[tuple[str, str], float] = {}
         if path.exists():
             files.drop_torn_line(path)
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self._known: dict[tuple[str, str], float] = {(r["prompt"], r["response"]): r["gold"] for r in rows}
+            self._known = {(r["prompt"], r["response"]): r["gold"] for r in rows}
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Score responses, float32 [n]."""
@@ -198,7 +200,9 @@ class Experiment:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         texts = human_sentiment.whole_sentences([row["prompt"] for row in rows], [row["response"] for row in rows])
         return [
-            RatedResponse(PROMPTS[human_sentiment.domain_of(row["prompt"])], text, np.float32([row["gold"]]), f"{i}")
+            RatedResponse(
+                PROMPTS[human_sentiment.domain_of(row["prompt"])], text, np.array([row["gold"]], np.float32), f"{i}"
+            )
             for i, (row, text) in enumerate(zip(rows, texts, strict=True))
         ]
 
@@ -303,7 +307,9 @@ class Experiment:
             return
         path.parent.mkdir(exist_ok=True)
         each = self.member_scores(proxy)
-        scores = each[member] if proxy.combine == "single" else np.asarray(rewards.combine(each, how(proxy)))
+        scores = (
+            each[member] if proxy.combine == "single" else np.asarray(rewards.combine(jnp.asarray(each), how(proxy)))
+        )
         points, picks = [], self.picks(scores)
         self.gold_of(np.concatenate([self.first(), *(x.reshape(len(scores), -1) for x in picks.values())], axis=1))
         for n in ladder(self.scale.samples):
@@ -411,9 +417,13 @@ class Experiment:
         row = json.loads(path.read_text(encoding="utf-8"))
         proxy = Proxy(row["size"], row["labels"], row["combine"], row["by_gold"])
         each = self.member_scores(proxy)
-        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, how(proxy)))
+        scores = (
+            each[row["member"]]
+            if row["combine"] == "single"
+            else np.asarray(rewards.combine(jnp.asarray(each), how(proxy)))
+        )
         pairs = zip(scores[:, : self.scale.scored], self.scored(), strict=True)
-        right = [evaluation.ordered_alike(*pair).accuracy for pair in pairs]
+        right = [found.accuracy for found in (evaluation.ordered_alike(*pair) for pair in pairs) if found is not None]
         return float(np.mean(right)), evaluation.bootstrap_mean(right, seed=0, within=(0, 1))
 
     def report(self) -> None:
