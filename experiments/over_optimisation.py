@@ -28,6 +28,7 @@ from rlhf_jax.data.parts import Parts
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout import SamplingConfig
+from rlhf_jax.runs.compilation_cache import keep_compiled
 from rlhf_jax.runs.policy import Policy
 from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages import OnlineTrainer, PPOConfig, RewardConfig, SFTConfig, Task, human_sentiment, sources
@@ -85,7 +86,7 @@ class Scale:
     batch: int = 64
     learning_rate: float = 1e-3
     furthest: float = 30.0  # nats a response at which an arm ends
-    every: int = 4  # iterations between two measurements
+    every: int = 2  # iterations between two measurements, from the fourth on; before it each is measured
     heldout: int = 32  # prompts of a measurement
 
 
@@ -391,7 +392,7 @@ class Experiment:
         measure = Judges(trainer.sampler, trainer.reward, {})
         state, points = trainer.init(), []
         for i in range(scale.iterations + 1):
-            if i % scale.every == 0:
+            if i <= 4 or i % scale.every == 0:
                 found = measure(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT)
                 points.append({"iteration": i, **{name: x.tolist() for name, x in found.scores.items()}})
                 points[-1] |= {"length": [len(tokens) for tokens in found.tokens], "responses": found.texts}
@@ -505,6 +506,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only write tables and figure of what is done so far")
     options = parser.parse_args()
     out = options.out or Path("runs/over-optimisation-fast" if options.fast else "runs/over-optimisation")
+    keep_compiled()
     experiment = Experiment(out, FAST if options.fast else Scale(), options.gold, options.policy, options.seed)
     if not options.report:
         run(experiment)
