@@ -1,6 +1,22 @@
 """Over-optimisation after Gao et al. 2022: what a proxy reward still buys of the gold one, the further it is followed.
 
 Command:  python experiments/over_optimisation.py --gold RUN --policy RUN      (--fast for a miniature)
+Hardware: 2 CPU cores, float32, beside much other work
+Time:     an hour for these arms, at a share of one core or less; those that come after them in run() were not run
+Result:   gold above the SFT policy's in sd, 32 prompts, seed 0 (95% interval), SmolLM2-135M's reward model being gold
+
+    best-of-n: d (a - b d)                      a                      b        R2    gold at n = 1,024
+    18,978 labels                0.65 (0.49 to 0.81)   0.13 (0.05 to 0.22)    0.93    0.80 (0.47 to 1.16)
+    1,000 labels                0.02 (-0.22 to 0.26)  0.04 (-0.07 to 0.15)    0.21   -0.24 (-0.50 to 0.00)
+    minimum of three such        0.33 (0.14 to 0.51)  0.09 (-0.01 to 0.19)    0.04    0.29 (-0.08 to 0.65)
+    480 labels by gold          0.03 (-0.25 to 0.30)  0.03 (-0.10 to 0.15)    0.31   -0.11 (-0.44 to 0.25)
+    PPO: d (a - b log d)                                                              gold past 30 nats
+    18,978 labels             -0.22 (-0.39 to -0.02) -0.24 (-0.35 to -0.13)   0.92    1.45 (1.11 to 1.80)
+    1,000 labels                0.12 (-0.09 to 0.32)  0.04 (-0.08 to 0.16)    0.20    0.21 (-0.09 to 0.52)
+
+Most proxies learn from people's ratings, as gold did, and not from gold, which is kind to them. Best-of-n has the
+paper's form with the best proxy; PPO on it does not turn down within 35 nats. Other sizes of proxy and 4,000 labels
+were not run. docs/over_optimisation.md has the tables, the figure and what failed.
 """
 
 from __future__ import annotations
@@ -448,7 +464,7 @@ def comparisons(scale: Scale) -> list[tuple[str, str]]:
     """List what is compared: labels, sizes, and what is made of an ensemble."""
     few, some, many = scale.labels
     middle = f"large-{few}"
-    labels = [(f"{size}-{a}", f"{size}-{b}") for size in SIZES for a, b in ((few, some), (some, many))]
+    labels = [(f"{size}-{a}", f"{size}-{b}") for size in SIZES for a, b in ((few, some), (some, many), (few, many))]
     sizes = [(f"{a}-{n}", f"{b}-{n}") for n in scale.labels for a, b in itertools.pairwise(SIZES)]
     return labels + sizes + [(middle, f"{middle}-{combine}") for combine in ("mean", "min", "lower_bound")]
 
