@@ -13,6 +13,7 @@ Result:   gold above the SFT policy's in sd, 32 prompts, seed 0 (95% interval), 
     PPO: d (a - b log d)                                                              gold past 30 nats
     18,978 labels             -0.22 (-0.39 to -0.02) -0.24 (-0.35 to -0.13)   0.92    1.45 (1.11 to 1.80)
     1,000 labels                0.12 (-0.09 to 0.32)  0.04 (-0.08 to 0.16)    0.20    0.21 (-0.09 to 0.52)
+    minimum of three such       0.02 (-0.15 to 0.20) -0.06 (-0.15 to 0.04)    0.71    0.60 (0.21 to 1.03)
 
 Most proxies learn from people's ratings, as gold did, and not from gold, which is kind to them. Best-of-n has the
 paper's form with the best proxy; PPO on it does not turn down within 35 nats. Other sizes of proxy and 4,000 labels
