@@ -46,16 +46,17 @@ Combine = Literal["single", "mean", "min", "lower_bound"]
 
 
 class Proxy(NamedTuple):
-    """A proxy reward: which size of model, how many labels, and what is made of an ensemble's members."""
+    """A proxy reward: which size of model, how many labels of whom, and what is made of an ensemble's members."""
 
     size: str
     labels: int
     combine: Combine = "single"
+    by_gold: bool = False
 
     @property
     def run(self) -> str:
         """Name of the run folder of the reward model."""
-        return f"{self.size}-{self.labels}"
+        return f"{self.size}-{self.labels}{'-by-gold' if self.by_gold else ''}"
 
     @property
     def name(self) -> str:
@@ -71,18 +72,19 @@ class Scale:
     medium: ModelConfig = ModelConfig(d_model=64, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=172)
     sft_limit: int = 0  # demonstrations that a proxy's own trunk sees; 0: all
     drawn: int = 4  # samples of a prompt that are labelled
-    labels: tuple[int, int, int] = (150, 480, 1500)  # samples that gold has scored, and which are compared by that
+    labels: tuple[int, int, int] = (1000, 4000, 18978)  # sentences that people have rated; the last is all there are
+    gold_labels: int = 480  # samples of the policy that gold has rated, for one proxy more
     members: int = 3
     reward_epochs: int = 3  # of groups of 8 samples, drawn anew: 28 comparisons of a group
     prompts: int = 32  # on which best-of-n is measured
     samples: int = 1024  # of each
     scored: int = 8  # of each that gold scores whatever the proxy says of them
     blocks: int = 2  # for a larger n: so many disjoint draws of n samples
-    iterations: int = 30  # of PPO, at most
+    iterations: int = 28  # of PPO, at most
     batch: int = 64
     learning_rate: float = 1e-3
     furthest: float = 30.0  # nats a response at which an arm ends
-    every: int = 3  # iterations between two measurements
+    every: int = 4  # iterations between two measurements
     heldout: int = 32  # prompts of a measurement
 
 
@@ -90,7 +92,8 @@ FAST = Scale(
     small=ModelConfig(d_model=16, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=16, d_ff=32),
     medium=ModelConfig(d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=32, d_ff=64),
     sft_limit=400,
-    labels=(60, 90, 160),
+    labels=(200, 400, 800),
+    gold_labels=80,
     members=2,
     reward_epochs=1,
     prompts=4,
@@ -122,8 +125,8 @@ class Gold:
         """Score responses, float32 [n]."""
         pairs = list(zip(prompts, responses, strict=True))
         missing = sorted({pair for pair in pairs if pair not in self._known}, key=lambda pair: len(pair[0] + pair[1]))
-        for start in range(0, len(missing), 256):
-            part = missing[start : start + 256]
+        for start in range(0, len(missing), 128):
+            part = missing[start : start + 128]
             for (prompt, response), score in zip(part, self._score(part).tolist(), strict=True):
                 self._known[prompt, response] = score
                 row = {"prompt": prompt, "response": response, "gold": score}
@@ -140,7 +143,7 @@ class Gold:
 def packed_scorer(loaded: Scorer) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Make a function that scores token sequences with every member, float32 [M, n], several in a row of a batch."""
     mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
-    run = scorer(models.build(loaded.config), mesh, rows=16, row_length=128, pad_id=loaded.tokenizer.pad_id)
+    run = scorer(models.build(loaded.config), mesh, rows=8, row_length=128, pad_id=loaded.tokenizer.pad_id)
     return lambda sequences: run(loaded.params, sequences)
 
 
@@ -180,12 +183,11 @@ class Experiment:
     def labels(self) -> list[RatedResponse]:
         """Samples of the policy with gold's scores, each a whole sentence that answers its domain's instruction.
 
-        As in the quickstart's reward model, any two of a domain are compared: gold prefers one, without noise. Fewer
-        labels are the first of them.
+        As people's ratings are in the quickstart's reward model, any two of a domain are compared: gold prefers one.
         """
         path, k = self.out / "labels.jsonl", self.scale.drawn
         if not path.exists():
-            count = -(-max(self.scale.labels) // k)
+            count = -(-self.scale.gold_labels // k)
             chosen = np.random.default_rng(self.seed).permutation(len(self.prompts[0]))[:count]
             asked = [self.prompts[0][i].text for i in chosen]
             drawn = list(self.start.sample(asked, n=k, sampling=SAMPLING, seed=self.seed + 1))
@@ -221,24 +223,32 @@ class Experiment:
         stages.sft(config)
         return config.out
 
+    def folder(self, proxy: Proxy) -> Path:
+        """Say where a proxy is: the policy's own run may hold the largest of all labels."""
+        if proxy[:2] == ("large", max(self.scale.labels)) and (Path(self.policy) / "params" / "reward").exists():
+            return Path(self.policy)
+        return self.out / "proxies" / proxy.run
+
     def proxy(self, proxy: Proxy, members: int) -> None:
         """Train a proxy on the first labels, or what is an ensemble of them."""
-        folder = self.out / "proxies" / proxy.run
+        folder = self.folder(proxy)
         if (folder / "params" / "reward").exists():
             return
-        trunk = self.trunk(proxy.size)
-        labels = self.labels[: proxy.labels]
-        parts = Parts([row for i, row in enumerate(labels) if i % 10], labels[::10], labels[::10])
         config = RewardConfig(
             out=str(folder),
-            init=trunk,
+            init=self.trunk(proxy.size),
+            data=DataConfig(limit=0 if proxy.labels == max(self.scale.labels) else proxy.labels),
             members=members,
-            rows=4,
+            rows=4 if proxy.by_gold else 16,
             epochs=self.scale.reward_epochs,
-            eval_every=max(5, proxy.labels // 40),
+            eval_every=10 if proxy.by_gold else 60,
             seed=self.seed,
         )
-        stages.reward_model(config, task=Task(opinions=lambda config: parts, leaves_out_long=True))
+        task = None
+        if proxy.by_gold:
+            held, others = self.labels[::10], [row for i, row in enumerate(self.labels) if i % 10]
+            task = Task(opinions=lambda config: Parts(others, held, held), leaves_out_long=True)
+        stages.reward_model(config, task=task)
         self.say(f"proxy {proxy.run} trained, {members} members")
 
     # Best-of-n
@@ -267,11 +277,12 @@ class Experiment:
         """The samples, a row for each prompt."""
         return self.sampled()
 
-    def member_scores(self, run: str) -> np.ndarray:
+    def member_scores(self, proxy: Proxy) -> np.ndarray:
         """Score all samples with a proxy's members, float32 [M, prompts, samples]."""
-        path = self.out / "proxies" / run / "scores.npy"
+        path = self.out / "scores" / f"{proxy.run}.npy"
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():
-            loaded = Scorer.load(self.out / "proxies" / run)
+            loaded = Scorer.load(self.folder(proxy))
             asked = [loaded.tokenizer.encode_prompt(row["prompt"]) for row in self.samples]
             sequences = [
                 np.append(ids, tokens).astype(np.int32)
@@ -281,7 +292,7 @@ class Experiment:
             found = packed_scorer(loaded)(sequences)
             with files.atomic_binary(path) as file:
                 np.save(file, found.reshape(len(found), len(self.samples), -1))
-            self.say(f"samples are scored by {run}")
+            self.say(f"samples are scored by {proxy.run}")
         return np.load(path)
 
     def best_of_n(self, proxy: Proxy, member: int = 0) -> None:
@@ -291,26 +302,42 @@ class Experiment:
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
-        each = self.member_scores(proxy.run)
+        each = self.member_scores(proxy)
         scores = each[member] if proxy.combine == "single" else np.asarray(rewards.combine(each, how(proxy)))
-        points, scored = [], self.scored()
+        points, picks = [], self.picks(scores)
+        self.gold_of(np.concatenate([self.first(), *(x.reshape(len(scores), -1) for x in picks.values())], axis=1))
         for n in ladder(self.scale.samples):
-            if n <= self.scale.scored:
-                first = scores[:, : self.scale.scored]
-                by_gold, by_proxy = (evaluation.best_of_n_mean(first, of, n) for of in (scored, first))
+            if n in picks:
+                by_proxy = np.take_along_axis(scores, picks[n], 1).mean(1)
+                by_gold = self.gold_of(picks[n]).mean(1)
             else:
-                blocks = min(self.scale.blocks, self.scale.samples // n)
-                cut = scores[:, : blocks * n].reshape(len(scores), blocks, n)
-                picked = cut.argmax(-1) + n * np.arange(blocks)
-                by_gold, by_proxy = self.gold_of(picked).mean(1), cut.max(-1).mean(1)
+                some = scores[:, : self.scale.scored]
+                by_gold, by_proxy = (evaluation.best_of_n_mean(some, of, n) for of in (self.scored(), some))
             points.append({"n": n, "gold": by_gold.tolist(), "proxy": by_proxy.tolist()})
         around = {"mean": float(scores.mean()), "std": float(scores.std())}
         files.write_json(path, {**proxy._asdict(), "member": member, "proxy_scores": around, "points": points})
         self.say(f"best-of-n by {name}: gold " + " ".join(f"{np.mean(p['gold']):.2f}" for p in points))
 
+    def picks(self, scores: np.ndarray) -> dict[int, np.ndarray]:
+        """Choose by a proxy's scores the best of n samples, of disjoint blocks of n, where n is large.
+
+        Each is [prompts, blocks]. For a smaller n all subsets of the samples that gold scores anyway are averaged.
+        """
+        found = {}
+        for n in ladder(self.scale.samples):
+            if n > self.scale.scored:
+                blocks = min(self.scale.blocks, self.scale.samples // n)
+                cut = scores[:, : blocks * n].reshape(len(scores), blocks, n)
+                found[n] = cut.argmax(-1) + n * np.arange(blocks)
+        return found
+
+    def first(self) -> np.ndarray:
+        """Name each prompt's first samples, which gold scores whatever proxies say of them: [prompts, scored]."""
+        return np.tile(np.arange(self.scale.scored), (len(self.samples), 1))
+
     def scored(self) -> np.ndarray:
-        """Score each prompt's first samples by gold, whatever proxies say of them: [prompts, scored]."""
-        return self.gold_of(np.tile(np.arange(self.scale.scored), (len(self.samples), 1)))
+        """Score them, [prompts, scored]."""
+        return self.gold_of(self.first())
 
     def gold_of(self, picked: np.ndarray) -> np.ndarray:
         """Score some samples of each prompt by gold, [prompts, ...]."""
@@ -329,7 +356,7 @@ class Experiment:
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
-        loaded = Scorer.load(self.out / "proxies" / proxy.run)
+        loaded = Scorer.load(self.folder(proxy))
         params = loaded.params["reward"]
         if proxy.combine == "single" and models.members(params):
             params = models.member(params, 0)
@@ -355,32 +382,36 @@ class Experiment:
             prompt_columns=LONGEST_PROMPT,
             mesh=parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1]),
         )
-        judges = Judges(trainer.sampler, trainer.reward, {"gold": self.gold})
+        measure = Judges(trainer.sampler, trainer.reward, {})
         state, points = trainer.init(), []
         for i in range(scale.iterations + 1):
             if i % scale.every == 0:
-                found = judges(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT)
+                found = measure(trainer.with_trunk(state.train.params)["policy"], heldout, HELDOUT)
                 points.append({"iteration": i, **{name: x.tolist() for name, x in found.scores.items()}})
-                points[-1] |= {"length": [len(tokens) for tokens in found.tokens], "responses": found.texts[:4]}
-                means = {name: float(np.mean(points[-1][name])) for name in ("kl", "proxy", "gold", "length")}
+                points[-1] |= {"length": [len(tokens) for tokens in found.tokens], "responses": found.texts}
+                means = {name: float(np.mean(points[-1][name])) for name in ("kl", "proxy", "length")}
                 self.say(f"ppo {proxy.name} {i}: " + " ".join(f"{name} {x:.2f}" for name, x in means.items()))
-                files.write_json(path.with_suffix(".part"), {**proxy._asdict(), "points": points})
                 if means["kl"] >= scale.furthest:
                     break
             if i < scale.iterations:
                 chosen = batch_of_prompts(train, config, i)
                 batch, _ = trainer.prepare(state, trainer.collect(state, chosen, i), chosen)
                 state, _ = trainer.update(state, batch, i)
+        # One call for all: nothing on the way depends on gold.
+        texts = [text for point in points for text in point["responses"]]
+        gold = self.gold([p.text for p in heldout] * len(points), texts).reshape(len(points), -1)
+        points = [{**point, "gold": scores.tolist()} for point, scores in zip(points, gold, strict=True)]
         files.write_json(path, {**proxy._asdict(), "points": points})
+        self.say(f"ppo {proxy.name}: gold " + " ".join(f"{scores.mean():.2f}" for scores in gold))
 
     # What came of it
 
     def agreement(self, path: Path) -> Figure:
         """Measure how often a proxy orders two samples of a prompt as gold does, on those that gold has scored."""
         row = json.loads(path.read_text(encoding="utf-8"))
-        each = np.load(self.out / "proxies" / f"{row['size']}-{row['labels']}" / "scores.npy")
-        config = how(Proxy(row["size"], row["labels"], row["combine"]))
-        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, config))
+        proxy = Proxy(row["size"], row["labels"], row["combine"], row["by_gold"])
+        each = self.member_scores(proxy)
+        scores = each[row["member"]] if row["combine"] == "single" else np.asarray(rewards.combine(each, how(proxy)))
         pairs = zip(scores[:, : self.scale.scored], self.scored(), strict=True)
         right = [evaluation.ordered_alike(*pair).accuracy for pair in pairs]
         return float(np.mean(right)), evaluation.bootstrap_mean(right, seed=0, within=(0, 1))
@@ -405,7 +436,7 @@ class Experiment:
 def comparisons(scale: Scale) -> list[tuple[str, str]]:
     """List what is compared: labels, sizes, and what is made of an ensemble."""
     few, some, many = scale.labels
-    middle = f"large-{some}"
+    middle = f"large-{few}"
     labels = [(f"{size}-{a}", f"{size}-{b}") for size in SIZES for a, b in ((few, some), (some, many))]
     sizes = [(f"{a}-{n}", f"{b}-{n}") for n in scale.labels for a, b in itertools.pairwise(SIZES)]
     return labels + sizes + [(middle, f"{middle}-{combine}") for combine in ("mean", "min", "lower_bound")]
@@ -429,26 +460,25 @@ def ladder(largest: int) -> list[int]:
 def run(x: Experiment) -> None:
     """Do everything, the most important first, so that a run that is cut off has results."""
     few, some, many = x.scale.labels
-    ensemble = [Proxy("large", some, c) for c in ("mean", "min", "lower_bound")]
-    middle = Proxy("large", some)
+    ensemble = [Proxy("large", few, c) for c in ("mean", "min", "lower_bound")]
 
     def choose(proxies: Iterable[Proxy], members: int = 1) -> None:
         for proxy in proxies:
             x.proxy(proxy, members)
             x.best_of_n(proxy)
 
-    choose([middle], x.scale.members)
-    x.ppo(middle)
-    choose(ensemble)
-    x.ppo(ensemble[1])
-    choose([Proxy("large", many), Proxy("large", few)])
+    choose([Proxy("large", many)])
     x.ppo(Proxy("large", many))
-    choose([Proxy("medium", some), Proxy("small", some)])
-    x.ppo(Proxy("small", some))
-    choose([Proxy(size, n) for n in (many, few) for size in ("medium", "small")])
+    choose([Proxy("large", few), *ensemble], x.scale.members)
     x.ppo(Proxy("large", few))
+    choose([Proxy("small", some), Proxy("medium", some), Proxy("large", some)])
+    x.ppo(ensemble[1])
+    x.ppo(Proxy("small", some))
+    choose([Proxy(size, n) for n in (few, many) for size in ("small", "medium")])
+    choose([Proxy("large", x.scale.gold_labels, by_gold=True)])
     for member in range(1, x.scale.members):
-        x.best_of_n(middle, member)
+        x.best_of_n(Proxy("large", few), member)
+    x.ppo(Proxy("large", some))
     x.ppo(Proxy("medium", some))
     x.ppo(ensemble[0])
     x.ppo(ensemble[2])

@@ -1,7 +1,7 @@
 """Control from human preferences: a reward learnt from comparisons of short stretches of behaviour.
 
-Environments, actor-critic agents and reward models as pure functions of arrays, with the losses that language models are
-trained by; `docs/control.md` says how they fit together.
+Environments, actor-critic agents and reward models as pure functions of arrays, with the losses that language models
+are trained by; `docs/control.md` says how they fit together.
 """
 
 from rlhf_jax.control.agent import Agent, Rollout, act, true_returns

@@ -140,7 +140,9 @@ def questions(key: Array, task: Task, learner: Learner, count: int) -> tuple[Lea
     return learner._replace(episodes=episodes), rollout, pairs
 
 
-def hear(key: Array, task: Task, learner: Learner, pairs: Pairs, preferences: Array, count: Array, *, updates: int):
+def hear(
+    key: Array, task: Task, learner: Learner, pairs: Pairs, preferences: Array, count: Array, *, updates: int
+) -> tuple[Learner, dict[str, Array]]:
     """Take answers in, and train the reward models.
 
     Args:

@@ -13,7 +13,7 @@ from rlhf_jax import losses
 from rlhf_jax.control.config import PreferenceConfig
 from rlhf_jax.control.environment import Array
 from rlhf_jax.control.networks import Layers, Moments, forward, init_layers, scaled
-from rlhf_jax.control.segments import Comparisons, Segments
+from rlhf_jax.control.segments import Comparisons, Segments, take
 
 # Loss on what a member's bootstrap sample left out, over its loss on the sample: between them the penalty stays.
 FITS, OVERFITS = 1.1, 1.5
@@ -140,25 +140,22 @@ def fit(
     """
     optimizer = optax.adam(config.learning_rate)
 
-    def loss(members: Layers, penalty: Array, batch: Comparisons, counts: Array):
+    def loss(members: Layers, penalty: Array, batch: Comparisons):
         apart = differences(ensemble._replace(members=members), moments, batch.first, batch.second)  # [M, k]
         odds = doubted(apart, config.error_rate)
-        each = losses.bradley_terry(
-            odds, jnp.zeros_like(odds), preference=jnp.broadcast_to(batch.preferences, odds.shape)
-        )
-        weights = batch.weights.T * counts  # [M, k]
-        inside, outside = (each * weights).sum(-1), (each * ((weights == 0) & counts)).sum(-1)
+        each = losses.bradley_terry(odds, jnp.zeros_like(odds), preference=batch.preferences[None])
+        weights = batch.weights.T * batch.count  # [M, k]; ``count`` says here of each row whether it counts
+        left_out = (batch.weights.T == 0) & batch.count
+        inside, outside = (each * weights).sum(-1), (each * left_out).sum(-1)
         squares = sum(jnp.square(w).sum((-2, -1)) for w, _ in members)
         total = (inside / config.batch + penalty * squares).sum()
-        return total, (inside, weights.sum(-1), outside, ((weights == 0) & counts).sum(-1))
+        return total, (inside, weights.sum(-1), outside, left_out.sum(-1))
 
     def update(carry: tuple[Layers, optax.OptState], key: Array):
         members, state = carry
         rows = jax.random.randint(key, (config.batch,), 0, jnp.maximum(said.count, 1))
-        batch = said._replace(
-            **{name: jax.tree.map(lambda x: x[rows], getattr(said, name)) for name in said._fields if name != "count"}
-        )
-        gradient, sums = jax.grad(loss, has_aux=True)(members, ensemble.penalty, batch, rows < said.count)
+        batch = take(said._replace(count=jnp.arange(said.preferences.shape[0]) < said.count), rows)
+        gradient, sums = jax.grad(loss, has_aux=True)(members, ensemble.penalty, batch)
         change, state = optimizer.update(gradient, state, members)
         return (optax.apply_updates(members, change), state), sums
 
@@ -193,7 +190,7 @@ def normalised_rewards(
         [...], float32.
     """
     rows = jax.random.randint(key, (64,), 0, jnp.maximum(said.count, 1))
-    seen = said.first._replace(observations=said.first.observations[rows], actions=said.first.actions[rows])
+    seen = take(said.first, rows)
     compared = member_rewards(ensemble, moments, seen.observations, seen.actions).reshape(ensemble.penalty.shape[0], -1)
     rewards = member_rewards(ensemble, moments, observations, actions)
     flat = rewards.reshape(rewards.shape[0], -1)

@@ -28,7 +28,9 @@ class Episode(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one action led to. An episode that was cut off would have gone on, so its future has a value.
+    """What one action led to.
+
+    An episode that was cut off would have gone on, so its future has a value; one that terminated has none.
 
     Args:
         reward: [], float32, the environment's.

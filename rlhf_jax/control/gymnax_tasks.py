@@ -11,8 +11,8 @@ def from_gymnax(name: str) -> Environment:
     """Make an environment from a task of gymnax. Its dynamics, rewards, ends and time limit are gymnax's.
 
     Args:
-        name: gymnax's, such as ``CartPole-v1``. Numbers of a continuous action go from -1 to 1, and are stretched to the
-            task's range.
+        name: gymnax's, such as ``CartPole-v1``. Numbers of a continuous action go from -1 to 1, and are stretched to
+            the task's range.
 
     Raises:
         ValueError: gymnax is not there, does not know the name, or the task is not seen as a row of numbers.

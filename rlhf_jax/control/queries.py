@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.control.ensemble import Ensemble, differences
 from rlhf_jax.control.environment import Array
 from rlhf_jax.control.networks import Moments
-from rlhf_jax.control.segments import Segments
+from rlhf_jax.control.segments import Segments, take
 from rlhf_jax.losses.checks import check_range
 
 
@@ -23,7 +22,7 @@ class Pairs(NamedTuple):
         second: [k].
 
     Example:
-        >>> segments = Segments(jnp.zeros((4, 5, 2)), jnp.zeros((4, 5, 3)), jnp.zeros((4, 5)))
+        >>> segments = Segments(np.zeros((4, 5, 2)), np.zeros((4, 5, 3)), np.zeros((4, 5)))
         >>> random_pairs(jax.random.key(0), segments, 6).first.rewards.shape
         (6, 5)
     """
@@ -52,7 +51,7 @@ def random_pairs(key: Array, segments: Segments, count: int) -> Pairs:
     for_first, for_second = jax.random.split(key)
     first = jax.random.randint(for_first, (count,), 0, n)
     second = (first + jax.random.randint(for_second, (count,), 1, n)) % n
-    return Pairs(*(jax.tree.map(lambda x: x[rows], segments) for rows in (first, second)))
+    return Pairs(take(segments, first), take(segments, second))
 
 
 def disputed_pairs(
@@ -78,7 +77,7 @@ def disputed_pairs(
     pairs = random_pairs(key, segments, count * candidates)
     disputes = jax.nn.sigmoid(differences(ensemble, moments, *pairs)).var(0)
     _, rows = jax.lax.top_k(disputes, count)
-    return jax.tree.map(lambda x: x[rows], pairs)
+    return take(pairs, rows)
 
 
 def label_schedule(labels: int, iterations: int, *, first_share: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from rlhf_jax.control import policy
 from rlhf_jax.control.agent import Rollout
 from rlhf_jax.control.environment import Array, Environment
+
+T = TypeVar("T")
 
 
 class Segments(NamedTuple):
@@ -37,8 +39,8 @@ class Comparisons(NamedTuple):
         first: [L], one segment of each pair.
         second: [L], the other one.
         preferences: [L], 1 where the first is better, 0 where the second is, 1/2 for a tie.
-        weights: [L, M], how often each member of the ensemble counts the comparison: its bootstrap sample. Those that it
-            does not count are held out from it.
+        weights: [L, M], how often each member of the ensemble counts the comparison: its bootstrap sample. Those that
+            it does not count are held out from it.
         count: [], how many there are; what lies behind counts for nobody.
 
     Example:
@@ -75,6 +77,23 @@ def cut(environment: Environment, rollout: Rollout, steps: int) -> Segments:
     return jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[2:]), whole)
 
 
+def take(of: T, rows: Array) -> T:
+    """Take rows of a pytree of arrays.
+
+    Args:
+        of: segments, pairs of them, or anything else whose leaves are [n, ...].
+        rows: [k], whole numbers below n.
+
+    Returns:
+        The same, with leaves [k, ...].
+
+    Example:
+        >>> print(take({"x": jnp.array([1.0, 2.0, 3.0])}, jnp.array([2, 0]))["x"])
+        [3. 1.]
+    """
+    return jax.tree.map(lambda x: x[rows], of)
+
+
 def no_comparisons(room: int, steps: int, observation_size: int, action_size: int, *, members: int) -> Comparisons:
     """Make room for comparisons.
 
@@ -94,7 +113,9 @@ def no_comparisons(room: int, steps: int, observation_size: int, action_size: in
     return Comparisons(empty, empty, jnp.zeros(room), jnp.zeros((room, members)), jnp.zeros((), jnp.int32))
 
 
-def add(key: Array, comparisons: Comparisons, first: Segments, second: Segments, preferences: Array, count: Array):
+def add(
+    key: Array, comparisons: Comparisons, first: Segments, second: Segments, preferences: Array, count: Array
+) -> Comparisons:
     """Add what raters said of pairs.
 
     Args:

@@ -26,7 +26,8 @@ def gae(
     ``delta_t = R_t + gamma V_{t+1} - V_t``, ``A_t = delta_t + gamma lambda A_{t+1}``, ``returns_t = A_t + V_t``
 
     ``t + 1`` is the next token that *counts*: a token behind the mask (prompt, padding, a hole in between) is passed
-    over as if the sequence had been cut there and joined. After the last one, and after one that ``ends``, V and A are 0.
+    over as if the sequence had been cut there and joined. After the last one, and after one that ``ends``, V
+    and A are 0.
 
     Args:
         rewards: [..., T].

@@ -71,7 +71,6 @@ def test_what_an_arm_leaves_becomes_tables_and_a_figure(figures, tmp_path):
     for name, row in (("small-6-0", chosen(1.0, 0.4)), ("small-9-0", chosen(1.5, 0.1))):
         (tmp_path / "best_of_n" / f"{name}.json").write_text(json.dumps(row))
     (tmp_path / "ppo" / "small-6.json").write_text(json.dumps(trained([0.0, 2.0, 8.0, 20.0], [0.0, 2.0, 2.0, 0.5])))
-    (tmp_path / "ppo" / "small-9.part").write_text("an arm that was cut off")
     curves = figures.read_curves(tmp_path, 2.0)
     assert [(c.name, c.kind) for c in curves] == [
         ("small-6-0", "best_of_n"),
