@@ -17,7 +17,6 @@ from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.audit import Audit
-    from rlhf_jax.stages.eval_tasks import TaskResults, TasksBeside
     from rlhf_jax.stages.evaluate import WinRates
 
 _VOTES = "judge:"  # what stands before the name of an AI judge
@@ -78,10 +77,14 @@ def evaluate(argv: list[str]) -> None:
     """Print how often scores pick what people picked, a policy's figures on tasks, or who wins of two policies."""
     o = parse(EvaluateOptions, "evaluate", gathered(argv, "--tasks", "FILE or NAME=FILE"))
     _check(o)
+    from rlhf_jax.stages.eval_tasks import evaluate_tasks, evaluate_tasks_beside
     from rlhf_jax.stages.evaluate import evaluate, evaluate_beside
 
-    if o.tasks:
-        found: Any = _tasks(o)
+    if o.tasks and o.against:
+        found: Any = evaluate_tasks_beside(o.run, o.against, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
+        task_tables.show_beside(found)
+    elif o.tasks:
+        found = evaluate_tasks(o.run, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
         task_tables.show(found)
     elif o.run.startswith(_VOTES):
         found = _audit(o)
@@ -174,15 +177,6 @@ def _audit(o: EvaluateOptions) -> Audit:
     from rlhf_jax.stages.audit import audit
 
     return audit(o.run.removeprefix(_VOTES), o.data, by=o.by, split=o.split, on_bad_row=o.on_bad_row, seed=o.seed)
-
-
-def _tasks(o: EvaluateOptions) -> TaskResults | TasksBeside:
-    """Measure one policy on tasks, or two."""
-    from rlhf_jax.stages.eval_tasks import evaluate_tasks, evaluate_tasks_beside
-
-    if o.against:
-        return evaluate_tasks_beside(o.run, o.against, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
-    return evaluate_tasks(o.run, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
 
 
 def _shared(o: EvaluateOptions) -> dict[str, Any]:

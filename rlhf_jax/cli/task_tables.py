@@ -5,22 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.cli.evaluations import between, new_table, print_table
-from rlhf_jax.stages.eval_tasks.result import TaskResults, TasksBeside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rlhf_jax.evaluation.task_figures import Figure
+    from rlhf_jax.stages.eval_tasks import TaskResults, TasksBeside
 
 # Figures that are no shares: how each is written.
 _NUMBERS = {"perplexity": ".3f", "word_perplexity": ".1f", "bits_per_byte": ".4f"}
 
 
-def show(found: TaskResults | TasksBeside) -> None:
-    """Print a policy's figures on tasks; of two policies both, and the differences."""
-    if isinstance(found, TaskResults):
-        _show_one(found)
-        return
+def show(found: TaskResults) -> None:
+    """Print a policy's figures on tasks."""
+    _show_one(found)
+
+
+def show_beside(found: TasksBeside) -> None:
+    """Print two policies' figures on tasks, and the differences."""
     _show_one(found.first)
     _show_one(found.second)
     table = new_table("the first less the second, on the same rows", "figure", "difference", "95%")

@@ -177,7 +177,7 @@ class Tasks:
 
 
 def _picked(scores: np.ndarray, owners: np.ndarray, rows: Sequence[TaskRow]) -> np.ndarray:
-    """Compute how far the choice with the highest score is a right one, [n]; of equal scores each is as likely."""
+    """Compute how far the choice with the highest score is a right one, [n]; equal scores share it."""
     first = np.searchsorted(owners, np.arange(len(rows)))
     best = np.maximum.reduceat(scores, first)
     found = np.zeros(len(rows))

@@ -22,7 +22,7 @@ Kind = Literal["perplexity", "multiple choice", "exact match"]
 class TaskRow(NamedTuple):
     """A row of a task."""
 
-    prompt: Prompt  # of text what stands before it, which is not predicted; often empty
+    prompt: Prompt  # for text it stands before it and is not predicted, and is often empty
     texts: tuple[str, ...]  # the text; the choices; or the answers that are right
     right: tuple[int, ...]  # which choices are right; empty for the other kinds
     stop: tuple[str, ...]  # what ends an exact answer beside the end token
