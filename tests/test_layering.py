@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "runs": RUNS,
     "judges": {*RUNS, "judges"},
     "compare": {*RUNS, "compare"},
+    "control": {*BASE, "evaluation", "control"},
     "stages": STAGES,
     "report": STAGES,
     "testing": {*BASE, *MIDDLE},
@@ -38,7 +39,7 @@ OWNERS |= {package: {"data"} for package in ("tensorflow_datasets", "grain", "to
 # What a machine may lack, or what is slow to load: imported only inside the functions that need it.
 HEAVY = {"tensorflow_datasets", "grain", "tokenizers", "datasets", "pyarrow", "jinja2", "vaderSentiment"}
 HEAVY |= {"gguf", "safetensors", "sklearn", "matplotlib", "tensorboardX", "rich", "fsspec", "starlette", "uvicorn"}
-HEAVY |= {"httpx2", "tenacity"}
+HEAVY |= {"httpx2", "tenacity", "gymnax", "brax", "mujoco"}
 # What nothing here needs: those who come from there bring files.
 FOREIGN = {"torch", "tensorflow", "transformers", "peft", "accelerate", "huggingface_hub"}
 LAZY_IN_DATA = {"human_sentiment", "preparing", "tfds"}  # data/__init__ loads them on first use

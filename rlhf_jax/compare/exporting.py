@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.compare.clips import segment_of
 from rlhf_jax.compare.errors import CompareError
 from rlhf_jax.compare.store import Store
 from rlhf_jax.data import write_jsonl
@@ -25,13 +26,15 @@ def rows(store: Store) -> Iterator[dict[str, Any]]:
     Yields:
         Rows of ``prompt``, ``a`` and ``b`` in the store's order, ``preference`` ("a", "b" or "tie"), ``rater``,
         ``time``, ``confidence`` (a third for each degree of strength), ``source``, ``round`` and ``pair``; and
-        ``both_bad``, ``golden``, ``model_a`` and ``model_b`` where there is anything to say.
+        ``both_bad``, ``golden``, ``model_a``, ``model_b``, ``segment_a`` and ``segment_b`` (whose clips were shown)
+        where there is anything to say.
     """
     settings = store.settings()
     for answer in store.labels():
         if answer.verdict == "skip" or answer.kind == "repeat":
             continue
         item = store.items[answer.item]
+        segments = {"segment_a": segment_of(item.clip_a), "segment_b": segment_of(item.clip_b)}
         both_bad = answer.verdict == "both_bad"
         yield {
             "prompt": prompt_field(item.prompt),
@@ -47,6 +50,7 @@ def rows(store: Store) -> Iterator[dict[str, Any]]:
             **({"both_bad": True} if both_bad else {}),
             **({"golden": item.golden} if item.golden else {}),
             **({"model_a": item.model_a, "model_b": item.model_b} if item.model_a or item.model_b else {}),
+            **(segments if any(segments.values()) else {}),
         }
 
 

@@ -24,11 +24,14 @@ class Item(NamedTuple):
     spread: float | None = None  # standard deviation of that difference over an ensemble's members
     model_a: str = ""  # which run said it; never shown
     model_b: str = ""
+    clip_a: str = ""  # what the page plays for a, JSON as ``clips.read_clip`` makes it; empty for none
+    clip_b: str = ""
 
     @property
     def id(self) -> str:
-        """The item's name: a hash of prompt and responses, so that the same pair has the same name anywhere."""
-        text = json.dumps([prompt_field(self.prompt), self.a, self.b], ensure_ascii=True)
+        """The item's name: a hash of prompt, responses and clips, so that the same pair has the same name anywhere."""
+        clips = [self.clip_a, self.clip_b] if self.clip_a or self.clip_b else []
+        text = json.dumps([prompt_field(self.prompt), self.a, self.b, *clips], ensure_ascii=True)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
     @property
@@ -67,7 +70,7 @@ def apart(items: list[Item], golden: list[Item]) -> tuple[list[Item], list[Item]
     known: dict[str, Item] = {}
     equal = twice = empty = 0
     for item in (*golden, *items):
-        if item.a.strip() == item.b.strip():
+        if (item.a.strip(), item.clip_a) == (item.b.strip(), item.clip_b):
             equal += 1
         elif not (item.a.strip() and item.b.strip()):
             empty += 1

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rlhf_jax.compare.clips import read_clip
 from rlhf_jax.compare.errors import CompareError
 from rlhf_jax.compare.items import Item, Known
 from rlhf_jax.data import layouts
@@ -25,6 +26,7 @@ OfK = Literal["all", "neighbours"]
 _KNOWN = ("golden", "explanation", "pair", "rater", "time", "confidence", "source", "round", "both_bad", "ranking")
 _JUDGED = ("shown_first", "shown_second", "score_a", "score_b", "model_a", "model_b", "principle", "principles")
 _SAMPLED = ("tokens", "logprob", "score", "chosen_score", "rejected_score", "stage", "step", "domain")
+CLIPS = ("clip_a", "clip_b", "segment_a", "segment_b")
 _ANSWERS: dict[str, Known] = {"a": "a", "b": "b", "tie": "tie", "chosen": "a", "rejected": "b"}
 
 
@@ -37,6 +39,7 @@ class Responses(NamedTuple):
     preferred: Known | None = None  # which of two the row prefers
     explanation: str = ""
     models: tuple[str, ...] = ()  # who said each; empty where the row does not tell
+    clips: tuple[str, ...] = ()  # what is played for each; empty where there is nothing
 
 
 def read_items(
@@ -78,7 +81,9 @@ def read_groups(path: str | os.PathLike[str], *, on_bad_row: OnBadRow = "error")
         DataError: at a bad row, unless it is to be skipped.
         CompareError: when no prompt has two.
     """
-    rows = read_rows(path, responses, on_bad_row, known=(*_KNOWN, *_JUDGED, *_SAMPLED, "responses", "before", "after"))
+    rows = read_rows(
+        path, responses, on_bad_row, known=(*_KNOWN, *_JUDGED, *_SAMPLED, "responses", "before", "after", *CLIPS)
+    )
     alone: dict[str, list[Responses]] = {}
     for row in rows:
         if len(row.texts) == 1:
@@ -113,6 +118,11 @@ def responses(row: Mapping[str, Any], where: str) -> Responses:
         ('Hello!', 'No.')
     """
     found = _texts(row, where)
+    clips = tuple(read_clip(row.get(field), field, where) for field in ("clip_a", "clip_b"))
+    if any(clips):
+        if len(found.texts) != 2 or not all(clips):
+            raise bad_row(where, "field 'clip_a'", "it and 'clip_b' beside two responses", "one of them alone")
+        found = found._replace(clips=clips)
     explanation = row.get("explanation") or ""
     if not isinstance(explanation, str):
         raise bad_row(where, "field 'explanation'", "a text", shown(explanation))
@@ -166,8 +176,10 @@ def _items(row: Responses, of_k: OfK, golden: bool, path: str | os.PathLike[str]
             f"{path}: the golden item {prompt_text(row.prompt)!r:.60} has no answer: give it 'golden' or 'preference', "
             "'a', 'b' or 'tie'"
         )
-    models = row.models or ("",) * len(row.texts)
+    models, clips = (of or ("",) * len(row.texts) for of in (row.models, row.clips))
     return [
-        Item(row.prompt, row.texts[i], row.texts[j], known, row.explanation, model_a=models[i], model_b=models[j])
+        Item(row.prompt, row.texts[i], row.texts[j], known, row.explanation)._replace(
+            model_a=models[i], model_b=models[j], clip_a=clips[i], clip_b=clips[j]
+        )
         for i, j in pairs
     ]

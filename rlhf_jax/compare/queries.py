@@ -21,7 +21,9 @@ def read_items(db: sqlite3.Connection, path: Path) -> dict[str, Item]:
     for row in db.execute("SELECT * FROM items ORDER BY place"):
         said = json.loads(row["prompt"])
         prompt = said if isinstance(said, str) else messages(said, "prompt", f"{path}: item {row['id']}")
-        found[str(row["id"])] = Item(prompt, *(row[name] for name in Item._fields[1:]))
+        # A store from before there were clips has no columns for them.
+        there = set(row.keys())
+        found[str(row["id"])] = Item(prompt, **{name: row[name] for name in Item._fields[1:] if name in there})
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rlhf_jax.compare.errors import CompareError
 
 KIND = 0x524C4843  # "RLHC", SQLite's application_id
-VERSION = 1
+VERSION = 2  # 1 had no clips, and is read as it stands
 _WAIT = 30.0  # seconds for which one writer waits for another
 
 _TABLES = """
@@ -23,7 +23,7 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE items (
     id TEXT PRIMARY KEY, place INTEGER NOT NULL UNIQUE, prompt TEXT NOT NULL, a TEXT NOT NULL, b TEXT NOT NULL,
     golden TEXT CHECK (golden IN ('a', 'b', 'tie')), explanation TEXT NOT NULL, gap REAL, spread REAL,
-    model_a TEXT NOT NULL, model_b TEXT NOT NULL
+    model_a TEXT NOT NULL, model_b TEXT NOT NULL, clip_a TEXT NOT NULL, clip_b TEXT NOT NULL
 ) STRICT;
 CREATE TABLE raters (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_hash TEXT NOT NULL UNIQUE, added TEXT NOT NULL
@@ -94,9 +94,9 @@ def check(path: Path) -> None:
         ) from error
     if kind != KIND:
         raise CompareError(f"{path} is an SQLite database of another program; name one that rlhf compare has made")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise CompareError(
-            f"{path} is a store of comparisons of version {version}, and this rlhf reads version {VERSION}: "
+            f"{path} is a store of comparisons of version {version}, and this rlhf reads up to version {VERSION}: "
             "use the version of rlhf that made it, or name another file"
         )
 

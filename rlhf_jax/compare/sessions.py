@@ -26,6 +26,8 @@ class Shown(NamedTuple):
     left: str
     right: str
     kind: Literal["calibration", "item"]  # hidden golden items and repeats are items like any other
+    left_clip: str = ""  # as the item's
+    right_clip: str = ""
     answered: str | None = None  # what was said of the calibration item that the rater answered just before
 
 
@@ -139,9 +141,11 @@ class Session:
 
     def _shown(self, showing: Showing) -> Shown:
         item = self.store.items[showing.item]
-        left, right = (item.b, item.a) if showing.flipped else (item.a, item.b)
+        left, right = (item.a, item.clip_a), (item.b, item.clip_b)
+        if showing.flipped:
+            left, right = right, left
         kind: Literal["calibration", "item"] = "calibration" if showing.kind == "calibration" else "item"
-        return Shown(showing.id, item.prompt, left, right, kind)
+        return Shown(showing.id, item.prompt, left[0], right[0], kind, left[1], right[1])
 
     def _told(self, answer: Answer) -> Answered:
         if answer.kind != "calibration":

@@ -95,7 +95,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with schema.created(path) as db:
             db.executemany(
-                "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (item.id, place, json.dumps(prompt_field(item.prompt), ensure_ascii=False), *item[1:])
                     for place, item in enumerate(every)

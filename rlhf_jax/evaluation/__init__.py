@@ -13,6 +13,7 @@ from rlhf_jax.evaluation.alarms import (
     skipped_updates,
 )
 from rlhf_jax.evaluation.baselines import fit_ridge, vader
+from rlhf_jax.evaluation.best_of_n import best_of_n_mean
 from rlhf_jax.evaluation.calibration import calibration, calibration_interval
 from rlhf_jax.evaluation.choices import ChoiceQuality, ScoredChoice, choice_quality
 from rlhf_jax.evaluation.intervals import bootstrap_groups, bootstrap_mean, bootstrap_pairs, wilson
@@ -21,6 +22,7 @@ from rlhf_jax.evaluation.labels import label_warnings
 from rlhf_jax.evaluation.length_control import length_controlled
 from rlhf_jax.evaluation.log_rows import Alarm
 from rlhf_jax.evaluation.over_optimisation import OverOptimisation, fit_over_optimisation
+from rlhf_jax.evaluation.over_optimisation_intervals import FittedIntervals, over_optimisation_intervals
 from rlhf_jax.evaluation.own_samples import OwnSamples, ordered_alike, ordered_alike_interval
 from rlhf_jax.evaluation.policy import describe_responses, distinct_n, most_common_share, unique_tokens, win_rate
 from rlhf_jax.evaluation.reward_model import pair_accuracy, reliability, reward_quality
@@ -32,12 +34,14 @@ from rlhf_jax.renamed import renamed
 __all__ = [
     "Alarm",
     "ChoiceQuality",
+    "FittedIntervals",
     "JudgeQuality",
     "OverOptimisation",
     "OwnSamples",
     "ScoredChoice",
     "SelfPreference",
     "alarms",
+    "best_of_n_mean",
     "bootstrap_groups",
     "bootstrap_mean",
     "bootstrap_pairs",
@@ -62,6 +66,7 @@ __all__ = [
     "no_response_ends",
     "ordered_alike",
     "ordered_alike_interval",
+    "over_optimisation_intervals",
     "pair_accuracy",
     "paired_difference",
     "paired_win_rate",

@@ -13,14 +13,21 @@ from rlhf_jax.losses.masked import masked_fill
 
 
 def gae(
-    rewards: ArrayLike, values: ArrayLike, mask: ArrayLike, *, gamma: float = 1.0, gae_lambda: float = 0.95
+    rewards: ArrayLike,
+    values: ArrayLike,
+    mask: ArrayLike,
+    *,
+    gamma: float = 1.0,
+    gae_lambda: float = 0.95,
+    ends: ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     """Generalised advantage estimation over the tokens that count.
 
     ``delta_t = R_t + gamma V_{t+1} - V_t``, ``A_t = delta_t + gamma lambda A_{t+1}``, ``returns_t = A_t + V_t``
 
     ``t + 1`` is the next token that *counts*: a token behind the mask (prompt, padding, a hole in between) is passed
-    over as if the sequence had been cut there and joined. After the last one, V and A are 0.
+    over as if the sequence had been cut there and joined. After the last one, and after one that ``ends``, V
+    and A are 0.
 
     Args:
         rewards: [..., T].
@@ -28,6 +35,8 @@ def gae(
         mask: [..., T], True on response tokens.
         gamma: discount; 1 for responses, which end.
         gae_lambda: 0 trusts the critic (one step), 1 the observed rewards; usually 0.95.
+        ends: [..., T], True on a step that counts and that is the last of its episode, where a row holds several, as in
+            control; a response is a row of its own and needs none.
 
     Returns:
         Advantages (not whitened) and returns, each [..., T], float32; 0 behind the mask.
@@ -47,18 +56,19 @@ def gae(
     check_range("gae_lambda", gae_lambda, at_least=0, at_most=1)
     mask = as_mask(mask)
     rewards, values = masked_fill(rewards, mask), masked_fill(values, mask)
-    chex.assert_equal_shape([rewards, values, mask])  # [..., T]
+    ends = jnp.zeros_like(mask) if ends is None else as_mask(ends)
+    chex.assert_equal_shape([rewards, values, mask, ends])  # [..., T]
 
-    def step(after: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        next_value, next_advantage = after
-        reward, value, counts = now
+    def step(after: tuple[Array, Array], now: tuple[Array, Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        reward, value, counts, last = now
+        next_value, next_advantage = (jnp.where(counts & last, 0, x) for x in after)
         delta = reward + gamma * next_value - value
         advantage = delta + gamma * gae_lambda * next_advantage
         carry = jnp.where(counts, value, next_value), jnp.where(counts, advantage, next_advantage)
         return carry, jnp.where(counts, advantage, 0)
 
-    end = jnp.zeros_like(values[..., 0])
-    time_first = jnp.moveaxis(rewards, -1, 0), jnp.moveaxis(values, -1, 0), jnp.moveaxis(mask, -1, 0)
-    _, advantages = jax.lax.scan(step, (end, end), time_first, reverse=True)
+    zero = jnp.zeros_like(values[..., 0])
+    rewards, masks, ends = (jnp.moveaxis(x, -1, 0) for x in (rewards, mask, ends))  # time first
+    _, advantages = jax.lax.scan(step, (zero, zero), (rewards, jnp.moveaxis(values, -1, 0), masks, ends), reverse=True)
     advantages = jnp.moveaxis(advantages, 0, -1)
     return advantages, advantages + values

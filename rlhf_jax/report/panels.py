@@ -115,6 +115,7 @@ def stage_panels(
         place = next(i for i, spec in enumerate(known) if "heldout_proxy" in spec[1]) + 1
         judged = [_spec(f"{title}, held out", f"heldout_{name}") for name, title in judges.items()]
         known = [*known[:place], *judged, *known[place:]]
+    known = [*known, *_of_tasks(stage, rows)]
     points = {
         name: found
         for name in dict.fromkeys(name for row in rows for name in row if name not in ("stage", "step"))
@@ -132,6 +133,28 @@ def stage_panels(
     ]
     main = [panel for panel in main if any(line.points for line in panel.lines)]
     return (main, other) if known else (other, [])
+
+
+# By a figure of a task, what its diagram is called.
+_TASK_FIGURES = {
+    "perplexity": "perplexity, a token",
+    "word_perplexity": "perplexity, a word",
+    "bits_per_byte": "bits a byte",
+    "accuracy": "questions right",
+    "accuracy_by_length": "questions right, by log-likelihood a character",
+    "exact_match": "answered exactly",
+}
+
+
+def _of_tasks(stage: str, rows: Sequence[Row]) -> list[Spec]:
+    """Diagrams of the tasks that evaluations measured, ``STAGE/tasks/TASK/FIGURE`` in the log."""
+    begins = f"{stage}/tasks/"
+    names = dict.fromkeys(name.removeprefix(begins) for row in rows for name in row if name.startswith(begins))
+    return [
+        _spec(f"{task}: {_TASK_FIGURES.get(figure, figure)}", f"tasks/{name}")
+        for name in names
+        for task, _, figure in (name.partition("/"),)
+    ]
 
 
 def moving(panels: Sequence[Panel]) -> tuple[list[Panel], list[str]]:

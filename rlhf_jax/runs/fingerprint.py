@@ -32,6 +32,7 @@ _PLACES = frozenset(
         "reward_model",
         "reward",
         "judge",
+        "eval_tasks",
         "mesh",
         "rollout_mesh",
         "offload",

@@ -27,7 +27,7 @@ from rlhf_jax.runs.loading import model_digest
 
 MADE_OF = "made_of.json"
 # What a run may go on without: a reward whose fault was mended is another reward, and the policy stays the policy.
-ACCEPTABLE = ("data", "prompts", "ptx", "objective", "reward", "judge", "optimizer")
+ACCEPTABLE = ("data", "prompts", "ptx", "objective", "reward", "judge", "tasks", "optimizer")
 Ingredient = dict[str, Any]  # "is" in words; "sha256", empty where it cannot be known; more for a callable
 Ingredients = dict[str, Ingredient]
 
@@ -173,8 +173,8 @@ def changed(was: Ingredients, now: Ingredients, accepted: Sequence[str] = (), *,
             continue
         old, new = was.get(name), now.get(name)
         if old is None or new is None:
-            # Judges are a set, so that one more or less is a change; other names come with newer versions.
-            if name.startswith("judge.") and (all_given or old is None):
+            # Judges and tasks are sets, so that one more or less is a change; other names come with newer versions.
+            if name.startswith(("judge.", "tasks.")) and (all_given or old is None):
                 found.append(f"{name} is {'new' if old is None else 'gone'}")
             continue
         if _differ(old, new):

@@ -18,6 +18,7 @@ from rlhf_jax.stages.comparison import compare as compare_policies
 from rlhf_jax.stages.config import StageConfig
 from rlhf_jax.stages.constitution import ReviseConfig, Revised, revise
 from rlhf_jax.stages.ending import NothingTrained
+from rlhf_jax.stages.eval_tasks import evaluate_tasks, evaluate_tasks_beside
 from rlhf_jax.stages.evaluate import evaluate, evaluate_beside, win_rates
 from rlhf_jax.stages.group import group
 from rlhf_jax.stages.held_out import HeldOutPairs
@@ -91,6 +92,8 @@ __all__ = [
     "describe_objective",
     "evaluate",
     "evaluate_beside",
+    "evaluate_tasks",
+    "evaluate_tasks_beside",
     "find_objective",
     "find_task",
     "forward",

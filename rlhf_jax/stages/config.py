@@ -156,7 +156,8 @@ class StageConfig:
 
     accept_changed: tuple[str, ...] = ()
     """What may be other than it was when the run was begun: `data`, `prompts`, `ptx`, `objective`, `reward`, `judge`,
-    `optimizer`. The rest of the run is then made of what is there now, as after a fault in a reward was mended."""
+    `tasks`, `optimizer`. The rest of the run is then made of what is there now, as after a fault in a reward was
+    mended."""
 
     def __post_init__(self) -> None:
         check_fields(self)

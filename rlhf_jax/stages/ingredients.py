@@ -24,6 +24,7 @@ from rlhf_jax.stages import sources
 from rlhf_jax.stages.choose import named_objective
 from rlhf_jax.stages.config import StageConfig, judges_by_name
 from rlhf_jax.stages.ending import raise_if_failed
+from rlhf_jax.stages.eval_tasks.rows import named_files, read_tasks
 from rlhf_jax.stages.judges import VOTES, judge_config, judge_runs
 from rlhf_jax.stages.optimizers import OwnOptimizer, load_optimizer
 from rlhf_jax.stages.task import Task
@@ -105,6 +106,15 @@ def of_reward(passed: TextReward | None, name: str, reward_model: str) -> Callab
     if passed is not None:
         return _callable(passed)
     return functools.partial(_named, name or reward_model, f"reward {name}")
+
+
+def of_tasks(files: Sequence[str]) -> Makers:
+    """Look at the rows of each task that a policy is measured on while it trains."""
+
+    def look(name: str, file: str) -> Ingredient:
+        return of_rows(file, Parts(read_tasks([f"{name}={file}"])[0].rows, [], []))
+
+    return {f"tasks.{name}": functools.partial(look, name, file) for name, file in named_files(files).items()}
 
 
 def of_optimizers(passed: OwnOptimizer | None, config: StageConfig) -> Makers:

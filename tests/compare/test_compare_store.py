@@ -176,9 +176,9 @@ def test_what_is_no_store_is_named(tmp_path, make):
         db.execute("CREATE TABLE items (id)")
     db.close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
-    named = {other: "of another program", text: "no store of comparisons", path: "version 2"}
+    named = {other: "of another program", text: "no store of comparisons", path: "version 3"}
     named |= {tmp_path / "nothing.sqlite": "no such file", tmp_path / "empty.sqlite": "of another program"}
     for file, found in named.items():
         with pytest.raises(CompareError, match=found) as error:

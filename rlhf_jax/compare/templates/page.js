@@ -2,6 +2,7 @@
 // Texts of strangers go into the page as text alone: nothing here writes HTML, and the policy of the page refuses it.
 (() => {
   const $ = (id) => document.getElementById(id);
+{% include "clips.js" %}
   const body = document.body;
   const kept = `rlhf-compare ${location.pathname}`; // an answer on its way, so that a reload does not lose it
   const REST = 250; // milliseconds before a new pair takes an answer: a double click is one answer
@@ -95,6 +96,7 @@
     for (const side of ["left", "right"]) $(`${side}-side`).classList.remove("chosen");
     document.querySelector("[name=strength][value='2']").checked = true;
     if (!shown) {
+      clips.stop();
       const { done } = state.progress;
       $("end-text").textContent = `You have been through ${done} ${done === 1 ? "pair" : "pairs"}, and there are no more for you.`;
       only("end");
@@ -103,6 +105,7 @@
       return;
     }
     only("pair");
+    clips.load(shown.clips, ["Left", "Right"]);
     $("calibration").hidden = shown.kind !== "calibration";
     $("turns").replaceChildren(...shown.turns.map(turn));
     for (const side of ["left", "right"]) {
@@ -227,6 +230,7 @@
     2: () => choose("right"), ArrowRight: () => choose("right"),
     t: () => choose("tie"), b: () => choose("both_bad"), s: () => choose("skip"), u: undo,
     l: () => strength(1), c: () => strength(2), m: () => strength(3),
+    r: () => clips.there() && clips.replay(), p: () => clips.there() && clips.pause(),
     "?": () => $("keys").showModal(),
   };
 
@@ -242,12 +246,15 @@
     }
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (!$("use-keys").checked || !Object.hasOwn(KEYS, key)) return;
-    if (event.target.name === "strength" && key.startsWith("Arrow")) return; // arrows move among the strengths there
+    if ((event.target.name === "strength" || event.target.id === "seek") && key.startsWith("Arrow")) return; // theirs
     event.preventDefault();
     KEYS[key]();
   });
   for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => choose(button.dataset.verdict));
   for (const button of document.querySelectorAll("[data-undo]")) button.addEventListener("click", undo);
+  $("replay").addEventListener("click", clips.replay);
+  $("play").addEventListener("click", clips.pause);
+  $("seek").addEventListener("input", () => clips.seek($("seek").value / 1000));
   $("continue").addEventListener("click", go_on);
   $("help").addEventListener("click", () => $("keys").showModal());
   $("close-keys").addEventListener("click", () => $("keys").close());

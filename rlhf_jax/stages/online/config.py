@@ -23,6 +23,7 @@ from rlhf_jax.stages.config import (
     is_one_of,
     named_judges,
 )
+from rlhf_jax.stages.eval_tasks.rows import named_files
 from rlhf_jax.training import Controller, OptimizerConfig
 
 
@@ -165,6 +166,9 @@ class OnlineConfig(StageConfig):
     """Held-out prompts of an evaluation; the best checkpoint is chosen on them."""
     test_prompts: int = 512
     """Test prompts of the final comparison with the SFT policy."""
+    eval_tasks: tuple[str, ...] = ()
+    """Files of tasks that every evaluation measures the policy on, FILE or NAME=FILE each, as for `rlhf evaluate
+    --tasks`: how likely held-out text stays, how many questions it answers. They train nothing and choose nothing."""
     max_kl: float = 20.0
     """A checkpoint with a higher KL on held-out prompts (nats a response) is never the best one."""
     stop_kl: float = 20.0
@@ -196,6 +200,7 @@ class OnlineConfig(StageConfig):
             )
         check_positive(self, "iterations", "prompts", "samples", "epochs", "minibatches", "micro_batches")
         check_positive(self, "eval_every", "eval_prompts", "test_prompts")
+        named_files(self.eval_tasks)  # refuses two of one name
         if self.max_prompt_length < 0:
             raise ValueError(
                 f"max_prompt_length must be 0 (the longest there is) or positive, found {self.max_prompt_length}"

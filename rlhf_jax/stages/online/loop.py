@@ -28,6 +28,7 @@ from rlhf_jax.runs.store import open_run
 from rlhf_jax.stages import ending, sources
 from rlhf_jax.stages.attempt import Attempt
 from rlhf_jax.stages.comparison import Judges, compare, heldout_metrics
+from rlhf_jax.stages.eval_tasks import Tasks, before_and_after, logged, read_tasks
 from rlhf_jax.stages.given import Given
 from rlhf_jax.stages.ingredients import (
     Makers,
@@ -36,6 +37,7 @@ from rlhf_jax.stages.ingredients import (
     of_objective,
     of_optimizers,
     of_reward,
+    of_tasks,
     of_text,
     once,
 )
@@ -77,6 +79,7 @@ def _made_of(config: OnlineConfig, given: Given, task: Task | None = None) -> Ma
         "policy": lambda: of_model(config.policy),
         "reward": of_reward(given.reward, config.reward, config.reward_model),
         **of_judges(given.judges, config.judge, config.data, task),
+        **of_tasks(config.eval_tasks),
         **of_optimizers(given.optimizer, config),
     }
     if config.reference:
@@ -133,6 +136,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     trainer.sampler.check(every)
     heldout, test = evenly(found_heldout, config.eval_prompts), evenly(found_test, config.test_prompts)
     judged = Judges(trainer.sampler, trainer.reward, judges)
+    tasks = Tasks(read_tasks(config.eval_tasks), models.build(start.config), tokenizer, mesh)
     gate = Gate(
         stage,
         config.max_logprob_gap,
@@ -177,6 +181,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
             policy = trainer.with_trunk(state.train.params)["policy"]
             values = heldout_metrics(watcher.saw(judged(policy, heldout, HELDOUT)))
             eligible = values["heldout_kl"] <= config.max_kl
+            values |= logged(tasks(policy))
             return {**values, "selection": values["heldout_proxy"] if eligible else float("-inf")}
 
         fitted = training.fit(
@@ -205,6 +210,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
     best = trainer.with_trunk(fitted.best_params)
     with watch.judging():
         before, after = (judged(p, test, TEST) for p in (trainer.sampler.reference, best["policy"]))
+        tasks_before, tasks_after = (tasks(p) for p in (trainer.sampler.reference, best["policy"]))
     summary, samples = compare(before, after, test, judged.names, domain=task.domain)
     began = policy_path(config.reference or config.policy).stage or "pretrained"
     summary |= {
@@ -222,6 +228,7 @@ def _train(directory: Path, *, stage: str, config: OnlineConfig, given: Given, m
         **ending.counts(fitted.state.train),
         **ending.kept_by_reward(stage, fitted, max_kl=config.max_kl, start=f"the {starting_policy(began)}"),
         **watcher.compared(samples, fitted.best_step),
+        **({"tasks": before_and_after(tasks_before, tasks_after)} if config.eval_tasks else {}),
         "curve": [
             {"step": row["step"], **{k.removeprefix(f"{stage}/heldout_"): v for k, v in row.items() if "heldout_" in k}}
             for row in fitted.history
