@@ -64,9 +64,9 @@ def test_as_many_labels_are_used_as_the_schedule_says():
 
 def test_measurements_part_the_iterations():
     with pytest.raises(ValueError, match="every must divide the 2 iterations, found 3"):
-        control.from_preferences(KEYS[0], TASK, RATE, SCHEDULE, at_once=(6, 4), measure=measure, every=3)
+        control.from_preferences(jax.random.key(1), TASK, RATE, SCHEDULE, at_once=(6, 4), measure=measure, every=3)
     with pytest.raises(ValueError, match="every must divide"):
-        control.from_true_reward(KEYS[0], TASK, measure=measure, every=3)
+        control.from_true_reward(jax.random.key(2), TASK, measure=measure, every=3)
 
 
 def test_a2c_uses_its_steps_once():

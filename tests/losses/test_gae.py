@@ -108,3 +108,14 @@ def test_different_shapes_are_refused():
         losses.gae(REWARDS, VALUES[:, :6], MASK)
     with pytest.raises(AssertionError):
         losses.gae(REWARDS[:, :6], VALUES[:, :6], MASK)
+
+
+def test_nothing_flows_back_over_an_end():
+    """Two episodes in one row are two rows."""
+    ends = np.array([0, 1, 0, 0, 1])
+    rewards, values = np.random.default_rng(5).normal(size=(2, 5))
+    whole = losses.gae(rewards, values, np.ones(5), gamma=0.9, gae_lambda=0.8, ends=ends)
+    for part in (slice(0, 2), slice(2, 5)):
+        alone = losses.gae(rewards[part], values[part], np.ones(part.stop - part.start), gamma=0.9, gae_lambda=0.8)
+        for x, y in zip(whole, alone, strict=True):
+            np.testing.assert_allclose(x[part], y, rtol=1e-6)
