@@ -112,7 +112,7 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
     if sum(schedule) > task.labels:
         raise ValueError(f"there is room for {task.labels} labels, and {sum(schedule)} are to be asked for")
     for_start, for_first, *for_rounds = jax.random.split(key, 2 + rounds)
-    most = max(*(int(count) for count in schedule[1:]), 1) if rounds > 1 else 1
+    most = max(1, *(int(count) for count in schedule))
 
     def heard(key: Array, learner: Learner, pairs: Pairs, at: int) -> Learner:
         count = int(schedule[at])
@@ -125,7 +125,7 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
         padded = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), [(0, room)] + [(0, 0)] * (x.ndim - 1)), found[:2])
         return _hear(key, task, learner, *padded, jnp.int32(found[2]))
 
-    learner, pairs = _begin(for_start, for_first, task, max(int(schedule[0]), 1))
+    learner, pairs = _begin(for_start, for_first, task, most)
     for at, for_round in enumerate(for_rounds):
         for_hear, for_training = jax.random.split(for_round)
         learner = heard(for_hear, learner, pairs, at)
