@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.control.bodies import hopper_points
+
 Shape = list[Any]
 WIDTH, HEIGHT = 300, 180
 FPS = 12  # slower than the task runs, so that 25 steps last two seconds
@@ -143,6 +145,15 @@ def _line(o: np.ndarray) -> list[Shape]:
     return [["circle", 150 + 130 * float(np.clip(o[0], -1.1, 1.1)), 90, 9, "main"]]
 
 
+def _hopper(o: np.ndarray) -> list[Shape]:
+    x, y = hopper_points(o).T
+    x, y = 150 + 100 * x, 165 - 100 * y
+    fallen = o[0] < 0.7 or abs(float(o[1])) > 0.2
+    speed: Shape = ["line", 150, 12, 150 + 25 * float(np.clip(o[5], -5, 5)), 12, 4, "right" if o[5] > 0 else "wrong"]
+    parts = ((0, 1, 10, "wrong" if fallen else "main"), (1, 2, 9, "ink"), (2, 3, 8, "ink"), (4, 5, 11, "soft"))
+    return [speed, *(["line", x[i], y[i], x[j], y[j], width, colour] for i, j, width, colour in parts)]
+
+
 _HILL = [_hill(-1.2 + 0.05 * i) for i in range(37)]
 
 DRAWINGS: dict[str, Drawing] = {
@@ -178,5 +189,11 @@ DRAWINGS: dict[str, Drawing] = {
         (["line", 20, 90, 280, 90, 2, "soft"], ["line", 150, 80, 150, 100, 2, "soft"]),
         _line,
         lambda o: f"point at {o[0]:.2f}",
+    ),
+    "hopper": Drawing(
+        11,
+        (["line", 20, 165, 280, 165, 2, "soft"], ["line", 150, 6, 150, 18, 2, "soft"]),  # above, how fast it moves
+        _hopper,
+        lambda o: f"torso {o[0]:.2f} high at {o[5]:.2f} a second",
     ),
 }
