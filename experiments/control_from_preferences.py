@@ -4,7 +4,20 @@ Command:  python experiments/control_from_preferences.py     (--fast for a minia
           python experiments/control_from_preferences.py --people FOLDER --environment CartPole-v1 --labels 60
 Needs:    pip install -e '.[control]'; for people '.[control,compare]' too
 Hardware: 2 CPU cores, float32
-RESULT
+Time:     18 minutes beside other work (2026-11-28), compilation counted
+Result:   true return after 120,000 steps, mean of 5 seeds of 8 episodes each (95% interval, bootstrap over seeds)
+
+    labels         CartPole-v1        Acrobot-v1             Pendulum-v1
+    true reward    369 (263 to 476)   -85 (-88 to -82)       -209 (-262 to -156)
+    1,400          255 (111 to 400)   -500 (-500 to -500)    -270 (-324 to -224)
+    700            200 (78 to 344)    -421 (-500 to -263)    -242 (-276 to -208)
+    350            95 (57 to 132)     -500 (-500 to -500)    -477 (-769 to -215)
+    0              26 (12 to 39)      -421 (-500 to -262)    -1529 (-1611 to -1447)
+
+Raters are synthetic, 10% of their answers the wrong way round. Pendulum is learnt from 700 labels nearly as well as from
+the true reward: learnt and true reward correlate with 0.98. CartPole gains with labels but does not come near, and its
+seeds differ widely (67 to 500 with 1,400 labels; 226 to 500 on the true reward, which no longer holds what it had).
+Acrobot is not learnt at all: nearly all early segments have the same return, -25, and ties teach nothing.
 """
 
 from __future__ import annotations
@@ -183,17 +196,19 @@ def figure(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from matplotlib.figure import Figure as Page
 
     page = Page(figsize=(5 * len(rows), 3.6), layout="constrained")
-    for axes, (name, arms) in zip(np.atleast_1d(page.subplots(1, len(rows))), rows.items(), strict=True):
+    for axes, (name, arms) in zip(page.subplots(1, len(rows), squeeze=False)[0], rows.items(), strict=True):
         for row in arms:
             curves = np.asarray(row["returns"]).mean(-1)  # [seeds, measurements]
             steps = row["steps"] * np.arange(1, curves.shape[1] + 1) / curves.shape[1]
             low, high = np.array([bootstrap_mean(column, seed=0) for column in curves.T]).T
-            axes.plot(steps, curves.mean(0), label=row["arm"], color="k" if row["arm"] == "true reward" else None)
-            axes.fill_between(steps, low, high, alpha=0.15)
+            (line,) = axes.plot(
+                steps, curves.mean(0), label=row["arm"], color="k" if row["arm"] == "true reward" else None
+            )
+            axes.fill_between(steps, low, high, alpha=0.15, color=line.get_color())
         axes.set_title(name)
         axes.set_xlabel("steps")
     axes.legend(title="labels", fontsize=8)
-    np.atleast_1d(page.axes)[0].set_ylabel("true return")
+    page.axes[0].set_ylabel("true return")
     page.savefig(path, dpi=130)
 
 
