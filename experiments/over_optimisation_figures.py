@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -176,15 +177,15 @@ def figure(curves: Sequence[Curve], path: Path) -> None:
     """Draw two panels, best-of-n and PPO: gold with its fit, and the proxy dashed, over the root of the KL.
 
     Args:
-        curves: of both kinds; best-of-n's are drawn where PPO trained on the same proxy, or where there is no PPO.
+        curves: of both kinds; of an ensemble's members the first alone is drawn.
         path: the file to write.
     """
     from matplotlib.figure import Figure as Page
 
     trained = [c for c in curves if c.kind == "rl"]
-    names = [c.name for c in trained]
-    wanted = [c for c in curves if c.kind == "best_of_n" and (not names or c.name.removesuffix("-0") in names)]
-    colours = {name: f"C{i % 10}" for i, name in enumerate(names or [c.name.removesuffix("-0") for c in wanted])}
+    wanted = [c for c in curves if c.kind == "best_of_n" and not re.search(r"-[1-9]\d?$", c.name)]
+    names = dict.fromkeys([*(c.name.removesuffix("-0") for c in wanted), *(c.name for c in trained)])
+    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
     page = Page(figsize=(11, 4.8), layout="constrained")
     panels = page.subplots(1, 2)
     titles = ("best-of-n:  d (a - b d)", "PPO:  d (a - b log d)")

@@ -26,7 +26,7 @@ def code(cell):
 
 
 def test_all_are_there():
-    names = ["01_quickstart", "02_swap_an_objective", "03_reward_models", "04_feedback"]
+    names = ["01_quickstart", "02_swap_an_objective", "03_reward_models", "04_feedback", "05_control_from_preferences"]
     assert [path.stem for path in NOTEBOOKS] == names
 
 

@@ -40,6 +40,6 @@ def advantages_and_returns(
     Source: Pardo et al. 2018, Time limits in reinforcement learning (arXiv:1712.00378).
     """
     row_ends = jnp.arange(rewards.shape[-1]) == rewards.shape[-1] - 1
-    ends = step.terminated | step.truncated | row_ends
+    ends = step.terminated | step.truncated | row_ends[None]
     rewards = rewards + gamma * jnp.where(ends & ~step.terminated, after, 0)
     return losses.gae(rewards, values, jnp.ones_like(ends), gamma=gamma, gae_lambda=gae_lambda, ends=ends)

@@ -144,8 +144,8 @@ def fit(
         apart = differences(ensemble._replace(members=members), moments, batch.first, batch.second)  # [M, k]
         odds = doubted(apart, config.error_rate)
         each = losses.bradley_terry(odds, jnp.zeros_like(odds), preference=batch.preferences[None])
-        weights = batch.weights.T * batch.count  # [M, k]; ``count`` says here of each row whether it counts
-        left_out = (batch.weights.T == 0) & batch.count
+        weights = batch.weights.T * batch.count[None]  # [M, k]; ``count`` says here of each row whether it counts
+        left_out = (batch.weights.T == 0) & batch.count[None]
         inside, outside = (each * weights).sum(-1), (each * left_out).sum(-1)
         squares = sum(jnp.square(w).sum((-2, -1)) for w, _ in members)
         total = (inside / config.batch + penalty * squares).sum()

@@ -22,7 +22,7 @@ def from_gymnax(name: str) -> Environment:
     try:
         import gymnax
     except ImportError as error:
-        raise ValueError("tasks of gymnax need the extra: pip install 'rlhf-jax[control]'") from error
+        raise ValueError("tasks of gymnax need the extra: pip install '.[control]' in a clone") from error
     if name not in gymnax.registered_envs:
         raise ValueError(f"gymnax has no task {name!r}; it has {', '.join(sorted(gymnax.registered_envs))}")
     task, params = gymnax.make(name)

@@ -54,9 +54,13 @@ def forward(layers: Layers, x: Array, *, activation: Callable[[Array], Array] = 
         [2. 3.]
     """
     for weight, bias in layers[:-1]:
-        x = activation(x @ weight + bias)
-    weight, bias = layers[-1]
-    return x @ weight + bias
+        x = activation(_affine(x, weight, bias))
+    return _affine(x, *layers[-1])
+
+
+def _affine(x: Array, weight: Array, bias: Array) -> Array:
+    product = x @ weight
+    return product + jnp.broadcast_to(bias, product.shape)
 
 
 class Moments(NamedTuple):
@@ -117,4 +121,7 @@ def scaled(moments: Moments, observations: Array) -> Array:
     Returns:
         [..., O].
     """
-    return jnp.clip((observations - moments.mean) / jnp.sqrt(moments.variance + 1e-8), -10, 10)
+    mean, deviation = (
+        jnp.broadcast_to(x, observations.shape) for x in (moments.mean, jnp.sqrt(moments.variance + 1e-8))
+    )
+    return jnp.clip((observations - mean) / deviation, -10, 10)

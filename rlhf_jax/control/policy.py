@@ -30,7 +30,7 @@ def sample(key: Array, environment: Environment, outputs: Array, log_std: Array)
     """
     if environment.discrete:
         return jax.random.categorical(key, outputs)
-    return outputs + jnp.exp(log_std) * jax.random.normal(key, outputs.shape)
+    return outputs + jnp.exp(jnp.broadcast_to(log_std, outputs.shape)) * jax.random.normal(key, outputs.shape)
 
 
 def likeliest(environment: Environment, outputs: Array) -> Array:
@@ -73,10 +73,10 @@ def logprobs_and_entropy(
     """
     if environment.discrete:
         return token_logprobs(outputs, actions), entropy(outputs)
+    log_std = jnp.broadcast_to(log_std, outputs.shape)
     apart = (actions - outputs) / jnp.exp(log_std)
     logprobs = -0.5 * jnp.square(apart) - log_std - 0.5 * math.log(2 * math.pi)
-    per_number = jnp.broadcast_to(log_std + 0.5 * math.log(2 * math.pi * math.e), outputs.shape)
-    return logprobs.sum(-1), per_number.sum(-1)
+    return logprobs.sum(-1), (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
 def features(environment: Environment, actions: Array) -> Array:

@@ -30,7 +30,7 @@ from rlhf_jax.stages.online.config import GroupConfig, KLConfig, OnlineConfig, P
 from rlhf_jax.stages.online.gap import SamplerMismatch
 from rlhf_jax.stages.online.trainer import OnlineState, OnlineTrainer
 from rlhf_jax.stages.opinions import Comparisons, comparisons
-from rlhf_jax.stages.people import CompareConfig, compare, open_store
+from rlhf_jax.stages.people import CompareConfig, ask_people, compare, open_store
 from rlhf_jax.stages.ppo import ppo
 from rlhf_jax.stages.preference import PreferenceConfig, preference
 from rlhf_jax.stages.quickstart import QuickstartConfig, quickstart, quickstart_config
@@ -83,6 +83,7 @@ __all__ = [
     "Scorer",
     "StageConfig",
     "Task",
+    "ask_people",
     "audit",
     "baselines",
     "best_of_n",
