@@ -35,7 +35,7 @@ class Learner(NamedTuple):
 
     Example:
         >>> from rlhf_jax.control import line
-        >>> task = Task(line(), AgentConfig(environments=2), PreferenceConfig(), iterations=1, labels=8)
+        >>> task = Task(line(), AgentConfig(environments=4), PreferenceConfig(), iterations=1, labels=8)
         >>> int(start(jax.random.key(0), task).said.count)
         0
     """

@@ -85,8 +85,8 @@ def doubted(difference: Array, error_rate: float) -> Array:
         [...], to be given to ``losses.bradley_terry`` in the place of the difference.
 
     Example:
-        >>> print(jax.nn.sigmoid(doubted(jnp.array([-100.0, 0.0, 100.0]), 0.1)).round(3))
-        [0.1 0.5 0.9]
+        >>> [round(float(jax.nn.sigmoid(doubted(jnp.array(d), 0.1))), 3) for d in (-100.0, 0.0, 100.0)]
+        [0.1, 0.5, 0.9]
 
     Source: Christiano et al. 2017, section 2.2.3 (arXiv:1706.03741), where 10% of the answers are drawn at random.
     """

@@ -21,8 +21,8 @@ def line(*, limit: float = 1.0, time_limit: int = 50) -> Environment:
         >>> environment = line()
         >>> state = jnp.array([0.5, 0.0])  # where it is and how fast
         >>> state, reward, terminated = environment.step(jax.random.key(0), state, jnp.array(0))
-        >>> print(state.round(3), reward.round(3), terminated)
-        [ 0.49 -0.1 ] 0.51 False
+        >>> [round(float(x), 3) for x in (*state, reward)], bool(terminated)
+        ([0.49, -0.1, 0.51], False)
     """
 
     def reset(key: Array) -> State:

@@ -99,7 +99,7 @@ def label_schedule(labels: int, iterations: int, *, first_share: float) -> np.nd
 
     Example:
         >>> label_schedule(20, 5, first_share=0.25).tolist()
-        [5, 7, 3, 2, 2, 1]
+        [5, 6, 3, 3, 2, 1]
 
     Source: Christiano et al. 2017, appendix A (arXiv:1706.03741).
     """
