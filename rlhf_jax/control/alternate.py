@@ -36,7 +36,7 @@ class Learner(NamedTuple):
     Example:
         >>> from rlhf_jax.control import line
         >>> task = Task(line(), AgentConfig(environments=2), PreferenceConfig(), iterations=1, labels=8)
-        >>> int(start(jax.random.key(0), task).said.count)
+        >>> int(start(jax.random.key(0), task).said.number)
         0
     """
 
@@ -281,6 +281,6 @@ def _measured(key: Array, iteration, learner: Learner, schedule: Array, measure,
         keys = jax.random.split(now[0], every + 1)
         learner, figures = jax.lax.scan(iteration, learner, (keys[1:], now[1]))
         figures = {name: x.mean(0) for name, x in figures.items()}
-        return learner, figures | {"measured": measure(keys[0], learner.agent), "labels": learner.said.count}
+        return learner, figures | {"measured": measure(keys[0], learner.agent), "labels": learner.said.number}
 
     return jax.lax.scan(period, learner, (jax.random.split(key, periods), schedule.reshape(periods, every)))

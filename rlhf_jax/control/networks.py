@@ -67,7 +67,7 @@ class Moments(NamedTuple):
     """Running mean and variance of observations, by which networks see numbers of one size.
 
     Args:
-        count: [], how many were seen.
+        number: [], how many were seen.
         mean: [O].
         variance: [O].
 
@@ -77,7 +77,7 @@ class Moments(NamedTuple):
         [2.] [1.] [2.]
     """
 
-    count: Array
+    number: Array
     mean: Array
     variance: Array
 
@@ -105,9 +105,9 @@ def seen(moments: Moments, observations: Array) -> Moments:
     """
     flat = observations.reshape(-1, observations.shape[-1])
     n, mean, variance = flat.shape[0], flat.mean(0), flat.var(0)
-    total = moments.count + n
+    total = moments.number + n
     apart = mean - moments.mean
-    squares = moments.variance * moments.count + variance * n + jnp.square(apart) * moments.count * n / total
+    squares = moments.variance * moments.number + variance * n + jnp.square(apart) * moments.number * n / total
     return Moments(total, moments.mean + apart * n / total, squares / total)
 
 
