@@ -42,7 +42,7 @@ def start(key: Array, observation_size: int, action_size: int, config: Preferenc
     """Make reward models that know nothing, and disagree.
 
     Args:
-        key: of the weights.
+        key: draws the weights.
         observation_size: O.
         action_size: A.
         config: sizes and rates.
@@ -57,7 +57,7 @@ def member_rewards(ensemble: Ensemble, moments: Moments, observations: Array, ac
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         observations: [..., O].
         actions: [..., A], as ``policy.features`` shows them.
 
@@ -102,7 +102,7 @@ def differences(ensemble: Ensemble, moments: Moments, first: Segments, second: S
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         first: [k].
         second: [k].
 
@@ -126,9 +126,9 @@ def fit(
     is above 1.5 times the one inside, and falls by as much where it is below 1.1 times.
 
     Args:
-        key: of the batches.
+        key: draws the batches.
         ensemble: before.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         said: the comparisons. Where there is none, nothing is learnt.
         config: rates and sizes.
         updates: how many.
@@ -181,11 +181,11 @@ def normalised_rewards(
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         said: the comparisons; where there is none, the given steps take their place.
         observations: [..., O].
         actions: [..., A].
-        key: of the compared segments that are looked at, 64 of them.
+        key: draws the compared segments that are looked at, 64 of them.
 
     Returns:
         [...], float32.

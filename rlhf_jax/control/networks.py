@@ -18,9 +18,9 @@ def init_layers(key: Array, sizes: Sequence[int], *, last_scale: float = 1.0) ->
     """Draw the weights of a perceptron: normal, with a variance of 2 / inputs before an activation; biases of 0.
 
     Args:
-        key: of the draw.
-        sizes: of the input, of every hidden layer, and of the output.
-        last_scale: of the last matrix, relative to 1 / sqrt(inputs); a small one starts a policy near uniform.
+        key: draws it.
+        sizes: width of the input, every hidden layer's, and the output's.
+        last_scale: scale of the last matrix, relative to 1 / sqrt(inputs); a small one starts a policy near uniform.
 
     Returns:
         A matrix and a bias for each layer.
@@ -86,7 +86,7 @@ def no_moments(size: int) -> Moments:
     """Begin with observations as they are: mean 0 and variance 1, which the first batch replaces.
 
     Args:
-        size: of an observation.
+        size: numbers in an observation.
     """
     return Moments(jnp.asarray(1e-4), jnp.zeros(size), jnp.ones(size))
 
@@ -115,7 +115,7 @@ def scaled(moments: Moments, observations: Array) -> Array:
     """Bring observations to mean 0 and variance 1, and into -10 to 10.
 
     Args:
-        moments: of what was seen.
+        moments: mean and variance of what was seen.
         observations: [..., O].
 
     Returns:

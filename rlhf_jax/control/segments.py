@@ -62,7 +62,7 @@ def cut(environment: Environment, rollout: Rollout, steps: int) -> Segments:
     Args:
         environment: whose actions they are.
         rollout: N copies, a whole number of segments each.
-        steps: of a segment, T.
+        steps: steps of a segment, T.
 
     Returns:
         [N x segments], copy after copy.
@@ -99,7 +99,7 @@ def no_comparisons(room: int, steps: int, observation_size: int, action_size: in
 
     Args:
         room: L, how many there may be.
-        steps: of a segment, T.
+        steps: steps of a segment, T.
         observation_size: O.
         action_size: A.
         members: M, of the ensemble.
@@ -119,7 +119,7 @@ def add(
     """Add what raters said of pairs.
 
     Args:
-        key: of each member's bootstrap sample.
+        key: draws each member's bootstrap sample.
         comparisons: before.
         first: [k].
         second: [k].
