@@ -14,10 +14,10 @@ Result:   true return after 120,000 steps, mean of 5 seeds of 8 episodes each (9
     350            95 (57 to 132)     -500 (-500 to -500)    -477 (-769 to -215)
     0              26 (12 to 39)      -421 (-500 to -262)    -1529 (-1611 to -1447)
 
-Raters are synthetic, 10% of their answers the wrong way round. Pendulum is learnt from 700 labels nearly as well as
-from the true reward: learnt and true reward correlate with 0.98. CartPole gains with labels but does not come near,
-and its seeds differ widely (67 to 500 with 1,400 labels; 226 to 500 on the true reward, which no longer holds what it
-had). Acrobot is not learnt at all: nearly all early segments have the same return, -25, and ties teach nothing.
+Raters are synthetic, 10% of their answers wrong. Pendulum is learnt from 700 labels about as well as from
+the true reward: learnt and true reward correlate with 0.98. CartPole gains with labels but does not come near, and its
+seeds differ widely (67 to 500 with 1,400 labels; 226 to 500 on the true reward, which no longer holds what it had).
+Acrobot is not learnt at all: nearly all early segments have the same return, -25, and ties teach nothing.
 """
 
 from __future__ import annotations
