@@ -219,7 +219,7 @@ def people(experiment: Experiment, folder: str, labels: int, rounds: int) -> Non
     question = SUBJECTS[experiment.name].question
     learner = from_people(jax.random.key(0), task, ask, schedule.tolist(), question=question)
     returns = np.asarray(experiment.measure(jax.random.key(1), learner.agent))
-    print(f"{int(learner.said.count)} labels of people: true return {returns.mean():.0f} over {returns.size} episodes")
+    print(f"{int(learner.said.number)} labels of people: true return {returns.mean():.0f} over {returns.size} episodes")
 
 
 def main(argv: list[str] | None = None) -> None:

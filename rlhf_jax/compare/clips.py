@@ -14,7 +14,7 @@ from rlhf_jax.data.layouts.fields import bad_row, shown
 
 MOST_FRAMES = 1000
 MOST_SHAPES = 64  # in a frame
-MOST_CHARACTERS = 500_000  # of the whole clip as JSON
+MOST_CHARACTERS = 500_000  # a whole clip's, as JSON
 COLOURS = ("ink", "soft", "line", "main", "right", "wrong")
 # What a shape is made of: numbers, then a colour.
 SHAPES = {"line": 5, "circle": 3, "box": 5}

@@ -43,7 +43,7 @@ class Agent(NamedTuple):
     Args:
         networks: what is trained.
         optimizer: Adam's state.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         spread: [], running standard deviation of the returns, the critic's unit; 0 before the first iteration.
 
     Example:
@@ -92,7 +92,7 @@ def start(key: Array, environment: Environment, config: AgentConfig, *, updates:
     """Make an agent that knows nothing.
 
     Args:
-        key: of the weights.
+        key: draws the weights.
         environment: what it will act in.
         config: sizes and rates.
         updates: how many gradient steps there will be in all, over which the learning rate falls to 0.
@@ -117,7 +117,7 @@ def act(key: Array, environment: Environment, agent: Agent, episodes: Episode, s
     """Act in N copies of an environment, which restart as they end.
 
     Args:
-        key: of the actions and of what the environments draw.
+        key: draws the actions and what is random in the environments.
         environment: the task.
         agent: who acts.
         episodes: [N], where each copy stands.
@@ -172,7 +172,7 @@ def improve(
     scaled as they were when the agent acted; the moments move afterwards, so that the ratio begins at 1.
 
     Args:
-        key: of the minibatches.
+        key: draws the minibatches.
         environment: whose actions they are.
         agent: the one that acted.
         rollout: its steps.
@@ -231,7 +231,7 @@ def true_returns(key: Array, environment: Environment, agent: Agent, episodes: i
     """Measure an agent: the sum of true rewards of whole episodes, in which it takes its likeliest actions.
 
     Args:
-        key: of the starts and of what the environment draws.
+        key: draws the starts and what is random in the environment.
         environment: the task with its ends, whatever the agent was trained on.
         agent: who acts.
         episodes: how many.

@@ -36,7 +36,7 @@ class Learner(NamedTuple):
     Example:
         >>> from rlhf_jax.control import line
         >>> task = Task(line(), AgentConfig(environments=4), PreferenceConfig(), iterations=1, labels=8)
-        >>> int(start(jax.random.key(0), task).said.count)
+        >>> int(start(jax.random.key(0), task).said.number)
         0
     """
 
@@ -53,7 +53,7 @@ class Task(NamedTuple):
         environment: what is acted in. Where ends would tell what the raters should, ``without_ends`` hides them.
         acting: how the agent learns.
         asking: how the reward learns.
-        iterations: of training, over which the agent's learning rate falls.
+        iterations: iterations of training, over which the agent's learning rate falls.
         labels: room for comparisons; 0 where the reward is the true one.
 
     Example:
@@ -78,7 +78,7 @@ def start(key: Array, task: Task) -> Learner:
     """Make a learner that knows nothing.
 
     Args:
-        key: of weights and starts.
+        key: draws weights and starts.
         task: what is to be learnt.
     """
     for_agent, for_ensemble, for_starts = jax.random.split(key, 3)
@@ -96,7 +96,7 @@ def first_questions(key: Array, task: Task, learner: Learner, count: int) -> tup
     """Act at random, and choose the pairs to ask about before anything is learnt.
 
     Args:
-        key: of actions and pairs.
+        key: draws actions and pairs.
         task: what is to be learnt.
         learner: at its start.
         count: k, pairs.
@@ -119,7 +119,7 @@ def questions(key: Array, task: Task, learner: Learner, count: int) -> tuple[Lea
     """Act, and choose the pairs of this rollout to ask about.
 
     Args:
-        key: of actions and pairs.
+        key: draws actions and pairs.
         task: what is to be learnt.
         learner: who acts.
         count: k, pairs.
@@ -146,13 +146,13 @@ def hear(
     """Take answers in, and train the reward models.
 
     Args:
-        key: of bootstrap samples and batches.
+        key: draws bootstrap samples and batches.
         task: what is to be learnt.
         learner: before.
         pairs: [k], that were asked about.
         preferences: [k], 1 where the first is better, 0 where the second is, 1/2 for a tie.
         count: [], how many of the k were answered: the first ones.
-        updates: of the ensemble.
+        updates: updates of the ensemble.
 
     Returns:
         The learner, and what ``ensemble.fit`` measures.
@@ -169,7 +169,7 @@ def improve(key: Array, task: Task, learner: Learner, rollout: Rollout) -> tuple
     """Train the agent on the learnt reward.
 
     Args:
-        key: of minibatches, and of the segments by which the reward is normalised.
+        key: draws minibatches, and the segments by which the reward is normalised.
         task: what is to be learnt.
         learner: before.
         rollout: its steps.
@@ -204,7 +204,7 @@ def from_preferences(
     """Learn a reward from preferences and a policy from the reward, in one program: jit it, and vmap it over seeds.
 
     Args:
-        key: of everything random.
+        key: everything random comes from it.
         task: what is to be learnt.
         rate: compares segments, in the program: ``raters.synthetic_preferences``. People need ``questions``, ``hear``
             and ``improve`` one by one.
@@ -246,7 +246,7 @@ def from_true_reward(
     """Learn from the true reward, for comparison: the same agent and as many steps.
 
     Args:
-        key: of everything random.
+        key: everything random comes from it.
         task: what is to be learnt, with its ends.
         measure: (key, agent) -> figures of the agent.
         every: iterations between two measurements; it divides ``task.iterations``.
@@ -281,6 +281,6 @@ def _measured(key: Array, iteration, learner: Learner, schedule: Array, measure,
         keys = jax.random.split(now[0], every + 1)
         learner, figures = jax.lax.scan(iteration, learner, (keys[1:], now[1]))
         figures = {name: x.mean(0) for name, x in figures.items()}
-        return learner, figures | {"measured": measure(keys[0], learner.agent), "labels": learner.said.count}
+        return learner, figures | {"measured": measure(keys[0], learner.agent), "labels": learner.said.number}
 
     return jax.lax.scan(period, learner, (jax.random.split(key, periods), schedule.reshape(periods, every)))

@@ -10,7 +10,7 @@ from rlhf_jax.losses.checks import check_range
 
 
 def from_brax(name: str, *, backend: str = "spring", time_limit: int = 1000, starts: int = 64) -> Environment:
-    """Make an environment from a task of brax. Its dynamics, rewards and ends are brax's.
+    """Make an environment from a task of brax, with its dynamics, rewards and ends.
 
     A first state takes brax much arithmetic, and programs restart inside the loop over steps. So some first states are
     made here once, and an episode begins from one of them.

@@ -33,7 +33,7 @@ def clip(name: str, observations: Any) -> dict[str, Any]:
     """Draw a segment.
 
     Args:
-        name: of the environment, one of ``DRAWINGS``.
+        name: the environment's, one of ``DRAWINGS``.
         observations: [L, O], as the environment gives them, unscaled.
 
     Returns:
@@ -58,7 +58,7 @@ def describe(name: str, observations: Any) -> str:
     """Say what a segment shows, for the text beside its clip.
 
     Args:
-        name: of the environment.
+        name: the environment's.
         observations: [L, O].
 
     Returns:

@@ -78,8 +78,8 @@ class PreferenceConfig:
         hidden: sizes of the hidden layers of each.
         first_share: share of the labels that is asked for before training, on a random policy's segments.
         candidates: pairs that are looked at for every one that is asked about; 1 asks at random.
-        first_updates: of the ensemble, on the first labels.
-        updates: of the ensemble, in every iteration.
+        first_updates: updates of the ensemble, on the first labels.
+        updates: updates of the ensemble, in every iteration.
         batch: comparisons in an update.
         learning_rate: Adam's.
         error_rate: share of comparisons that are answered the wrong way round; what synthetic raters do, and what the

@@ -42,7 +42,7 @@ def start(key: Array, observation_size: int, action_size: int, config: Preferenc
     """Make reward models that know nothing, and disagree.
 
     Args:
-        key: of the weights.
+        key: draws the weights.
         observation_size: O.
         action_size: A.
         config: sizes and rates.
@@ -57,7 +57,7 @@ def member_rewards(ensemble: Ensemble, moments: Moments, observations: Array, ac
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         observations: [..., O].
         actions: [..., A], as ``policy.features`` shows them.
 
@@ -102,7 +102,7 @@ def differences(ensemble: Ensemble, moments: Moments, first: Segments, second: S
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         first: [k].
         second: [k].
 
@@ -126,9 +126,9 @@ def fit(
     is above 1.5 times the one inside, and falls by as much where it is below 1.1 times.
 
     Args:
-        key: of the batches.
+        key: draws the batches.
         ensemble: before.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         said: the comparisons. Where there is none, nothing is learnt.
         config: rates and sizes.
         updates: how many.
@@ -144,8 +144,8 @@ def fit(
         apart = differences(ensemble._replace(members=members), moments, batch.first, batch.second)  # [M, k]
         odds = doubted(apart, config.error_rate)
         each = losses.bradley_terry(odds, jnp.zeros_like(odds), preference=batch.preferences[None])
-        weights = batch.weights.T * batch.count[None]  # [M, k]; ``count`` says here of each row whether it counts
-        left_out = (batch.weights.T == 0) & batch.count[None]
+        weights = batch.weights.T * batch.number[None]  # [M, k]; ``number`` says here of each row whether it counts
+        left_out = (batch.weights.T == 0) & batch.number[None]
         inside, outside = (each * weights).sum(-1), (each * left_out).sum(-1)
         squares = sum(jnp.square(w).sum((-2, -1)) for w, _ in members)
         total = (inside / config.batch + penalty * squares).sum()
@@ -153,8 +153,8 @@ def fit(
 
     def update(carry: tuple[Layers, optax.OptState], key: Array):
         members, state = carry
-        rows = jax.random.randint(key, (config.batch,), 0, jnp.maximum(said.count, 1))
-        batch = take(said._replace(count=jnp.arange(said.preferences.shape[0]) < said.count), rows)
+        rows = jax.random.randint(key, (config.batch,), 0, jnp.maximum(said.number, 1))
+        batch = take(said._replace(number=jnp.arange(said.preferences.shape[0]) < said.number), rows)
         gradient, sums = jax.grad(loss, has_aux=True)(members, ensemble.penalty, batch)
         change, state = optimizer.update(gradient, state, members)
         return (optax.apply_updates(members, change), state), sums
@@ -164,10 +164,11 @@ def fit(
     inside, of_inside, outside, of_outside = (x.sum(0) for x in sums)
     train, heldout = inside / jnp.maximum(of_inside, 1), outside / jnp.maximum(of_outside, 1)
     move = jnp.where(heldout > OVERFITS * train, 1.1, jnp.where(heldout < FITS * train, 1 / 1.1, 1.0))
-    penalty = jnp.clip(ensemble.penalty * jnp.where(said.count > 0, move, 1.0), 1e-6, 1e-1)
-    known = said.count > 0
+    penalty = jnp.clip(ensemble.penalty * jnp.where(said.number > 0, move, 1.0), 1e-6, 1e-1)
+    known = said.number > 0
     carry = jax.tree.map(lambda new, old: jnp.where(known, new, old), carry, (ensemble.members, ensemble.optimizer))
-    return Ensemble(*carry, penalty), {"reward_loss": train.mean(), "reward_heldout_loss": heldout.mean()}
+    members, optimizer = carry
+    return Ensemble(members, optimizer, penalty), {"reward_loss": train.mean(), "reward_heldout_loss": heldout.mean()}
 
 
 def normalised_rewards(
@@ -180,21 +181,21 @@ def normalised_rewards(
 
     Args:
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         said: the comparisons; where there is none, the given steps take their place.
         observations: [..., O].
         actions: [..., A].
-        key: of the compared segments that are looked at, 64 of them.
+        key: draws the compared segments that are looked at, 64 of them.
 
     Returns:
         [...], float32.
     """
-    rows = jax.random.randint(key, (64,), 0, jnp.maximum(said.count, 1))
+    rows = jax.random.randint(key, (64,), 0, jnp.maximum(said.number, 1))
     seen = take(said.first, rows)
     compared = member_rewards(ensemble, moments, seen.observations, seen.actions).reshape(ensemble.penalty.shape[0], -1)
     rewards = member_rewards(ensemble, moments, observations, actions)
     flat = rewards.reshape(rewards.shape[0], -1)
-    known = said.count > 0
+    known = said.number > 0
     mean = jnp.where(known, compared.mean(-1), flat.mean(-1))
     spread = jnp.where(known, compared.std(-1), flat.std(-1))
     wide = (-1, *[1] * (rewards.ndim - 1))

@@ -55,7 +55,7 @@ def begin(environment: Environment, key: Array) -> Episode:
 
     Args:
         environment: the task.
-        key: of the start.
+        key: draws the start.
 
     Example:
         >>> from rlhf_jax.control import line
@@ -70,7 +70,7 @@ def advance(environment: Environment, key: Array, episode: Episode, action: Arra
 
     Args:
         environment: the task.
-        key: of the step, and of a restart.
+        key: draws what is random in the step and in a restart.
         episode: where it stands.
         action: the environment's.
 

@@ -8,7 +8,7 @@ from rlhf_jax.control.environment import Array, Environment, State
 
 
 def from_gymnax(name: str) -> Environment:
-    """Make an environment from a task of gymnax. Its dynamics, rewards, ends and time limit are gymnax's.
+    """Make an environment from a task of gymnax, with its dynamics, rewards, ends and time limit.
 
     Args:
         name: gymnax's, such as ``CartPole-v1``. Numbers of a continuous action go from -1 to 1, and are stretched to

@@ -18,9 +18,9 @@ def init_layers(key: Array, sizes: Sequence[int], *, last_scale: float = 1.0) ->
     """Draw the weights of a perceptron: normal, with a variance of 2 / inputs before an activation; biases of 0.
 
     Args:
-        key: of the draw.
-        sizes: of the input, of every hidden layer, and of the output.
-        last_scale: of the last matrix, relative to 1 / sqrt(inputs); a small one starts a policy near uniform.
+        key: draws it.
+        sizes: width of the input, every hidden layer's, and the output's.
+        last_scale: scale of the last matrix, relative to 1 / sqrt(inputs); a small one starts a policy near uniform.
 
     Returns:
         A matrix and a bias for each layer.
@@ -67,7 +67,7 @@ class Moments(NamedTuple):
     """Running mean and variance of observations, by which networks see numbers of one size.
 
     Args:
-        count: [], how many were seen.
+        number: [], how many were seen.
         mean: [O].
         variance: [O].
 
@@ -77,7 +77,7 @@ class Moments(NamedTuple):
         [2.] [1.] [2.]
     """
 
-    count: Array
+    number: Array
     mean: Array
     variance: Array
 
@@ -86,7 +86,7 @@ def no_moments(size: int) -> Moments:
     """Begin with observations as they are: mean 0 and variance 1, which the first batch replaces.
 
     Args:
-        size: of an observation.
+        size: numbers in an observation.
     """
     return Moments(jnp.asarray(1e-4), jnp.zeros(size), jnp.ones(size))
 
@@ -105,9 +105,9 @@ def seen(moments: Moments, observations: Array) -> Moments:
     """
     flat = observations.reshape(-1, observations.shape[-1])
     n, mean, variance = flat.shape[0], flat.mean(0), flat.var(0)
-    total = moments.count + n
+    total = moments.number + n
     apart = mean - moments.mean
-    squares = moments.variance * moments.count + variance * n + jnp.square(apart) * moments.count * n / total
+    squares = moments.variance * moments.number + variance * n + jnp.square(apart) * moments.number * n / total
     return Moments(total, moments.mean + apart * n / total, squares / total)
 
 
@@ -115,7 +115,7 @@ def scaled(moments: Moments, observations: Array) -> Array:
     """Bring observations to mean 0 and variance 1, and into -10 to 10.
 
     Args:
-        moments: of what was seen.
+        moments: mean and variance of what was seen.
         observations: [..., O].
 
     Returns:

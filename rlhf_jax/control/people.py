@@ -25,7 +25,7 @@ def question_rows(name: str, question: str, pairs: Pairs) -> list[Row]:
     """Write pairs as rows that the page of ``rlhf compare`` shows.
 
     Args:
-        name: of the environment, one that ``clips`` draws.
+        name: the environment's, one that ``clips`` draws.
         question: what people are asked, such as "Which one balances the pole better?".
         pairs: [k].
 
@@ -92,7 +92,7 @@ def from_people(key: Array, task: Task, ask: Ask, schedule: Sequence[int], *, qu
     the same questions; an ``ask`` that keeps what was said has answers to them already, and so training goes on.
 
     Args:
-        key: of everything random.
+        key: everything random comes from it.
         task: what is to be learnt, in an environment that ``clips`` draws and that hides its ends.
         ask: (round, rows) -> rows with answers, as ``stages.ask_people`` makes it; round 0 comes before training.
         schedule: [rounds], how many pairs each round asks about, as ``label_schedule(labels, rounds - 1)`` says.

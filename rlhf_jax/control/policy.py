@@ -15,7 +15,7 @@ def sample(key: Array, environment: Environment, outputs: Array, log_std: Array)
     """Draw actions.
 
     Args:
-        key: of the draw.
+        key: draws it.
         environment: whose actions they are.
         outputs: [..., A], logits of discrete actions, or means.
         log_std: [A], logarithms of standard deviations, for numbers; discrete actions have none.

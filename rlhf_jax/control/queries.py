@@ -35,7 +35,7 @@ def random_pairs(key: Array, segments: Segments, count: int) -> Pairs:
     """Draw pairs of two different segments.
 
     Args:
-        key: of the draw.
+        key: draws it.
         segments: [S], at least two.
         count: k, how many pairs; a segment may be in several.
 
@@ -62,9 +62,9 @@ def disputed_pairs(
     ``variance over members of sigmoid(score(first) - score(second))``
 
     Args:
-        key: of the candidates.
+        key: draws the candidates.
         ensemble: whose members.
-        moments: of the observations.
+        moments: mean and variance of the observations.
         segments: [S].
         count: k.
         candidates: pairs that are looked at for each one chosen; 1 chooses at random.
@@ -88,8 +88,8 @@ def label_schedule(labels: int, iterations: int, *, first_share: float) -> np.nd
 
     Args:
         labels: in all.
-        iterations: of training.
-        first_share: of the labels, asked for before the first iteration.
+        iterations: iterations of training.
+        first_share: share of the labels, asked for before the first iteration.
 
     Returns:
         [1 + iterations], int32, with the sum ``labels``.

@@ -14,7 +14,7 @@ def synthetic_preferences(key: Array, first: Segments, second: Segments, *, erro
     """Compare segments by their true returns.
 
     Args:
-        key: of the errors.
+        key: draws the errors.
         first: [k].
         second: [k].
         error_rate: share of comparisons that come out the wrong way round; a tie has none.

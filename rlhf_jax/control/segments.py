@@ -41,11 +41,11 @@ class Comparisons(NamedTuple):
         preferences: [L], 1 where the first is better, 0 where the second is, 1/2 for a tie.
         weights: [L, M], how often each member of the ensemble counts the comparison: its bootstrap sample. Those that
             it does not count are held out from it.
-        count: [], how many there are; what lies behind counts for nobody.
+        number: [], how many there are; what lies behind counts for nobody.
 
     Example:
         >>> room = no_comparisons(10, 25, 4, 2, members=3)
-        >>> int(room.count), room.first.observations.shape
+        >>> int(room.number), room.first.observations.shape
         (0, (10, 25, 4))
     """
 
@@ -53,7 +53,7 @@ class Comparisons(NamedTuple):
     second: Segments
     preferences: Array
     weights: Array
-    count: Array
+    number: Array
 
 
 def cut(environment: Environment, rollout: Rollout, steps: int) -> Segments:
@@ -62,7 +62,7 @@ def cut(environment: Environment, rollout: Rollout, steps: int) -> Segments:
     Args:
         environment: whose actions they are.
         rollout: N copies, a whole number of segments each.
-        steps: of a segment, T.
+        steps: steps of a segment, T.
 
     Returns:
         [N x segments], copy after copy.
@@ -99,7 +99,7 @@ def no_comparisons(room: int, steps: int, observation_size: int, action_size: in
 
     Args:
         room: L, how many there may be.
-        steps: of a segment, T.
+        steps: steps of a segment, T.
         observation_size: O.
         action_size: A.
         members: M, of the ensemble.
@@ -119,7 +119,7 @@ def add(
     """Add what raters said of pairs.
 
     Args:
-        key: of each member's bootstrap sample.
+        key: draws each member's bootstrap sample.
         comparisons: before.
         first: [k].
         second: [k].
@@ -134,9 +134,9 @@ def add(
     """
     k, room = preferences.shape[0], comparisons.preferences.shape[0]
     # An index behind the room is dropped.
-    places = jnp.where(jnp.arange(k) < count, comparisons.count + jnp.arange(k), room)
+    places = jnp.where(jnp.arange(k) < count, comparisons.number + jnp.arange(k), room)
     drawn = jax.random.poisson(key, 1.0, (k, comparisons.weights.shape[-1])).astype(jnp.float32)
     old = comparisons.first, comparisons.second, comparisons.preferences, comparisons.weights
     new = first, second, preferences, drawn
-    both = jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), old, new)
-    return Comparisons(*both, jnp.minimum(comparisons.count + count, room))
+    first, second, preferences, weights = jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), old, new)
+    return Comparisons(first, second, preferences, weights, jnp.minimum(comparisons.number + count, room))

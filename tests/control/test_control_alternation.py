@@ -55,7 +55,7 @@ def test_as_many_labels_are_used_as_the_schedule_says():
     assert SCHEDULE.tolist() == [5, 4, 1]
     said, figures = program(KEYS, SCHEDULE)
     np.testing.assert_array_equal(figures["labels"], [[9, 10]] * 2)
-    np.testing.assert_array_equal(said.count, [10, 10])
+    np.testing.assert_array_equal(said.number, [10, 10])
     assert (said.weights[:, 10:] == 0).all()
     _, none = program(KEYS, jnp.zeros(3, jnp.int32))
     np.testing.assert_array_equal(none["labels"], 0)

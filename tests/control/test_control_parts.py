@@ -104,11 +104,11 @@ def test_comparisons_stop_at_their_room():
     room = segments.no_comparisons(3, 1, 1, 1, members=2)
     first, second = two(1.0, 0.0, 2)
     one = segments.add(key(), room, first, second, jnp.array([1.0, 0.0]), jnp.array(1))
-    assert (int(one.count), one.preferences.tolist()) == (1, [1.0, 0.0, 0.0])
+    assert (int(one.number), one.preferences.tolist()) == (1, [1.0, 0.0, 0.0])
     first, second = two(2.0, 3.0, 2)
     full = segments.add(key(), one, first, second, jnp.array([0.5, 0.5]), jnp.array(2))
     full = segments.add(key(), full, first, second, jnp.array([1.0, 1.0]), jnp.array(2))
-    assert (int(full.count), full.preferences.tolist()) == (3, [1.0, 0.5, 0.5])
+    assert (int(full.number), full.preferences.tolist()) == (3, [1.0, 0.5, 0.5])
     assert full.first.rewards[:, 0].tolist() == [1.0, 2.0, 2.0]
 
 

@@ -44,7 +44,7 @@ def test_a_reward_is_learnt_from_what_people_see_and_a_stopped_loop_asks_the_sam
     assert asked[0] == asked[2]
     assert asked[1] == asked[3]
     assert [len(rows) for _, rows in asked[2:]] == SCHEDULE
-    assert int(learner.said.count) == 32
+    assert int(learner.said.number) == 32
     said = learner.said
     apart = differences(learner.ensemble, learner.agent.moments, said.first, said.second).mean(0)
     assert ((apart > 0) == (said.preferences == 1)).mean() > 0.8  # towards what they prefer, and not away from it

@@ -49,7 +49,7 @@ def ask_people(
         asked, said = (Path(folder) / f"round-{at}.{kind}" for kind in ("jsonl", "sqlite"))
         asked.parent.mkdir(parents=True, exist_ok=True)
         again = said.exists()
-        write_jsonl(asked, rows)  # of a round that was asked before too: other rows than the store holds are refused
+        write_jsonl(asked, rows)  # again for a round that was asked before: other rows than the store holds are refused
         config = CompareConfig(
             source=str(asked),
             to=str(said),
