@@ -104,15 +104,17 @@ def first_questions(key: Array, task: Task, learner: Learner, count: int) -> tup
     Returns:
         The learner, which has seen observations; and pairs, [k].
     """
-    *for_acts, for_pairs = jax.random.split(key, WARM_UP + 1)
-    found = []
-    for for_act in for_acts:
-        episodes, rollout = agents.act(for_act, task.environment, learner.agent, learner.episodes, task.acting.steps)
+    keys = jax.random.split(key, WARM_UP + 1)
+
+    def one(learner: Learner, key: Array) -> tuple[Learner, Segments]:
+        episodes, rollout = agents.act(key, task.environment, learner.agent, learner.episodes, task.acting.steps)
         moved = learner.agent._replace(moments=seen(learner.agent.moments, rollout.observations))
-        learner = learner._replace(episodes=episodes, agent=moved)
-        found.append(cut(task.environment, rollout, task.asking.segment))
-    segments = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-    return learner, random_pairs(for_pairs, segments, count)
+        segments = cut(task.environment, rollout, task.asking.segment)
+        return learner._replace(episodes=episodes, agent=moved), segments
+
+    learner, found = jax.lax.scan(one, learner, keys[:-1])
+    segments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    return learner, random_pairs(keys[-1], segments, count)
 
 
 def questions(key: Array, task: Task, learner: Learner, count: int) -> tuple[Learner, Rollout, Pairs]:
