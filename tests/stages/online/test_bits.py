@@ -33,7 +33,7 @@ def test_the_share_of_bits_that_differ_by_hand():
 
 @pytest.mark.parametrize("what", ["under a gradient", "half of the batch", "other order of rows"])
 def test_the_trainers_pass_gives_the_same_bits(found, what):
-    """What is scored before an update is what the update computes, so that ratios begin at exactly 1."""
+    """In a small shape; in a larger one norms are summed in another order (docs/parity.md)."""
     assert found[what] == (0.0, 0.0, 0.0)
 
 
