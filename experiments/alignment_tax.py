@@ -66,8 +66,8 @@ def write_tasks(folder: Path, rows: int, seed: int = 0) -> list[str]:
     text = [{"prompt": PROMPTS[s.domain], "text": s.text} for s in chosen[:rows]]
     order = [row for s in chosen if (row := reordered(s.domain, s.text, rng)) is not None][:rows]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, found in (("text", text), ("order", order)):
-        data.write_jsonl(folder / f"{name}.jsonl", found)
+    data.write_jsonl(folder / "text.jsonl", text)
+    data.write_jsonl(folder / "order.jsonl", order)
     return [str(folder / "text.jsonl"), str(folder / "order.jsonl")]
 
 
@@ -199,7 +199,8 @@ def main() -> None:
         began, folder = time.monotonic(), out / f"beta{beta:g}_ptx{ptx:g}"
         summary = ppo(start, folder, beta, ptx, tasks, size)
         log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        arms[f"{beta:g}/{ptx:g}"] = {**measured(summary, log), "seconds": time.monotonic() - began}
+        figures = {**measured(summary, log), "seconds": time.monotonic() - began}
+        arms |= {f"{beta:g}/{ptx:g}": figures}
         (out / "result.json").write_text(json.dumps(arms, indent=2) + "\n")
         (out / "table.md").write_text(table(arms) + "\n")
         plot(arms, out / "figure.png")
