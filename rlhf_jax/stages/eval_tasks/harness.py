@@ -43,7 +43,8 @@ def harness_model(policy: Policy, *, seed: int = 0) -> Any:
         from lm_eval.api.model import LM
     except ImportError as error:
         raise RunError(
-            f"lm-evaluation-harness cannot be imported ({error}): pip install lm-eval, or in a clone '.[lm-eval]'"
+            f"lm-evaluation-harness cannot be imported ({error}): pip install lm-eval, or in a clone "
+            "pip install -e '.[lm-eval]'"
         ) from error
 
     class PolicyLM(LM):

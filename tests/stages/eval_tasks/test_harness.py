@@ -114,7 +114,8 @@ def test_a_continuation_is_what_follows_on_the_context(policy, asked):
 
 def test_what_greedy_decoding_writes_is_known_as_such(asked):
     (response,) = asked.responses([("The cat and", {"max_gen_toks": 6})])
-    found = asked.continuations([("The cat and", response), ("The cat and", " xylophone")])
+    # A response has lost the space that its first token begins with.
+    found = asked.continuations([("The cat and", " " + response.lstrip()), ("The cat and", " xylophone")])
     assert [greedy for _, greedy in found] == [True, False]
 
 
@@ -136,5 +137,5 @@ def test_without_the_harness_it_says_what_to_install(policy, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    with pytest.raises(RunError, match=r"pip install 'rlhf-jax\[lm-eval\]'"):
+    with pytest.raises(RunError, match="pip install lm-eval"):
         harness_model(policy)
