@@ -22,7 +22,7 @@ ENDS = (("The cat and", ("sat far", "rose the low", "bath")), ("The owl or", ("f
 
 @pytest.fixture(scope="module")
 def policy(sft_run):
-    return Policy.load(sft_run.directory)
+    return Policy.load(sft_run.directory, "sft")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def _whole(config, params, tokens, mask):
 
 def test_figures_are_those_of_the_logits(policy, files, sft_run):
     tokenizer = policy.tokenizer
-    results = evaluate_tasks(sft_run.directory, [files["text"], files["after"], files["ends"]])
+    results = evaluate_tasks(f"{sft_run.directory}:sft", [files["text"], files["after"], files["ends"]])
     text, after, ends = (task.figures for task in results.tasks)
 
     each = [np.concatenate([[tokenizer.bos_id], tokenizer.encode(t)]).astype(int) for t in TEXTS]
@@ -88,7 +88,7 @@ def test_figures_are_those_of_the_logits(policy, files, sft_run):
 
 
 def test_an_exact_answer_is_the_policys_own_greedy_one(files, sft_run):
-    (task,) = evaluate_tasks(sft_run.directory, [files["exact"]]).tasks
+    (task,) = evaluate_tasks(f"{sft_run.directory}:sft", [files["exact"]]).tasks
     assert task.figures["exact_match"].value == 0.5
 
 

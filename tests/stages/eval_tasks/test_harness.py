@@ -53,7 +53,7 @@ metric_list:
 
 @pytest.fixture(scope="module")
 def policy(sft_run):
-    return Policy.load(sft_run.directory)
+    return Policy.load(sft_run.directory, "sft")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_harness_has_our_figures(policy, asked, sft_run, tmp_path, monkeypat
         task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,
     )["results"]
-    ours = evaluate_tasks(sft_run.directory, [str(tmp_path / f"{name}.jsonl") for name in tables])
+    ours = evaluate_tasks(f"{sft_run.directory}:sft", [str(tmp_path / f"{name}.jsonl") for name in tables])
     text, ends, exact = (task.figures for task in ours.tasks)
     pairs = {
         ("our_text", "word_perplexity"): text["word_perplexity"],
