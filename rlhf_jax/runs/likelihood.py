@@ -14,7 +14,7 @@ from rlhf_jax import parallel, processes
 from rlhf_jax.data.packing import Example, pad
 from rlhf_jax.models.forward import forward
 from rlhf_jax.rollout.generate import ROOM
-from rlhf_jax.runs.scorer import BATCH, BATCH_TOKENS, BUCKET
+from rlhf_jax.runs.by_length import BUCKET, at_once, by_length
 from rlhf_jax.types import Array, Model, Params, SequenceBatch
 
 
@@ -80,21 +80,19 @@ class Likelihood:
     def _batches(self, said: Sequence[Said]) -> Iterator[tuple[np.ndarray, SequenceBatch]]:
         """Cut sequences into batches, those of about one length together; each with the places of its sequences."""
         lengths = [len(one.tokens) for one in said]
-        order = np.argsort(lengths, kind="stable")
-        size = max(1, min(BATCH, BATCH_TOKENS // max(lengths, default=1)))
+        size = at_once(lengths)
         if self._mesh is not None:  # a power of two, which the mesh divides where it can
             size = 1 << (size.bit_length() - 1)
-        for begin in range(0, len(order), size):
-            rows = order[begin : begin + size]
+        for rows, length in by_length(lengths, size):
             examples = [Example((said[i].tokens,), (said[i].start,)) for i in rows]
-            length = min(-(-max(lengths[i] for i in rows) // BUCKET) * BUCKET, max(self.room, BUCKET))
-            yield rows, self._placed(pad(examples, length=length, pad_id=self._pad_id, groups=size))
+            room = min(length, max(self.room, BUCKET))
+            yield rows, self._placed(pad(examples, length=room, pad_id=self._pad_id, groups=size))
 
     def _placed(self, batch: SequenceBatch) -> SequenceBatch:
         if self._mesh is None:
             return batch
-        rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-        parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(parallel.BATCH))
+        parts = parallel.axis_size(self._mesh, parallel.BATCH)
         return processes.put(batch, rows if batch.tokens.shape[0] % parts == 0 else parallel.replicated(self._mesh))
 
 

@@ -22,13 +22,10 @@ from rlhf_jax.models.ensemble import member_scores
 from rlhf_jax.rewards import EnsembleConfig
 from rlhf_jax.rollout.generate import ROOM
 from rlhf_jax.runs.arguments import checked_count, checked_prompts, checked_texts
+from rlhf_jax.runs.by_length import BATCH, at_once, by_length
 from rlhf_jax.runs.errors import RunError
 from rlhf_jax.runs.reward_models import load_reward_model
 from rlhf_jax.types import Params
-
-BATCH = 64  # sequences at once
-BATCH_TOKENS = 2**15  # tokens at once, where sequences are long
-BUCKET = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +107,14 @@ class Scorer:
                     "shorten it"
                 )
         scores = np.zeros((max(1, models.members(self.params["reward"])), len(sequences)), np.float32)
-        # Sorted by length, sequences of a batch are alike and a few shapes serve all.
-        order = np.argsort([len(s) for s in sequences], kind="stable")
-        # Where they are long, fewer are scored at once: rows of padding take as much memory as others.
-        longest = max(map(len, sequences), default=1)
-        size = max(1, min(BATCH, BATCH_TOKENS // longest))
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            length = -(-max(len(sequences[i]) for i in rows) // BUCKET) * BUCKET
+        lengths, done = [len(s) for s in sequences], 0
+        size = at_once(lengths)
+        for rows, length in by_length(lengths, size):
             examples = [Example((sequences[i],), (1,)) for i in rows]
             batch = pad(examples, length=length, pad_id=self.tokenizer.pad_id, groups=size)
             scores[:, rows] = np.asarray(self._run(self.params, batch))[:, : len(rows), 0]
-            tell(start + len(rows))
+            done += len(rows)
+            tell(done)
         return scores
 
 

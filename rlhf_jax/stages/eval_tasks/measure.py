@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rlhf_jax import parallel
 from rlhf_jax.data import DataError, Tokenizer
 from rlhf_jax.evaluation.task_figures import Parts
 from rlhf_jax.rollout import SamplingConfig
@@ -152,13 +153,11 @@ class Tasks:
             engine.check(prompts)
         except ValueError as error:
             raise DataError(f"{where}, and rows below: {error}") from error
-        size = min(SAMPLED, len(prompts))
+        size, rows = min(SAMPLED, len(prompts)), None
         if self._mesh is not None:
-            parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+            parts = parallel.axis_size(self._mesh, parallel.BATCH)
             size = -(-size // parts) * parts
-        rows = None
-        if self._mesh is not None:
-            rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+            rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(parallel.BATCH))
         columns = max(map(len, prompts))
 
         def answer(params: Params) -> list[str]:

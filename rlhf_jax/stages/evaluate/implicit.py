@@ -21,7 +21,7 @@ from rlhf_jax.data.encode import encode
 from rlhf_jax.data.rows import Demonstration
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.forward import forward
-from rlhf_jax.runs.scorer import BATCH, BATCH_TOKENS, BUCKET
+from rlhf_jax.runs.by_length import BATCH_TOKENS, at_once, by_length
 from rlhf_jax.stages.evaluate.scorers import Scored, Tell, check_length, spelling
 from rlhf_jax.types import Array, Objective, Outputs, Params, SequenceBatch
 
@@ -64,20 +64,18 @@ class ImplicitScores:
         """Compute the implicit reward of every response."""
         run = jax.jit(self._rewards)
         lengths = [len(example.tokens[0]) for example in ready]
-        order = np.argsort(lengths, kind="stable")  # those of a batch are alike, and a few shapes serve all
         scores = np.zeros(len(ready), np.float32)
-        size = max(1, min(BATCH, BATCH_TOKENS // max(lengths, default=1)) // 2)
+        size, done = max(1, at_once(lengths) // 2), 0
         params = self.policy.params, None if self.reference is None else self.reference.params
-        for start in range(0, len(order), 2 * size):
-            part = order[start : start + 2 * size]
+        for part, longest in by_length(lengths, 2 * size):
             couples = [(part[i], part[min(i + 1, len(part) - 1)]) for i in range(0, len(part), 2)]
-            longest = -(-max(lengths[i] for i in part) // BUCKET) * BUCKET
             examples = [_together(ready[i], ready[j]) for i, j in couples]
             batch = pad(examples, length=longest, pad_id=self.tokenizer.pad_id, groups=size)
             found = np.asarray(run(*params, batch))[: len(couples)]
             for (i, j), (first, second) in zip(couples, found, strict=True):
                 scores[j], scores[i] = second, first
-            tell(start + len(part))
+            done += len(part)
+            tell(done)
         return Scored(scores)
 
     def _rewards(self, policy: Params, reference: Params | None, batch: SequenceBatch) -> Array:

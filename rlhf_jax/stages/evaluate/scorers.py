@@ -15,7 +15,8 @@ from rlhf_jax.data.encode import encode
 from rlhf_jax.data.rows import Demonstration, prompt_text
 from rlhf_jax.rewards import TextReward
 from rlhf_jax.rollout.generate import ROOM
-from rlhf_jax.runs.scorer import BATCH, Scorer
+from rlhf_jax.runs.by_length import BATCH
+from rlhf_jax.runs.scorer import Scorer
 from rlhf_jax.stages.sources import spelled
 
 Tell = Callable[[int], None]
