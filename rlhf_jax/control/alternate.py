@@ -223,8 +223,7 @@ def from_preferences(
     Raises:
         ValueError: ``every`` does not divide the iterations.
     """
-    if task.iterations % every:
-        raise ValueError(f"every must divide the {task.iterations} iterations, found {every}")
+    _check_every(task, every)
     for_start, for_first, for_rate, for_hear, for_rest = jax.random.split(key, 5)
     learner, pairs = first_questions(for_first, task, start(for_start, task), max(at_once[0], 1))
     preferences = rate(for_rate, *pairs)
@@ -259,8 +258,7 @@ def from_true_reward(
     Raises:
         ValueError: ``every`` does not divide the iterations.
     """
-    if task.iterations % every:
-        raise ValueError(f"every must divide the {task.iterations} iterations, found {every}")
+    _check_every(task, every)
     for_start, for_rest = jax.random.split(key)
 
     def iteration(learner: Learner, now: tuple[Array, Array]):
@@ -273,6 +271,11 @@ def from_true_reward(
 
     nothing = jnp.zeros(task.iterations, jnp.int32)
     return _measured(for_rest, iteration, start(for_start, task), nothing, measure, every)
+
+
+def _check_every(task: Task, every: int) -> None:
+    if task.iterations % every:
+        raise ValueError(f"every must divide the {task.iterations} iterations, found {every}")
 
 
 def _measured(key: Array, iteration, learner: Learner, schedule: Array, measure, every: int):

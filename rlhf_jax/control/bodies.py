@@ -29,9 +29,13 @@ def hopper_points(observation: np.ndarray) -> np.ndarray:
     # Joints turn the other way than the torso, and each turns all that hangs from it.
     thigh, leg, foot = torso - np.cumsum(joints)
     middle = np.array([0.0, height])
-    up = lambda angle: np.array([np.sin(angle), np.cos(angle)])  # noqa: E731
-    top, hip = middle + _TORSO * up(torso), middle - _TORSO * up(torso)
-    knee = hip - _THIGH * up(thigh)
-    ankle = knee - _LEG * up(leg)
+    top, hip = middle + _TORSO * _up(torso), middle - _TORSO * _up(torso)
+    knee = hip - _THIGH * _up(thigh)
+    ankle = knee - _LEG * _up(leg)
     forward = np.array([np.cos(foot), -np.sin(foot)])
     return np.stack([top, hip, knee, ankle, ankle - _HEEL * forward, ankle + _TOE * forward])
+
+
+def _up(angle: float) -> np.ndarray:
+    """Point along a part that leans forward by so much, radians: one long, forward and up."""
+    return np.array([np.sin(angle), np.cos(angle)])

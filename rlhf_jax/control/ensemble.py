@@ -140,22 +140,24 @@ def fit(
     """
     optimizer = optax.adam(config.learning_rate)
 
-    def loss(members: Layers, penalty: Array, batch: Comparisons):
-        apart = differences(ensemble._replace(members=members), moments, batch.first, batch.second)  # [M, k]
+    known = said.number > 0
+    everything = said.first, said.second, said.preferences, said.weights
+
+    def loss(members: Layers, penalty: Array, first: Segments, second: Segments, preferences: Array, weights: Array):
+        apart = differences(ensemble._replace(members=members), moments, first, second)  # [M, k]
         odds = doubted(apart, config.error_rate)
-        each = losses.bradley_terry(odds, jnp.zeros_like(odds), preference=batch.preferences[None])
-        weights = batch.weights.T * batch.number[None]  # [M, k]; ``number`` says here of each row whether it counts
-        left_out = (batch.weights.T == 0) & batch.number[None]
-        inside, outside = (each * weights).sum(-1), (each * left_out).sum(-1)
+        each = losses.bradley_terry(odds, jnp.zeros_like(odds), preference=preferences[None])
+        counts = weights.T * known  # [M, k]
+        left_out = (weights.T == 0) & known
+        inside, outside = (each * counts).sum(-1), (each * left_out).sum(-1)
         squares = sum(jnp.square(w).sum((-2, -1)) for w, _ in members)
         total = (inside / config.batch + penalty * squares).sum()
-        return total, (inside, weights.sum(-1), outside, left_out.sum(-1))
+        return total, (inside, counts.sum(-1), outside, left_out.sum(-1))
 
     def update(carry: tuple[Layers, optax.OptState], key: Array):
         members, state = carry
         rows = jax.random.randint(key, (config.batch,), 0, jnp.maximum(said.number, 1))
-        batch = take(said._replace(number=jnp.arange(said.preferences.shape[0]) < said.number), rows)
-        gradient, sums = jax.grad(loss, has_aux=True)(members, ensemble.penalty, batch)
+        gradient, sums = jax.grad(loss, has_aux=True)(members, ensemble.penalty, *take(everything, rows))
         change, state = optimizer.update(gradient, state, members)
         return (optax.apply_updates(members, change), state), sums
 
@@ -164,8 +166,7 @@ def fit(
     inside, of_inside, outside, of_outside = (x.sum(0) for x in sums)
     train, heldout = inside / jnp.maximum(of_inside, 1), outside / jnp.maximum(of_outside, 1)
     move = jnp.where(heldout > OVERFITS * train, 1.1, jnp.where(heldout < FITS * train, 1 / 1.1, 1.0))
-    penalty = jnp.clip(ensemble.penalty * jnp.where(said.number > 0, move, 1.0), 1e-6, 1e-1)
-    known = said.number > 0
+    penalty = jnp.clip(ensemble.penalty * jnp.where(known, move, 1.0), 1e-6, 1e-1)
     carry = jax.tree.map(lambda new, old: jnp.where(known, new, old), carry, (ensemble.members, ensemble.optimizer))
     members, optimizer = carry
     return Ensemble(members, optimizer, penalty), {"reward_loss": train.mean(), "reward_heldout_loss": heldout.mean()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from rlhf_jax.control.environment import Array, Environment, State
@@ -52,8 +53,6 @@ def from_gymnax(name: str) -> Environment:
 
 def _typed(step, key: Array, state: State, size: int, discrete: bool) -> State:
     """Give a first state the types of a later one: gymnax begins with Python numbers, which a scan refuses."""
-    import jax
-
     action = jnp.zeros((), jnp.int32) if discrete else jnp.zeros(size)
     later, _, _ = jax.eval_shape(step, key, state, action)
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype).reshape(like.shape), state, later)
