@@ -1,4 +1,4 @@
-"""What both sides are given: tiny models with random weights, prompts, and responses that our sampler drew."""
+"""What both sides are given, tiny models, prompts and responses that our sampler drew, and how they are compared."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rlhf_jax.stages import EncodedPrompt, LoadedModel
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Params, Rollout, SequenceBatch
 
+TOLERANCE = 1e-5
 PROMPTS = ("the cat", "a", "one dog sat", "owl", "the hen or", "two", "that bee", "an elk ran")
 LLAMA = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "d_ff": 32, "max_length": 64}
 GPT2: dict[str, Any] = {
@@ -137,3 +138,13 @@ def apart(ours: Params, theirs: Params) -> float:
         lambda a, b: float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()), ours, theirs
     )
     return max(jax.tree.leaves(found))
+
+
+def close(name: str, ours: Any, theirs: Any) -> None:
+    """Assert that two arrays agree, and that there is something to compare."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    # Relative where a number is above 1, as in tests/parity: float32 has no more digits of a ratio of 2.
+    off, largest = (np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1)).max(), np.abs(theirs).max()
+    print(f"{name}: largest {largest:.4g}, off by {off:.1e}")
+    assert largest > 0, f"{name}: nothing is compared"
+    assert off <= TOLERANCE, f"{name}: off by {off:.1e}"

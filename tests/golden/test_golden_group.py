@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_case import TOLERANCE, close
 
 from rlhf_jax import losses, models, objectives, training
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import GroupConfig, OnlineTrainer, make_loss_fn
 
-TOLERANCE = 1e-5
 K, EPOCHS, MINIBATCHES, RESPONSE, TEMPERATURE = 4, 2, 2, 7, 0.8
 LENGTHS = (3, 0, 1, 6, 7, 0, 2, 4, 0, 5, 5, 0, 2, 0, 0, 1)  # 0: not ended
 OPTIMIZER = case.constant(3e-3)
@@ -74,15 +74,6 @@ def iteration(request, trl_116, tmp_path_factory, one_device):
     )
     trl_116("trl_group.py", folder)
     return name, trainer, state, batch, order, folder, np.load(folder / "reference.npz")
-
-
-def close(name, ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    # Relative where a number is above 1, as in tests/parity: float32 has no more digits of a ratio of 2.
-    off, largest = (np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1)).max(), np.abs(theirs).max()
-    print(f"{name}: largest {largest:.4g}, off by {off:.1e}")
-    assert largest > 0, f"{name}: nothing is compared"
-    assert off <= TOLERANCE, f"{name}: off by {off:.1e}"
 
 
 def test_a_whole_iteration_step_by_step(iteration):

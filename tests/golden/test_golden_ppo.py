@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_case import TOLERANCE, close
 
 from rlhf_jax import losses, models, objectives, training
 from rlhf_jax.rollout import SamplingConfig
 from rlhf_jax.stages import KLConfig, OnlineTrainer, PPOConfig, PPOLossConfig, forward, make_loss_fn
 from rlhf_jax.stages.online.prepare import response_kl
 
-TOLERANCE = 1e-5
 RESPONSE, EPOCHS, MINIBATCHES = 7, 3, 2
 KL, PENALTY, TEMPERATURE = 0.1, 0.5, 0.8
 OPTIMIZER = case.constant(2e-3)
@@ -151,15 +151,6 @@ def short(trl_023, tmp_path_factory, one_device):
     return Iteration(
         trl_023, folder, one_device, case.LLAMA, gamma=1.0, gae_lambda=1.0, lengths=[3, 0, 1, 6, 7, 0, 2, 4]
     )
-
-
-def close(name, ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    # Relative where a number is above 1, as in tests/parity: float32 has no more digits of a ratio of 2.
-    off, largest = (np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1)).max(), np.abs(theirs).max()
-    print(f"{name}: largest {largest:.4g}, off by {off:.1e}")
-    assert largest > 0, f"{name}: nothing is compared"
-    assert off <= TOLERANCE, f"{name}: off by {off:.1e}"
 
 
 def compare_prepared(x):

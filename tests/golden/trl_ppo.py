@@ -16,15 +16,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read at import
 import json
 import sys
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from trl import PPOConfig, PPOTrainer
+from trl import PPOTrainer
 from trl.trainer import ppo_trainer
+from trl_trainer import make_trainer
 
 PREPARED = (
     *("logprobs", "ref_logprobs", "values", "scores", "rewards", "advantages", "returns"),
@@ -42,38 +41,8 @@ def main(folder: Path) -> None:
     orders = iter(given["orders"])
     found: dict[str, np.ndarray] = {}
 
-    def model(name: str) -> Any:
-        kind = AutoModelForCausalLM if name in ("policy", "reference") else AutoModelForSequenceClassification
-        return kind.from_pretrained(folder / name, dtype=torch.float32)
-
-    config = PPOConfig(
-        output_dir=str(folder / "unused"),
-        per_device_train_batch_size=len(queries),
-        gradient_accumulation_steps=1,
-        total_episodes=len(queries),
-        response_length=responses.shape[1],
-        local_rollout_forward_batch_size=len(queries),
-        num_sample_generations=0,
-        lr_scheduler_type="constant",
-        max_grad_norm=None,
-        optim="adamw_torch",
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        **case["config"],
-    )
-    trainer = PPOTrainer(
-        args=config,
-        processing_class=SimpleNamespace(pad_token_id=case["pad"], eos_token_id=case["eos"], padding_side="left"),
-        model=model("policy"),
-        ref_model=model("reference"),
-        reward_model=model("reward"),
-        value_model=model("critic"),
-        train_dataset=Dataset.from_dict({"input_ids": queries.tolist()}),
-        data_collator=lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])},
-        eval_dataset=Dataset.from_dict({"input_ids": queries.tolist()}),
+    trainer = make_trainer(
+        folder, case, queries.tolist(), total_episodes=len(queries), response_length=responses.shape[1]
     )
     trainer.dataloader = [{"input_ids": queries}]
 
