@@ -28,7 +28,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,10 +36,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from over_optimisation_figures import Figure, figure, moved, read_curves, table
+from over_optimisation_gold import Gold, packed_scorer
 
 from rlhf_jax import evaluation, files, models, parallel, rewards, stages
-from rlhf_jax.data import DataConfig, Demonstration, EncodedPrompt, RatedResponse, evenly, write_jsonl
-from rlhf_jax.data.encode import encode
+from rlhf_jax.data import DataConfig, EncodedPrompt, RatedResponse, evenly, write_jsonl
 from rlhf_jax.data.hutto import PROMPTS
 from rlhf_jax.data.parts import Parts
 from rlhf_jax.models import ModelConfig
@@ -52,7 +52,6 @@ from rlhf_jax.stages import OnlineTrainer, PPOConfig, RewardConfig, SFTConfig, T
 from rlhf_jax.stages.comparison import Judges
 from rlhf_jax.stages.online.config import KLConfig
 from rlhf_jax.stages.online.loop import batch_of_prompts
-from rlhf_jax.stages.reward_model import scorer
 from rlhf_jax.stages.sampler import HELDOUT
 from rlhf_jax.stages.scoring import LoadedModel
 from rlhf_jax.training import OptimizerConfig
@@ -123,48 +122,6 @@ FAST = Scale(
     every=1,
     heldout=16,
 )
-
-
-class Gold:
-    """The judge that counts: a reward model whose every score is kept, so that no text is scored twice.
-
-    Args:
-        run: the run folder of the reward model.
-        path: the file of prompts, responses and scores, which grows.
-    """
-
-    def __init__(self, run: str, path: Path):
-        self.path, self._run = path, run
-        self._known: dict[tuple[str, str], float] = {}
-        if path.exists():
-            files.drop_torn_line(path)
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self._known = {(r["prompt"], r["response"]): r["gold"] for r in rows}
-
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Score responses, float32 [n]."""
-        pairs = list(zip(prompts, responses, strict=True))
-        missing = sorted({pair for pair in pairs if pair not in self._known}, key=lambda pair: len(pair[0] + pair[1]))
-        for start in range(0, len(missing), 128):
-            part = missing[start : start + 128]
-            for (prompt, response), score in zip(part, self._score(part).tolist(), strict=True):
-                self._known[prompt, response] = score
-                row = {"prompt": prompt, "response": response, "gold": score}
-                files.append_text(self.path, json.dumps(row, ensure_ascii=False) + "\n")
-        return np.array([self._known[pair] for pair in pairs], np.float32)
-
-    @functools.cached_property
-    def _score(self) -> Callable[[Sequence[tuple[str, str]]], np.ndarray]:
-        loaded = Scorer.load(self._run)
-        packed = packed_scorer(loaded)
-        return lambda pairs: packed([encode(Demonstration(*pair, ""), loaded.tokenizer).tokens[0] for pair in pairs])[0]
-
-
-def packed_scorer(loaded: Scorer) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Make a function that scores token sequences with every member, float32 [M, n], several in a row of a batch."""
-    mesh = parallel.make_mesh(parallel.MeshConfig(), devices=jax.devices()[:1])
-    run = scorer(models.build(loaded.config), mesh, rows=8, row_length=128, pad_id=loaded.tokenizer.pad_id)
-    return lambda sequences: run(loaded.params, sequences)
 
 
 class Experiment:
@@ -275,8 +232,9 @@ class Experiment:
 
     # Best-of-n
 
-    def sampled(self) -> list[Row]:
-        """Draw all samples of the prompts: a file for each prompt."""
+    @functools.cached_property
+    def samples(self) -> list[Row]:
+        """All samples of the prompts, a row and a file for each prompt; those that are not there yet are drawn."""
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
         for i, prompt in enumerate(self.prompts[2]):
@@ -293,11 +251,6 @@ class Experiment:
                 )
         self.say("samples are drawn")
         return [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in range(len(self.prompts[2]))]
-
-    @functools.cached_property
-    def samples(self) -> list[Row]:
-        """The samples, a row for each prompt."""
-        return self.sampled()
 
     def member_scores(self, proxy: Proxy) -> np.ndarray:
         """Score all samples with a proxy's members, float32 [M, prompts, samples]."""
@@ -317,6 +270,11 @@ class Experiment:
             self.say(f"samples are scored by {proxy.run}")
         return np.load(path)
 
+    def proxy_scores(self, proxy: Proxy, member: int) -> np.ndarray:
+        """Score all samples by a member of a proxy, or by what is made of all its members, [prompts, samples]."""
+        each = self.member_scores(proxy)
+        return each[member] if proxy.combine == "single" else np.asarray(rewards.combine(jnp.asarray(each), how(proxy)))
+
     def best_of_n(self, proxy: Proxy, member: int = 0) -> None:
         """Choose by a proxy and measure by gold: a row for each n, with what every prompt's best is worth."""
         name = f"{proxy.name}-{member}" if proxy.combine == "single" else proxy.name
@@ -324,10 +282,7 @@ class Experiment:
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
-        each = self.member_scores(proxy)
-        scores = (
-            each[member] if proxy.combine == "single" else np.asarray(rewards.combine(jnp.asarray(each), how(proxy)))
-        )
+        scores = self.proxy_scores(proxy, member)
         points, picks = [], self.picks(scores)
         self.gold_of(np.concatenate([self.first(), *(x.reshape(len(scores), -1) for x in picks.values())], axis=1))
         for n in ladder(self.scale.samples):
@@ -434,12 +389,7 @@ class Experiment:
         """Measure how often a proxy orders two samples of a prompt as gold does, on those that gold has scored."""
         row = json.loads(path.read_text(encoding="utf-8"))
         proxy = Proxy(row["size"], row["labels"], row["combine"], row["by_gold"])
-        each = self.member_scores(proxy)
-        scores = (
-            each[row["member"]]
-            if row["combine"] == "single"
-            else np.asarray(rewards.combine(jnp.asarray(each), how(proxy)))
-        )
+        scores = self.proxy_scores(proxy, row["member"])
         pairs = zip(scores[:, : self.scale.scored], self.scored(), strict=True)
         right = [found.accuracy for found in (evaluation.ordered_alike(*pair) for pair in pairs) if found is not None]
         return float(np.mean(right)), evaluation.bootstrap_mean(right, seed=0, within=(0, 1))
