@@ -6,9 +6,7 @@ are skipped with the reason.
 
 import dataclasses
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,8 +23,8 @@ import tiny_task
 pytest.importorskip("starlette", reason="the extra 'compare' is not installed: pip install starlette uvicorn")
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
 
+from browsers import needs_browser, open_browser
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -35,10 +33,7 @@ from rlhf_jax.compare import Store
 from rlhf_jax.compare.exporting import export
 from rlhf_jax.runs.scorer import Scorer
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-MISSING = [name for name, found in (("chromium", BROWSER), ("chromedriver (chromium-driver)", DRIVER)) if not found]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not on this machine: {', '.join(MISSING)}")
+pytestmark = needs_browser
 
 PAIRS = 20
 SERVES = "Ctrl-C ends it"  # the last line before it waits for raters
@@ -103,15 +98,7 @@ class Person:
     """A rater before a browser of their own, who prefers more of the letter a and says a tie where there is as much."""
 
     def __init__(self, folder, link, clicks):
-        options = webdriver.ChromeOptions()
-        options.binary_location = BROWSER
-        own = folder / f"profile-{clicks}"
-        for word in ("headless=new", "disable-dev-shm-usage", "disable-gpu", "no-proxy-server", "no-first-run"):
-            options.add_argument(f"--{word}")
-        options.add_argument(f"--user-data-dir={own}")
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")  # chromium has none for root
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver = open_browser(folder / f"profile-{clicks}")
         self.clicks, self.said, self.evil = clicks, {}, None
         self.stuck = threading.Event()  # an answer is kept by the page, which the server does not take
         self.half = threading.Event()

@@ -4,26 +4,21 @@ Where chromium, its driver or the extra are missing, the test is skipped with th
 """
 
 import json
-import os
-import shutil
 
 import pytest
 
 pytest.importorskip("starlette", reason="the extra 'compare' is not installed: pip install starlette uvicorn")
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
 
+from browsers import needs_browser, open_browser
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from rlhf_jax.compare import Item, Settings, Store
 from rlhf_jax.compare.serve import Server
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-MISSING = [name for name, found in (("chromium", BROWSER), ("chromedriver (chromium-driver)", DRIVER)) if not found]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not on this machine: {', '.join(MISSING)}")
+pytestmark = needs_browser
 
 LOOK = """
 const groups = [...document.querySelectorAll(".clip svg g:last-child")], named = (id) => document.getElementById(id);
@@ -49,14 +44,7 @@ def page(tmp_path):
     ]
     store = Store.create(tmp_path / "said.sqlite", items, [], Settings(hidden=0.0, calibrate=0))
     settings = Settings(hidden=0.0, calibrate=0, tokens={"ann": store.add_rater("ann")}, port=0)
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("headless=new", "disable-dev-shm-usage", "disable-gpu", "no-proxy-server", "no-first-run"):
-        options.add_argument(f"--{word}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # chromium has none for root
-    server, driver = Server(store, settings), webdriver.Chrome(options=options, service=Service(DRIVER))
+    server, driver = Server(store, settings), open_browser(tmp_path / "profile")
     try:
         yield driver, server.links["ann"]
     finally:
